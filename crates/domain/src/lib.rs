@@ -1,0 +1,13 @@
+//! The words that every service shares: ids, names, time and payloads.
+//!
+//! Nothing here does I/O but [`SystemClock`], and nothing here knows a service.
+
+mod clock;
+mod id;
+mod name;
+mod payload;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampOutOfRange};
+pub use id::{AgentId, DeadLetterId, ExecutionId, IdError, MessageId, ReplicaId, SessionId, SignalId, WorkflowId};
+pub use name::{NameError, Namespace, check_name};
+pub use payload::{Payload, PayloadError};

@@ -1,0 +1,92 @@
+//! SQLite: one connection that writes, several that read.
+
+use std::{path::Path, time::Duration};
+
+use settings::Database;
+use sqlx::{
+    SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::OpenError;
+
+/// How long one statement waits for another process's lock before it fails.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A SQLite database: SQLite has one writer at a time, so writes queue for one connection instead of for a lock.
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    /// For everything that writes.
+    pub writer: SqlitePool,
+    /// For everything that only reads; sees every commit made before.
+    pub reader: SqlitePool,
+}
+
+impl Sqlite {
+    /// Opens (or makes) the file and brings its tables up to date.
+    ///
+    /// `synchronous=FULL` with a write-ahead log flushes at every commit: what is committed survives a power cut.
+    pub async fn open(settings: &Database, migrator: &Migrator) -> Result<Self, OpenError> {
+        let path = settings.path.display().to_string();
+        let connect = |source| OpenError::Connect { path: path.clone(), source };
+        if let Some(folder) = settings.path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| connect(error.into()))?;
+        }
+        let options = options(&settings.path);
+        let pool = |connections: u32| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(settings.acquire_timeout)
+                // A connection holds its page cache and its prepared statements: never drop a warm one.
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
+        let writer = pool(1).connect_with(options.clone()).await.map_err(connect)?;
+        migrator.run(&writer).await.map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
+        let reader = pool(settings.max_connections.max(1)).connect_with(options.read_only(true)).await.map_err(connect)?;
+        Ok(Self { writer, reader })
+    }
+
+    /// Closes both pools after their last statements.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .pragma("temp_store", "memory")
+        // 64 MiB of pages, as negative KiB.
+        .pragma("cache_size", "-65536")
+        .pragma("mmap_size", "268435456")
+        // Checkpoint about every 16 MiB of log: fewer, larger writes to the main file.
+        .pragma("wal_autocheckpoint", "4000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn commits_flush_and_readers_see_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Database { path: folder.path().join("deep/test.db"), ..Database::default() };
+        let database = Sqlite::open(&settings, &Migrator::DEFAULT).await.unwrap();
+        sqlx::query("CREATE TABLE t (x INTEGER)").execute(&database.writer).await.unwrap();
+        sqlx::query("INSERT INTO t VALUES (7)").execute(&database.writer).await.unwrap();
+        let read: i64 = sqlx::query_scalar("SELECT x FROM t").fetch_one(&database.reader).await.unwrap();
+        assert_eq!(read, 7);
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&database.writer).await.unwrap();
+        assert_eq!(synchronous, 2, "2 is FULL");
+        let wrong = sqlx::query("INSERT INTO t VALUES (8)").execute(&database.reader).await;
+        assert!(wrong.is_err(), "the reader must not write");
+    }
+}

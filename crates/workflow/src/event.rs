@@ -1,0 +1,176 @@
+//! What happened: the entries of an execution's log.
+//!
+//! Events hold everything that replay needs: the results of expressions, the chosen voters, the times of retries. Replay
+//! evaluates no expression and draws no number, so a later release replays an older log to the same state.
+
+use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
+use serde::{Deserialize, Serialize};
+
+use crate::{Ballot, Failure};
+
+/// The place of a step in its plan, from 0 in the order of the definition.
+pub type StepIndex = u32;
+
+/// One entry of an execution's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// From 1, without gaps.
+    pub sequence: u64,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What a task is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The step's work.
+    #[default]
+    Work,
+    /// The undo of the step's work.
+    Undo,
+}
+
+/// One attempt of a step, of an instance of a `for_each`, of a voter, or of an undo: what a task id spells out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskKey {
+    /// The step.
+    pub step: StepIndex,
+    /// The instance or voter; absent for the step itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    /// Work or undo.
+    #[serde(default, skip_serializing_if = "is_work")]
+    pub purpose: Purpose,
+    /// From 1.
+    pub attempt: u32,
+}
+
+fn is_work(purpose: &Purpose) -> bool {
+    *purpose == Purpose::Work
+}
+
+/// A chosen voter of a decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Voter {
+    /// Who.
+    pub agent_id: AgentId,
+    /// Its name when it was chosen, for the record.
+    pub name: String,
+    /// How much its vote counts under the `weighted` strategy.
+    pub weight: f64,
+}
+
+impl Eq for Voter {}
+
+/// Why a step was skipped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// Its `when` was false.
+    Condition,
+    /// What it depends on was skipped.
+    Dependency,
+}
+
+/// What happened. The log keeps it as JSON, `{"step_scheduled": {…}}`; fields are only ever added, with a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// Always the first: everything about the execution that is not in its workflow's version.
+    Accepted {
+        execution_id: ExecutionId,
+        namespace: Namespace,
+        workflow_id: WorkflowId,
+        workflow_name: String,
+        workflow_version: u32,
+        input: Payload,
+        /// When it fails as a whole; from `config.timeout`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        traceparent: String,
+    },
+    /// The items of a `for_each` are known; its instances follow.
+    StepExpanded { step: StepIndex, items: Vec<Payload> },
+    /// An attempt's task goes out. `input` is there on first attempts only; later ones have the same.
+    StepScheduled {
+        task: TaskKey,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<Payload>,
+    },
+    /// An attempt failed, and the next is due at `at`.
+    StepRetrying { task: TaskKey, failure: Failure, at: Timestamp, #[serde(default, skip_serializing_if = "Option::is_none")] agent_id: Option<AgentId> },
+    /// The step waits for a signal.
+    SignalAwaited { step: StepIndex, name: String, #[serde(default, skip_serializing_if = "Option::is_none")] until: Option<Timestamp> },
+    /// The step sleeps.
+    SleepStarted { step: StepIndex, until: Timestamp },
+    /// A decision wants voters.
+    DecisionOpened {
+        step: StepIndex,
+        /// The question and its context, as every voter gets it.
+        input: Payload,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+    },
+    /// Its voters are chosen; a task goes to each.
+    VotersChosen { step: StepIndex, voters: Vec<Voter> },
+    /// A voter voted.
+    BallotCast { step: StepIndex, voter: u32, ballot: Ballot },
+    /// A voter will not vote: it failed, or was not asked in time.
+    BallotMissed { step: StepIndex, voter: u32, failure: Failure },
+    /// A step, or an instance where `index` is set, ended well. A `for_each` as a whole has the list as its output.
+    StepCompleted {
+        step: StepIndex,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        index: Option<u32>,
+        /// Absent where the state has it already: the outputs of a `for_each` are those of its instances.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Payload>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent_id: Option<AgentId>,
+        /// When the agent began, where it said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begun_at: Option<Timestamp>,
+    },
+    /// A step, or an instance, failed for good.
+    StepFailed {
+        step: StepIndex,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        index: Option<u32>,
+        failure: Failure,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent_id: Option<AgentId>,
+        /// What `on_failure` makes of it: the output that dependents see. Absent: the execution fails.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fallback: Option<Payload>,
+    },
+    /// A step was skipped.
+    StepSkipped { step: StepIndex, reason: SkipReason },
+    /// A step, or an instance, was withdrawn.
+    StepCancelled { step: StepIndex, #[serde(default, skip_serializing_if = "Option::is_none")] index: Option<u32>, reason: String },
+    /// A signal came in; it is kept until a step waits for it.
+    SignalReceived { id: SignalId, name: String, payload: Payload, #[serde(default, skip_serializing_if = "String::is_empty")] sender: String },
+    /// Nothing new starts until `Resumed`.
+    Paused,
+    /// The pause is over.
+    Resumed,
+    /// Somebody asked for a cancel; what runs is withdrawn next.
+    CancelRequested { reason: String },
+    /// The execution is lost for `failure` (or a cancel, where absent): what completed is undone in reverse order.
+    CompensationStarted { #[serde(default, skip_serializing_if = "Option::is_none")] failure: Option<Failure> },
+    /// The undo of a step, or instance, is done.
+    StepCompensated { step: StepIndex, #[serde(default, skip_serializing_if = "Option::is_none")] index: Option<u32> },
+    /// The undo of a step, or instance, failed for good; the rest goes on.
+    CompensationFailed { step: StepIndex, #[serde(default, skip_serializing_if = "Option::is_none")] index: Option<u32>, failure: Failure },
+    /// Ended well.
+    Completed { output: Payload },
+    /// Ended by a failure.
+    Failed { failure: Failure },
+    /// Ended by a cancel.
+    Cancelled { reason: String },
+    /// An operator runs a failed execution again: these steps (and instances that failed) start afresh.
+    Retried { steps: Vec<StepIndex>, #[serde(default, skip_serializing_if = "Option::is_none")] deadline: Option<Timestamp> },
+}

@@ -1,0 +1,38 @@
+//! The engine: a pure state machine, and the whole truth about what a workflow means. No I/O, no clock, no tokio.
+//!
+//! - [`definition`]: what people write, checked whole, every fault with its JSON pointer.
+//! - [`plan`]: a definition compiled. [`expression`]: CEL in it.
+//! - [`Execution`]: the state of one run. [`decide`] turns a [`Command`] into [`Event`]s without changing anything;
+//!   [`Execution::apply`] turns an event into state, and is all that replay needs; [`Effect`]s are read off events.
+//! - [`decision`]: how ballots become an outcome.
+
+mod command;
+pub mod decision;
+pub mod definition;
+mod effect;
+mod event;
+mod execution;
+pub mod expression;
+mod failure;
+pub mod plan;
+
+pub use command::{Command, Rejected, Start};
+pub use decision::Ballot;
+pub use definition::{Definition, Fault, Limits};
+pub use effect::{Effect, TaskOrder};
+pub use event::{Event, Purpose, Recorded, SkipReason, StepIndex, TaskKey, Voter};
+pub use execution::Execution;
+pub use failure::Failure;
+pub use plan::Plan;
+
+/// Who may do a task.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Any live agent of this type.
+    AgentType(String),
+    /// Any live agent with this capability.
+    Capability(String),
+    /// This agent.
+    AgentId(domain::AgentId),
+}

@@ -1,0 +1,236 @@
+//! A definition, checked and compiled: ids are indexes, durations are numbers, expressions are parsed.
+//!
+//! A plan is immutable and shared by all executions of its version. Nothing here can be wrong any more: what could be is a
+//! fault in [`crate::definition`].
+
+use std::{collections::HashMap, time::Duration};
+
+use domain::ExecutionId;
+
+use crate::{
+    StepIndex, Target, TaskKey,
+    expression::{Condition, Template},
+};
+
+/// A checked and compiled definition.
+#[derive(Debug)]
+pub struct Plan {
+    /// The workflow's name.
+    pub name: String,
+    /// In the order of the definition.
+    pub steps: Vec<Step>,
+    /// What the execution's output is made of; absent: an object with the outputs of the steps nothing depends on, by id.
+    pub output: Option<Template>,
+    /// JSON Schema that the input must fit.
+    pub input_schema: Option<serde_json::Value>,
+    /// How long an execution may take; absent: for ever.
+    pub timeout: Option<Duration>,
+    /// How many tasks of one execution are out at once.
+    pub max_parallel: u32,
+    /// 0 to 9, 9 the most urgent; the default of its steps.
+    pub priority: u8,
+    pub(crate) by_id: HashMap<String, StepIndex>,
+}
+
+/// A compiled step.
+#[derive(Debug)]
+pub struct Step {
+    /// As in the definition.
+    pub id: String,
+    /// What it does.
+    pub kind: StepKind,
+    /// Steps that must end first.
+    pub depends_on: Vec<StepIndex>,
+    /// Steps that wait for this one.
+    pub dependents: Vec<StepIndex>,
+    /// What the ends of its dependencies mean for it.
+    pub join: Join,
+    /// Where it evaluates to false the step is skipped.
+    pub when: Option<Condition>,
+    /// One instance per item.
+    pub for_each: Option<ForEach>,
+    /// When attempts fail.
+    pub retry: Retry,
+    /// Per attempt, from hand-over to result.
+    pub timeout: Option<Duration>,
+    /// Between two signs of life of the agent.
+    pub heartbeat_timeout: Option<Duration>,
+    /// How its work is undone.
+    pub compensate: Option<Compensation>,
+    /// When it fails for good.
+    pub on_failure: OnFailure,
+    /// What a skip of this step means to its dependents.
+    pub on_skip: OnSkip,
+    /// 0 to 9, 9 the most urgent.
+    pub priority: u8,
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub enum StepKind {
+    /// An agent does something; its result is the output.
+    Task {
+        /// Who.
+        target: Target,
+        /// What.
+        action: String,
+        /// With what.
+        input: Template,
+    },
+    /// Agents vote; the decision's record is the output.
+    Decision(Decision),
+    /// It waits for a signal; the signal's payload is the output.
+    Signal {
+        /// Which.
+        name: String,
+        /// How long.
+        timeout: Option<Duration>,
+        /// What then.
+        on_timeout: OnTimeout,
+    },
+    /// It waits for time; the output is `null`.
+    Sleep(Duration),
+}
+
+/// A vote.
+#[derive(Debug)]
+pub struct Decision {
+    /// What is asked.
+    pub question: Template,
+    /// What can be chosen: a list of texts.
+    pub options: Template,
+    /// What the voters get to know besides.
+    pub context: Template,
+    /// Who may vote: any live agents of a type or with a capability, or these.
+    pub voters: Voters,
+    /// How the outcome is found.
+    pub strategy: Strategy,
+    /// With fewer ballots there is no decision.
+    pub quorum: u32,
+    /// How long to wait for ballots; then those that are in decide.
+    pub deadline: Option<Duration>,
+}
+
+/// Who may vote.
+#[derive(Debug)]
+pub enum Voters {
+    /// So many distinct live agents, chosen by the registry.
+    Any {
+        /// Of this type or with this capability.
+        target: Target,
+        /// How many.
+        count: u32,
+    },
+    /// Exactly these agents.
+    These(Vec<domain::AgentId>),
+}
+
+/// How a decision's outcome is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// More than half of the ballots.
+    Majority,
+    /// More ballots than any other option.
+    Plurality,
+    /// All ballots.
+    Unanimous,
+    /// More than half of the weight of the ballots.
+    Weighted,
+    /// Borda count over ranked ballots.
+    Ranked,
+}
+
+/// When a step with several dependencies starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// When all have completed; one that was skipped spreads unless its `on_skip` says otherwise.
+    All,
+    /// When the first has completed; skipped only where all were.
+    Any,
+    /// When so many have completed; skipped where so many cannot any more.
+    Count(u32),
+}
+
+/// One instance per item.
+#[derive(Debug)]
+pub struct ForEach {
+    /// Evaluates to the list.
+    pub items: Template,
+    /// How many instances run at once.
+    pub max_parallel: u32,
+}
+
+/// When attempts fail.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// All attempts, the first included.
+    pub max_attempts: u32,
+    /// Before the second attempt.
+    pub initial_interval: Duration,
+    /// What each further interval is multiplied by.
+    pub backoff: f64,
+    /// The longest interval.
+    pub max_interval: Duration,
+    /// Spread each interval between half and the whole of itself, by a hash of the task (SEED's `jitter`): the same in every replay.
+    pub jitter: bool,
+}
+
+/// How a step's work is undone.
+#[derive(Debug)]
+pub struct Compensation {
+    /// Who.
+    pub target: Target,
+    /// What.
+    pub action: String,
+    /// With what; by default `{"input": …, "output": …}` of the work.
+    pub input: Option<Template>,
+}
+
+/// What a step that failed for good does to the execution.
+#[derive(Debug)]
+pub enum OnFailure {
+    /// It fails.
+    Fail,
+    /// It goes on; dependents see this output (`null` for plain `continue`).
+    Continue(Template),
+}
+
+/// What a skipped step means to its dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSkip {
+    /// They are skipped, as their `join` says.
+    Spread,
+    /// The same as completed, with the output `null`.
+    CountAsDone,
+}
+
+/// What happens when a signal does not come in time.
+#[derive(Debug)]
+pub enum OnTimeout {
+    /// The step fails with `signal_timeout`.
+    Fail,
+    /// It completes with `{"approved": false, "timed_out": true}`.
+    Reject,
+    /// It completes with this output.
+    Continue(Template),
+}
+
+impl Plan {
+    /// The step with this id.
+    pub fn step(&self, id: &str) -> Option<StepIndex> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The deterministic id of a task: `execution/step[index]/attempt`, and `execution/step[index]/undo/attempt`.
+    pub fn task_id(&self, execution: ExecutionId, task: TaskKey) -> String {
+        let _ = (execution, task);
+        todo!()
+    }
+
+    /// Reads an id that [`Plan::task_id`] made.
+    pub fn parse_task_id(&self, id: &str) -> Option<(ExecutionId, TaskKey)> {
+        let _ = id;
+        todo!()
+    }
+}

@@ -1,0 +1,1 @@
+//! End-to-end, fault and conformance suites that drive the built binaries.
