@@ -3,12 +3,12 @@
 //! A plan is immutable and shared by all executions of its version. Nothing here can be wrong any more: what could be is a
 //! fault in [`crate::definition`].
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use domain::ExecutionId;
 
 use crate::{
-    StepIndex, Target, TaskKey,
+    Purpose, StepIndex, Target, TaskKey,
     expression::{Condition, Template},
 };
 
@@ -216,21 +216,158 @@ pub enum OnTimeout {
     Continue(Template),
 }
 
+impl Voters {
+    /// How many vote, where all that are wanted are there.
+    pub fn count(&self) -> u32 {
+        match self {
+            Self::Any { count, .. } => *count,
+            Self::These(agents) => agents.len() as u32,
+        }
+    }
+}
+
+impl Strategy {
+    /// All there are.
+    pub const ALL: [Self; 5] = [Self::Majority, Self::Plurality, Self::Unanimous, Self::Weighted, Self::Ranked];
+
+    /// As definitions write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Majority => "majority",
+            Self::Plurality => "plurality",
+            Self::Unanimous => "unanimous",
+            Self::Weighted => "weighted",
+            Self::Ranked => "ranked",
+        }
+    }
+}
+
 impl Plan {
     /// The step with this id.
     pub fn step(&self, id: &str) -> Option<StepIndex> {
         self.by_id.get(id).copied()
     }
 
-    /// The deterministic id of a task: `execution/step[index]/attempt`, and `execution/step[index]/undo/attempt`.
+    /// The deterministic id of a task: `execution/step[index]/attempt`, and `execution/step[index]/undo/attempt`. Step ids
+    /// have neither `/` nor `[`, so it reads back without doubt. Empty for a step that the plan does not have.
     pub fn task_id(&self, execution: ExecutionId, task: TaskKey) -> String {
-        let _ = (execution, task);
-        todo!()
+        /// An execution id, the longest numbers, and the signs between.
+        const BESIDE_STEP: usize = 64;
+        let Some(step) = self.steps.get(task.step as usize) else { return String::new() };
+        let mut id = String::with_capacity(step.id.len() + BESIDE_STEP);
+        // Writing to a String cannot fail.
+        let _ = write!(id, "{execution}");
+        id.push('/');
+        id.push_str(&step.id);
+        if let Some(index) = task.index {
+            id.push('[');
+            push_number(&mut id, index);
+            id.push(']');
+        }
+        id.push_str(match task.purpose {
+            Purpose::Work => "/",
+            Purpose::Undo => "/undo/",
+        });
+        push_number(&mut id, task.attempt);
+        id
     }
 
-    /// Reads an id that [`Plan::task_id`] made.
+    /// Reads an id that [`Plan::task_id`] made. No other text reads as a task: each has one id.
     pub fn parse_task_id(&self, id: &str) -> Option<(ExecutionId, TaskKey)> {
-        let _ = id;
-        todo!()
+        let mut parts = id.split('/');
+        let execution = parts.next()?.parse().ok()?;
+        let step = parts.next()?;
+        let (purpose, attempt) = match (parts.next()?, parts.next(), parts.next()) {
+            (attempt, None, _) => (Purpose::Work, attempt),
+            ("undo", Some(attempt), None) => (Purpose::Undo, attempt),
+            _ => return None,
+        };
+        let (step, index) = match step.split_once('[') {
+            Some((step, index)) => (step, Some(read_number(index.strip_suffix(']')?)?)),
+            None => (step, None),
+        };
+        let task = TaskKey { step: self.step(step)?, index, purpose, attempt: read_number(attempt)? };
+        Some((execution, task))
+    }
+}
+
+/// Decimal, without the machinery of formatting: task ids are made for every dispatch.
+fn push_number(text: &mut String, number: u32) {
+    if number >= 10 {
+        push_number(text, number / 10);
+    }
+    text.push(char::from(b'0' + (number % 10) as u8));
+}
+
+/// Decimal digits without a sign or leading zeros.
+fn read_number(text: &str) -> Option<u32> {
+    let canonical = text == "0" || text.starts_with(|first: char| matches!(first, '1'..='9'));
+    canonical.then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Definition, Limits};
+
+    fn plan() -> Plan {
+        let json = br#"{"name": "w", "steps": [{"id": "a", "agent_type": "x"}, {"id": "undo", "agent_type": "x"}, {"id": "b-2.c_d", "agent_type": "x"}]}"#;
+        Definition::parse(json, Limits::default()).unwrap().plan
+    }
+
+    #[test]
+    fn task_ids_say_what_they_are_of() {
+        let plan = plan();
+        let execution = ExecutionId::from_parts(1, 1);
+        let task = TaskKey { step: 2, index: Some(30), purpose: Purpose::Work, attempt: 1 };
+        assert_eq!(plan.task_id(execution, task), format!("{execution}/b-2.c_d[30]/1"));
+        let undo = TaskKey { step: 1, index: None, purpose: Purpose::Undo, attempt: 12 };
+        assert_eq!(plan.task_id(execution, undo), format!("{execution}/undo/undo/12"));
+    }
+
+    #[test]
+    fn other_texts_are_no_task_ids() {
+        let plan = plan();
+        let execution = ExecutionId::from_parts(1, 1);
+        for wrong in [
+            "",
+            "/",
+            "a",
+            "a/1/",
+            "a/01",
+            "a/+1",
+            "a/",
+            "none/1",
+            "a[1/1",
+            "a[]/1",
+            "a[01]/1",
+            "a/redo/1",
+            "a/undo/1/2",
+            "a/99999999999",
+        ] {
+            assert_eq!(plan.parse_task_id(&format!("{execution}/{wrong}")), None, "{wrong}");
+        }
+        assert_eq!(plan.parse_task_id("a/1"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn task_ids_read_back(millis in 0..1_u64 << 48, random: u128, step in 0..3_u32, index: Option<u32>, undo: bool, attempt: u32) {
+            let plan = plan();
+            let execution = ExecutionId::from_parts(millis, random);
+            let purpose = if undo { Purpose::Undo } else { Purpose::Work };
+            let task = TaskKey { step, index, purpose, attempt };
+            prop_assert_eq!(plan.parse_task_id(&plan.task_id(execution, task)), Some((execution, task)));
+        }
+
+        #[test]
+        fn only_what_a_task_id_was_made_of_reads(text in "exe_0{26}/(a|undo)(\\[[0-9]{1,3}\\])?/(undo/)?[0-9]{1,3}") {
+            let plan = plan();
+            if let Some((execution, task)) = plan.parse_task_id(&text) {
+                prop_assert_eq!(plan.task_id(execution, task), text);
+            }
+        }
     }
 }

@@ -1,0 +1,69 @@
+# `make help` lists the targets; CI runs `.ci/run`, which calls nothing that is not here.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+DATA_DIR ?= .troupe
+VENV := target/venv
+SCHEMATHESIS := $(VENV)/bin/schemathesis
+# Pinned, so that a lint says the same everywhere.
+BUF := npx --yes @bufbuild/buf@1.75.0
+SCHEMATHESIS_VERSION := 4.32.5
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: run
+run: ## Build and start Troupe on this machine (HTTP 127.0.0.1:8080, gRPC 127.0.0.1:50051)
+	cargo build --release --bin troupe
+	./target/release/troupe dev --data-dir $(DATA_DIR)
+
+.PHONY: build
+build: ## Build everything that the tests need, once
+	cargo build --workspace --all-targets
+
+.PHONY: test
+test: build $(SCHEMATHESIS) ## Run every test; does its own set-up
+	SCHEMATHESIS=$(abspath $(SCHEMATHESIS)) cargo nextest run --workspace
+	cargo test --workspace --doc --quiet
+
+.PHONY: test-kill
+test-kill: build ## Kill -9 the process TROUPE_KILLS times (default 500) under load, and check that nothing was lost
+	TROUPE_KILLS=$${TROUPE_KILLS:-500} cargo nextest run -p troupe-tests -E 'test(kill::)' --no-capture
+
+.PHONY: test-simulator
+test-simulator: ## Run TROUPE_SIM_RUNS (default 200,000) random histories of the engine
+	TROUPE_SIM_RUNS=$${TROUPE_SIM_RUNS:-200000} cargo nextest run --release -p workflow -E 'binary(simulator)' --no-capture
+
+.PHONY: bench
+bench: ## Start a fresh Troupe, measure the three workloads, and stop it
+	cargo build --release --bin troupe
+	./tests/bench.sh
+
+.PHONY: lint
+lint: fmt-check clippy proto-lint ## Every lint
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: clippy
+clippy:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: proto-lint
+proto-lint: ## Lint the contracts
+	$(BUF) lint proto
+
+.PHONY: deny
+deny: ## Check licences, advisories and bans of dependencies (needs cargo-deny)
+	cargo deny --config .deny.toml check
+
+$(SCHEMATHESIS):
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)

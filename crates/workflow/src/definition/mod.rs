@@ -1,0 +1,256 @@
+//! What people write: a definition, checked whole.
+//!
+//! [`Definition::parse`] goes on after every fault, so that one answer lists them all, in the order of the document; what
+//! depends on a faulty part is left out rather than reported twice. It is safe on any bytes: size, number of steps, nesting
+//! and expressions are bounded, and the work grows with the size of the document.
+//!
+//! - [`document`]: JSON text to a tree, keys that come twice, the order of faults.
+//! - [`fields`]: typed reading of objects. [`steps`], [`decisions`]: what a step may say.
+//! - [`graph`]: dependencies, cycles, what is upstream of what.
+
+mod decisions;
+mod document;
+mod fields;
+mod graph;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use self::{fields::Fields, steps::Defaults};
+use crate::{
+    Plan, StepIndex,
+    expression::{Found, Template, Visible},
+};
+
+/// More faults than anybody reads; the rest is dropped, and one more fault says so.
+const MAX_FAULTS: usize = 1_000;
+
+/// One fault of a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// JSON pointer (RFC 6901) to the culprit; where something is missing, to what it is missing from.
+    pub pointer: String,
+    /// Stable and machine-readable, such as `unknown_step`.
+    pub code: &'static str,
+    /// For people: what is wrong and what would be right.
+    pub message: String,
+}
+
+/// Faults as they are found.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    list: Vec<Fault>,
+    dropped: bool,
+}
+
+impl Faults {
+    pub(crate) fn push(&mut self, pointer: &str, code: &'static str, message: impl Into<String>) {
+        if self.list.len() < MAX_FAULTS {
+            self.list.push(Fault { pointer: pointer.to_owned(), code, message: message.into() });
+        } else {
+            self.dropped = true;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_list(self) -> Vec<Fault> {
+        self.list
+    }
+}
+
+/// How large definitions may be; refusals say which limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Length of the JSON text.
+    pub max_bytes: usize,
+    /// Number of steps.
+    pub max_steps: usize,
+}
+
+impl Default for Limits {
+    /// 4 MiB and 10,000 steps.
+    fn default() -> Self {
+        Self { max_bytes: 4 << 20, max_steps: 10_000 }
+    }
+}
+
+/// A definition that has been checked: the text as given, and the plan made of it.
+#[derive(Debug)]
+pub struct Definition {
+    /// The workflow's name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// The compiled steps.
+    pub plan: Plan,
+}
+
+impl Definition {
+    /// Checks a definition whole, and compiles it; on failure every fault, in the order of the document.
+    pub fn parse(json: &[u8], limits: Limits) -> Result<Self, Vec<Fault>> {
+        if json.len() > limits.max_bytes {
+            let message = format!("a definition has at most {} bytes, not {}", limits.max_bytes, json.len());
+            return Err(vec![Fault { pointer: String::new(), code: "definition_too_large", message }]);
+        }
+        let mut found = Found::default();
+        let document = document::parse(json, &mut found.faults).map_err(|fault| vec![fault])?;
+        let definition = Self::compile(&document, limits, &mut found);
+        match definition {
+            Some(definition) if found.faults.is_empty() => Ok(definition),
+            Some(_) | None => Err(document::sorted(found.faults, &document)),
+        }
+    }
+
+    /// `None` only with faults.
+    fn compile(document: &Value, limits: Limits, found: &mut Found) -> Option<Self> {
+        const KNOWN: [&str; 7] = ["name", "description", "input_schema", "steps", "dependencies", "output", "config"];
+        let top = Fields::of(document, "", &mut found.faults)?;
+        top.only(&KNOWN, &[], &mut found.faults);
+        let name = top.required_title("name", &mut found.faults);
+        let description = top.text("description", &mut found.faults).unwrap_or_default().to_owned();
+        let input_schema = top.value("input_schema").cloned();
+        if let Some(schema) = &input_schema {
+            check_schema(schema, &mut found.faults);
+        }
+        let config = Config::read(&top, &mut found.faults);
+        let entries = read_entries(&top, limits, &mut found.faults)?;
+        let by_id = ids(entries, &mut found.faults);
+        let defaults = Defaults { max_parallel: config.max_parallel, priority: config.priority };
+        let parsed = entries
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| steps::read(entry, &format!("/steps/{index}"), &by_id, defaults, found));
+        let mut steps: Vec<_> = parsed.collect();
+        graph::connect(&mut steps, &top, &by_id, found);
+        // Read last: the output may read any step.
+        let reads = found.reads.len();
+        let visible = Visible { steps: &by_id, item: false };
+        let output = top.value("output").map(|value| Template::compile(value, "/output", visible, found));
+        found.reads.truncate(reads);
+        let steps = steps.into_iter().collect::<Option<Vec<_>>>()?;
+        let name = name?;
+        let Config { timeout, max_parallel, priority } = config;
+        let plan = Plan { name: name.clone(), steps, output, input_schema, timeout, max_parallel, priority, by_id };
+        Some(Self { name, description, plan })
+    }
+}
+
+/// What holds for the whole execution.
+struct Config {
+    timeout: Option<std::time::Duration>,
+    max_parallel: u32,
+    priority: u8,
+}
+
+impl Config {
+    const DEFAULT_MAX_PARALLEL: u32 = 64;
+    const DEFAULT_PRIORITY: u8 = 5;
+
+    fn read(top: &Fields<'_>, faults: &mut Faults) -> Self {
+        let default =
+            Self { timeout: None, max_parallel: Self::DEFAULT_MAX_PARALLEL, priority: Self::DEFAULT_PRIORITY };
+        let Some(config) = top.object("config", faults) else { return default };
+        config.only(&["timeout", "max_parallel", "priority"], &["concurrency_key"], faults);
+        Self {
+            timeout: config.duration("timeout", faults),
+            max_parallel: config
+                .integer("max_parallel", 1..=steps::MAX_PARALLEL, faults)
+                .unwrap_or(default.max_parallel),
+            priority: config.integer("priority", 0..=9, faults).map_or(default.priority, |priority| priority as u8),
+        }
+    }
+}
+
+fn check_schema(schema: &Value, faults: &mut Faults) {
+    const POINTER: &str = "/input_schema";
+    if !matches!(schema, Value::Object(_) | Value::Bool(_)) {
+        faults.push(POINTER, "wrong_type", "must be a JSON Schema: an object, true or false");
+        return;
+    }
+    if let Err(error) = jsonschema::validator_for(schema) {
+        // The error names the culprit in the schema for most faults, and its message may quote all of the schema.
+        let message: String = error.to_string().chars().take(300).collect();
+        faults.push(POINTER, "invalid_schema", format!("not a JSON Schema: {message}"));
+    }
+}
+
+fn read_entries<'a>(top: &Fields<'a>, limits: Limits, faults: &mut Faults) -> Option<&'a [Value]> {
+    let Some(steps) = top.value("steps") else {
+        faults.push("", "missing_field", "needs `steps`: a list of at least one step");
+        return None;
+    };
+    let Some(entries) = steps.as_array() else {
+        faults.push("/steps", "wrong_type", format!("must be a list of steps, not {}", fields::kind(steps)));
+        return None;
+    };
+    if entries.is_empty() {
+        faults.push("/steps", "missing_field", "needs at least one step");
+        return None;
+    }
+    if entries.len() > limits.max_steps {
+        faults.push(
+            "/steps",
+            "too_many_steps",
+            format!("a definition has at most {} steps, not {}", limits.max_steps, entries.len()),
+        );
+        return None;
+    }
+    Some(entries)
+}
+
+/// The place of each step, by id. Of two with the same id the first has it.
+fn ids(entries: &[Value], faults: &mut Faults) -> HashMap<String, StepIndex> {
+    let mut by_id = HashMap::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let Some(id) = entry.get("id").and_then(Value::as_str) else { continue };
+        let first = *by_id.entry(id.to_owned()).or_insert(index as StepIndex);
+        if first != index as StepIndex {
+            let message = format!("the id `{id}` is taken by step {first}; ids of steps are unique");
+            faults.push(&format!("/steps/{index}/id"), "duplicate_step", message);
+        }
+    }
+    by_id
+}
+
+/// One segment of a JSON pointer, escaped as RFC 6901 wants it.
+pub(crate) fn escape(segment: &str) -> String {
+    segment.replace('~', "~0").replace('/', "~1")
+}
+
+/// ` (did you mean …?)`, where one of `candidates` is at most one slip away.
+pub(crate) fn did_you_mean<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    /// Enough for people, and keeps many faults in large definitions cheap.
+    const LOOKED_AT: usize = 1_000;
+    let nearest = candidates.into_iter().take(LOOKED_AT).filter(|candidate| one_slip(text, candidate)).min();
+    nearest.map(|nearest| format!(" (did you mean `{nearest}`?)")).unwrap_or_default()
+}
+
+/// Do two texts differ by case, or by one character more, fewer, other, or two swapped?
+fn one_slip(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    if left.len().abs_diff(right.len()) > 1 {
+        return false;
+    }
+    if left.eq_ignore_ascii_case(right) {
+        return true;
+    }
+    let start = left.iter().zip(right).take_while(|(a, b)| a == b).count();
+    let (left, right) = (&left[start..], &right[start..]);
+    match (left, right) {
+        ([], rest) | (rest, []) => rest.len() == 1,
+        ([first, after_left @ ..], [other, after_right @ ..]) => {
+            let swapped = after_left.first() == Some(other)
+                && after_right.first() == Some(first)
+                && after_left[1..] == after_right[1..];
+            after_left == after_right || after_left == right || left == after_right || swapped
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! CEL inside `${{ }}` and `when`: parsed once, when a definition is checked; evaluated while deciding, never in replay.
+//!
+//! An expression sees `input`, `steps.<id>.output` (or `steps["<id>"].output`, for ids with dots and dashes), `execution.id`,
+//! and `item` and `index` where a step has `for_each`. There is no clock and no randomness in it. Of a step that has no
+//! output (it was skipped, or has not ended) every path reads as `null`; any other missing field is a failure, and
+//! `has(input.a.b)` tells beforehand.
+//!
+//! - [`path`]: a lone path such as `steps.load.output.rows` is looked up in the JSON text itself, without CEL.
+//! - [`program`]: everything else. Paths in it become slots, so that only what an evaluation reads is parsed.
+//! - [`template`]: JSON values with expressions in them.
+
+mod path;
+mod program;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, fmt, fmt::Write as _};
+
+use domain::Payload;
+
+pub use template::{Condition, Template};
+
+use self::{path::Path, program::Program};
+use crate::{Failure, StepIndex, definition::Faults};
+
+/// The longest expression, in bytes. Those that people write have a few dozen.
+const MAX_LENGTH: usize = 4096;
+
+/// The most expressions in one definition: parsing them all must stay a matter of a second.
+const MAX_EXPRESSIONS: usize = 50_000;
+
+/// What an expression can see.
+pub trait Scope {
+    /// The execution's input, `input`.
+    fn input(&self) -> &Payload;
+    /// The output of an upstream step, `steps.<id>.output`; absent before its end and where it was skipped.
+    fn step_output(&self, step: StepIndex) -> Option<&Payload>;
+    /// The item and number of a `for_each` instance, `item` and `index`.
+    fn item(&self) -> Option<(&Payload, u32)>;
+    /// Id and number of the execution and the like, `execution.id`.
+    fn execution_id(&self) -> domain::ExecutionId;
+}
+
+/// What expressions at one place of a definition may name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visible<'a> {
+    /// All steps of the definition; whether those named are upstream is checked later, from [`Found::reads`].
+    pub(crate) steps: &'a HashMap<String, StepIndex>,
+    /// Are `item` and `index` there?
+    pub(crate) item: bool,
+}
+
+/// What the expressions of a definition turned out to be.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Everything wrong with them.
+    pub(crate) faults: Faults,
+    /// Which steps they read, each with the pointer of the expression.
+    pub(crate) reads: Vec<(String, StepIndex)>,
+    /// How many there are, faulty ones included.
+    expressions: usize,
+}
+
+/// What is wrong with one expression.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    code: &'static str,
+    message: String,
+}
+
+impl Wrong {
+    fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// A parsed expression.
+#[derive(Debug)]
+pub(crate) struct Expression {
+    /// As written, for failures.
+    source: Box<str>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Path(Path),
+    Program(Box<Program>),
+}
+
+impl Expression {
+    fn parse(source: &str, visible: Visible<'_>, reads: &mut Vec<StepIndex>) -> Result<Self, Vec<Wrong>> {
+        let source = source.trim();
+        if source.is_empty() {
+            return Err(vec![Wrong::new("expression_invalid", "the expression is empty")]);
+        }
+        if source.len() > MAX_LENGTH {
+            let message =
+                format!("an expression has at most {MAX_LENGTH} bytes, not {}; compute this in a step", source.len());
+            return Err(vec![Wrong::new("expression_too_long", message)]);
+        }
+        let kind = match path::parse(source) {
+            Some((root, fields)) => {
+                let path = Path::resolve(&root, fields, visible).map_err(|wrong| vec![wrong])?;
+                reads.extend(path.step());
+                Kind::Path(path)
+            }
+            None => Kind::Program(Box::new(Program::parse(source, visible, reads)?)),
+        };
+        Ok(Self { source: source.into(), kind })
+    }
+
+    fn evaluate(&self, scope: &dyn Scope) -> Result<Payload, Failure> {
+        match &self.kind {
+            Kind::Path(path) => path.read(scope).map_err(|missing| self.failure(&missing)),
+            Kind::Program(program) => {
+                let value = program.evaluate(scope).map_err(|why| self.failure(&why))?;
+                Ok(Payload::from_value(&value))
+            }
+        }
+    }
+
+    fn evaluate_truth(&self, scope: &dyn Scope) -> Result<bool, Failure> {
+        let payload = self.evaluate(scope)?;
+        match payload.as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(self.failure(&format!("gives {}, not true or false", shorten(other)))),
+        }
+    }
+
+    fn failure(&self, why: &dyn fmt::Display) -> Failure {
+        Failure::fatal("expression", format!("`{}`: {}", shorten(&self.source), shorten(why)))
+    }
+}
+
+/// The start of a text that may be as long as a payload; the rest is never formatted.
+fn shorten(text: impl fmt::Display) -> String {
+    const LONGEST: usize = 400;
+    struct Short(String);
+    impl fmt::Write for Short {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            let room = LONGEST.saturating_sub(self.0.len());
+            if part.len() <= room {
+                self.0.push_str(part);
+                return Ok(());
+            }
+            self.0.push_str(&part[..part.floor_char_boundary(room)]);
+            self.0.push('…');
+            Err(fmt::Error)
+        }
+    }
+    let mut short = Short(String::new());
+    // The only error is the one that ends the formatting early.
+    let _ = write!(short, "{text}");
+    short.0
+}

@@ -1,0 +1,185 @@
+//! Executions of every kind, each with the end that it must come to whatever happens to the process meanwhile.
+
+use serde_json::{Value, json};
+
+/// What the driver does to an execution after it was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Nothing.
+    Watch,
+    /// Gives the signal `go`, with the execution's number as payload.
+    Signal,
+    /// Cancels it.
+    Cancel,
+    /// Pauses and resumes it.
+    Pause,
+}
+
+/// One kind of execution.
+pub(super) struct Kind {
+    /// The workflow's name.
+    pub(super) name: &'static str,
+    /// The rest of its definition.
+    definition: fn() -> Value,
+    /// What the driver does next.
+    pub(super) then: Then,
+    /// The status at the end.
+    pub(super) status: &'static str,
+    /// The output at the end, of the execution with this number.
+    pub(super) output: fn(u64) -> Value,
+    /// Events that its log must have, each exactly so often.
+    pub(super) events: &'static [(&'static str, usize)],
+}
+
+impl Kind {
+    pub(super) fn definition(&self) -> Value {
+        let mut definition = (self.definition)();
+        definition["name"] = json!(self.name);
+        definition
+    }
+
+    /// The input of the execution with this number.
+    pub(super) fn input(number: u64) -> Value {
+        json!({ "n": number, "items": (0..6).map(|item| number * 10 + item).collect::<Vec<_>>() })
+    }
+}
+
+fn echo(id: &str, input: &Value) -> Value {
+    json!({ "id": id, "agent_type": "echo", "action": "echo", "input": input })
+}
+
+fn fail(id: &str, until_attempt: Option<u32>) -> Value {
+    let retryable = until_attempt.is_some();
+    let mut input = json!({ "code": "broken", "message": "on purpose", "retryable": retryable });
+    if let Some(attempt) = until_attempt {
+        input["until_attempt"] = json!(attempt);
+    }
+    let retry = json!({ "max_attempts": 50, "initial_interval": "20ms", "backoff": 1.0 });
+    json!({ "id": id, "agent_type": "echo", "action": "fail", "input": input, "retry": retry })
+}
+
+const fn nothing(_: u64) -> Value {
+    Value::Null
+}
+
+/// All of them.
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        name: "chain",
+        definition: || {
+            let first = echo("a", &json!({ "n": "${{ input.n }}" }));
+            let second = echo("b", &json!({ "n": "${{ steps.a.output.n }}" }));
+            let third = echo("c", &json!({ "n": "${{ steps.b.output.n + 1 }}" }));
+            json!({ "steps": [first, second, third], "dependencies": { "b": ["a"], "c": ["b"] }, "output": "${{ steps.c.output.n }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n + 1),
+        events: &[("step_completed", 3), ("completed", 1)],
+    },
+    Kind {
+        name: "fan-out",
+        definition: || {
+            let mut each = echo("each", &json!({ "value": "${{ item }}", "at": "${{ index }}" }));
+            each["for_each"] = json!("${{ input.items }}");
+            each["max_parallel"] = json!(3);
+            json!({ "steps": [each], "output": "${{ steps.each.output.map(one, one.value) }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| Kind::input(n)["items"].clone(),
+        events: &[("step_expanded", 1), ("step_completed", 7), ("completed", 1)],
+    },
+    Kind {
+        name: "retry",
+        definition: || json!({ "steps": [fail("shaky", Some(3))], "output": "${{ input.n }}" }),
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_completed", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "approval",
+        definition: || {
+            let wait = json!({ "id": "wait", "signal": { "name": "go", "timeout": "1h" } });
+            let mut after = echo("after", &json!("${{ steps.wait.output }}"));
+            after["depends_on"] = json!(["wait"]);
+            json!({ "steps": [wait, after], "output": "${{ steps.after.output }}" })
+        },
+        then: Then::Signal,
+        status: "completed",
+        output: |n| json!({ "go": n }),
+        events: &[("signal_received", 1), ("step_completed", 2), ("completed", 1)],
+    },
+    Kind {
+        name: "nap",
+        definition: || {
+            let sleep = json!({ "id": "sleep", "sleep": "150ms" });
+            let mut after = echo("after", &json!("${{ input.n }}"));
+            after["depends_on"] = json!(["sleep"]);
+            json!({ "steps": [sleep, after], "output": "${{ steps.after.output }}" })
+        },
+        then: Then::Pause,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_completed", 2), ("completed", 1)],
+    },
+    Kind {
+        name: "vote",
+        definition: || {
+            let voters = json!({ "capability": "kill.vote", "count": 3 });
+            let decision = json!({ "question": "Go?", "options": ["go", "stay"], "voters": voters, "strategy": "majority", "quorum": 3 });
+            json!({ "steps": [{ "id": "ask", "decision": decision }], "output": "${{ steps.ask.output.winner }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |_| json!("go"),
+        events: &[("voters_chosen", 1), ("ballot_cast", 3), ("completed", 1)],
+    },
+    Kind {
+        name: "undo",
+        definition: || {
+            let mut first = echo("first", &json!("${{ input.n }}"));
+            first["compensate"] = json!({ "agent_type": "echo", "action": "unfirst" });
+            let mut second = echo("second", &json!("${{ input.n }}"));
+            second["compensate"] = json!({ "agent_type": "echo", "action": "unsecond" });
+            json!({ "steps": [first, second, fail("bad", None)], "dependencies": { "second": ["first"], "bad": ["second"] } })
+        },
+        then: Then::Watch,
+        status: "failed",
+        output: nothing,
+        events: &[
+            ("step_completed", 2),
+            ("step_failed", 1),
+            ("compensation_started", 1),
+            ("step_compensated", 2),
+            ("failed", 1),
+        ],
+    },
+    Kind {
+        name: "fallback",
+        definition: || {
+            let mut bad = fail("bad", None);
+            bad["on_failure"] = json!({ "fallback": { "n": "${{ input.n }}" } });
+            let skipped = json!({ "id": "never", "agent_type": "echo", "when": "input.n < 0", "depends_on": ["bad"] });
+            json!({ "steps": [bad, skipped], "output": "${{ steps.bad.output.n }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_failed", 1), ("step_skipped", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "given-up",
+        definition: || {
+            let mut first = echo("first", &json!("${{ input.n }}"));
+            first["compensate"] = json!({ "agent_type": "echo", "action": "unfirst" });
+            let wait = json!({ "id": "wait", "signal": { "name": "never" }, "depends_on": ["first"] });
+            json!({ "steps": [first, wait] })
+        },
+        then: Then::Cancel,
+        status: "cancelled",
+        output: nothing,
+        events: &[("cancel_requested", 1), ("cancelled", 1)],
+    },
+];

@@ -1,0 +1,121 @@
+//! SIGKILL at random moments while executions of every kind run: nothing that was accepted is lost, nothing happens twice.
+//!
+//! `TROUPE_KILLS` says how often (100 unless set); the seed of the moments is printed and `TROUPE_KILL_SEED` repeats it (the
+//! machine's own timing of course does not repeat).
+
+mod driver;
+mod kinds;
+
+use std::{collections::HashMap, time::Duration};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+use testkit::{Server, eventually};
+
+use self::{
+    driver::{Accepted, Driver},
+    kinds::KINDS,
+};
+
+fn from_environment(name: &str, default: impl FnOnce() -> u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .map_or_else(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_accepted_is_lost_or_done_twice_when_the_process_is_killed() {
+    let kills = from_environment("TROUPE_KILLS", || 100);
+    let seed = from_environment("TROUPE_KILL_SEED", rand::random);
+    println!("{kills} kills, TROUPE_KILL_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+
+    let mut server = Server::start().await;
+    let agent = prepare(&server).await;
+    let driver = Driver::start(server.url(), &agent);
+    for _ in 0..kills {
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
+        assert!(!server.has_ended(), "it ended by itself:\n{}", server.log());
+        server.kill().await;
+        server.restart().await;
+        driver.moved_to(server.url());
+    }
+    let accepted = driver.stop().await;
+    println!("{} executions and {} messages were accepted", accepted.executions.len(), accepted.messages.len());
+    assert!(accepted.executions.len() as u64 >= kills, "the driver must have been at work");
+
+    check_all(&server, &accepted).await;
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+    assert_eq!(server.stop().await, Some(0), "{}", server.log());
+
+    server.restart().await;
+    check_nothing_left(&server).await;
+}
+
+/// Workflows and voters; answers with the agent that gets messages.
+async fn prepare(server: &Server) -> String {
+    let api = server.api();
+    for kind in KINDS {
+        api.define(&kind.definition()).await;
+    }
+    for (name, choice) in [("ada", "go"), ("ben", "stay"), ("cyd", "go")] {
+        let config = json!({ "otherwise": { "choose": choice, "because": "always" } });
+        let agent = json!({ "agent_type": "decision", "name": name, "capabilities": ["kill.vote"], "config": config });
+        api.post("/api/v1/agents", &agent).await.expect(201);
+    }
+    let mailbox = json!({ "agent_type": "echo", "name": "mailbox", "config": {}, "capabilities": [] });
+    api.post("/api/v1/agents", &mailbox).await.expect(201)["id"].as_str().expect("an agent has an id").to_owned()
+}
+
+async fn check_all(server: &Server, accepted: &Accepted) {
+    let api = server.api();
+    for (id, &(kind, number)) in &accepted.executions {
+        let execution = api.ended(id).await;
+        let kind = &KINDS[kind];
+        assert_eq!(execution["status"], kind.status, "{}: {execution:#}", kind.name);
+        assert_eq!(execution["output"], (kind.output)(number), "{}: {execution:#}", kind.name);
+        check_log(kind, &api.events(id).await);
+        let verified = api.get(&format!("/api/v1/executions/{id}/verify")).await.expect(200);
+        assert_eq!(verified["faults"], json!([]), "{}: {verified:#}", kind.name);
+    }
+    for id in &accepted.messages {
+        eventually("the message is dealt with", || async {
+            let message = api.get(&format!("/api/v1/messages/{id}")).await.expect(200);
+            if message["status"] == "acked" { Ok(()) } else { Err(message) }
+        })
+        .await;
+    }
+    check_nothing_left(server).await;
+}
+
+/// Each result was used once, and each thing that must happen did.
+fn check_log(kind: &kinds::Kind, events: &[Value]) {
+    let mut counts = HashMap::<&str, usize>::new();
+    let mut ended = HashMap::<String, usize>::new();
+    for (position, event) in events.iter().enumerate() {
+        assert_eq!(event["sequence"], json!(position + 1), "the log of {} has no gaps", kind.name);
+        let name = event["type"].as_str().expect("an event has a type");
+        *counts.entry(name).or_default() += 1;
+        if matches!(name, "step_completed" | "step_failed" | "ballot_cast" | "step_compensated") {
+            let data = &event["data"];
+            *ended.entry(format!("{name} {} {} {}", data["step"], data["index"], data["voter"])).or_default() += 1;
+        }
+    }
+    for &(name, expected) in kind.events {
+        assert_eq!(counts.get(name), Some(&expected), "{name} in the log of {}: {events:#?}", kind.name);
+    }
+    for (what, times) in ended {
+        assert_eq!(times, 1, "{what} in the log of {}: {events:#?}", kind.name);
+    }
+}
+
+/// Every execution is terminal, and none owes a wake-up that nobody will give.
+async fn check_nothing_left(server: &Server) {
+    let api = server.api();
+    for status in ["running", "paused", "compensating"] {
+        let left = api.all(&format!("/api/v1/executions?status={status}")).await;
+        assert!(left.is_empty(), "{status}: {left:#?}");
+    }
+    let verified = testkit::troupe(&server.url(), &["verify", "--all", "--json"]).await;
+    assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
+}

@@ -1,0 +1,7 @@
+//! Every suite that needs the whole product, as one binary, so that it links once.
+
+mod architecture;
+mod bad_input;
+mod contract;
+mod kill;
+mod smoke;
