@@ -1,1 +1,26 @@
-//! Stub.
+#![doc = include_str!("../README.md")]
+
+mod api;
+mod app;
+mod context;
+mod error;
+mod extract;
+mod idempotency;
+mod json;
+mod middleware;
+mod openapi;
+mod problem;
+mod query;
+mod reply;
+mod service;
+mod settings;
+mod words;
+mod yaml;
+
+pub use error::{Error, StartError, check_listen};
+pub use openapi::document;
+pub use service::{Gateway, Peers, start};
+pub use settings::Settings;
+
+/// The tables of the gateway.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/gateway");

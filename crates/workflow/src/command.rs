@@ -85,7 +85,7 @@ pub enum Rejected {
     /// No step of the workflow waits for such a signal.
     #[error("no step of the workflow waits for this signal")]
     UnknownSignal,
-    /// It is not started, or started twice.
-    #[error("the execution was started already")]
+    /// It is started twice, or something else came before the start.
+    #[error("the execution was started already, or not yet")]
     AlreadyStarted,
 }

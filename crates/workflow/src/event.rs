@@ -5,8 +5,9 @@
 
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::{Ballot, Failure};
+use crate::{Ballot, Failure, Plan};
 
 /// The place of a step in its plan, from 0 in the order of the definition.
 pub type StepIndex = u32;
@@ -48,6 +49,7 @@ pub struct TaskKey {
     pub attempt: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_work(purpose: &Purpose) -> bool {
     *purpose == Purpose::Work
 }
@@ -76,6 +78,7 @@ pub enum SkipReason {
 }
 
 /// What happened. The log keeps it as JSON, `{"step_scheduled": {…}}`; fields are only ever added, with a default.
+#[expect(missing_docs, reason = "fields without words of their own are named by the vocabulary")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -102,9 +105,20 @@ pub enum Event {
         input: Option<Payload>,
     },
     /// An attempt failed, and the next is due at `at`.
-    StepRetrying { task: TaskKey, failure: Failure, at: Timestamp, #[serde(default, skip_serializing_if = "Option::is_none")] agent_id: Option<AgentId> },
+    StepRetrying {
+        task: TaskKey,
+        failure: Failure,
+        at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent_id: Option<AgentId>,
+    },
     /// The step waits for a signal.
-    SignalAwaited { step: StepIndex, name: String, #[serde(default, skip_serializing_if = "Option::is_none")] until: Option<Timestamp> },
+    SignalAwaited {
+        step: StepIndex,
+        name: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+    },
     /// The step sleeps.
     SleepStarted { step: StepIndex, until: Timestamp },
     /// A decision wants voters.
@@ -150,9 +164,20 @@ pub enum Event {
     /// A step was skipped.
     StepSkipped { step: StepIndex, reason: SkipReason },
     /// A step, or an instance, was withdrawn.
-    StepCancelled { step: StepIndex, #[serde(default, skip_serializing_if = "Option::is_none")] index: Option<u32>, reason: String },
+    StepCancelled {
+        step: StepIndex,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        index: Option<u32>,
+        reason: String,
+    },
     /// A signal came in; it is kept until a step waits for it.
-    SignalReceived { id: SignalId, name: String, payload: Payload, #[serde(default, skip_serializing_if = "String::is_empty")] sender: String },
+    SignalReceived {
+        id: SignalId,
+        name: String,
+        payload: Payload,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        sender: String,
+    },
     /// Nothing new starts until `Resumed`.
     Paused,
     /// The pause is over.
@@ -160,11 +185,23 @@ pub enum Event {
     /// Somebody asked for a cancel; what runs is withdrawn next.
     CancelRequested { reason: String },
     /// The execution is lost for `failure` (or a cancel, where absent): what completed is undone in reverse order.
-    CompensationStarted { #[serde(default, skip_serializing_if = "Option::is_none")] failure: Option<Failure> },
+    CompensationStarted {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<Failure>,
+    },
     /// The undo of a step, or instance, is done.
-    StepCompensated { step: StepIndex, #[serde(default, skip_serializing_if = "Option::is_none")] index: Option<u32> },
+    StepCompensated {
+        step: StepIndex,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        index: Option<u32>,
+    },
     /// The undo of a step, or instance, failed for good; the rest goes on.
-    CompensationFailed { step: StepIndex, #[serde(default, skip_serializing_if = "Option::is_none")] index: Option<u32>, failure: Failure },
+    CompensationFailed {
+        step: StepIndex,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        index: Option<u32>,
+        failure: Failure,
+    },
     /// Ended well.
     Completed { output: Payload },
     /// Ended by a failure.
@@ -172,5 +209,101 @@ pub enum Event {
     /// Ended by a cancel.
     Cancelled { reason: String },
     /// An operator runs a failed execution again: these steps (and instances that failed) start afresh.
-    Retried { steps: Vec<StepIndex>, #[serde(default, skip_serializing_if = "Option::is_none")] deadline: Option<Timestamp> },
+    Retried {
+        steps: Vec<StepIndex>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+    },
+}
+
+/// Bytes of a log that are no event.
+#[derive(Debug, thiserror::Error)]
+#[error("not an event")]
+pub struct DecodeError(#[source] serde_json::Error);
+
+impl Event {
+    /// What the API calls it, `step_completed` for one.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::StepExpanded { .. } => "step_expanded",
+            Self::StepScheduled { .. } => "step_scheduled",
+            Self::StepRetrying { .. } => "step_retrying",
+            Self::SignalAwaited { .. } => "signal_awaited",
+            Self::SleepStarted { .. } => "sleep_started",
+            Self::DecisionOpened { .. } => "decision_opened",
+            Self::VotersChosen { .. } => "voters_chosen",
+            Self::BallotCast { .. } => "ballot_cast",
+            Self::BallotMissed { .. } => "ballot_missed",
+            Self::StepCompleted { .. } => "step_completed",
+            Self::StepFailed { .. } => "step_failed",
+            Self::StepSkipped { .. } => "step_skipped",
+            Self::StepCancelled { .. } => "step_cancelled",
+            Self::SignalReceived { .. } => "signal_received",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::CompensationStarted { .. } => "compensation_started",
+            Self::StepCompensated { .. } => "step_compensated",
+            Self::CompensationFailed { .. } => "compensation_failed",
+            Self::Completed { .. } => "completed",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Retried { .. } => "retried",
+        }
+    }
+
+    /// As the log keeps it.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an event has string keys and finite numbers, so it always prints")
+    }
+
+    /// Reads what [`Event::encode`] wrote, in this release or an earlier one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        serde_json::from_slice(bytes).map_err(DecodeError)
+    }
+
+    /// As the API shows it: the fields alone, with steps named by their ids and times written out.
+    pub fn to_api_json(&self, plan: &Plan) -> Vec<u8> {
+        let fields = match serde_json::to_value(self) {
+            Ok(Value::Object(mut variant)) => variant.values_mut().next().map(Value::take),
+            _ => None,
+        };
+        let mut fields = match fields {
+            Some(Value::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        if let Some(Value::Object(task)) = fields.remove("task") {
+            fields.extend(task);
+        }
+        let id = |step: &Value| {
+            let index = usize::try_from(step.as_u64()?).ok()?;
+            plan.steps.get(index).map(|step| Value::from(step.id.as_str()))
+        };
+        if let Some(name) = fields.get("step").and_then(id) {
+            fields.insert("step".to_owned(), name);
+        }
+        if let Some(Value::Array(steps)) = fields.get_mut("steps") {
+            for step in steps {
+                *step = id(step).unwrap_or(Value::Null);
+            }
+        }
+        for name in ["at", "until", "deadline", "begun_at"] {
+            if let Some(micros) = fields.get(name).and_then(Value::as_i64) {
+                fields.insert(name.to_owned(), Timestamp::from_micros(micros).to_string().into());
+            }
+        }
+        Value::Object(fields).to_string().into_bytes()
+    }
+}
+
+/// The hash of an entry of a log, over everything before it and itself: a changed, missing or moved entry breaks the chain
+/// (I6). The first entry's `previous` is all zeros.
+pub fn chain(previous: &[u8; 32], sequence: u64, at: Timestamp, event: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(previous);
+    hasher.update(&sequence.to_le_bytes());
+    hasher.update(&at.as_micros().to_le_bytes());
+    hasher.update(event);
+    *hasher.finalize().as_bytes()
 }

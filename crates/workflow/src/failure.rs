@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable and machine-readable: an agent's own code, or one of ours: `timeout`, `heartbeat_timeout`, `expression`,
-    /// `execution_timeout`, `signal_timeout`, `no_quorum`, `dead_lettered`.
+    /// `execution_timeout`, `signal_timeout`, `invalid_decision`, `invalid_ballot`, `no_quorum`, `deadline`, `dead_lettered`.
     pub code: String,
     /// For people.
     pub message: String,
@@ -22,6 +22,7 @@ pub struct Failure {
     pub step_id: Option<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !*value
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`definition`]: what people write, checked whole, every fault with its JSON pointer.
 //! - [`plan`]: a definition compiled. [`expression`]: CEL in it.
-//! - [`Execution`]: the state of one run. [`decide`] turns a [`Command`] into [`Event`]s without changing anything;
+//! - [`Execution`]: the state of one run. [`Execution::transition`] decides a [`Command`], which gives [`Event`]s;
 //!   [`Execution::apply`] turns an event into state, and is all that replay needs; [`Effect`]s are read off events.
 //! - [`decision`]: how ballots become an outcome.
 
@@ -20,8 +20,8 @@ pub use command::{Command, Rejected, Start};
 pub use decision::Ballot;
 pub use definition::{Definition, Fault, Limits};
 pub use effect::{Effect, TaskOrder};
-pub use event::{Event, Purpose, Recorded, SkipReason, StepIndex, TaskKey, Voter};
-pub use execution::Execution;
+pub use event::{DecodeError, Event, Purpose, Recorded, SkipReason, StepIndex, TaskKey, Voter, chain};
+pub use execution::{Counts, Execution, Explanation, Overlay, Status, StepState, StepView, TaskPlace, Wait, WaitKind};
 pub use failure::Failure;
 pub use plan::Plan;
 

@@ -1,0 +1,291 @@
+//! `http`: calls a URL, where operators allow it.
+//!
+//! What is allowed is a list of hosts. It is checked for the URL and for every redirect. A host name whose addresses are
+//! private is refused unless the list names the host: names are resolved by us, once, and only what was checked is connected to.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_sdk::{AgentBuilder, Failure, Task};
+use errors::Violation;
+use reqwest::{
+    Method, Response, Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
+    redirect::Policy,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Workshop;
+use crate::{Settings, StartError};
+
+const MOST_REDIRECTS: usize = 5;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) fn config_properties() -> Value {
+    json!({ "allow": { "type": "array", "items": { "type": "string", "minLength": 1 } } })
+}
+
+/// Hosts that may be called.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Allow(Vec<String>);
+
+impl Allow {
+    /// Is this host (on this port) named?
+    fn names(&self, url: &Url) -> bool {
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+        let with_port = format!("{host}:{port}");
+        self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(&with_port))
+    }
+}
+
+/// What all `http` agents share.
+#[derive(Debug)]
+pub(super) struct Client {
+    allow: Allow,
+    max_response: usize,
+    max_timeout: Duration,
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings) -> Result<Self, StartError> {
+        // Built per call, for the address is pinned; once here, so that a machine where it cannot work says so at the start.
+        reqwest::Client::builder().build().map_err(StartError::Http)?;
+        Ok(Self {
+            allow: Allow(settings.http_allow.clone()),
+            max_response: settings.http_max_response.0,
+            max_timeout: settings.http_max_timeout,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Config {
+    allow: Option<Allow>,
+}
+
+pub(super) fn build(
+    agent: AgentBuilder,
+    config: &Value,
+    workshop: &Arc<Workshop>,
+) -> Result<AgentBuilder, Vec<Violation>> {
+    let config = Config::deserialize(config)
+        .map_err(|error| vec![Violation::new("/config", "config_invalid", error.to_string())])?;
+    let (workshop, own) = (Arc::clone(workshop), Arc::new(config.allow));
+    Ok(agent.action("request", move |task| {
+        let (workshop, own) = (Arc::clone(&workshop), Arc::clone(&own));
+        async move { request(&workshop.http, own.as_ref().as_ref(), &task).await }
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    #[serde(default = "get")]
+    method: String,
+    url: String,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    /// A text is sent as it is, anything else as JSON.
+    body: Option<Value>,
+    timeout: Option<String>,
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: Value,
+}
+
+async fn request(client: &Client, own: Option<&Allow>, task: &Task) -> Result<Answer, Failure> {
+    let request: Request = super::input(task)?;
+    let timeout = match &request.timeout {
+        Some(text) => humantime::parse_duration(text)
+            .map_err(|_| Failure::invalid_input(format!("timeout {text:?} is no duration such as 5s")))?,
+        None => DEFAULT_TIMEOUT,
+    };
+    let call = async {
+        let mut url = Url::parse(&request.url)
+            .map_err(|error| Failure::invalid_input(format!("url {:?}: {error}", request.url)))?;
+        for _ in 0..=MOST_REDIRECTS {
+            let response = once(client, own, task, &request, &url).await?;
+            match redirect(&request, &url, &response)? {
+                Some(next) => url = next,
+                None => return answer(client, response).await,
+            }
+        }
+        Err(Failure::fatal("too_many_redirects", format!("more than {MOST_REDIRECTS} redirects")))
+    };
+    let timeout = timeout.min(client.max_timeout);
+    let late = |_| Failure::transient("http_timeout", format!("no whole answer within {timeout:?}"));
+    tokio::time::timeout(timeout, call).await.map_err(late)?
+}
+
+/// Where a redirect leads. Followed for GET and HEAD only: a body is never sent to where nobody asked to send it.
+fn redirect(request: &Request, url: &Url, response: &Response) -> Result<Option<Url>, Failure> {
+    let reads = ["GET", "HEAD"].iter().any(|method| request.method.eq_ignore_ascii_case(method));
+    if !reads || !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+    let Some(location) = location else { return Ok(None) };
+    url.join(location)
+        .map(Some)
+        .map_err(|error| Failure::fatal("http_redirect", format!("redirect to {location:?}: {error}")))
+}
+
+async fn once(
+    client: &Client,
+    own: Option<&Allow>,
+    task: &Task,
+    request: &Request,
+    url: &Url,
+) -> Result<Response, Failure> {
+    let addresses = permit(client, own, url).await?;
+    let method = Method::from_bytes(request.method.to_ascii_uppercase().as_bytes());
+    let method = method.map_err(|_| Failure::invalid_input(format!("{:?} is no HTTP method", request.method)))?;
+    let host = url.host_str().unwrap_or_default();
+    let http =
+        reqwest::Client::builder().redirect(Policy::none()).no_proxy().resolve_to_addrs(host, &addresses).build();
+    let http = http.map_err(|error| Failure::transient("http_error", errors::chain(&error)))?;
+    // What was meant for one host, such as a token, goes to no other.
+    let same_host = Url::parse(&request.url).is_ok_and(|first| first.origin() == url.origin());
+    let mut headers = if same_host { headers(&request.headers)? } else { HeaderMap::new() };
+    if !headers.contains_key("idempotency-key")
+        && let Ok(key) = HeaderValue::from_str(&task.id)
+    {
+        headers.insert("idempotency-key", key);
+    }
+    let call = http.request(method, url.clone()).headers(headers);
+    let call = match &request.body {
+        None => call,
+        Some(Value::String(text)) => call.body(text.clone()),
+        Some(value) => call.json(value),
+    };
+    call.send().await.map_err(|error| Failure::transient("http_error", errors::chain(&error)))
+}
+
+fn headers(given: &BTreeMap<String, String>) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in given {
+        let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
+        let (name, value) =
+            parsed.ok_or_else(|| Failure::invalid_input(format!("the header {name:?} cannot be sent")))?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// The addresses to connect to, where the URL may be called at all.
+async fn permit(client: &Client, own: Option<&Allow>, url: &Url) -> Result<Vec<SocketAddr>, Failure> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Failure::fatal("url_not_allowed", format!("{url}: only http and https can be called")));
+    }
+    let host = url.host_str().unwrap_or_default();
+    if !client.allow.names(url) || own.is_some_and(|own| !own.names(url)) {
+        let message = format!(
+            "the host of {url} is not allowed: an operator must name {host:?} in the setting http_allow (and the agent's own allow, where it has one)"
+        );
+        return Err(Failure::fatal("host_not_allowed", message));
+    }
+    let port = url.port_or_known_default().unwrap_or(443);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let found = tokio::net::lookup_host((bare, port)).await;
+    let addresses: Vec<_> =
+        found.map_err(|error| Failure::transient("http_error", format!("{host}: {error}")))?.collect();
+    // The host was named, so a private address is what the operator means only where it was named as an address or as a
+    // local name; a public name that suddenly leads inside is refused.
+    let local_name = !host.contains('.') || bare.parse::<IpAddr>().is_ok();
+    let meant = |address: &SocketAddr| local_name || client.allow.0.contains(&address.ip().to_string());
+    match addresses.iter().find(|address| is_private(address.ip()) && !meant(address)) {
+        Some(address) => {
+            Err(Failure::fatal("host_not_allowed", format!("{host} leads to the private address {}", address.ip())))
+        }
+        None => Ok(addresses),
+    }
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_broadcast()
+                || (first == 100 && second & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+async fn answer(client: &Client, mut response: Response) -> Result<Answer, Failure> {
+    let status = response.status();
+    let headers: BTreeMap<_, _> = response
+        .headers()
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+        .collect();
+    let mut body = Vec::new();
+    let broken = |error: reqwest::Error| Failure::transient("http_error", errors::chain(&error));
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if body.len() + chunk.len() > client.max_response {
+            return Err(Failure::fatal(
+                "response_too_large",
+                format!("the response has more than {} bytes", client.max_response),
+            ));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let text = String::from_utf8_lossy(&body);
+    let is_json = headers.get("content-type").is_some_and(|kind| kind.contains("json"));
+    let parsed = if is_json { serde_json::from_str(&text).ok() } else { None };
+    let body = parsed.unwrap_or_else(|| Value::String(text.into_owned()));
+    if status.is_client_error() || status.is_server_error() {
+        // Too many requests and request timeout are the two of the client's errors that pass by themselves.
+        let passes = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+        let message = format!("the server answered {status}");
+        let failure =
+            if passes { Failure::transient("http_status", message) } else { Failure::fatal("http_status", message) };
+        return Err(failure.with_details(json!({ "status": status.as_u16(), "body": body })));
+    }
+    Ok(Answer { status: status.as_u16(), headers, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_named_hosts_are_allowed() {
+        let allow = Allow(vec!["api.example.org".into(), "127.0.0.1:8080".into()]);
+        let names = |url: &str| allow.names(&Url::parse(url).unwrap());
+        assert!(names("https://API.example.org/a") && names("http://127.0.0.1:8080/"));
+        assert!(
+            !names("https://example.org/")
+                && !names("http://127.0.0.1:8081/")
+                && !names("https://api.example.org.evil.net/")
+        );
+        assert!(!names("http://api.example.org@evil.net/"));
+    }
+
+    #[test]
+    fn private_addresses_are_known_in_every_spelling() {
+        for address in
+            ["10.0.0.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "::1", "fd00::1", "::ffff:192.168.0.1"]
+        {
+            assert!(is_private(address.parse().unwrap()), "{address}");
+        }
+        assert!(!is_private("1.1.1.1".parse().unwrap()));
+    }
+}

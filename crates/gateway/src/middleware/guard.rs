@@ -1,0 +1,79 @@
+//! Keeps web pages of others out.
+//!
+//! While there is no authentication, whoever reaches the gateway may do everything, and a browser on the same machine
+//! reaches it for every page that it shows. Two checks stop that: the name by which the gateway is addressed must be one
+//! of its own (a page cannot choose it: DNS rebinding), and a request that a page sends must come from the gateway's own
+//! page (cross-site requests).
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use http::{StatusCode, header};
+
+use crate::{app::App, problem::Problem};
+
+pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match check(&app, &request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn check(app: &App, request: &Request) -> Result<(), Problem> {
+    let text = |name| match request.headers().get(name) {
+        Some(value) => value.to_str().map(Some).map_err(|_| refused("a header that cannot be read")),
+        None => Ok(None),
+    };
+    let host = text(header::HOST)?.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+    let host = host.ok_or_else(|| refused("a request must name its Host"))?;
+    if !is_own_name(host_name(host), &app.settings.allowed_hosts) {
+        return Err(refused("this Host is not a name of the gateway (setting allowed_hosts)"));
+    }
+    if let Some(origin) = text(header::ORIGIN)? {
+        let own = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+        if !own && !app.settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+            return Err(refused("pages of this Origin may not call the gateway (setting allowed_origins)"));
+        }
+    } else if !request.method().is_safe() && text(header::HeaderName::from_static("sec-fetch-site"))? == Some("cross-site")
+    {
+        return Err(refused("pages of another site may not call the gateway"));
+    }
+    Ok(())
+}
+
+fn refused(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail)
+}
+
+/// A host without its port, and an IPv6 address without its brackets.
+fn host_name(host: &str) -> &str {
+    if let Some(address) = host.strip_prefix('[') {
+        return address.split(']').next().unwrap_or_default();
+    }
+    host.split(':').next().unwrap_or_default()
+}
+
+fn is_own_name(name: &str, allowed: &[String]) -> bool {
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        || allowed.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_loopback_and_of_the_settings_are_the_gateways_own() {
+        for own in ["localhost", "LOCALHOST:8080", "127.0.0.1:80", "[::1]:8080", "troupe.example:443"] {
+            assert!(is_own_name(host_name(own), &["troupe.example".to_owned()]), "{own}");
+        }
+        for other in ["example.org", "127.0.0.1.example.org", "localhost.example.org:80", "10.0.0.1", ""] {
+            assert!(!is_own_name(host_name(other), &[]), "{other}");
+        }
+    }
+}

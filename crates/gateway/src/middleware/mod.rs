@@ -1,0 +1,39 @@
+//! What happens to every request, whatever its route.
+//!
+//! The order, outermost first, and why:
+//! 1. [`observe`]: gives the request its ids and writes what every answer has, problem documents included, so that
+//!    nothing inside can answer without them; counts and logs.
+//! 2. [`guard`]: refuses what a web page of somebody else sends, before anything is done for it.
+//! 3. [`limits`]: refuses what there is no room for, then bounds how long the rest takes.
+//! 4. panics: innermost, so that one request's panic ends as its problem, with the limits above released in good order.
+
+mod guard;
+mod limits;
+mod observe;
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router,
+    middleware::from_fn_with_state,
+    response::{IntoResponse as _, Response},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{app::App, problem::Problem};
+
+/// The stack around all routes, the fallback included. The last layer added is the outermost.
+pub(crate) fn apply(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(app), limits::limit))
+        .layer(from_fn_with_state(Arc::clone(app), guard::guard))
+        .layer(from_fn_with_state(Arc::clone(app), observe::observe))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over")]
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
+    Problem::internal(format!("a handler panicked: {text}")).into_response()
+}

@@ -1,0 +1,173 @@
+//! Queries: every parameter known, once, and of its type.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use serde::{
+    Deserializer,
+    de::{self, DeserializeOwned, IntoDeserializer, Visitor, value::MapDeserializer},
+    forward_to_deserialize_any,
+};
+
+use crate::{app::App, problem::Problem};
+
+type Error = de::value::Error;
+
+/// The query, with unknown and repeated parameters refused.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Problem> {
+        parse(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let unreadable = || Problem::field("query", "invalid_value", "must be percent-encoded UTF-8");
+    if !is_percent_encoded_utf8(query) {
+        return Err(unreadable());
+    }
+    let pairs = serde_urlencoded::from_str::<Vec<(String, String)>>(query).map_err(|_| unreadable())?;
+    let again = pairs.iter().enumerate().find(|(place, pair)| pairs[..*place].iter().any(|earlier| earlier.0 == pair.0));
+    if let Some((_, (name, _))) = again {
+        return Err(Problem::field(name, "duplicate_field", "must come once"));
+    }
+    let values = pairs.into_iter().map(|(name, value)| (name, Text(value)));
+    let deserializer = MapDeserializer::<_, Error>::new(values);
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.into_inner().to_string();
+        let unknown = message.starts_with("unknown field");
+        let quoted = message.split('`').nth(1).unwrap_or_default();
+        let name = if unknown || path == "." { quoted } else { &path };
+        Problem::field(name, if unknown { "unknown_field" } else { "invalid_value" }, &message)
+    })
+}
+
+/// Every `%` is followed by two hex digits, and the whole is UTF-8. The parser itself would replace what is not.
+fn is_percent_encoded_utf8(text: &str) -> bool {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        match (digit(rest.next()), digit(rest.next())) {
+            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
+            (None, _) | (_, None) => return false,
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
+}
+
+/// A parameter's text, read as what is asked for.
+struct Text(String);
+
+impl IntoDeserializer<'_, Error> for Text {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Text {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_string(self.0)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        let deserializer: de::value::StringDeserializer<Error> = self.0.into_deserializer();
+        deserializer.deserialize_enum(name, variants, visitor)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0.as_str() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            _ => Err(de::Error::custom("must be true or false")),
+        }
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0.parse() {
+            Ok(number) => visitor.visit_i64(number),
+            Err(_) => Err(de::Error::custom("must be a whole number within its range")),
+        }
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::words::Limit;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Known {
+        limit: Option<Limit>,
+        all: bool,
+        name: Option<String>,
+    }
+
+    #[test]
+    fn parameters_are_read_as_their_types() {
+        let known = parse::<Known>("limit=7&all=true&name=a%20b").unwrap();
+        assert_eq!(known, Known { limit: Some(Limit(7)), all: true, name: Some("a b".to_owned()) });
+        assert_eq!(parse::<Known>("").unwrap(), Known::default());
+    }
+
+    #[test]
+    fn faults_name_the_parameter() {
+        for (query, named) in [
+            ("limit=x", "limit"),
+            ("limit=", "limit"),
+            ("limit=1&limit=2", "limit"),
+            ("all=yes", "all"),
+            ("surprise=1", "surprise"),
+            ("name=%ff", "query"),
+            ("name=%4", "query"),
+        ] {
+            let problem = parse::<Known>(query).unwrap_err();
+            let document = serde_json::to_value(problem.document("req_1")).unwrap();
+            assert_eq!(document["errors"][0]["field"], named, "{query}");
+        }
+    }
+
+    #[test]
+    fn broken_percent_encodings_are_found() {
+        for sound in ["", "a=b", "a=%C3%A9", "a=+"] {
+            assert!(is_percent_encoded_utf8(sound), "{sound}");
+        }
+        for broken in ["%", "a=%4", "%zz", "%ff", "a=%C3"] {
+            assert!(!is_percent_encoded_utf8(broken), "{broken}");
+        }
+    }
+}

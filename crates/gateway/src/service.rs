@@ -1,0 +1,99 @@
+//! The gateway as one part of a process.
+
+use std::{convert::Infallible, future::Future, io, sync::Arc};
+
+use axum::{Router, serve::ListenerExt as _};
+use contracts::Link;
+use domain::Clock;
+use lifecycle::{OnExit, Shutdown, Tasks};
+use store::Sqlite;
+use telemetry::Telemetry;
+use tokio::net::TcpListener;
+
+use crate::{
+    Settings, StartError, api,
+    app::App,
+    idempotency::{Idempotency, Store},
+    middleware,
+};
+
+/// The services that the gateway calls, and what it shows of its own process.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// Agents.
+    pub registry: Link,
+    /// Workflows and executions.
+    pub orchestrator: Link,
+    /// Messages and dead letters.
+    pub communication: Link,
+    /// The process's metrics, for `/metrics`; without, that page is empty.
+    pub telemetry: Option<Telemetry>,
+}
+
+/// A started gateway.
+pub struct Gateway {
+    app: Arc<App>,
+    router: Router,
+}
+
+/// Opens the database and starts the janitor. Serves nobody yet: see [`Gateway::serve`].
+pub async fn start(
+    settings: Settings,
+    peers: Peers,
+    clock: Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Result<Gateway, StartError> {
+    let store = Store::new(Sqlite::open(&settings.database, &crate::MIGRATIONS).await?);
+    let idempotency = Idempotency::new(store, Arc::clone(&clock), settings.idempotency_ttl);
+    let app = Arc::new(App::new(settings, peers, clock, tasks.shutdown().clone(), idempotency));
+    let janitor = Arc::clone(&app);
+    tasks.spawn("gateway.janitor", OnExit::Continue, async move {
+        // Both arms are cancel-safe: a statement that is dropped is undone.
+        tokio::select! {
+            () = janitor.idempotency.sweep() => {}
+            () = janitor.shutdown.draining() => {}
+        }
+        Ok::<(), Infallible>(())
+    });
+    let (router, _) = api::router().split_for_parts();
+    let router = middleware::apply(api::with_pages(router), &app).with_state(Arc::clone(&app));
+    Ok(Gateway { app, router })
+}
+
+impl Gateway {
+    /// Everything that it serves, to be driven without a socket. Cloning is cheap.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Serves HTTP until the shutdown drains and the requests in work have ended, or until it cuts.
+    ///
+    /// The caller has checked with [`check_listen`](crate::check_listen) that it may listen there.
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<> {
+        let router = self.router.clone();
+        // Answers are small and complete when they are written: waiting for more only delays them.
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+        });
+        async move {
+            let draining = shutdown.clone();
+            let serving =
+                axum::serve(listener, router).with_graceful_shutdown(async move { draining.draining().await });
+            tokio::select! {
+                ended = serving => ended,
+                () = shutdown.cutting() => Ok(()),
+            }
+        }
+    }
+
+    /// Closes the database; call it after the tasks have ended.
+    pub async fn close(self) {
+        self.app.idempotency.close().await;
+    }
+}

@@ -1,0 +1,108 @@
+//! The gateway's options.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use settings::{ByteSize, Database};
+
+/// How long an execute request may wait for the end of its execution, as the orchestrator bounds it.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// What an operator can set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where HTTP clients are served. Anything but loopback is refused while there is no authentication.
+    /// Default 127.0.0.1:8080.
+    pub listen: SocketAddr,
+    /// Where idempotency records are kept.
+    pub database: Database,
+    /// The largest request body; larger ones are answered with 413. Below the largest definition that the orchestrator
+    /// takes, such definitions can only be given over gRPC. Default 5MiB.
+    pub max_body: ByteSize,
+    /// How long one call to another service may take, waits not counted, before the client is answered with 504.
+    /// Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub call_timeout: Duration,
+    /// How long a client may take to send its body before it is answered with 408. Default 30s.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// How long one request may take in all; event streams are not bound by it once they have begun. Must be longer than
+    /// the longest wait (60s) and `call_timeout` together. Default 2m.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// Requests that are worked on at the same time; one more is answered with 503. Default 2048.
+    pub max_requests: usize,
+    /// Event streams that are open at the same time; one more is answered with 503. Default 512.
+    pub max_streams: usize,
+    /// Pause after which an idle event stream gets a comment, so that nothing in between takes it for dead. Default 15s.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Host names, besides those of loopback, under which clients may address the gateway. Too few and a client behind a
+    /// proxy is refused with 403; a name that somebody else controls opens the API to web pages (DNS rebinding).
+    /// Default none.
+    pub allowed_hosts: Vec<String>,
+    /// Origins (`https://example.org`), besides the gateway's own, whose web pages may call. Default none.
+    pub allowed_origins: Vec<String>,
+    /// How long an `Idempotency-Key` is remembered; a retry after that creates anew. Default 24h.
+    #[serde(with = "humantime_serde")]
+    pub idempotency_ttl: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            database: Database::default(),
+            max_body: ByteSize(5 << 20),
+            call_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_mins(2),
+            max_requests: 2048,
+            max_streams: 512,
+            keep_alive: Duration::from_secs(15),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            idempotency_ttl: Duration::from_hours(24),
+        }
+    }
+}
+
+impl settings::Settings for Settings {
+    const SERVICE: &'static str = "gateway";
+
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        if self.request_timeout <= MAX_WAIT + self.call_timeout {
+            let least = humantime_serde::re::humantime::format_duration(MAX_WAIT + self.call_timeout);
+            return Err(("request_timeout", format!("must be longer than {least}, the longest wait and call_timeout")));
+        }
+        if self.max_requests == 0 {
+            return Err(("max_requests", "must be at least 1".to_owned()));
+        }
+        if self.max_streams == 0 {
+            return Err(("max_streams", "must be at least 1".to_owned()));
+        }
+        if self.keep_alive.is_zero() {
+            return Err(("keep_alive", "must be longer than 0s".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use settings::Settings as _;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_together() {
+        assert_eq!(Settings::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_request_may_take_as_long_as_the_longest_wait() {
+        let short = Settings { request_timeout: Duration::from_mins(1), ..Settings::default() };
+        assert_eq!(short.validate().unwrap_err().0, "request_timeout");
+    }
+}

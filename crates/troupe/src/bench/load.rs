@@ -1,0 +1,112 @@
+//! The closed loop: a fixed number of calls out at once, each timed.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+
+/// How much to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// Calls to measure.
+    pub(super) runs: u64,
+    /// Calls out at once.
+    pub(super) concurrency: u32,
+    /// Calls before measuring begins.
+    pub(super) warmup: u64,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub(super) struct Measured {
+    /// Latencies of calls without error, in microseconds.
+    pub(super) latencies: Histogram<u64>,
+    /// Calls that failed or gave the wrong answer.
+    pub(super) errors: u64,
+    /// The first of them, for people.
+    pub(super) first_error: Option<String>,
+    /// From the start of the first call to the end of the last.
+    pub(super) elapsed: Duration,
+}
+
+/// Calls `call` with numbers from 0 on until `count` calls have ended.
+pub(super) async fn drive<F, Fut>(count: u64, concurrency: u32, call: F) -> Measured
+where
+    F: Fn(u64) -> Fut,
+    Fut: Future<Output = Result<(), String>>,
+{
+    let next = Cell::new(0_u64);
+    let begun = Instant::now();
+    let client = || async {
+        let mut own = Measured::nothing();
+        loop {
+            let number = next.get();
+            if number >= count {
+                return own;
+            }
+            next.set(number + 1);
+            let called = Instant::now();
+            own.record(call(number).await, called.elapsed());
+        }
+    };
+    let clients = u64::from(concurrency).min(count);
+    let all = futures::future::join_all((0..clients).map(|_| client())).await;
+    let mut sum = all.into_iter().fold(Measured::nothing(), Measured::plus);
+    sum.elapsed = begun.elapsed();
+    sum
+}
+
+impl Measured {
+    fn nothing() -> Self {
+        // Three digits, and it grows with the longest latency: no call is too slow to be counted.
+        let latencies = Histogram::new(3).expect("3 digits are within the 5 that a histogram can keep");
+        Self { latencies, errors: 0, first_error: None, elapsed: Duration::ZERO }
+    }
+
+    fn record(&mut self, result: Result<(), String>, latency: Duration) {
+        match result {
+            Ok(()) => self.latencies.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1)),
+            Err(error) => {
+                self.errors += 1;
+                self.first_error.get_or_insert(error);
+            }
+        }
+    }
+
+    fn plus(mut self, other: Self) -> Self {
+        // Histograms that grow always have room for each other.
+        if self.latencies.add(&other.latencies).is_err() {
+            self.errors += other.latencies.len();
+        }
+        self.errors += other.errors;
+        self.first_error = self.first_error.or(other.first_error);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_number_is_called_once_and_never_more_at_once_than_allowed() {
+        let (out, most, sum) = (Cell::new(0_u32), Cell::new(0_u32), Cell::new(0_u64));
+        let measured = drive(100, 7, |number| {
+            let (out, most, sum) = (&out, &most, &sum);
+            async move {
+                out.set(out.get() + 1);
+                most.set(most.get().max(out.get()));
+                tokio::task::yield_now().await;
+                out.set(out.get() - 1);
+                sum.set(sum.get() + number);
+                if number == 5 { Err("five".to_owned()) } else { Ok(()) }
+            }
+        })
+        .await;
+        assert_eq!((sum.get(), most.get()), (4950, 7));
+        assert_eq!((measured.latencies.len(), measured.errors), (99, 1));
+        assert_eq!(measured.first_error.as_deref(), Some("five"));
+    }
+}
