@@ -80,7 +80,8 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
             return Ok(Self(T::default()));
         }
         match format? {
-            Some(Format::Json) => Ok(Self(json::parse(&bytes)?)),
+            // `null` says as little as no body at all.
+            Some(Format::Json) => Ok(Self(json::parse::<Option<T>>(&bytes)?.unwrap_or_default())),
             Some(Format::Yaml) | None => Err(unsupported("application/json")),
         }
     }

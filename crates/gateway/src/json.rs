@@ -64,9 +64,13 @@ impl PartialSchema for Object {
 
 impl ToSchema for Object {}
 
-/// Reads a document. Where it is found: a fault is looked for a second time, so that only faulty documents pay for paths.
+/// Reads a document, which is an object. A fault is looked for a second time, so that only faulty documents pay for paths.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    match serde_json::from_slice(bytes) {
+    match serde_json::from_slice::<T>(bytes) {
+        // Serde reads a list as a struct, field by field.
+        Ok(_) if bytes.trim_ascii_start().starts_with(b"[") => {
+            Err(Problem::field("", "wrong_type", "must be an object, not a list"))
+        }
         Ok(value) => Ok(value),
         Err(error) if !error.is_data() => {
             let message = format!("not JSON: {error}");
@@ -102,10 +106,10 @@ fn fault(mut pointer: String, error: &str) -> Problem {
         Some(("invalid", "type")) => "wrong_type",
         Some(_) | None => "invalid_value",
     };
-    let quoted = message.split('`').nth(1).unwrap_or_default();
+    let quoted = message.split('`').nth(1).unwrap_or_default().replace('~', "~0").replace('/', "~1");
     let names_field = matches!(code, "missing_field" | "unknown_field" | "duplicate_field");
     if names_field && !pointer.ends_with(&format!("/{quoted}")) {
-        pointer.extend(["/", &quoted.replace('~', "~0").replace('/', "~1")]);
+        pointer.extend(["/", &quoted]);
     }
     let message: String = message.chars().take(500).collect();
     let detail = format!("the request is invalid: {}: {message}", if pointer.is_empty() { "/" } else { &pointer });

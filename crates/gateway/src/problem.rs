@@ -3,7 +3,7 @@
 //! A handler answers with a [`Problem`]; it travels as a response without body, and one middleware writes the document,
 //! since only there the request's id is known. What axum itself refuses (405 for one) is turned into a problem there too.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use errors::{Code, Error, Violation};
@@ -99,6 +99,17 @@ impl Problem {
         Self { cause: Some(cause.into()), ..problem }
     }
 
+    /// A refusal of what came in the body: the fields that the service names are places in it.
+    pub(crate) fn in_body(mut error: Error) -> Self {
+        for violation in &mut error.violations {
+            let is_pointer = violation.field.is_empty() || violation.field.starts_with('/');
+            if !is_pointer {
+                violation.field = format!("/{}", violation.field.replace('.', "/"));
+            }
+        }
+        error.into()
+    }
+
     /// What axum refused by itself.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
@@ -116,10 +127,6 @@ impl Problem {
     pub(crate) fn with_violations(mut self, violations: Vec<Violation>) -> Self {
         self.faults = violations.into_iter().map(Fault::from).collect();
         self
-    }
-
-    pub(crate) const fn status(&self) -> StatusCode {
-        self.status
     }
 
     /// For the log only.
@@ -198,16 +205,4 @@ impl IntoResponse for Problem {
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// Renames the fields that a service complains about to what the client called them.
-pub(crate) fn rename(error: impl Into<Error>, names: &HashMap<&str, &str>) -> Problem {
-    let mut error = error.into();
-    for violation in &mut error.violations {
-        let name = violation.field.trim_start_matches('/');
-        if let Some(renamed) = names.get(name) {
-            (*renamed).clone_into(&mut violation.field);
-        }
-    }
-    error.into()
 }

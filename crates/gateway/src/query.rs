@@ -31,7 +31,8 @@ fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
         return Err(unreadable());
     }
     let pairs = serde_urlencoded::from_str::<Vec<(String, String)>>(query).map_err(|_| unreadable())?;
-    let again = pairs.iter().enumerate().find(|(place, pair)| pairs[..*place].iter().any(|earlier| earlier.0 == pair.0));
+    let again =
+        pairs.iter().enumerate().find(|(place, pair)| pairs[..*place].iter().any(|earlier| earlier.0 == pair.0));
     if let Some((_, (name, _))) = again {
         return Err(Problem::field(name, "duplicate_field", "must come once"));
     }

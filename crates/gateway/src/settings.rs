@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use settings::{ByteSize, Database};
 
 /// How long an execute request may wait for the end of its execution, as the orchestrator bounds it.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// What an operator can set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

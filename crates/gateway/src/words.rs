@@ -274,7 +274,8 @@ fn seconds_of(text: &str) -> Option<u64> {
 impl PartialSchema for Lifetime {
     fn schema() -> RefOr<Schema> {
         let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1.0)).maximum(Some(31_536_000.0));
-        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^([1-9][0-9]{0,2}[smh]|[1-9][0-9]?d)$"));
+        let text =
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^([1-9][0-9]{0,2}[smh]|[1-9][0-9]?d)$"));
         Schema::OneOf(utoipa::openapi::OneOfBuilder::new().item(seconds).item(text).build()).into()
     }
 }
@@ -313,7 +314,21 @@ mod tests {
         for (text, seconds) in [("30", 30), ("30.0", 30), (r#""5m""#, 300), (r#""7d""#, 604_800)] {
             assert_eq!(serde_json::from_str::<Lifetime>(text).unwrap().0.as_secs(), seconds, "{text}");
         }
-        for text in ["0", "-1", "1.5", "1e300", r#""""#, r#""s""#, r#""+5s""#, r#""5é""#, r#""5""#, r#""05s""#, r#""100d""#, "null", "[]"] {
+        for text in [
+            "0",
+            "-1",
+            "1.5",
+            "1e300",
+            r#""""#,
+            r#""s""#,
+            r#""+5s""#,
+            r#""5é""#,
+            r#""5""#,
+            r#""05s""#,
+            r#""100d""#,
+            "null",
+            "[]",
+        ] {
             assert!(serde_json::from_str::<Lifetime>(text).is_err(), "{text}");
         }
     }

@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn yaml_means_the_same_as_json() {
-        let json = convert(b"name: a\nsteps:\n  - { id: x, timeout: 30s, input: [1, 2.5, null, true, '1'] }\n", 1_000).unwrap();
+        let json = convert(b"name: a\nsteps:\n  - { id: x, timeout: 30s, input: [1, 2.5, null, true, '1'] }\n", 1_000)
+            .unwrap();
         let expected = r#"{"name":"a","steps":[{"id":"x","timeout":"30s","input":[1,2.5,null,true,"1"]}]}"#;
         assert_eq!(json, expected);
     }

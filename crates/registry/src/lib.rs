@@ -1,1 +1,65 @@
-//! Stub.
+#![doc = include_str!("../README.md")]
+
+mod api;
+mod app;
+mod error;
+mod metrics;
+mod settings;
+mod store;
+mod workers;
+
+use std::sync::Arc;
+
+use ::store::Sqlite;
+use contracts::{Link, registry::v1::registry_service_server::RegistryServiceServer};
+use domain::Clock;
+use lifecycle::Tasks;
+use tonic::service::Routes;
+
+use self::{
+    api::Api,
+    app::{Directory, Leases, Registry},
+    store::SqliteStore,
+};
+pub use self::{error::StartError, settings::Settings};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/registry");
+
+/// A running registry.
+#[derive(Clone)]
+pub struct Service {
+    registry: Arc<Registry>,
+    server: RegistryServiceServer<Api>,
+}
+
+/// Opens the database and reads every agent. Nobody is alive before communication has said so.
+pub async fn start(settings: Settings, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Service, StartError> {
+    let sqlite = Sqlite::open(&settings.database, &MIGRATIONS).await?;
+    let leases = Leases { lease: settings.lease, late_after: settings.late_after };
+    let directory = Directory::new(leases, settings.watch_buffer);
+    let store = Box::new(SqliteStore::new(sqlite));
+    let registry = Registry::load(store, clock, directory, settings.max_config.0).await.map_err(StartError::Load)?;
+    let registry = Arc::new(registry);
+    workers::spawn(&registry, tasks);
+    let server = RegistryServiceServer::new(Api::new(Arc::clone(&registry), tasks.shutdown().clone()))
+        .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
+    Ok(Service { registry, server })
+}
+
+impl Service {
+    /// Its gRPC service.
+    pub fn routes(&self) -> Routes {
+        Routes::new(self.server.clone())
+    }
+
+    /// The same, called in process.
+    pub fn link(&self) -> Link {
+        Link::new(self.server.clone())
+    }
+
+    /// Closes the database; after its tasks have ended.
+    pub async fn close(self) {
+        self.registry.close().await;
+    }
+}

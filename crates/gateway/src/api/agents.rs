@@ -8,7 +8,10 @@ use domain::Payload;
 use errors::Error;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{ArrayBuilder, RefOr, Schema},
+};
 
 use super::{
     Done, Page,
@@ -39,10 +42,9 @@ pub(crate) struct NewAgent {
     name: Title,
     /// What it can do.
     #[serde(default)]
-    #[schema(max_items = 256)]
     capabilities: Capabilities,
     /// What the agent itself interprets.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     config: Option<Object>,
 }
@@ -58,10 +60,10 @@ pub(crate) struct AgentChange {
     name: Option<Title>,
     /// All that it can do from now on.
     #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, max_items = 256)]
+    #[schema(nullable = false)]
     capabilities: Option<Capabilities>,
     /// Its whole new configuration.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     config: Option<Object>,
     /// Refuse the change where the agent's revision is another one.
@@ -76,10 +78,17 @@ fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: 
 }
 
 /// A list of capabilities within its bound.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(try_from = "Vec<Name>")]
-#[schema(value_type = Vec<Name>)]
 pub(crate) struct Capabilities(Vec<Name>);
+
+impl PartialSchema for Capabilities {
+    fn schema() -> RefOr<Schema> {
+        ArrayBuilder::new().items(Name::schema()).max_items(Some(MAX_CAPABILITIES)).into()
+    }
+}
+
+impl ToSchema for Capabilities {}
 
 impl TryFrom<Vec<Name>> for Capabilities {
     type Error = String;
@@ -101,6 +110,7 @@ impl Capabilities {
 
 /// A registered agent.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "`agent_type` is the API's word")]
 pub(crate) struct Agent {
     /// `agt_…`
     id: String,
@@ -192,6 +202,7 @@ pub(crate) async fn create_agent(
 ) -> Result<Reply, Problem> {
     let Body { value, bytes } = body;
     let fresh = domain::AgentId::generate(&*app.clock);
+    let (app, context) = (&app, &context);
     let create = |id: domain::AgentId| async move {
         let request = wire_api::RegisterAgentRequest {
             namespace: context.namespace.clone(),
@@ -206,7 +217,6 @@ pub(crate) async fn create_agent(
         let agent = Agent::from_wire(answer.map_err(Problem::in_body)?.agent)?;
         Ok(Reply::new(StatusCode::CREATED, &agent)?.at(format!("/api/v1/agents/{}", agent.id)))
     };
-    let (app, context) = (&app, &context);
     app.idempotency.once(context, &bytes, fresh, create).await
 }
 
@@ -223,7 +233,7 @@ pub(crate) async fn list_agents(
         namespace: context.namespace.clone(),
         agent_type: filter.agent_type.map(|name| name.0).unwrap_or_default(),
         capability: filter.capability.map(|name| name.0).unwrap_or_default(),
-        status: filter.status.map_or(0, AgentStatus::to_wire),
+        status: filter.status.map_or(0, i32::from),
         page_size: filter.limit.map_or(0, |limit| limit.0),
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),
         name: filter.name.map(|name| name.0).unwrap_or_default(),

@@ -108,7 +108,7 @@ pub(crate) async fn list_dead_letters(
 ) -> Result<Reply, Problem> {
     let request = wire_api::ListDeadLettersRequest {
         namespace: context.namespace.clone(),
-        kind: filter.kind.map_or(0, DeadLetterKind::to_wire),
+        kind: filter.kind.map_or(0, i32::from),
         reason: filter.reason.map(|reason| reason.0).unwrap_or_default(),
         include_replayed: filter.include_replayed,
         page_size: filter.limit.map_or(0, |limit| limit.0),

@@ -213,7 +213,7 @@ pub(crate) async fn list_messages(
     let request = wire_api::ListMessagesRequest {
         namespace: context.namespace.clone(),
         agent_id: filter.agent_id.map(|id| id.to_string()).unwrap_or_default(),
-        status: filter.status.map_or(0, MessageStatus::to_wire),
+        status: filter.status.map_or(0, i32::from),
         correlation_id: filter.correlation_id.map(|id| id.0).unwrap_or_default(),
         page_size: filter.limit.map_or(0, |limit| limit.0),
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),

@@ -8,6 +8,7 @@ mod dead_letters;
 mod events;
 mod executions;
 mod health;
+mod liveness;
 mod messages;
 mod pages;
 mod signals;
@@ -17,7 +18,6 @@ mod workflows;
 
 use std::sync::Arc;
 
-use axum::Router;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -43,6 +43,7 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(executions::explain_execution))
         .routes(routes!(executions::verify_execution))
         .routes(routes!(events::list_events))
+        .routes(routes!(liveness::check_liveness))
         .routes(routes!(control::cancel_execution))
         .routes(routes!(control::pause_execution))
         .routes(routes!(control::resume_execution))

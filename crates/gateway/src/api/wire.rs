@@ -1,10 +1,6 @@
 //! Conversions between the contracts and the API's words.
 
-use contracts::{
-    communication::v1 as communication,
-    orchestrator::v1 as orchestrator,
-    registry::v1 as registry,
-};
+use contracts::{communication::v1 as communication, orchestrator::v1 as orchestrator, registry::v1 as registry};
 use domain::{Payload, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -28,11 +24,12 @@ macro_rules! states {
                     Ok(<$wire>::Unspecified) | Err(_) => Err(app::lacking(concat!("a ", stringify!($name)))),
                 }
             }
+        }
 
-            /// As the contract's number.
-            pub(crate) fn to_wire(self) -> i32 {
-                match self {
-                    $(Self::$variant => <$wire>::$variant.into(),)*
+        impl From<$name> for i32 {
+            fn from(state: $name) -> Self {
+                match state {
+                    $($name::$variant => <$wire>::$variant.into(),)*
                 }
             }
         }

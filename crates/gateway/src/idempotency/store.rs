@@ -92,7 +92,10 @@ impl Store {
             .map_err(store::error)?;
         // The janitor took it in this very moment: the client's next try reserves.
         let Some(row) = row else {
-            return Err(Error::unavailable("idempotency_record_expired", "the Idempotency-Key has just expired; try again"));
+            return Err(Error::unavailable(
+                "idempotency_record_expired",
+                "the Idempotency-Key has just expired; try again",
+            ));
         };
         let read = || -> Result<Outcome, sqlx::Error> {
             let (route, body_hash): (&str, &[u8]) = (row.try_get("route")?, row.try_get("body_hash")?);

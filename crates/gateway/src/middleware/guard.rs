@@ -38,7 +38,8 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         if !own && !app.settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
             return Err(refused("pages of this Origin may not call the gateway (setting allowed_origins)"));
         }
-    } else if !request.method().is_safe() && text(header::HeaderName::from_static("sec-fetch-site"))? == Some("cross-site")
+    } else if !request.method().is_safe()
+        && text(header::HeaderName::from_static("sec-fetch-site"))? == Some("cross-site")
     {
         return Err(refused("pages of another site may not call the gateway"));
     }

@@ -171,8 +171,13 @@ pub(super) fn failure_sentence(failure: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
+    use crate::{cli::Global, client::Client, output::Output};
 
     fn told(kind: &str, data: &Value) -> Option<String> {
         let event = Event::from_document(json!({ "sequence": 1, "type": kind, "data": data })).unwrap();
@@ -193,5 +198,50 @@ mod tests {
             json!({ "step": "a", "index": 3, "failure": { "code": "timeout", "message": "no result within 1s" } });
         assert_eq!(told("step_failed", &failure).unwrap(), "✘ a[3]: no result within 1s (timeout)");
         assert_eq!(told("invented_later", &json!({})), None);
+    }
+
+    /// Answers one request after another, each on a connection of its own; gives back their heads.
+    async fn serve(listener: TcpListener, answers: &[String]) -> Vec<String> {
+        let mut heads = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            heads.push(String::from_utf8(head).unwrap().to_lowercase());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+        heads
+    }
+
+    fn stream_of(sequence: u64, kind: &str) -> String {
+        let event = json!({ "sequence": sequence, "type": kind, "data": {} });
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\nid: {sequence}\ndata: {event}\n\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn following_goes_on_where_the_stream_was_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let global = Global { url, namespace: "team".to_owned(), json: false };
+        let output = Output::new(false);
+        let client = Client::new(&global).unwrap();
+        let context = Context { client, namespace: global.namespace, output: &output };
+        let running = "{\"status\": \"running\"}";
+        let running =
+            format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{running}", running.len());
+        let answers = [stream_of(1, "accepted"), running, stream_of(2, "completed")];
+
+        let mut seen = Vec::new();
+        let followed = watch("exe_1", &context, |event| seen.push(event.sequence));
+        let (followed, heads) = tokio::join!(followed, serve(listener, &answers));
+        followed.unwrap();
+        assert_eq!(seen, [1, 2]);
+        assert!(heads[0].contains("last-event-id: 0") && heads[0].contains("x-namespace: team"), "{heads:?}");
+        assert!(heads[2].contains("last-event-id: 1"), "{heads:?}");
     }
 }

@@ -23,7 +23,10 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Outcome {
     let payload = args.payload.as_deref().map(input::json).transpose()?.unwrap_or(Value::Null);
-    let body = json!({ "payload": payload, "sender": args.sender });
+    let mut body = json!({ "payload": payload });
+    if !args.sender.is_empty() {
+        body["sender"] = args.sender.into();
+    }
     let answer = context.client.post(&["executions", &args.execution, "signals", &args.name], &body).await?;
     if context.output.is_json() {
         context.output.document(&answer)?;

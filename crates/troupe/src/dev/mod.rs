@@ -23,7 +23,6 @@ use self::{
     services::{Services, Settings},
 };
 use crate::{commands::Outcome, output::Output};
-use services::gateway; // INTERIM
 
 /// How long what runs may take to finish.
 const EDGE_GRACE: Duration = Duration::from_secs(10);

@@ -1,54 +1,146 @@
-//! INTERIM.
+//! The five services, wired to each other in process.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use domain::{Clock, SystemClock};
+use lifecycle::OnExit;
+use serde::Serialize;
+use settings::Settings as _;
+use telemetry::Telemetry;
+use tokio::net::TcpListener;
+use tonic_health::server::HealthReporter;
+
 use super::{
     Stages,
     data_dir::DataDir,
     grpc::{self, Grpc},
 };
-use lifecycle::OnExit;
-use serde::Serialize;
-use telemetry::Telemetry;
-use tokio::net::TcpListener;
-use tonic_health::server::HealthReporter;
-pub(super) mod gateway {
-    use std::net::SocketAddr;
-    pub(crate) fn check_listen(_a: SocketAddr) -> Result<(), std::io::Error> {
-        Ok(())
-    }
-    #[derive(Debug, serde::Serialize)]
-    pub(crate) struct Settings {
-        pub listen: SocketAddr,
-    }
-}
+
+/// How long the databases may take to close.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// The settings of all services; in a file each has its own table.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) struct Settings {
+    pub(super) registry: registry::Settings,
+    pub(super) communication: communication::Settings,
+    pub(super) orchestrator: orchestrator::Settings,
+    pub(super) agent_runner: agent_runner::Settings,
     pub(super) gateway: gateway::Settings,
 }
+
 impl Settings {
-    pub(super) fn load(_f: Option<&std::path::Path>) -> Result<Self, settings::Error> {
-        Ok(Self { gateway: gateway::Settings { listen: ([127, 0, 0, 1], 8080).into() } })
+    /// Reads them: defaults, then the file, then the environment.
+    pub(super) fn load(file: Option<&Path>) -> Result<Self, settings::Error> {
+        Ok(Self {
+            registry: registry::Settings::load(file)?,
+            communication: communication::Settings::load(file)?,
+            orchestrator: orchestrator::Settings::load(file)?,
+            agent_runner: agent_runner::Settings::load(file)?,
+            gateway: gateway::Settings::load(file)?,
+        })
     }
-    pub(super) fn place(&mut self, d: &DataDir) {
-        let _ = d.database("x");
+
+    /// Puts the databases that have no place of their own into the data directory.
+    pub(super) fn place(&mut self, data: &DataDir) {
+        let databases = [
+            ("registry", &mut self.registry.database),
+            ("communication", &mut self.communication.database),
+            ("orchestrator", &mut self.orchestrator.database),
+            ("gateway", &mut self.gateway.database),
+        ];
+        for (service, database) in databases {
+            if database.path.as_os_str().is_empty() {
+                database.path = data.database(service);
+            }
+        }
     }
 }
+
+/// The running services.
 pub(super) struct Services {
+    registry: registry::Service,
+    communication: communication::Service,
+    orchestrator: orchestrator::Service,
+    agent_runner: agent_runner::Service,
+    gateway: gateway::Gateway,
     health: HealthReporter,
 }
+
 impl Services {
+    /// Starts the services in the order in which they need each other, then serves both ports.
     pub(super) async fn start(
-        _s: &Settings,
+        settings: &Settings,
         stages: &Stages,
-        _t: Telemetry,
-        _http: TcpListener,
+        telemetry: Telemetry,
+        http: TcpListener,
         grpc: TcpListener,
     ) -> anyhow::Result<Self> {
-        let health = HealthReporter::new();
-        let g = Grpc::new([], &health)?;
-        stages.edge.spawn("grpc", OnExit::StopService, g.serve(grpc, stages.edge.shutdown().clone()));
-        Ok(Self { health })
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let Stages { edge, core, .. } = stages;
+        let registry = registry::start(settings.registry.clone(), Arc::clone(&clock), core)
+            .await
+            .context("cannot start the registry")?;
+        // It needs no link to the orchestrator: results go back on the stream on which the orchestrator sends its tasks.
+        let peers = communication::Peers { registry: registry.link() };
+        let communication = communication::start(settings.communication.clone(), peers, Arc::clone(&clock), edge)
+            .await
+            .context("cannot start communication")?;
+        let peers = orchestrator::Peers { registry: registry.link(), communication: communication.link() };
+        let orchestrator = orchestrator::start(settings.orchestrator.clone(), peers, Arc::clone(&clock), core)
+            .await
+            .context("cannot start the orchestrator")?;
+        let peers = agent_runner::Peers { communication: communication.link(), registry: registry.link() };
+        let agent_runner = agent_runner::start(settings.agent_runner.clone(), peers, Arc::clone(&clock), edge)
+            .await
+            .context("cannot start the agent-runner")?;
+        let peers = gateway::Peers {
+            registry: registry.link(),
+            communication: communication.link(),
+            orchestrator: orchestrator.link(),
+            telemetry: Some(telemetry),
+        };
+        let gateway =
+            gateway::start(settings.gateway.clone(), peers, clock, edge).await.context("cannot start the gateway")?;
+        let services =
+            Self { registry, communication, orchestrator, agent_runner, gateway, health: HealthReporter::new() };
+        services.listen(stages, http, grpc)?;
+        Ok(services)
     }
+
+    fn listen(&self, stages: &Stages, http: TcpListener, grpc: TcpListener) -> anyhow::Result<()> {
+        let shutdown = stages.edge.shutdown();
+        let routes = [
+            self.registry.routes(),
+            self.communication.routes(),
+            self.orchestrator.routes(),
+            self.agent_runner.routes(),
+        ];
+        let server = Grpc::new(routes, &self.health).context("the contracts cannot be described")?;
+        stages.edge.spawn("grpc", OnExit::StopService, server.serve(grpc, shutdown.clone()));
+        stages.edge.spawn("http", OnExit::StopService, self.gateway.serve(http, shutdown.clone()));
+        Ok(())
+    }
+
+    /// Tells those who ask that no new work is taken.
     pub(super) async fn not_serving(&self) {
         grpc::not_serving(&self.health).await;
     }
-    pub(super) async fn close(self) {}
+
+    /// Closes the databases, after all tasks have ended.
+    pub(super) async fn close(self) {
+        let closed = async {
+            self.gateway.close().await;
+            self.agent_runner.close().await;
+            self.orchestrator.close().await;
+            self.communication.close().await;
+            self.registry.close().await;
+        };
+        // What was committed is on disk already; a database that does not close in time loses nothing.
+        if tokio::time::timeout(CLOSE, closed).await.is_err() {
+            tracing::warn!("the databases did not close in time");
+        }
+    }
 }

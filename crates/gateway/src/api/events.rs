@@ -1,0 +1,180 @@
+//! An execution's log: page by page, or live as server-sent events.
+
+use std::{convert::Infallible, fmt::Write as _, sync::Arc};
+
+use axum::{
+    extract::State,
+    response::{
+        IntoResponse as _, Response,
+        sse::{self, KeepAlive, Sse},
+    },
+};
+use contracts::orchestrator::v1 as wire_api;
+use domain::Payload;
+use futures::{Stream, StreamExt as _, stream};
+use http::{HeaderMap, header};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Page, wire};
+use crate::{
+    app::{self, App},
+    context::{self, Context, Ids},
+    extract::Path,
+    problem::Problem,
+    query::Query,
+    reply::Reply,
+    words::{ExecutionId, Limit, Moment, Position},
+};
+
+/// Where a client that lost its stream goes on.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// One entry of an execution's log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Event {
+    /// From 1, without gaps.
+    sequence: u64,
+    /// What happened, `step_completed` for one.
+    #[serde(rename = "type")]
+    kind: String,
+    /// When.
+    at: Moment,
+    /// Depends on the type.
+    #[schema(value_type = Object)]
+    data: Payload,
+    /// Chains this event to all before it; in hex.
+    hash: String,
+}
+
+impl Event {
+    fn from_wire(event: wire_api::Event) -> Result<Self, Problem> {
+        let hash = event.hash.iter().fold(String::with_capacity(event.hash.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        Ok(Self {
+            sequence: event.sequence,
+            kind: event.r#type,
+            at: wire::required_moment(event.at)?,
+            data: wire::payload(&event.data)?.unwrap_or_else(Payload::empty_object),
+            hash,
+        })
+    }
+}
+
+/// Which part of the log.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Part {
+    /// At most this many events; does not bound a stream.
+    #[param(inline, required = false, nullable = false)]
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before: the sequence number after which to go on.
+    #[param(inline, required = false, nullable = false)]
+    cursor: Option<Position>,
+}
+
+/// Read an execution's log, or follow it live.
+///
+/// With `Accept: text/event-stream` every event is sent as it happens, its sequence number as its id, and the stream ends
+/// after the last event of an execution that has ended.
+#[utoipa::path(get, path = "/api/v1/executions/{id}/events", tag = "executions",
+    params(
+        ("id" = inline(ExecutionId), Path, description = "the execution"),
+        Part,
+        ("Last-Event-ID" = inline(Option<Position>), Header, nullable = false,
+            description = "for a stream: go on after this event"),
+    ),
+    responses((status = 200, description = "oldest first",
+        content((Page<Event> = "application/json"), (String = "text/event-stream")))))]
+pub(crate) async fn list_events(
+    State(app): State<Arc<App>>,
+    context: Context,
+    axum::Extension(ids): axum::Extension<Ids>,
+    Path(id): Path<ExecutionId>,
+    Query(part): Query<Part>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let last_event = match context::header(&headers, LAST_EVENT_ID)? {
+        Some(text) => Some(context::word::<Position>("Last-Event-ID", text)?.0),
+        None => None,
+    };
+    let after = part.cursor.map_or(0, |cursor| cursor.0);
+    if wants_stream(&headers) {
+        return follow(&app, &context, &ids, &id, last_event.unwrap_or(after)).await;
+    }
+    let request = wire_api::ListEventsRequest {
+        namespace: context.namespace.clone(),
+        execution_id: id.to_string(),
+        after_sequence: after,
+        page_size: part.limit.map_or(store::PageSize::DEFAULT, |limit| limit.0),
+    };
+    let page = app.call(app.executions().list_events(context.request(request))).await?;
+    let events = page.events.into_iter().map(Event::from_wire).collect::<Result<Vec<_>, _>>()?;
+    let last = events.last().filter(|_| page.has_more).map(|event| event.sequence.to_string());
+    Ok(Reply::ok(&Page::new(events, last.unwrap_or_default()))?.into_response())
+}
+
+fn wants_stream(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with("text/event-stream"))
+}
+
+async fn follow(
+    app: &Arc<App>,
+    context: &Context,
+    ids: &Ids,
+    id: &ExecutionId,
+    after: u64,
+) -> Result<Response, Problem> {
+    let permit = Arc::clone(&app.streams).try_acquire_owned();
+    let permit = permit.map_err(|_| Problem::overloaded("too many event streams at once (setting max_streams)"))?;
+    let request = wire_api::WatchEventsRequest {
+        namespace: context.namespace.clone(),
+        execution_id: id.to_string(),
+        after_sequence: after,
+    };
+    let events = app.call(app.executions().watch_events(context.request(request))).await?;
+    let keep_alive = KeepAlive::new().interval(app.settings.keep_alive).text("keep-alive");
+    let stream = sent(events, Arc::clone(&ids.request), permit);
+    // At a drain the stream ends in good order; the client comes back with `Last-Event-ID`, to another process or later.
+    let shutdown = app.shutdown.clone();
+    let stream = stream.take_until(Box::pin(async move { shutdown.draining().await }));
+    let mut response = Sse::new(stream).keep_alive(keep_alive).into_response();
+    // Proxies that gather an answer before they pass it on would hold events back.
+    response.headers_mut().insert("x-accel-buffering", http::HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// Each event as it is sent; a failure in the middle is sent as an event `problem`, and is the last.
+fn sent(
+    events: tonic::Streaming<wire_api::WatchEventsResponse>,
+    request_id: Arc<str>,
+    permit: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+    stream::unfold(Some((events, request_id, permit)), |state| async move {
+        let (mut events, request_id, permit) = state?;
+        let encoded = match events.next().await? {
+            Ok(answer) => encode(answer),
+            Err(status) => Err(status.into()),
+        };
+        match encoded {
+            Ok(event) => Some((Ok(event), Some((events, request_id, permit)))),
+            Err(problem) => {
+                tracing::warn!(request = &*request_id, error = problem.cause(), "an event stream broke off");
+                let document = serde_json::to_string(&problem.document(&request_id)).unwrap_or_default();
+                Some((Ok(sse::Event::default().event("problem").data(document)), None))
+            }
+        }
+    })
+}
+
+fn encode(answer: wire_api::WatchEventsResponse) -> Result<sse::Event, Problem> {
+    let event = Event::from_wire(answer.event.ok_or_else(|| app::lacking("an event"))?)?;
+    let data = serde_json::to_string(&event).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(sse::Event::default().id(event.sequence.to_string()).event(event.kind).data(data))
+}

@@ -1,0 +1,498 @@
+//! The services behind, as small fakes that remember what they were asked and answer as their contracts say.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use contracts::{
+    Link,
+    communication::v1 as communication,
+    communication::v1::{
+        dead_letter_service_server::{DeadLetterService, DeadLetterServiceServer},
+        message_service_server::{MessageService, MessageServiceServer},
+    },
+    orchestrator::v1 as orchestrator,
+    orchestrator::v1::{
+        execution_service_server::{ExecutionService, ExecutionServiceServer},
+        workflow_service_server::{WorkflowService, WorkflowServiceServer},
+    },
+    registry::v1 as registry,
+    registry::v1::registry_service_server::{RegistryService, RegistryServiceServer},
+};
+use errors::{Error, Violation};
+use futures::Stream;
+use tonic::{Request, Response, Status, async_trait, service::Routes};
+
+/// What the fakes hold.
+#[derive(Default)]
+pub(crate) struct State {
+    /// Names of the calls, in order.
+    pub(crate) calls: Vec<&'static str>,
+    /// What the next calls are refused with, before anything is done.
+    pub(crate) failures: Vec<Status>,
+    /// What the next calls answer with after the work is done: the answer is lost on its way.
+    pub(crate) lost_answers: usize,
+    /// By id.
+    pub(crate) agents: BTreeMap<String, registry::Agent>,
+    /// By id, the definitions.
+    pub(crate) workflows: BTreeMap<String, orchestrator::Workflow>,
+    /// By id.
+    pub(crate) executions: BTreeMap<String, orchestrator::Execution>,
+    /// By id.
+    pub(crate) messages: BTreeMap<String, communication::Message>,
+    /// The metadata of the last call.
+    pub(crate) metadata: tonic::metadata::MetadataMap,
+}
+
+/// All fakes, over one state.
+#[derive(Clone, Default)]
+pub(crate) struct Backend(Arc<Mutex<State>>);
+
+impl Backend {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        let routes = Routes::new(RegistryServiceServer::new(self.clone()))
+            .add_service(WorkflowServiceServer::new(self.clone()))
+            .add_service(ExecutionServiceServer::new(self.clone()))
+            .add_service(MessageServiceServer::new(self.clone()))
+            .add_service(DeadLetterServiceServer::new(self.clone()));
+        Link::new(routes)
+    }
+
+    /// Notes the call, or refuses it.
+    fn called<T>(&self, name: &'static str, request: Request<T>) -> Result<T, Status> {
+        let mut state = self.state();
+        state.calls.push(name);
+        state.metadata = request.metadata().clone();
+        match state.failures.pop() {
+            Some(failure) => Err(failure),
+            None => Ok(request.into_inner()),
+        }
+    }
+
+    fn answered<T>(&self, answer: T) -> Result<Response<T>, Status> {
+        let mut state = self.state();
+        if state.lost_answers > 0 {
+            state.lost_answers -= 1;
+            return Err(Status::unavailable("the connection broke"));
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
+pub(crate) fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds, nanos: 0 })
+}
+
+fn not_found(reason: &'static str) -> Status {
+    Error::not_found(reason, "there is none").into()
+}
+
+fn page<T: Clone>(items: &BTreeMap<String, T>, token: &str, size: u32) -> Result<(Vec<T>, String), Status> {
+    let size = if size == 0 { 50 } else { size as usize };
+    if !token.is_empty() && !items.contains_key(token) {
+        return Err(Error::invalid_field("page_token", "page_token_invalid", "not a token of this list").into());
+    }
+    let rest: Vec<_> = items.iter().filter(|(id, _)| id.as_str() > token).take(size + 1).collect();
+    let next = if rest.len() > size { rest[size - 1].0.clone() } else { String::new() };
+    Ok((rest.into_iter().take(size).map(|(_, item)| item.clone()).collect(), next))
+}
+
+#[async_trait]
+impl RegistryService for Backend {
+    type WatchAgentsStream = Pin<Box<dyn Stream<Item = Result<registry::WatchAgentsResponse, Status>> + Send>>;
+
+    async fn register_agent(
+        &self,
+        request: Request<registry::RegisterAgentRequest>,
+    ) -> Result<Response<registry::RegisterAgentResponse>, Status> {
+        let request = self.called("register_agent", request)?;
+        let mut created = false;
+        let agent = {
+            let mut state = self.state();
+            let taken = state.agents.values().any(|agent| agent.name == request.name && agent.id != request.agent_id);
+            if taken {
+                return Err(Error::new(errors::Code::Exists, "agent_name_taken", "the name is taken").into());
+            }
+            let agent = state.agents.entry(request.agent_id.clone()).or_insert_with(|| {
+                created = true;
+                registry::Agent {
+                    id: request.agent_id,
+                    namespace: request.namespace,
+                    agent_type: request.agent_type,
+                    name: request.name,
+                    capabilities: request.capabilities,
+                    config: request.config,
+                    status: registry::AgentStatus::Offline.into(),
+                    created_at: at(1),
+                    updated_at: at(1),
+                    revision: 1,
+                    ..registry::Agent::default()
+                }
+            });
+            agent.clone()
+        };
+        self.answered(registry::RegisterAgentResponse { agent: Some(agent), created })
+    }
+
+    async fn update_agent(
+        &self,
+        request: Request<registry::UpdateAgentRequest>,
+    ) -> Result<Response<registry::UpdateAgentResponse>, Status> {
+        let request = self.called("update_agent", request)?;
+        let mut state = self.state();
+        let agent = state.agents.get_mut(&request.agent_id).ok_or_else(|| not_found("agent_not_found"))?;
+        if let Some(name) = request.name {
+            agent.name = name;
+        }
+        if let Some(capabilities) = request.capabilities {
+            agent.capabilities = capabilities.values;
+        }
+        Ok(Response::new(registry::UpdateAgentResponse { agent: Some(agent.clone()) }))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<registry::GetAgentRequest>,
+    ) -> Result<Response<registry::GetAgentResponse>, Status> {
+        let request = self.called("get_agent", request)?;
+        let agent = self.state().agents.get(&request.agent_id).cloned();
+        let agent = agent.filter(|agent| agent.namespace == request.namespace);
+        let agent = agent.ok_or_else(|| not_found("agent_not_found"))?;
+        Ok(Response::new(registry::GetAgentResponse { agent: Some(agent) }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<registry::ListAgentsRequest>,
+    ) -> Result<Response<registry::ListAgentsResponse>, Status> {
+        let request = self.called("list_agents", request)?;
+        let (agents, next_page_token) = page(&self.state().agents, &request.page_token, request.page_size)?;
+        Ok(Response::new(registry::ListAgentsResponse { agents, next_page_token }))
+    }
+
+    async fn delete_agent(
+        &self,
+        request: Request<registry::DeleteAgentRequest>,
+    ) -> Result<Response<registry::DeleteAgentResponse>, Status> {
+        let request = self.called("delete_agent", request)?;
+        let deleted = self.state().agents.remove(&request.agent_id).is_some();
+        Ok(Response::new(registry::DeleteAgentResponse { deleted }))
+    }
+
+    async fn select_agents(
+        &self,
+        _: Request<registry::SelectAgentsRequest>,
+    ) -> Result<Response<registry::SelectAgentsResponse>, Status> {
+        Err(Status::unimplemented("not for the gateway"))
+    }
+
+    async fn heartbeat(
+        &self,
+        _: Request<registry::HeartbeatRequest>,
+    ) -> Result<Response<registry::HeartbeatResponse>, Status> {
+        Err(Status::unimplemented("not for the gateway"))
+    }
+
+    async fn watch_agents(
+        &self,
+        _: Request<registry::WatchAgentsRequest>,
+    ) -> Result<Response<Self::WatchAgentsStream>, Status> {
+        Err(Status::unimplemented("not for the gateway"))
+    }
+}
+
+#[async_trait]
+impl WorkflowService for Backend {
+    async fn create_workflow(
+        &self,
+        request: Request<orchestrator::CreateWorkflowRequest>,
+    ) -> Result<Response<orchestrator::CreateWorkflowResponse>, Status> {
+        let request = self.called("create_workflow", request)?;
+        let definition: serde_json::Value = serde_json::from_slice(&request.definition).unwrap();
+        let Some(name) = definition["name"].as_str() else {
+            let fault = Violation::new("/name", "wrong_type", "must be a text");
+            return Err(Error::invalid("definition_invalid", "1 fault", vec![fault]).into());
+        };
+        let workflow = orchestrator::Workflow {
+            id: request.workflow_id.clone(),
+            namespace: request.namespace,
+            name: name.to_owned(),
+            version: 1,
+            status: orchestrator::WorkflowStatus::Active.into(),
+            definition: request.definition,
+            created_at: at(1),
+            updated_at: at(1),
+            step_count: 1,
+            ..orchestrator::Workflow::default()
+        };
+        let workflow = self.state().workflows.entry(request.workflow_id).or_insert(workflow).clone();
+        self.answered(orchestrator::CreateWorkflowResponse { workflow: Some(workflow) })
+    }
+
+    async fn update_workflow(
+        &self,
+        request: Request<orchestrator::UpdateWorkflowRequest>,
+    ) -> Result<Response<orchestrator::UpdateWorkflowResponse>, Status> {
+        let request = self.called("update_workflow", request)?;
+        let mut state = self.state();
+        let workflow = state.workflows.get_mut(&request.workflow_id).ok_or_else(|| not_found("workflow_not_found"))?;
+        workflow.version += 1;
+        workflow.definition = request.definition;
+        Ok(Response::new(orchestrator::UpdateWorkflowResponse { workflow: Some(workflow.clone()) }))
+    }
+
+    async fn get_workflow(
+        &self,
+        request: Request<orchestrator::GetWorkflowRequest>,
+    ) -> Result<Response<orchestrator::GetWorkflowResponse>, Status> {
+        let request = self.called("get_workflow", request)?;
+        let Some(orchestrator::get_workflow_request::Workflow::WorkflowId(id)) = request.workflow else {
+            return Err(Status::invalid_argument("by id"));
+        };
+        let workflow = self.state().workflows.get(&id).cloned().ok_or_else(|| not_found("workflow_not_found"))?;
+        Ok(Response::new(orchestrator::GetWorkflowResponse { workflow: Some(workflow) }))
+    }
+
+    async fn list_workflows(
+        &self,
+        request: Request<orchestrator::ListWorkflowsRequest>,
+    ) -> Result<Response<orchestrator::ListWorkflowsResponse>, Status> {
+        let request = self.called("list_workflows", request)?;
+        let (workflows, next_page_token) = page(&self.state().workflows, &request.page_token, request.page_size)?;
+        let named = |workflow: &orchestrator::Workflow| request.name.is_empty() || workflow.name == request.name;
+        let workflows = workflows.into_iter().filter(named).collect();
+        Ok(Response::new(orchestrator::ListWorkflowsResponse { workflows, next_page_token }))
+    }
+
+    async fn archive_workflow(
+        &self,
+        request: Request<orchestrator::ArchiveWorkflowRequest>,
+    ) -> Result<Response<orchestrator::ArchiveWorkflowResponse>, Status> {
+        let request = self.called("archive_workflow", request)?;
+        let mut state = self.state();
+        let workflow = state.workflows.get_mut(&request.workflow_id).ok_or_else(|| not_found("workflow_not_found"))?;
+        let archived = workflow.status == i32::from(orchestrator::WorkflowStatus::Active);
+        workflow.status = orchestrator::WorkflowStatus::Archived.into();
+        Ok(Response::new(orchestrator::ArchiveWorkflowResponse { archived }))
+    }
+}
+
+impl Backend {
+    fn execution(&self, id: &str) -> Result<orchestrator::Execution, Status> {
+        self.state().executions.get(id).cloned().ok_or_else(|| not_found("execution_not_found"))
+    }
+
+    fn event(sequence: u64) -> orchestrator::Event {
+        orchestrator::Event {
+            sequence,
+            r#type: "step_completed".to_owned(),
+            at: at(1),
+            data: r#"{"step": "a"}"#.into(),
+            hash: vec![0xab; 2].into(),
+        }
+    }
+}
+
+/// Events that every execution of the fake has.
+pub(crate) const EVENTS: u64 = 5;
+
+macro_rules! change {
+    ($($method:ident($request:ident) -> $response:ident;)*) => {
+        #[async_trait]
+        impl ExecutionService for Backend {
+            type WatchEventsStream =
+                Pin<Box<dyn Stream<Item = Result<orchestrator::WatchEventsResponse, Status>> + Send>>;
+
+            $(async fn $method(
+                &self,
+                request: Request<orchestrator::$request>,
+            ) -> Result<Response<orchestrator::$response>, Status> {
+                let request = self.called(stringify!($method), request)?;
+                let execution = Some(self.execution(&request.execution_id)?);
+                Ok(Response::new(orchestrator::$response { execution }))
+            })*
+
+            async fn start_execution(
+                &self,
+                request: Request<orchestrator::StartExecutionRequest>,
+            ) -> Result<Response<orchestrator::StartExecutionResponse>, Status> {
+                let request = self.called("start_execution", request)?;
+                let Some(orchestrator::start_execution_request::Workflow::WorkflowId(workflow_id)) = request.workflow else {
+                    return Err(Status::invalid_argument("by id"));
+                };
+                if !self.state().workflows.contains_key(&workflow_id) {
+                    return Err(not_found("workflow_not_found"));
+                }
+                if request.input == "7" {
+                    let fault = Violation::new("", "type", "must be an object");
+                    return Err(Error::invalid("input_invalid", "1 fault", vec![fault]).into());
+                }
+                let waited = request.wait.is_some_and(|wait| wait.seconds > 0 || wait.nanos > 0);
+                let status = if waited {
+                    orchestrator::ExecutionStatus::Completed
+                } else {
+                    orchestrator::ExecutionStatus::Running
+                };
+                let execution = orchestrator::Execution {
+                    id: request.execution_id.clone(),
+                    workflow_id,
+                    status: status.into(),
+                    output: if waited { request.input.clone() } else { Default::default() },
+                    input: request.input,
+                    created_at: at(1),
+                    ..orchestrator::Execution::default()
+                };
+                let execution = self.state().executions.entry(request.execution_id).or_insert(execution).clone();
+                self.answered(orchestrator::StartExecutionResponse { execution: Some(execution) })
+            }
+
+            async fn list_executions(
+                &self,
+                request: Request<orchestrator::ListExecutionsRequest>,
+            ) -> Result<Response<orchestrator::ListExecutionsResponse>, Status> {
+                let request = self.called("list_executions", request)?;
+                let state = self.state();
+                let (executions, next_page_token) = page(&state.executions, &request.page_token, request.page_size)?;
+                Ok(Response::new(orchestrator::ListExecutionsResponse { executions, next_page_token }))
+            }
+
+            async fn list_events(
+                &self,
+                request: Request<orchestrator::ListEventsRequest>,
+            ) -> Result<Response<orchestrator::ListEventsResponse>, Status> {
+                let request = self.called("list_events", request)?;
+                self.execution(&request.execution_id)?;
+                let last = EVENTS.min(request.after_sequence + u64::from(request.page_size));
+                let events = (request.after_sequence + 1..=last).map(Self::event).collect();
+                Ok(Response::new(orchestrator::ListEventsResponse { events, has_more: last < EVENTS }))
+            }
+
+            async fn watch_events(
+                &self,
+                request: Request<orchestrator::WatchEventsRequest>,
+            ) -> Result<Response<Self::WatchEventsStream>, Status> {
+                let request = self.called("watch_events", request)?;
+                self.execution(&request.execution_id)?;
+                let events = (request.after_sequence + 1..=EVENTS)
+                    .map(|sequence| Ok(orchestrator::WatchEventsResponse { event: Some(Self::event(sequence)) }));
+                Ok(Response::new(Box::pin(futures::stream::iter(events.collect::<Vec<_>>()))))
+            }
+
+            async fn explain_execution(
+                &self,
+                request: Request<orchestrator::ExplainExecutionRequest>,
+            ) -> Result<Response<orchestrator::ExplainExecutionResponse>, Status> {
+                let request = self.called("explain_execution", request)?;
+                let status = self.execution(&request.execution_id)?.status;
+                let summary = "it waits for nothing".to_owned();
+                Ok(Response::new(orchestrator::ExplainExecutionResponse { status, summary, waits: Vec::new() }))
+            }
+
+            async fn verify_execution(
+                &self,
+                request: Request<orchestrator::VerifyExecutionRequest>,
+            ) -> Result<Response<orchestrator::VerifyExecutionResponse>, Status> {
+                let request = self.called("verify_execution", request)?;
+                self.execution(&request.execution_id)?;
+                Ok(Response::new(orchestrator::VerifyExecutionResponse { events: EVENTS, faults: Vec::new() }))
+            }
+
+            async fn check_liveness(
+                &self,
+                request: Request<orchestrator::CheckLivenessRequest>,
+            ) -> Result<Response<orchestrator::CheckLivenessResponse>, Status> {
+                self.called("check_liveness", request)?;
+                Ok(Response::new(orchestrator::CheckLivenessResponse::default()))
+            }
+        }
+    };
+}
+
+change! {
+    get_execution(GetExecutionRequest) -> GetExecutionResponse;
+    cancel_execution(CancelExecutionRequest) -> CancelExecutionResponse;
+    pause_execution(PauseExecutionRequest) -> PauseExecutionResponse;
+    resume_execution(ResumeExecutionRequest) -> ResumeExecutionResponse;
+    retry_execution(RetryExecutionRequest) -> RetryExecutionResponse;
+    signal_execution(SignalExecutionRequest) -> SignalExecutionResponse;
+}
+
+#[async_trait]
+impl MessageService for Backend {
+    async fn send_message(
+        &self,
+        request: Request<communication::SendMessageRequest>,
+    ) -> Result<Response<communication::SendMessageResponse>, Status> {
+        let message = self.called("send_message", request)?.message.unwrap();
+        let message_id = message.id.clone();
+        self.state().messages.entry(message_id.clone()).or_insert(message);
+        let status = communication::MessageStatus::Accepted.into();
+        self.answered(communication::SendMessageResponse { message_id, status })
+    }
+
+    async fn get_message(
+        &self,
+        request: Request<communication::GetMessageRequest>,
+    ) -> Result<Response<communication::GetMessageResponse>, Status> {
+        let request = self.called("get_message", request)?;
+        let message = self.state().messages.get(&request.message_id).cloned();
+        let mut message = message.ok_or_else(|| not_found("message_not_found"))?;
+        message.created_at = at(1);
+        let record = communication::MessageRecord {
+            message: Some(message),
+            status: communication::MessageStatus::Accepted.into(),
+            ..communication::MessageRecord::default()
+        };
+        Ok(Response::new(communication::GetMessageResponse { record: Some(record) }))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<communication::ListMessagesRequest>,
+    ) -> Result<Response<communication::ListMessagesResponse>, Status> {
+        self.called("list_messages", request)?;
+        Ok(Response::new(communication::ListMessagesResponse::default()))
+    }
+}
+
+#[async_trait]
+impl DeadLetterService for Backend {
+    async fn list_dead_letters(
+        &self,
+        request: Request<communication::ListDeadLettersRequest>,
+    ) -> Result<Response<communication::ListDeadLettersResponse>, Status> {
+        self.called("list_dead_letters", request)?;
+        Ok(Response::new(communication::ListDeadLettersResponse::default()))
+    }
+
+    async fn get_dead_letter(
+        &self,
+        request: Request<communication::GetDeadLetterRequest>,
+    ) -> Result<Response<communication::GetDeadLetterResponse>, Status> {
+        self.called("get_dead_letter", request)?;
+        Err(not_found("dead_letter_not_found"))
+    }
+
+    async fn replay_dead_letter(
+        &self,
+        request: Request<communication::ReplayDeadLetterRequest>,
+    ) -> Result<Response<communication::ReplayDeadLetterResponse>, Status> {
+        self.called("replay_dead_letter", request)?;
+        self.answered(communication::ReplayDeadLetterResponse { message_id: "msg_replayed".to_owned() })
+    }
+
+    async fn purge_dead_letter(
+        &self,
+        request: Request<communication::PurgeDeadLetterRequest>,
+    ) -> Result<Response<communication::PurgeDeadLetterResponse>, Status> {
+        self.called("purge_dead_letter", request)?;
+        Ok(Response::new(communication::PurgeDeadLetterResponse { purged: false }))
+    }
+}

@@ -1,0 +1,12 @@
+//! The gateway through its router: a real database, fakes behind.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
+mod backend;
+mod bad_input;
+mod document;
+mod events;
+mod guards;
+mod idempotency;
+mod resources;
+mod rig;
