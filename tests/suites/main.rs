@@ -3,5 +3,6 @@
 mod architecture;
 mod bad_input;
 mod contract;
+mod examples;
 mod kill;
 mod smoke;

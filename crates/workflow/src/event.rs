@@ -7,7 +7,7 @@ use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, Work
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Ballot, Failure, Plan};
+use crate::{Ballot, Failure, Plan, failure::present};
 
 /// The place of a step in its plan, from 0 in the order of the definition.
 pub type StepIndex = u32;
@@ -101,7 +101,7 @@ pub enum Event {
     /// An attempt's task goes out. `input` is there on first attempts only; later ones have the same.
     StepScheduled {
         task: TaskKey,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         input: Option<Payload>,
     },
     /// An attempt failed, and the next is due at `at`.
@@ -141,7 +141,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         index: Option<u32>,
         /// Absent where the state has it already: the outputs of a `for_each` are those of its instances.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         output: Option<Payload>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent_id: Option<AgentId>,
@@ -158,7 +158,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent_id: Option<AgentId>,
         /// What `on_failure` makes of it: the output that dependents see. Absent: the execution fails.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         fallback: Option<Payload>,
     },
     /// A step was skipped.
@@ -306,4 +306,66 @@ pub fn chain(previous: &[u8; 32], sequence: u64, at: Timestamp, event: &[u8]) ->
     hasher.update(&at.as_micros().to_le_bytes());
     hasher.update(event);
     *hasher.finalize().as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Definition, Limits};
+
+    fn completed(output: Option<Payload>) -> Event {
+        let begun_at = Some(Timestamp::from_millis(1));
+        Event::StepCompleted { step: 1, index: Some(4), output, agent_id: None, begun_at }
+    }
+
+    #[test]
+    fn null_is_a_value_and_not_nothing() {
+        for output in [None, Some(Payload::null()), Some(Payload::empty_object())] {
+            let event = completed(output);
+            assert_eq!(Event::decode(&event.encode()).unwrap(), event);
+        }
+        let failure = Failure { details: Some(Payload::null()), ..Failure::fatal("a", "b") };
+        let event =
+            Event::StepFailed { step: 0, index: None, failure, agent_id: None, fallback: Some(Payload::null()) };
+        assert_eq!(Event::decode(&event.encode()).unwrap(), event);
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error() {
+        for bytes in [&b""[..], b"{}", b"\"unheard_of\"", br#"{"step_skipped":{}}"#, b"\xff"] {
+            assert!(Event::decode(bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn the_api_names_steps_and_writes_times_out() {
+        let json = br#"{"name": "w", "steps": [{"id": "a", "agent_type": "x"}, {"id": "b", "agent_type": "x"}]}"#;
+        let plan = Definition::parse(json, Limits::default()).unwrap().plan;
+        let shown = |event: &Event| serde_json::from_slice::<Value>(&event.to_api_json(&plan)).unwrap();
+        let expected =
+            json!({ "step": "b", "index": 4, "output": { "step": 0 }, "begun_at": "1970-01-01T00:00:00.001000Z" });
+        let output = Payload::from_value(&json!({ "step": 0 }));
+        assert_eq!(shown(&completed(Some(output))), expected);
+        let task = TaskKey { step: 0, index: None, purpose: Purpose::Undo, attempt: 2 };
+        let scheduled = Event::StepScheduled { task, input: None };
+        assert_eq!(shown(&scheduled), json!({ "step": "a", "purpose": "undo", "attempt": 2 }));
+        let retried = Event::Retried { steps: vec![0, 1], deadline: None };
+        assert_eq!(shown(&retried), json!({ "steps": ["a", "b"] }));
+        assert_eq!(shown(&Event::Paused), json!({}));
+    }
+
+    #[test]
+    fn the_chain_changes_with_everything_in_it() {
+        let first = chain(&[0; 32], 1, Timestamp::EPOCH, b"a");
+        let others = [
+            chain(&first, 1, Timestamp::EPOCH, b"a"),
+            chain(&[0; 32], 2, Timestamp::EPOCH, b"a"),
+            chain(&[0; 32], 1, Timestamp::from_micros(1), b"a"),
+            chain(&[0; 32], 1, Timestamp::EPOCH, b"b"),
+        ];
+        assert!(others.iter().all(|other| *other != first));
+        assert_eq!(first, chain(&[0; 32], 1, Timestamp::EPOCH, b"a"));
+    }
 }

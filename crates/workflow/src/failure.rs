@@ -1,7 +1,7 @@
 //! Why things fail.
 
 use domain::Payload;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Why an attempt, a step or an execution failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Failure {
     #[serde(default, skip_serializing_if = "is_false")]
     pub retryable: bool,
     /// Anything else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub details: Option<Payload>,
     /// The step that caused it, where the failure is an execution's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,6 +25,12 @@ pub struct Failure {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !*value
+}
+
+/// Reads a field that is there, `null` included: for serde an `Option` of `null` is none, but `null` is a value that agents
+/// give, and a log that loses it does not replay.
+pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Payload>, D::Error> {
+    Payload::deserialize(deserializer).map(Some)
 }
 
 impl Failure {

@@ -1,10 +1,4 @@
-//! The engine: a pure state machine, and the whole truth about what a workflow means. No I/O, no clock, no tokio.
-//!
-//! - [`definition`]: what people write, checked whole, every fault with its JSON pointer.
-//! - [`plan`]: a definition compiled. [`expression`]: CEL in it.
-//! - [`Execution`]: the state of one run. [`Execution::transition`] decides a [`Command`], which gives [`Event`]s;
-//!   [`Execution::apply`] turns an event into state, and is all that replay needs; [`Effect`]s are read off events.
-//! - [`decision`]: how ballots become an outcome.
+#![doc = include_str!("../README.md")]
 
 mod command;
 pub mod decision;

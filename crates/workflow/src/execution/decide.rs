@@ -179,12 +179,8 @@ impl Decider<'_> {
         if self.state.end.is_some() || self.state.compensating {
             return Err(Rejected::Ended);
         }
-        let is_wanted =
-            |step: &crate::plan::Step| matches!(&step.kind, StepKind::Signal { name: wanted, .. } if *wanted == name);
-        if !self.plan.steps.iter().any(is_wanted) {
-            return Err(Rejected::UnknownSignal);
-        }
-        let waiting = self.state.mailboxes.get(&name).and_then(|mailbox| mailbox.waiting.front().copied());
+        let Some(mailbox) = self.state.mailboxes.get(&name) else { return Err(Rejected::UnknownSignal) };
+        let waiting = mailbox.waiting.front().copied();
         self.emit(Event::SignalReceived { id, name, payload, sender });
         if let Some(step) = waiting {
             self.complete(step, None);
@@ -207,7 +203,7 @@ impl Decider<'_> {
         if self.state.end.is_some() || self.state.compensating {
             return Err(Rejected::Ended);
         }
-        if !self.state.paused {
+        if self.state.paused.is_none() {
             self.emit(Event::Paused);
         }
         Ok(())
@@ -217,7 +213,7 @@ impl Decider<'_> {
         if self.state.end.is_some() {
             return Err(Rejected::Ended);
         }
-        if self.state.paused {
+        if self.state.paused.is_some() {
             self.emit(Event::Resumed);
         }
         Ok(())

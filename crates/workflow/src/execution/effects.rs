@@ -12,7 +12,8 @@ use crate::{
 };
 
 impl Execution {
-    /// What must be done after `event` is committed.
+    /// What must be done after `event` is committed. Asked once the whole transition is applied: a task that was lost again
+    /// within it is not dispatched.
     pub fn effects(&self, event: &Event) -> Vec<Effect> {
         match event {
             Event::StepScheduled { task, .. } => self.task_order(*task).map(Effect::Dispatch).into_iter().collect(),
@@ -81,9 +82,10 @@ impl Execution {
         Some(TaskOrder { task, target, action, input, priority, timeout, heartbeat_timeout })
     }
 
-    fn voters_wanted(&self, step: StepIndex) -> Option<Effect> {
-        let run = &self.state.steps[step as usize];
-        let StepKind::Decision(decision) = &self.plan.steps[step as usize].kind else { return None };
+    /// What a decision that wants voters wants; none where it has them, or has ended, and for any other step.
+    pub fn voters_wanted(&self, step: StepIndex) -> Option<Effect> {
+        let run = self.state.steps.get(step as usize)?;
+        let StepKind::Decision(decision) = &self.plan.steps.get(step as usize)?.kind else { return None };
         let Voters::Any { target, count } = &decision.voters else { return None };
         let is_wanted = matches!(run.run.phase, Phase::Deciding(_)) && run.voters.is_empty();
         let (voters, count, quorum) = (target.clone(), *count, decision.quorum);
@@ -95,7 +97,8 @@ impl Execution {
         let instances = run.instances.iter().enumerate();
         let instances = instances.map(|(index, run)| (Unit { step, index: Some(index as u32) }, run));
         let units = std::iter::once((Unit { step, index: None }, &run.run)).chain(instances);
-        units.filter(|(_, run)| run.withdrawn).map(|(unit, run)| withdraw(unit, run, reason)).collect()
+        let cut_off = units.filter(|(_, run)| run.withdrawn && run.phase == Phase::Cancelled);
+        cut_off.map(|(unit, run)| withdraw(unit, run, reason)).collect()
     }
 }
 

@@ -106,10 +106,8 @@ impl Execution {
     pub fn explain(&self, overlay: &dyn Overlay) -> Explanation {
         let mut waits = Vec::new();
         if self.status() == Status::Paused {
-            waits.push(Self::whole(
-                WaitKind::Resume,
-                "It is paused: nothing new starts until somebody resumes it.".to_owned(),
-            ));
+            let text = "It is paused: nothing new starts until somebody resumes it.".to_owned();
+            waits.push(Wait { since: self.state.paused, ..Self::whole(WaitKind::Resume, text) });
         }
         if let Some(undo) = self.state.undo.as_ref() {
             waits.extend(self.task_wait(undo.unit, &undo.run, Purpose::Undo, overlay));

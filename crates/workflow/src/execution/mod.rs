@@ -31,6 +31,7 @@ mod apply;
 mod decide;
 mod effects;
 mod explain;
+mod invariants;
 mod scope;
 mod settle;
 mod state;
@@ -107,7 +108,7 @@ impl Execution {
             Some((End::Failed, _)) => Status::Failed,
             Some((End::Cancelled, _)) => Status::Cancelled,
             None if self.state.compensating => Status::Compensating,
-            None if self.state.paused => Status::Paused,
+            None if self.state.paused.is_some() => Status::Paused,
             None => Status::Running,
         }
     }
@@ -118,8 +119,8 @@ impl Execution {
             return None;
         }
         // A retry that a pause or a lack of slots holds back waits for those to end, not for time.
-        let is_held =
-            !self.state.compensating && (self.state.paused || self.state.work_out() >= self.plan.max_parallel as usize);
+        let is_held = !self.state.compensating
+            && (self.state.paused.is_some() || self.state.work_out() >= self.plan.max_parallel as usize);
         let retry = self.state.retries.first().map(|(due, _)| *due).filter(|_| !is_held);
         let wait = self.state.timers.first().map(|(due, _)| *due);
         [retry, wait, self.state.deadline].into_iter().flatten().min()
@@ -136,15 +137,14 @@ impl Execution {
     }
 
     /// How many things could wake it: tasks out, waits, retries, voters wanted, a pause. An execution that has not ended has
-    /// at least one (I7).
+    /// at least one (I7). Its deadline does not count: it would hide that nothing else will.
     pub fn wakeups(&self) -> usize {
         if self.state.end.is_some() {
             return 0;
         }
         let waits = self.state.active.iter().filter(|step| self.waits_outside(**step)).count();
-        let deadline = usize::from(self.state.deadline.is_some());
         let retries = self.state.retries.len();
-        self.state.out.len() + waits + deadline + retries + usize::from(self.state.paused)
+        self.state.out.len() + waits + retries + usize::from(self.state.paused.is_some())
     }
 
     /// Its id, after the first event.

@@ -45,7 +45,7 @@ impl Decider<'_> {
         if self.state.open == 0 {
             return self.finish();
         }
-        !self.state.paused && self.advance_work()
+        self.state.paused.is_none() && self.advance_work()
     }
 
     /// Waits that are over.

@@ -8,7 +8,10 @@ use std::{
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 
 use super::{Counts, StepState};
-use crate::{Ballot, Failure, Plan, Purpose, StepIndex, TaskKey, Voter};
+use crate::{
+    Ballot, Failure, Plan, Purpose, StepIndex, TaskKey, Voter,
+    plan::{Step, StepKind},
+};
 
 /// What the first event says.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,10 +176,19 @@ pub(super) struct StepRun {
     pub(super) working: u32,
     /// Instances or voters that have not ended.
     pub(super) open: u32,
-    /// Instances that are to be undone and are not yet.
+    /// Instances whose work still stands: completed, with a `compensate`, and not undone.
     pub(super) to_undo: u32,
     pub(super) voters: Vec<Voter>,
     pub(super) ballots: Vec<Option<Ballot>>,
+}
+
+/// One for each signal that the plan waits for; no other signal is taken.
+fn mailboxes(plan: &Plan) -> HashMap<String, Mailbox> {
+    let name = |step: &Step| match &step.kind {
+        StepKind::Signal { name, .. } => Some((name.clone(), Mailbox::default())),
+        StepKind::Task { .. } | StepKind::Decision(_) | StepKind::Sleep(_) => None,
+    };
+    plan.steps.iter().filter_map(name).collect()
 }
 
 /// Signals of one name.
@@ -218,7 +230,8 @@ pub(super) struct State {
     pub(super) deadline: Option<Timestamp>,
     pub(super) mailboxes: HashMap<String, Mailbox>,
     pub(super) signals: HashSet<SignalId>,
-    pub(super) paused: bool,
+    /// Since when nothing new starts.
+    pub(super) paused: Option<Timestamp>,
     pub(super) cancel: Option<String>,
     /// Why it is lost.
     pub(super) failure: Option<Failure>,
@@ -248,9 +261,9 @@ impl State {
             timers: BTreeSet::new(),
             retries: BTreeSet::new(),
             deadline: None,
-            mailboxes: HashMap::new(),
+            mailboxes: mailboxes(plan),
             signals: HashSet::new(),
-            paused: false,
+            paused: None,
             cancel: None,
             failure: None,
             undoable: Vec::new(),

@@ -4,9 +4,10 @@ use domain::{AgentId, Payload, Timestamp};
 
 use super::{
     Execution,
-    state::{Phase, Run, State, Unit},
+    apply::join_outcome,
+    state::{Phase, Run, Unit},
 };
-use crate::{Failure, Purpose, StepIndex, TaskKey, plan::StepKind};
+use crate::{Failure, Purpose, StepIndex, TaskKey};
 
 /// Where a step, an instance or a voter is, as far as the log knows. Whether an agent has its task is known only to the
 /// shell.
@@ -93,7 +94,7 @@ pub struct StepView {
     pub ended_at: Option<Timestamp>,
     /// What came out.
     pub output: Option<Payload>,
-    /// Why the last attempt failed.
+    /// Why the last attempt failed, or why it was skipped or cancelled.
     pub failure: Option<Failure>,
     /// Its task that is out: the shell knows who has it.
     pub task: Option<TaskKey>,
@@ -137,10 +138,37 @@ impl Execution {
             started_at: run.started_at,
             ended_at: run.ended_at,
             output: run.output.clone(),
-            failure: run.failure.clone(),
+            failure: self.reason(unit, run),
             task: self.state.out.contains(&task).then_some(task),
             instances: Vec::new(),
         }
+    }
+
+    /// Why it stands where it does. What the rest of the state says already is not kept a second time.
+    fn reason(&self, unit: Unit, run: &Run) -> Option<Failure> {
+        let step = &self.state.steps[unit.step as usize].run;
+        let (code, message) = match run.phase {
+            Phase::Skipped if join_outcome(&self.plan, &self.state, unit.step) == Some(false) => {
+                ("skipped", "what it depends on was skipped")
+            }
+            Phase::Skipped => ("skipped", "its `when` was false"),
+            Phase::Cancelled if unit.index.is_some() && step.phase == Phase::Failed => {
+                ("cancelled", "another instance failed")
+            }
+            Phase::Cancelled if self.state.failure.is_some() => ("cancelled", "the execution failed"),
+            Phase::Cancelled => ("cancelled", "the execution was cancelled"),
+            Phase::Pending
+            | Phase::Out
+            | Phase::Retrying(_)
+            | Phase::Expanded
+            | Phase::Deciding(_)
+            | Phase::Awaiting(_)
+            | Phase::Sleeping(_)
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Compensated => return run.failure.clone(),
+        };
+        Some(Failure::fatal(code, message))
     }
 
     /// Does the step wait for something that is no task: a signal, time, or voters?
@@ -160,48 +188,4 @@ impl Execution {
             | Phase::Compensated => false,
         }
     }
-
-    /// What must always hold, in words where it does not: checked by the simulator after every event, and by `verify`.
-    pub fn breaches(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let state = &self.state;
-        if state.head.is_none() {
-            return found;
-        }
-        if state.end.is_none() && self.wakeups() == 0 {
-            found.push("I7: it has not ended, and nothing will wake it".to_owned());
-        }
-        if state.end.is_some() && (!state.out.is_empty() || !state.active.is_empty()) {
-            found.push("I8: it has ended, and tasks are out".to_owned());
-        }
-        let mut counts = Counts::default();
-        state.steps.iter().for_each(|step| *counts.of(step.run.phase.state()) += 1);
-        if counts != state.counts {
-            found.push(format!("I5: counts are {:?}, the steps say {counts:?}", state.counts));
-        }
-        if state.work_out() > self.plan.max_parallel as usize {
-            found.push(format!("{} tasks are out, more than max_parallel", state.work_out()));
-        }
-        found.extend(
-            state.out.iter().filter(|task| !is_out(state, **task)).map(|task| format!("I3: {task:?} is out twice")),
-        );
-        let active = state.steps.iter().filter(|step| step.run.phase.is_active()).count();
-        if active != state.active.len() {
-            found.push(format!("{active} steps are active, {} are known to be", state.active.len()));
-        }
-        let waits = self.plan.steps.iter().zip(&state.steps);
-        let strays =
-            waits.filter(|(plan, run)| matches!(plan.kind, StepKind::Task { .. }) && run.run.phase.due().is_some());
-        found.extend(strays.map(|(plan, _)| format!("the task step {} waits for time", plan.id)));
-        found
-    }
-}
-
-fn is_out(state: &State, task: TaskKey) -> bool {
-    let run = match (&state.undo, task.purpose) {
-        (Some(undo), Purpose::Undo) if undo.unit == Unit::of(task) => Some(&undo.run),
-        (_, Purpose::Undo) => None,
-        (_, Purpose::Work) => state.run(Unit::of(task)),
-    };
-    run.is_some_and(|run| run.phase == Phase::Out && run.attempt == task.attempt)
 }
