@@ -1,0 +1,230 @@
+//! `ExecutionService`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use contracts::orchestrator::v1::{
+    CancelExecutionRequest, CancelExecutionResponse, CheckLivenessRequest, CheckLivenessResponse, Execution,
+    ExplainExecutionRequest, ExplainExecutionResponse, GetExecutionRequest, GetExecutionResponse, ListEventsRequest,
+    ListEventsResponse, ListExecutionsRequest, ListExecutionsResponse, PauseExecutionRequest, PauseExecutionResponse,
+    ResumeExecutionRequest, ResumeExecutionResponse, RetryExecutionRequest, RetryExecutionResponse,
+    SignalExecutionRequest, SignalExecutionResponse, StartExecutionRequest, StartExecutionResponse,
+    VerifyExecutionRequest, VerifyExecutionResponse, WatchEventsRequest, execution_service_server::ExecutionService,
+    start_execution_request::Workflow,
+};
+use domain::{ExecutionId, Payload, SignalId, Timestamp};
+use errors::Error;
+use store::{PageSize, PageToken};
+use tonic::{Request, Response, Status};
+use workflow::Command;
+
+use super::{Api, watch_events, wire};
+use crate::{
+    app::StartCall,
+    store::{ExecutionFilter, WorkflowRef},
+};
+
+/// Events of a page: more than of other lists, since they are small.
+const EVENTS_DEFAULT: u32 = 100;
+const EVENTS_MOST: u32 = 1_000;
+/// Stuck executions that one answer names.
+const STUCK_SHOWN: usize = 100;
+
+impl Api {
+    async fn command(&self, namespace: &str, id: &str, command: Command) -> Result<Option<Execution>, Status> {
+        let (namespace, id) = (wire::namespace(namespace)?, wire::execution_id(id)?);
+        let snapshot = self.app.command(namespace, id, command).await?;
+        Ok(Some(wire::summary(&snapshot.summary)))
+    }
+}
+
+#[tonic::async_trait]
+impl ExecutionService for Api {
+    async fn start_execution(
+        &self,
+        request: Request<StartExecutionRequest>,
+    ) -> Result<Response<StartExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let workflow = match request.workflow {
+            Some(Workflow::WorkflowId(id)) => WorkflowRef::Id(wire::workflow_id(&id)?),
+            Some(Workflow::WorkflowName(name)) => WorkflowRef::Name(name),
+            None => return Err(Error::invalid_field("workflow", "required", "an id or a name is needed").into()),
+        };
+        let wait = request.wait.map(Duration::try_from).transpose();
+        let call = StartCall {
+            namespace: wire::namespace(&request.namespace)?,
+            id: wire::non_empty(&request.execution_id).map(wire::execution_id).transpose()?,
+            workflow,
+            version: wire::non_zero(request.version),
+            input: wire::payload("input", &request.input, Payload::empty_object)?,
+            wait: wait.map_err(|error| Error::invalid_field("wait", "invalid_duration", error))?.unwrap_or_default(),
+            traceparent: request.traceparent,
+        };
+        let snapshot = self.app.start(call).await?;
+        Ok(Response::new(StartExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
+    }
+
+    async fn get_execution(
+        &self,
+        request: Request<GetExecutionRequest>,
+    ) -> Result<Response<GetExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let snapshot = self.app.get(&namespace, id, true).await?;
+        Ok(Response::new(GetExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
+    }
+
+    async fn list_executions(
+        &self,
+        request: Request<ListExecutionsRequest>,
+    ) -> Result<Response<ListExecutionsResponse>, Status> {
+        let request = request.into_inner();
+        let size = PageSize::from_field(request.page_size);
+        let after = PageToken::parse::<Place>(&request.page_token)?;
+        let statuses: Result<Vec<_>, Error> = request.statuses.iter().map(|field| wire::status_of(*field)).collect();
+        let filter = ExecutionFilter {
+            namespace: wire::namespace(&request.namespace)?,
+            workflow_id: wire::non_empty(&request.workflow_id).map(wire::workflow_id).transpose()?,
+            workflow_name: wire::non_empty(&request.workflow_name).map(str::to_owned),
+            statuses: statuses?,
+            created_after: wire::time("created_after", request.created_after)?,
+            created_before: wire::time("created_before", request.created_before)?,
+            after: after.map(|Place(at, id)| (at, id)),
+            limit: size.limit(),
+        };
+        let rows = self.app.list(&filter).await?;
+        let (rows, next) = size.cut(rows, |last| PageToken::after(Place(last.created_at, last.id)));
+        let executions = rows.iter().map(wire::summary).collect();
+        Ok(Response::new(ListExecutionsResponse { executions, next_page_token: next.into_field() }))
+    }
+
+    async fn cancel_execution(
+        &self,
+        request: Request<CancelExecutionRequest>,
+    ) -> Result<Response<CancelExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let command = Command::Cancel { reason: request.reason };
+        let execution = self.command(&request.namespace, &request.execution_id, command).await?;
+        Ok(Response::new(CancelExecutionResponse { execution }))
+    }
+
+    async fn pause_execution(
+        &self,
+        request: Request<PauseExecutionRequest>,
+    ) -> Result<Response<PauseExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let execution = self.command(&request.namespace, &request.execution_id, Command::Pause).await?;
+        Ok(Response::new(PauseExecutionResponse { execution }))
+    }
+
+    async fn resume_execution(
+        &self,
+        request: Request<ResumeExecutionRequest>,
+    ) -> Result<Response<ResumeExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let execution = self.command(&request.namespace, &request.execution_id, Command::Resume).await?;
+        Ok(Response::new(ResumeExecutionResponse { execution }))
+    }
+
+    async fn retry_execution(
+        &self,
+        request: Request<RetryExecutionRequest>,
+    ) -> Result<Response<RetryExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let execution = self.command(&request.namespace, &request.execution_id, Command::Retry).await?;
+        Ok(Response::new(RetryExecutionResponse { execution }))
+    }
+
+    async fn signal_execution(
+        &self,
+        request: Request<SignalExecutionRequest>,
+    ) -> Result<Response<SignalExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let invalid = |error| Error::invalid_field("signal_id", "invalid_id", error);
+        let id = match wire::non_empty(&request.signal_id) {
+            Some(id) => id.parse().map_err(invalid)?,
+            None => SignalId::generate(self.app.clock.as_ref()),
+        };
+        let payload = wire::payload("payload", &request.payload, Payload::null)?;
+        let command = Command::Signal { id, name: request.name, payload, sender: request.sender };
+        let execution = self.command(&request.namespace, &request.execution_id, command).await?;
+        Ok(Response::new(SignalExecutionResponse { execution }))
+    }
+
+    async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
+        let request = request.into_inner();
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let size = if request.page_size == 0 { EVENTS_DEFAULT } else { request.page_size.min(EVENTS_MOST) };
+        let summary = self.app.summary(&namespace, id).await?;
+        let compiled = self.app.plans.compiled(&namespace, summary.workflow_id, summary.workflow_version).await?;
+        let mut rows = self.app.events(id, request.after_sequence, i64::from(size) + 1).await?;
+        let has_more = rows.len() > size as usize;
+        rows.truncate(size as usize);
+        let events = rows.into_iter().map(|row| wire::event(row, &compiled.plan)).collect();
+        Ok(Response::new(ListEventsResponse { events, has_more }))
+    }
+
+    type WatchEventsStream = watch_events::Events;
+
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let request = request.into_inner();
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let events = watch_events::watch(self, &namespace, id, request.after_sequence).await?;
+        Ok(Response::new(events))
+    }
+
+    async fn explain_execution(
+        &self,
+        request: Request<ExplainExecutionRequest>,
+    ) -> Result<Response<ExplainExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let (status, explanation) = self.app.explain(namespace, id).await?;
+        Ok(Response::new(wire::explanation(status, explanation)))
+    }
+
+    async fn verify_execution(
+        &self,
+        request: Request<VerifyExecutionRequest>,
+    ) -> Result<Response<VerifyExecutionResponse>, Status> {
+        let request = request.into_inner();
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let found = self.app.verify(&namespace, id).await?;
+        Ok(Response::new(wire::verification(found)))
+    }
+
+    async fn check_liveness(
+        &self,
+        _request: Request<CheckLivenessRequest>,
+    ) -> Result<Response<CheckLivenessResponse>, Status> {
+        let found = self.app.liveness().await?;
+        Ok(Response::new(CheckLivenessResponse {
+            live: found.live as u64,
+            stuck: found.stuck.len() as u64,
+            repaired: found.repaired,
+            stuck_execution_ids: found.stuck.iter().take(STUCK_SHOWN).map(ToString::to_string).collect(),
+        }))
+    }
+}
+
+/// A place in the list of executions: the time first, since ids that callers choose may have any order.
+#[derive(Clone, Copy, Debug)]
+struct Place(Timestamp, ExecutionId);
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.0.as_micros(), self.1)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (at, id) = text.split_once('-').ok_or(())?;
+        let at = at.parse().map_err(|_| ())?;
+        Ok(Self(Timestamp::from_micros(at), id.parse().map_err(|_| ())?))
+    }
+}

@@ -1,0 +1,90 @@
+//! `WatchEvents`: the log, and every event after it.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use contracts::orchestrator::v1::WatchEventsResponse;
+use domain::{ExecutionId, Namespace};
+use futures::{Stream, StreamExt as _, stream};
+use lifecycle::Shutdown;
+use tonic::Status;
+
+use super::{Api, wire};
+use crate::{
+    app::{App, Compiled},
+    error::OrchestratorError,
+    store::EventRow,
+    watch::Watcher,
+};
+
+/// Events that one read of the log gets: what a watcher that does not read holds in memory.
+const PAGE: i64 = 100;
+
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<WatchEventsResponse, Status>> + Send>>;
+
+struct Watch {
+    app: Arc<App>,
+    namespace: Namespace,
+    id: ExecutionId,
+    compiled: Arc<Compiled>,
+    watcher: Watcher,
+    shutdown: Shutdown,
+    /// Sent, or in `rows`.
+    sequence: u64,
+    rows: VecDeque<EventRow>,
+    is_over: bool,
+}
+
+pub(super) async fn watch(api: &Api, namespace: &Namespace, id: ExecutionId, after: u64) -> Result<Events, Status> {
+    let app = Arc::clone(&api.app);
+    // First the watcher, then the log: nothing falls between the two.
+    let watcher = app.watchers.join(id);
+    let summary = app.summary(namespace, id).await?;
+    let compiled = app.plans.compiled(namespace, summary.workflow_id, summary.workflow_version).await?;
+    let watch = Watch {
+        app,
+        namespace: namespace.clone(),
+        id,
+        compiled,
+        watcher,
+        shutdown: api.shutdown.clone(),
+        sequence: after,
+        rows: VecDeque::new(),
+        is_over: false,
+    };
+    let events = stream::unfold(watch, async |mut watch| {
+        let row = watch.next().await.transpose()?;
+        watch.is_over |= row.is_err();
+        let event = row.map(|row| WatchEventsResponse { event: Some(wire::event(row, &watch.compiled.plan)) });
+        Some((event.map_err(Status::from), watch))
+    });
+    Ok(events.boxed())
+}
+
+impl Watch {
+    /// The next event; none after the last of an execution that has ended, after an error, and at a drain.
+    async fn next(&mut self) -> Result<Option<EventRow>, OrchestratorError> {
+        loop {
+            if self.is_over {
+                return Ok(None);
+            }
+            if let Some(row) = self.rows.pop_front() {
+                return Ok(Some(row));
+            }
+            // Before the log is read: an end that it has is then in what is read next.
+            let summary = self.app.summary(&self.namespace, self.id).await?;
+            self.rows = self.app.events(self.id, self.sequence, PAGE).await?.into();
+            if let Some(last) = self.rows.back() {
+                self.sequence = last.sequence;
+                continue;
+            }
+            if summary.ended_at.is_some() && self.sequence >= summary.last_sequence {
+                return Ok(None);
+            }
+            // Both arms are cancel-safe.
+            tokio::select! {
+                () = self.watcher.changed() => {}
+                () = self.shutdown.draining() => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Between the contract's types and ours.
+
+use bytes::Bytes;
+use contracts::orchestrator::v1 as wire;
+use domain::{ExecutionId, Namespace, Payload, Timestamp, WorkflowId};
+use errors::Error;
+use workflow::{Counts, Explanation, Failure, Plan, Status, StepState, StepView, TaskPlace};
+
+use crate::{
+    app::{Snapshot, Verification},
+    store::{EventRow, Summary, WorkflowRow},
+};
+
+pub(super) fn namespace(field: &str) -> Result<Namespace, Error> {
+    Namespace::from_field(field).map_err(|error| Error::invalid_field("namespace", "invalid_name", error))
+}
+
+pub(super) fn execution_id(field: &str) -> Result<ExecutionId, Error> {
+    field.parse().map_err(|error| Error::invalid_field("execution_id", "invalid_id", error))
+}
+
+pub(super) fn workflow_id(field: &str) -> Result<WorkflowId, Error> {
+    field.parse().map_err(|error| Error::invalid_field("workflow_id", "invalid_id", error))
+}
+
+pub(super) fn payload(name: &str, field: &[u8], absent: impl FnOnce() -> Payload) -> Result<Payload, Error> {
+    Payload::from_field(field, absent)
+        .map_err(|error| Error::invalid_field(name, "invalid_json", errors::chain(&error)))
+}
+
+/// Absent where empty: protobuf does not tell an empty text from none.
+pub(super) fn non_empty(field: &str) -> Option<&str> {
+    if field.is_empty() { None } else { Some(field) }
+}
+
+/// Absent where zero.
+pub(super) const fn non_zero(field: u32) -> Option<u32> {
+    if field == 0 { None } else { Some(field) }
+}
+
+pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = at.to_seconds_and_nanos();
+    prost_types::Timestamp { seconds, nanos }
+}
+
+pub(super) fn time(name: &str, field: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, Error> {
+    let read = |at: prost_types::Timestamp| {
+        Timestamp::from_seconds_and_nanos(at.seconds, at.nanos)
+            .map_err(|error| Error::invalid_field(name, "invalid_time", error))
+    };
+    field.map(read).transpose()
+}
+
+fn bytes(payload: &Payload) -> Bytes {
+    Bytes::copy_from_slice(payload.as_bytes())
+}
+
+fn bytes_or_empty(payload: Option<&Payload>) -> Bytes {
+    payload.map(bytes).unwrap_or_default()
+}
+
+pub(super) fn status(status: Status) -> wire::ExecutionStatus {
+    match status {
+        Status::Running => wire::ExecutionStatus::Running,
+        Status::Paused => wire::ExecutionStatus::Paused,
+        Status::Compensating => wire::ExecutionStatus::Compensating,
+        Status::Completed => wire::ExecutionStatus::Completed,
+        Status::Failed => wire::ExecutionStatus::Failed,
+        Status::Cancelled => wire::ExecutionStatus::Cancelled,
+    }
+}
+
+pub(super) fn status_of(field: i32) -> Result<Status, Error> {
+    let invalid = || Error::invalid_field("statuses", "unknown_status", format!("{field} is not a status"));
+    match wire::ExecutionStatus::try_from(field).map_err(|_| invalid())? {
+        wire::ExecutionStatus::Unspecified => Err(invalid()),
+        wire::ExecutionStatus::Running => Ok(Status::Running),
+        wire::ExecutionStatus::Paused => Ok(Status::Paused),
+        wire::ExecutionStatus::Compensating => Ok(Status::Compensating),
+        wire::ExecutionStatus::Completed => Ok(Status::Completed),
+        wire::ExecutionStatus::Failed => Ok(Status::Failed),
+        wire::ExecutionStatus::Cancelled => Ok(Status::Cancelled),
+    }
+}
+
+fn counts(counts: Counts) -> wire::StepCounts {
+    let Counts { pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated } =
+        counts;
+    wire::StepCounts {
+        pending,
+        scheduled,
+        running,
+        retrying,
+        waiting,
+        completed,
+        failed,
+        skipped,
+        cancelled,
+        compensated,
+    }
+}
+
+fn failure(failure: &Failure) -> wire::Failure {
+    wire::Failure {
+        code: failure.code.clone(),
+        message: failure.message.clone(),
+        details: bytes_or_empty(failure.details.as_ref()),
+        step_id: failure.step_id.clone().unwrap_or_default(),
+    }
+}
+
+pub(super) fn summary(summary: &Summary) -> wire::Execution {
+    wire::Execution {
+        id: summary.id.to_string(),
+        namespace: summary.namespace.to_string(),
+        workflow_id: summary.workflow_id.to_string(),
+        workflow_name: summary.workflow_name.to_string(),
+        workflow_version: summary.workflow_version,
+        status: status(summary.status).into(),
+        step_counts: Some(counts(summary.counts)),
+        input: Bytes::new(),
+        output: Bytes::new(),
+        failure: summary.failure.as_ref().map(failure),
+        created_at: Some(timestamp(summary.created_at)),
+        ended_at: summary.ended_at.map(timestamp),
+        last_sequence: summary.last_sequence,
+        steps: Vec::new(),
+    }
+}
+
+/// With input and output, and with steps where the snapshot has them.
+pub(super) fn execution(snapshot: &Snapshot) -> wire::Execution {
+    wire::Execution {
+        input: bytes_or_empty(snapshot.input.as_ref()),
+        output: bytes_or_empty(snapshot.output.as_ref()),
+        steps: snapshot.steps.iter().map(|view| step(view, snapshot)).collect(),
+        ..summary(&snapshot.summary)
+    }
+}
+
+fn step(view: &StepView, snapshot: &Snapshot) -> wire::StepRun {
+    let shown = view.task.and_then(|task| snapshot.tasks.get(&task));
+    let place = shown.map(|shown| &shown.place);
+    let state = match (view.state, place) {
+        (StepState::Scheduled, Some(TaskPlace::HandedOver { .. })) => wire::StepState::Running,
+        (StepState::Scheduled, Some(TaskPlace::WaitingForAgent { .. })) => wire::StepState::WaitingForAgent,
+        (StepState::Running, _) if snapshot.seeking.contains(&view.step_id) && view.index.is_none() => {
+            wire::StepState::WaitingForAgent
+        }
+        (state, _) => step_state(state),
+    };
+    let agent_id = shown.and_then(|shown| shown.agent_id).or(view.agent_id);
+    wire::StepRun {
+        step_id: view.step_id.clone(),
+        index: view.index,
+        state: state.into(),
+        attempt: view.attempt,
+        agent_id: agent_id.map(|id| id.to_string()).unwrap_or_default(),
+        started_at: view.started_at.map(timestamp),
+        ended_at: view.ended_at.map(timestamp),
+        output: bytes_or_empty(view.output.as_ref()),
+        failure: view.failure.as_ref().map(failure),
+        instances: view.instances.iter().map(|view| step(view, snapshot)).collect(),
+        progress: bytes_or_empty(shown.and_then(|shown| shown.progress.as_ref())),
+    }
+}
+
+fn step_state(state: StepState) -> wire::StepState {
+    match state {
+        StepState::Pending => wire::StepState::Pending,
+        StepState::Scheduled => wire::StepState::Scheduled,
+        StepState::Running => wire::StepState::Running,
+        StepState::Retrying => wire::StepState::Retrying,
+        StepState::Waiting => wire::StepState::Waiting,
+        StepState::Completed => wire::StepState::Completed,
+        StepState::Failed => wire::StepState::Failed,
+        StepState::Skipped => wire::StepState::Skipped,
+        StepState::Cancelled => wire::StepState::Cancelled,
+        StepState::Compensating => wire::StepState::Compensating,
+        StepState::Compensated => wire::StepState::Compensated,
+    }
+}
+
+/// A row that is no event is shown without fields; `VerifyExecution` says what is wrong with it.
+pub(super) fn event(row: EventRow, plan: &Plan) -> wire::Event {
+    let event = workflow::Event::decode(&row.data).ok();
+    wire::Event {
+        sequence: row.sequence,
+        r#type: event.as_ref().map_or("unreadable", workflow::Event::kind).to_owned(),
+        at: Some(timestamp(row.at)),
+        data: event.map_or_else(|| b"{}".to_vec(), |event| event.to_api_json(plan)).into(),
+        hash: row.hash.into(),
+    }
+}
+
+pub(super) fn explanation(at: Status, explanation: Explanation) -> wire::ExplainExecutionResponse {
+    let wait = |wait: workflow::Wait| wire::Wait {
+        step_id: wait.step_id,
+        index: wait.index,
+        kind: wait.kind.as_str().to_owned(),
+        text: wait.text,
+        since: wait.since.map(timestamp),
+        until: wait.until.map(timestamp),
+    };
+    wire::ExplainExecutionResponse {
+        status: status(at).into(),
+        summary: explanation.summary,
+        waits: explanation.waits.into_iter().map(wait).collect(),
+    }
+}
+
+pub(super) fn verification(found: Verification) -> wire::VerifyExecutionResponse {
+    wire::VerifyExecutionResponse { events: found.events, faults: found.faults }
+}
+
+pub(super) fn workflow(row: WorkflowRow) -> wire::Workflow {
+    let status = if row.is_archived { wire::WorkflowStatus::Archived } else { wire::WorkflowStatus::Active };
+    wire::Workflow {
+        id: row.id.to_string(),
+        namespace: row.namespace.to_string(),
+        name: row.name,
+        version: row.version,
+        status: status.into(),
+        definition: row.definition.into_bytes().into(),
+        description: row.description,
+        created_at: Some(timestamp(row.created_at)),
+        updated_at: Some(timestamp(row.updated_at)),
+        step_count: row.step_count,
+    }
+}

@@ -1,0 +1,166 @@
+//! Calls about executions.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use domain::{ExecutionId, Namespace, Payload};
+use tokio::sync::oneshot;
+use workflow::{Command, Explanation, Start, Status};
+
+use super::{App, Snapshot};
+use crate::{
+    error::OrchestratorError,
+    store::{EventRow, ExecutionFilter, Summary, WorkflowRef},
+    workers::{Input, Starting},
+};
+
+/// A start as it was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct StartCall {
+    pub(crate) namespace: Namespace,
+    /// Chosen by the caller, where it wants the call to be idempotent.
+    pub(crate) id: Option<ExecutionId>,
+    pub(crate) workflow: WorkflowRef,
+    pub(crate) version: Option<u32>,
+    pub(crate) input: Payload,
+    pub(crate) wait: Duration,
+    pub(crate) traceparent: String,
+}
+
+/// What the sweeper's measure says now.
+#[derive(Clone, Debug)]
+pub(crate) struct Liveness {
+    pub(crate) live: usize,
+    pub(crate) stuck: Vec<ExecutionId>,
+    pub(crate) repaired: u64,
+}
+
+/// The longest wait for an end.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+impl App {
+    /// Starts an execution; answers when its start is committed, and when it ends or the wait is over.
+    pub(crate) async fn start(&self, call: StartCall) -> Result<Snapshot, OrchestratorError> {
+        if let Some(id) = call.id
+            && let Some(summary) = self.store.summary(id).await?
+        {
+            return self.started_before(&call, summary).await;
+        }
+        let head = self.plans.head(&call.namespace, &call.workflow).await?;
+        if head.is_archived {
+            return Err(OrchestratorError::WorkflowArchived(head.id.to_string()));
+        }
+        let compiled = self.plans.compiled(&call.namespace, head.id, call.version.unwrap_or(head.newest)).await?;
+        compiled.check_input(&call.input)?;
+        let id = call.id.unwrap_or_else(|| ExecutionId::generate(self.clock.as_ref()));
+        let start = Start {
+            execution_id: id,
+            namespace: call.namespace.clone(),
+            workflow_id: head.id,
+            workflow_version: compiled.version,
+            input: call.input,
+            traceparent: call.traceparent,
+        };
+        let (reply, answer) = oneshot::channel();
+        let (ended, end) = oneshot::channel();
+        let ended = (!call.wait.is_zero()).then_some(ended);
+        self.workers.call(id, Input::Start(Box::new(Starting { start, compiled, reply, ended })))?;
+        let accepted = self.workers.answer(answer).await?;
+        if call.wait.is_zero() {
+            return Ok(accepted);
+        }
+        self.wait_for_end(&call.namespace, id, call.wait, end).await
+    }
+
+    /// The same start again.
+    async fn started_before(&self, call: &StartCall, summary: Summary) -> Result<Snapshot, OrchestratorError> {
+        if summary.namespace != call.namespace {
+            return Err(OrchestratorError::IdTaken(summary.id.to_string()));
+        }
+        if call.wait.is_zero() || summary.ended_at.is_some() {
+            return self.get(&call.namespace, summary.id, false).await;
+        }
+        let (ended, end) = oneshot::channel();
+        self.workers.call(summary.id, Input::Await { id: summary.id, ended })?;
+        self.wait_for_end(&call.namespace, summary.id, call.wait, end).await
+    }
+
+    async fn wait_for_end(
+        &self,
+        namespace: &Namespace,
+        id: ExecutionId,
+        wait: Duration,
+        end: oneshot::Receiver<Snapshot>,
+    ) -> Result<Snapshot, OrchestratorError> {
+        match tokio::time::timeout(wait.min(LONGEST_WAIT), end).await {
+            Ok(Ok(ended)) => Ok(ended),
+            Ok(Err(_)) | Err(_) => self.get(namespace, id, false).await,
+        }
+    }
+
+    pub(crate) async fn get(
+        &self,
+        namespace: &Namespace,
+        id: ExecutionId,
+        with_steps: bool,
+    ) -> Result<Snapshot, OrchestratorError> {
+        let (reply, answer) = oneshot::channel();
+        let namespace = namespace.clone();
+        self.workers.call(id, Input::Get { id, namespace, with_steps, reply })?;
+        self.workers.answer(answer).await
+    }
+
+    /// Gives an execution a command; answers when what follows is committed.
+    pub(crate) async fn command(
+        &self,
+        namespace: Namespace,
+        id: ExecutionId,
+        command: Command,
+    ) -> Result<Snapshot, OrchestratorError> {
+        let (reply, answer) = oneshot::channel();
+        self.workers.call(id, Input::Command { id, namespace, command, reply })?;
+        self.workers.answer(answer).await
+    }
+
+    pub(crate) async fn explain(
+        &self,
+        namespace: Namespace,
+        id: ExecutionId,
+    ) -> Result<(Status, Explanation), OrchestratorError> {
+        let (reply, answer) = oneshot::channel();
+        self.workers.call(id, Input::Explain { id, namespace, reply })?;
+        self.workers.answer(answer).await
+    }
+
+    pub(crate) async fn list(&self, filter: &ExecutionFilter) -> Result<Vec<Summary>, OrchestratorError> {
+        Ok(self.store.list(filter).await?)
+    }
+
+    /// The summary, where the execution is in the namespace.
+    pub(crate) async fn summary(&self, namespace: &Namespace, id: ExecutionId) -> Result<Summary, OrchestratorError> {
+        let summary = self.store.summary(id).await?.filter(|summary| summary.namespace == *namespace);
+        summary.ok_or(OrchestratorError::ExecutionNotFound(id))
+    }
+
+    pub(crate) async fn events(
+        &self,
+        id: ExecutionId,
+        after: u64,
+        limit: i64,
+    ) -> Result<Vec<EventRow>, OrchestratorError> {
+        Ok(self.store.events(id, after, limit).await?)
+    }
+
+    /// Counts what nothing will wake (I7).
+    pub(crate) async fn liveness(&self) -> Result<Liveness, OrchestratorError> {
+        let census = self.workers.census(self.store.live().await?).await?;
+        let mut stuck = census.stuck;
+        for id in census.missing {
+            // It may have ended, or begun to be read back, since the database was asked.
+            if self.store.summary(id).await?.is_some_and(|summary| summary.ended_at.is_none()) {
+                stuck.push(id);
+            }
+        }
+        let repaired = self.workers.shared().repaired.load(Ordering::Relaxed);
+        Ok(Liveness { live: census.live, stuck, repaired })
+    }
+}

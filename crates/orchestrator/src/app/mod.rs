@@ -1,0 +1,64 @@
+//! What an orchestrator does for callers: it checks, asks the worker or the database, and answers.
+
+mod calls;
+mod history;
+mod plans;
+mod snapshot;
+mod verify;
+mod workflows;
+
+use std::{sync::Arc, time::Duration};
+
+use domain::Clock;
+use workflow::Status;
+
+pub(crate) use self::{
+    calls::StartCall,
+    history::{Loaded, load},
+    plans::{Compiled, Plans},
+    snapshot::{Shown, Snapshot, summary_of},
+    verify::Verification,
+    workflows::Change,
+};
+use crate::{
+    error::OrchestratorError,
+    store::{Store, WorkflowRef},
+    watch::Watchers,
+    workers::Workers,
+};
+
+/// Everything that the calls need.
+pub(crate) struct App {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) plans: Arc<Plans>,
+    pub(crate) workers: Workers,
+    pub(crate) watchers: Arc<Watchers>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) command_timeout: Duration,
+}
+
+fn not_found(workflow: &WorkflowRef) -> OrchestratorError {
+    OrchestratorError::WorkflowNotFound(match workflow {
+        WorkflowRef::Id(id) => id.to_string(),
+        WorkflowRef::Name(name) => name.clone(),
+    })
+}
+
+const STATUSES: [(Status, &str); 6] = [
+    (Status::Running, "running"),
+    (Status::Paused, "paused"),
+    (Status::Compensating, "compensating"),
+    (Status::Completed, "completed"),
+    (Status::Failed, "failed"),
+    (Status::Cancelled, "cancelled"),
+];
+
+/// As the database and metrics write it.
+pub(crate) fn status_text(status: Status) -> &'static str {
+    STATUSES.iter().find(|(known, _)| *known == status).map_or("unknown", |(_, text)| text)
+}
+
+/// Reads what [`status_text`] wrote.
+pub(crate) fn status_of(text: &str) -> Option<Status> {
+    STATUSES.iter().find(|(_, known)| *known == text).map(|(status, _)| *status)
+}

@@ -1,0 +1,167 @@
+//! The stream to communication: tasks down, news of them up.
+//!
+//! It is opened again whenever it ends, with a growing pause, and then the workers dispatch everything that is out anew:
+//! communication drops what it has already (I3). While it is down nothing is kept for it here.
+
+mod wire;
+
+use std::{convert::Infallible, time::Duration};
+
+use contracts::{
+    Link,
+    communication::v1::{
+        Attach, ExchangeTasksRequest, OrchestratorEvent, orchestrator_event::Event,
+        task_service_client::TaskServiceClient,
+    },
+};
+use domain::{AgentId, ExecutionId, Payload};
+use lifecycle::Shutdown;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use workflow::{Failure, TaskOrder};
+
+use crate::{
+    metrics,
+    workers::{Input, Workers},
+};
+
+/// What workers tell communication.
+#[derive(Clone, Debug)]
+pub(crate) enum Outgoing {
+    Dispatch {
+        task_id: String,
+        execution: ExecutionId,
+        namespace: String,
+        step_id: String,
+        traceparent: String,
+        order: TaskOrder,
+    },
+    Cancel {
+        task_id: String,
+        reason: &'static str,
+    },
+    Ack {
+        task_id: String,
+    },
+}
+
+/// News of a task.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskUpdate {
+    pub(crate) execution: ExecutionId,
+    pub(crate) task_id: String,
+    pub(crate) agent_id: Option<AgentId>,
+    pub(crate) news: News,
+    /// Will it come again until it is acknowledged?
+    pub(crate) needs_ack: bool,
+}
+
+/// What happened to a task.
+#[derive(Clone, Debug)]
+pub(crate) enum News {
+    /// No live agent fits.
+    Waiting,
+    HandedOver,
+    Begun,
+    Alive,
+    Shown(Payload),
+    Requeued,
+    /// The queue is full.
+    Refused,
+    Ended(Result<Payload, Failure>),
+}
+
+type Client = TaskServiceClient<Link>;
+
+/// Keeps the stream open until the service ends.
+pub(crate) async fn run(
+    workers: Workers,
+    communication: Link,
+    mut outgoing: mpsc::Receiver<Vec<Outgoing>>,
+    replica_id: String,
+    shutdown: Shutdown,
+) -> Result<(), Infallible> {
+    const SHORTEST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(5);
+    let mut client = TaskServiceClient::new(communication)
+        .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
+    let mut pause = SHORTEST;
+    loop {
+        let stream = async {
+            let stream = open(&mut client, &replica_id).await?;
+            pause = SHORTEST;
+            carry(&workers, stream, &mut outgoing).await
+        };
+        // All arms are cancel-safe: what a stream loses is dispatched again.
+        let ended = tokio::select! {
+            ended = stream => ended,
+            () = shutdown.draining() => return Ok(()),
+        };
+        tracing::warn!(status = %ended.err().unwrap_or_else(|| Status::unavailable("closed")), "the stream to communication has ended");
+        // What was meant for the old stream is of no use to the next.
+        let lost = async {
+            while outgoing.recv().await.is_some() {}
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = async { workers.tell_all(|| Input::Detached).await; tokio::time::sleep(pause).await } => {}
+            () = lost => {}
+            () = shutdown.draining() => return Ok(()),
+        }
+        pause = (pause * 2).min(LONGEST);
+    }
+}
+
+struct Stream {
+    down: mpsc::Sender<ExchangeTasksRequest>,
+    up: Streaming<contracts::communication::v1::ExchangeTasksResponse>,
+}
+
+async fn open(client: &mut Client, replica_id: &str) -> Result<Stream, Status> {
+    /// Frames under way.
+    const FRAMES: usize = 16;
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let (down, frames) = mpsc::channel(FRAMES);
+    let attach = Event::Attach(Attach { replica_id: replica_id.to_owned() });
+    let attach = ExchangeTasksRequest { events: vec![OrchestratorEvent { event: Some(attach) }] };
+    down.try_send(attach).map_err(|_| Status::internal("the new stream is full"))?;
+    let call = client.exchange_tasks(ReceiverStream::new(frames));
+    let up = tokio::time::timeout(TIMEOUT, call).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
+    metrics::exchange_opened();
+    Ok(Stream { down, up: up.into_inner() })
+}
+
+/// Both directions at once: neither waits for the other, so that two full buffers cannot hold each other up.
+async fn carry(
+    workers: &Workers,
+    mut stream: Stream,
+    outgoing: &mut mpsc::Receiver<Vec<Outgoing>>,
+) -> Result<(), Status> {
+    let down = async {
+        while let Some(frame) = outgoing.recv().await {
+            let events = frame.into_iter().map(wire::event).collect();
+            if stream.down.send(ExchangeTasksRequest { events }).await.is_err() {
+                return Err(Status::unavailable("communication has closed the stream"));
+            }
+        }
+        Ok(())
+    };
+    let up = async {
+        workers.tell_all(|| Input::Attached).await;
+        while let Some(response) = stream.up.message().await? {
+            for update in response.updates {
+                if let Some(update) = wire::update(update) {
+                    workers.tell(update.execution, Input::Update(update)).await;
+                }
+            }
+        }
+        Ok(())
+    };
+    // Dropping the other direction is what the end of a stream means.
+    tokio::select! {
+        ended = down => ended,
+        ended = up => ended,
+    }
+}

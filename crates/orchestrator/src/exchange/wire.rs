@@ -1,0 +1,86 @@
+//! The generated types of the exchange, which stop here.
+
+use bytes::Bytes;
+use contracts::communication::v1::{
+    AckResult, CancelDispatch, OrchestratorEvent, Task, TaskUpdate as Wire, orchestrator_event::Event, task,
+    task_result::Outcome, task_update::Update,
+};
+use domain::Payload;
+use workflow::{Failure, Target};
+
+use super::{News, Outgoing, TaskUpdate};
+
+pub(super) fn event(outgoing: Outgoing) -> OrchestratorEvent {
+    let event = match outgoing {
+        Outgoing::Dispatch { task_id, execution, namespace, step_id, traceparent, order } => Event::Dispatch(Task {
+            id: task_id,
+            namespace,
+            execution_id: execution.to_string(),
+            step_id,
+            index: order.task.index,
+            attempt: order.task.attempt,
+            target: Some(target(order.target)),
+            action: order.action,
+            input: Bytes::copy_from_slice(order.input.as_bytes()),
+            priority: u32::from(order.priority),
+            timeout_ms: millis(order.timeout),
+            heartbeat_timeout_ms: millis(order.heartbeat_timeout),
+            traceparent,
+        }),
+        Outgoing::Cancel { task_id, reason } => Event::Cancel(CancelDispatch { task_id, reason: reason.to_owned() }),
+        Outgoing::Ack { task_id } => Event::Ack(AckResult { task_id }),
+    };
+    OrchestratorEvent { event: Some(event) }
+}
+
+fn target(target: Target) -> task::Target {
+    match target {
+        Target::AgentType(name) => task::Target::AgentType(name),
+        Target::Capability(name) => task::Target::Capability(name),
+        Target::AgentId(id) => task::Target::AgentId(id.to_string()),
+    }
+}
+
+fn millis(duration: Option<std::time::Duration>) -> u64 {
+    duration.map_or(0, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `None` for what is not about a task of ours.
+pub(super) fn update(wire: Wire) -> Option<TaskUpdate> {
+    let Some(execution) = wire.task_id.split('/').next().and_then(|id| id.parse().ok()) else {
+        tracing::warn!(task.id = wire.task_id, "news of something that is no task");
+        return None;
+    };
+    let mut needs_ack = false;
+    let news = match wire.update? {
+        Update::Waiting(_) => News::Waiting,
+        Update::HandedOver(_) => News::HandedOver,
+        Update::Begun(_) => News::Begun,
+        Update::Alive(_) => News::Alive,
+        Update::Shown(shown) => News::Shown(Payload::from_slice(&shown.detail).ok()?),
+        Update::Result(result) => {
+            needs_ack = true;
+            News::Ended(outcome(result.outcome))
+        }
+        Update::DeadLettered(dead) => News::Ended(Err(Failure::fatal("dead_lettered", dead.reason))),
+        Update::Refused(_) => News::Refused,
+        Update::Requeued(_) => News::Requeued,
+    };
+    let agent_id = wire.agent_id.parse().ok();
+    Some(TaskUpdate { execution, task_id: wire.task_id, agent_id, news, needs_ack })
+}
+
+fn outcome(outcome: Option<Outcome>) -> Result<Payload, Failure> {
+    match outcome {
+        Some(Outcome::Output(output)) => Payload::from_field(&output, Payload::null)
+            .map_err(|_| Failure::fatal("invalid_output", "the agent's output is not a JSON value")),
+        Some(Outcome::Failure(failure)) => Err(Failure {
+            code: failure.code,
+            message: failure.message,
+            retryable: failure.retryable,
+            details: Payload::from_slice(&failure.details).ok(),
+            step_id: None,
+        }),
+        None => Err(Failure::fatal("invalid_output", "the agent gave neither an output nor a failure")),
+    }
+}

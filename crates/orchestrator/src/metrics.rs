@@ -1,0 +1,67 @@
+//! What is measured. `workflow` is the name of a workflow and `step` the id of a step in its definition: both are as many as
+//! people define, and no id of an execution is ever a label.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use workflow::Status;
+
+/// Executions that ended (or were accepted, `status="started"`), by `workflow_type` and `status`.
+const EXECUTIONS: &str = "workflow_executions_total";
+/// From acceptance to end, in seconds, by `workflow_type`.
+const DURATION: &str = "workflow_duration_seconds";
+/// Steps that failed for good, by `workflow_type` and `step_name`.
+const STEP_FAILURES: &str = "workflow_step_failures_total";
+/// Executions that have not ended.
+const LIVE: &str = "orchestrator_live_executions";
+/// Executions that nothing would wake, at the last sweep; must stay zero (I7).
+const STUCK: &str = "orchestrator_stuck_executions";
+/// Repairs of the sweeper.
+const REPAIRS: &str = "orchestrator_repairs_total";
+/// One commit of the log, in seconds.
+const COMMIT_SECONDS: &str = "orchestrator_commit_seconds";
+/// Events of one commit.
+const COMMIT_EVENTS: &str = "orchestrator_commit_events";
+/// Commits that failed.
+const COMMIT_FAILURES: &str = "orchestrator_commit_failures_total";
+/// Streams to communication that were opened.
+const EXCHANGES: &str = "orchestrator_exchanges_total";
+
+pub(crate) fn started(workflow: &str) {
+    counter!(EXECUTIONS, "workflow_type" => workflow.to_owned(), "status" => "started").increment(1);
+}
+
+pub(crate) fn ended(workflow: &str, status: Status, took: Duration) {
+    let status = crate::app::status_text(status);
+    counter!(EXECUTIONS, "workflow_type" => workflow.to_owned(), "status" => status).increment(1);
+    histogram!(DURATION, "workflow_type" => workflow.to_owned()).record(took.as_secs_f64());
+}
+
+pub(crate) fn step_failed(workflow: &str, step: &str) {
+    counter!(STEP_FAILURES, "workflow_type" => workflow.to_owned(), "step_name" => step.to_owned()).increment(1);
+}
+
+pub(crate) fn live(executions: usize) {
+    gauge!(LIVE).set(executions as f64);
+}
+
+pub(crate) fn stuck(executions: usize) {
+    gauge!(STUCK).set(executions as f64);
+}
+
+pub(crate) fn repaired(repairs: u64) {
+    counter!(REPAIRS).increment(repairs);
+}
+
+pub(crate) fn committed(events: usize, took: Duration) {
+    histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
+    histogram!(COMMIT_EVENTS).record(events as f64);
+}
+
+pub(crate) fn commit_failed() {
+    counter!(COMMIT_FAILURES).increment(1);
+}
+
+pub(crate) fn exchange_opened() {
+    counter!(EXCHANGES).increment(1);
+}

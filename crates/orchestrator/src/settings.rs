@@ -1,0 +1,92 @@
+//! What operators can set.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use settings::{ByteSize, Database};
+
+/// The settings of an orchestrator; variables start with `TROUPE_ORCHESTRATOR__`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where workflows and logs are kept.
+    pub database: Database,
+    /// Slices of the executions. Only the first start on a database reads it: the number is stored there. Default 64.
+    pub shards: u32,
+    /// Tasks that decide, each the only writer of its share of the shards. More than cores is of no use. Default 2.
+    pub workers: usize,
+    /// Commands and results that may wait at one worker; beyond it commands are refused as `overloaded`. Default 8192.
+    pub queue: usize,
+    /// Commands and results that a worker takes at once before it hands their events to the log. Default 1024.
+    pub batch: usize,
+    /// Executions that have not ended; beyond it new ones are refused as `too_many_executions`. Default 100000.
+    pub max_executions: usize,
+    /// The largest definition of a workflow. Default 4MiB.
+    pub max_definition: ByteSize,
+    /// The most steps of a workflow. Default 10000.
+    pub max_steps: usize,
+    /// Ended executions that each worker keeps in memory for who asks; others are read from the log. Default 256.
+    pub ended_kept: usize,
+    /// Compiled definitions in memory. Default 1000.
+    pub plans_kept: u64,
+    /// How long the shards belong to a replica that is not heard of. Too short, and a pause of the process loses them.
+    /// Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Does a start take the shards at once, even where the lease of another has not ended? Safe, since every append checks
+    /// the epoch, and right where one process uses the database: after a crash nobody waits for the lease. Default true.
+    pub take_over: bool,
+    /// How often the sweeper looks for executions that nothing will wake, and repairs them. Default 5s.
+    #[serde(with = "humantime_serde")]
+    pub sweep_interval: Duration,
+    /// How long a call waits for its commit. Default 30s.
+    #[serde(with = "humantime_serde")]
+    pub command_timeout: Duration,
+    /// How long a decision with a quorum of live voters waits for more of them to come. Default 2s.
+    #[serde(with = "humantime_serde")]
+    pub voter_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            database: Database::default(),
+            shards: 64,
+            workers: 2,
+            queue: 8192,
+            batch: 1024,
+            max_executions: 100_000,
+            max_definition: ByteSize(4 << 20),
+            max_steps: 10_000,
+            ended_kept: 256,
+            plans_kept: 1_000,
+            lease: Duration::from_secs(10),
+            take_over: true,
+            sweep_interval: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(30),
+            voter_grace: Duration::from_secs(2),
+        }
+    }
+}
+
+impl settings::Settings for Settings {
+    const SERVICE: &'static str = "orchestrator";
+
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        let at_least_one =
+            [("workers", self.workers), ("queue", self.queue), ("batch", self.batch), ("max_steps", self.max_steps)];
+        if let Some((field, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
+            return Err((field, "must be at least 1".to_owned()));
+        }
+        if !(1..=65_536).contains(&self.shards) {
+            return Err(("shards", "must be from 1 to 65536".to_owned()));
+        }
+        if self.lease < Duration::from_secs(1) {
+            return Err(("lease", "must be at least 1s, so that it can be renewed in time".to_owned()));
+        }
+        if self.sweep_interval.is_zero() {
+            return Err(("sweep_interval", "must be longer than 0s".to_owned()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Reading executions and their logs.
+
+use domain::{ExecutionId, Timestamp};
+use sqlx::{QueryBuilder, Row as _, sqlite::SqliteRow};
+use store::Sqlite;
+use workflow::Counts;
+
+use super::{id_of, key, parsed};
+use crate::store::{EventRow, ExecutionFilter, Summary};
+
+const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, counts, \
+                       failure, ended_at, last_sequence, last_hash";
+
+pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: i64) -> sqlx::Result<Vec<EventRow>> {
+    let query = "SELECT sequence, at, data, hash FROM execution_events WHERE execution_id = ? AND sequence > ? \
+                 ORDER BY sequence LIMIT ?";
+    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit).fetch_all(&sqlite.reader).await?;
+    let decode = |row: &SqliteRow| {
+        Ok(EventRow {
+            sequence: row.try_get::<i64, _>(0)? as u64,
+            at: Timestamp::from_micros(row.try_get(1)?),
+            data: row.try_get(2)?,
+            hash: row.try_get(3)?,
+        })
+    };
+    rows.iter().map(decode).collect()
+}
+
+pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
+    let mut query = QueryBuilder::<sqlx::Sqlite>::new("SELECT ");
+    query.push(COLUMNS).push(" FROM executions WHERE id = ").push_bind(key(id));
+    let row = query.build().fetch_optional(&sqlite.reader).await?;
+    row.as_ref().map(decode).transpose()
+}
+
+pub(super) async fn live(sqlite: &Sqlite) -> sqlx::Result<Vec<ExecutionId>> {
+    let query = "SELECT id FROM executions WHERE ended_at IS NULL ORDER BY shard, id";
+    let keys: Vec<Vec<u8>> = sqlx::query_scalar(query).fetch_all(&sqlite.reader).await?;
+    keys.iter().map(|key| id_of(key)).collect()
+}
+
+pub(super) async fn list(sqlite: &Sqlite, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>> {
+    let mut query = QueryBuilder::<sqlx::Sqlite>::new("SELECT ");
+    query.push(COLUMNS).push(" FROM executions WHERE namespace = ").push_bind(filter.namespace.as_str().to_owned());
+    if let Some(id) = filter.workflow_id {
+        query.push(" AND workflow_id = ").push_bind(id.to_string());
+    }
+    if let Some(name) = &filter.workflow_name {
+        query.push(" AND workflow_name = ").push_bind(name.clone());
+    }
+    if !filter.statuses.is_empty() {
+        query.push(" AND status IN (");
+        let mut list = query.separated(", ");
+        for status in &filter.statuses {
+            list.push_bind(crate::app::status_text(*status));
+        }
+        query.push(")");
+    }
+    if let Some(from) = filter.created_after {
+        query.push(" AND created_at >= ").push_bind(from.as_micros());
+    }
+    if let Some(before) = filter.created_before {
+        query.push(" AND created_at < ").push_bind(before.as_micros());
+    }
+    if let Some((at, id)) = filter.after {
+        query.push(" AND (created_at, id) < (").push_bind(at.as_micros()).push(", ").push_bind(key(id)).push(")");
+    }
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(filter.limit);
+    let rows = query.build().fetch_all(&sqlite.reader).await?;
+    rows.iter().map(decode).collect()
+}
+
+fn decode(row: &SqliteRow) -> sqlx::Result<Summary> {
+    let failure: Option<String> = row.try_get("failure")?;
+    let failure = failure.map(|text| serde_json::from_str(&text)).transpose();
+    Ok(Summary {
+        id: id_of(row.try_get("id")?)?,
+        namespace: parsed(row.try_get("namespace")?)?,
+        shard: row.try_get("shard")?,
+        workflow_id: parsed(row.try_get("workflow_id")?)?,
+        workflow_name: row.try_get::<&str, _>("workflow_name")?.into(),
+        workflow_version: row.try_get("workflow_version")?,
+        created_at: Timestamp::from_micros(row.try_get("created_at")?),
+        status: crate::app::status_of(row.try_get("status")?).ok_or_else(|| unreadable("status"))?,
+        counts: counts_of(row.try_get("counts")?)?,
+        failure: failure.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        ended_at: row.try_get::<Option<i64>, _>("ended_at")?.map(Timestamp::from_micros),
+        last_sequence: row.try_get::<i64, _>("last_sequence")? as u64,
+        last_hash: row.try_get("last_hash")?,
+    })
+}
+
+fn unreadable(column: &'static str) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: "not what this release writes".into() }
+}
+
+/// Counts as a list, in the order of the states.
+pub(super) fn counts_text(counts: Counts) -> String {
+    let Counts { pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated } =
+        counts;
+    let list = [pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated];
+    serde_json::to_string(&list).unwrap_or_default()
+}
+
+fn counts_of(text: &str) -> sqlx::Result<Counts> {
+    let list: [u32; 10] = serde_json::from_str(text).map_err(|_| unreadable("counts"))?;
+    let [pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated] = list;
+    Ok(Counts { pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated })
+}

@@ -1,0 +1,152 @@
+//! Commands and questions of callers.
+
+use std::{collections::HashSet, sync::atomic::Ordering};
+
+use domain::{ExecutionId, Namespace};
+use tokio::sync::oneshot;
+use workflow::{Command, Execution, Explanation, Status};
+
+use super::{Census, Comparison, Input, Live, Reply, Starting, worker::Worker};
+use crate::{
+    app::{Loaded, Snapshot},
+    error::OrchestratorError,
+    metrics,
+};
+
+impl Worker {
+    pub(super) fn start(&mut self, starting: Starting) {
+        let id = starting.start.execution_id;
+        if self.loading.contains_key(&id) {
+            return self.load(id, Some(Input::Start(Box::new(starting))));
+        }
+        if let Some(live) = self.find(id) {
+            // The same start again answers with what the first one made.
+            if live.execution.namespace() != Some(&starting.start.namespace) {
+                let _ = starting.reply.send(Err(OrchestratorError::IdTaken(id.to_string())));
+                return;
+            }
+            self.answer(id, starting.reply, |live| live.snapshot(false));
+            if let Some(ended) = starting.ended {
+                self.wait_for_end(id, ended);
+            }
+            return;
+        }
+        let most = self.shared.settings.max_executions;
+        if self.shared.live.load(Ordering::Relaxed) >= most {
+            let _ = starting.reply.send(Err(OrchestratorError::TooManyExecutions(most)));
+            return;
+        }
+        let Starting { start, compiled, reply, ended } = starting;
+        metrics::started(&compiled.name);
+        let execution = Execution::new(compiled.plan.clone());
+        let shard = self.shared.shard(id);
+        let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, shard);
+        self.insert(id, live);
+        match self.decide(id, Command::Start(start)) {
+            Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
+            Err(rejected) => {
+                self.remove(id);
+                let _ = reply.send(Err(OrchestratorError::Rejected(rejected)));
+                return;
+            }
+        }
+        if let Some(ended) = ended {
+            self.wait_for_end(id, ended);
+        }
+    }
+
+    pub(super) fn command(&mut self, id: ExecutionId, namespace: Namespace, command: Command, reply: Reply<Snapshot>) {
+        if !self.live.contains_key(&id) {
+            let Some(live) = self.unretire(id) else {
+                return self.load(id, Some(Input::Command { id, namespace, command, reply }));
+            };
+            self.insert(id, live);
+        }
+        if self.is_foreign(id, &namespace) {
+            let _ = reply.send(Err(OrchestratorError::ExecutionNotFound(id)));
+        } else {
+            match self.decide(id, command) {
+                Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
+                Err(rejected) => drop(reply.send(Err(OrchestratorError::Rejected(rejected)))),
+            }
+        }
+        self.retire(id);
+    }
+
+    pub(super) fn get(&mut self, id: ExecutionId, namespace: Namespace, with_steps: bool, reply: Reply<Snapshot>) {
+        if self.find(id).is_none() {
+            return self.load(id, Some(Input::Get { id, namespace, with_steps, reply }));
+        }
+        if self.is_foreign(id, &namespace) {
+            let _ = reply.send(Err(OrchestratorError::ExecutionNotFound(id)));
+            return;
+        }
+        self.answer(id, reply, |live| live.snapshot(with_steps));
+    }
+
+    pub(super) fn explain(&mut self, id: ExecutionId, namespace: Namespace, reply: Reply<(Status, Explanation)>) {
+        if self.find(id).is_none() {
+            return self.load(id, Some(Input::Explain { id, namespace, reply }));
+        }
+        if self.is_foreign(id, &namespace) {
+            let _ = reply.send(Err(OrchestratorError::ExecutionNotFound(id)));
+            return;
+        }
+        self.answer(id, reply, |live| (live.execution.status(), live.execution.explain(live)));
+    }
+
+    /// Answers at the commit of the end; at once where that was before.
+    pub(super) fn wait_for_end(&mut self, id: ExecutionId, ended: oneshot::Sender<Snapshot>) {
+        if let Some(live) = self.ended.get(&id) {
+            let _ = ended.send(live.snapshot(false));
+        } else if let Some(live) = self.live.get_mut(&id) {
+            live.waiting.push(ended);
+        } else {
+            self.load(id, Some(Input::Await { id, ended }));
+        }
+    }
+
+    pub(super) fn find(&self, id: ExecutionId) -> Option<&Live> {
+        self.live.get(&id).or_else(|| self.ended.get(&id))
+    }
+
+    fn is_foreign(&self, id: ExecutionId, namespace: &Namespace) -> bool {
+        self.find(id).is_none_or(|live| live.execution.namespace() != Some(namespace))
+    }
+
+    /// Answers a caller with what is known now, as soon as all of that is committed (I1).
+    fn answer<T: Send + 'static>(&mut self, id: ExecutionId, reply: Reply<T>, show: impl FnOnce(&Live) -> T) {
+        let Some(live) = self.find(id) else { return };
+        let shown = show(live);
+        if live.pending == 0 {
+            let _ = reply.send(Ok(shown));
+            return;
+        }
+        self.open.after.replies.push(Box::new(move |is_committed| {
+            // A caller that has gone needs no answer.
+            let _ = reply.send(if is_committed { Ok(shown) } else { Err(OrchestratorError::NotCommitted) });
+        }));
+    }
+
+    /// Everything here that nothing will wake (I7), and what the database knows and memory does not.
+    pub(super) fn census(&self, known: &[ExecutionId]) -> Census {
+        let is_stuck = |live: &Live| {
+            live.pending == 0
+                && !live.is_ended()
+                && (live.execution.wakeups() == 0
+                    || live.execution.tasks_out().iter().any(|task| !live.tasks.contains_key(task)))
+        };
+        let stuck = self.live.iter().filter(|(_, live)| is_stuck(live)).map(|(id, _)| *id).collect();
+        let here: HashSet<_> = self.live.keys().chain(self.ended.keys()).collect();
+        let missing = known.iter().filter(|id| !here.contains(id)).copied().collect();
+        Census { live: self.live.values().filter(|live| !live.is_ended()).count(), stuck, missing }
+    }
+
+    pub(super) fn compare(&self, replayed: &Execution) -> Comparison {
+        let Some(live) = replayed.id().and_then(|id| self.find(id)) else { return Comparison::NotInMemory };
+        if live.pending > 0 || live.execution.last_sequence() != replayed.last_sequence() {
+            return Comparison::Elsewhere;
+        }
+        if live.execution.is_same_as(replayed) { Comparison::Same } else { Comparison::Different }
+    }
+}

@@ -1,0 +1,126 @@
+//! An execution in memory, and what only the shell knows of it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use domain::{AgentId, ExecutionId, Payload, Timestamp};
+use tokio::sync::oneshot;
+use workflow::{Execution, Overlay, StepIndex, Target, TaskKey, TaskOrder, TaskPlace};
+
+use crate::{
+    app::{Compiled, Loaded, Shown, Snapshot, summary_of},
+    store::Summary,
+};
+
+/// A task that was dispatched: volatile, and made anew after a restart.
+#[derive(Clone, Debug)]
+pub(super) struct Out {
+    pub(super) place: TaskPlace,
+    pub(super) agent_id: Option<AgentId>,
+    pub(super) begun_at: Option<Timestamp>,
+    pub(super) progress: Option<Payload>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) heartbeat_timeout: Option<Duration>,
+    /// Armed timers, so that they can be found again.
+    pub(super) timeout_at: Option<Timestamp>,
+    pub(super) heartbeat_at: Option<Timestamp>,
+    pub(super) again_at: Option<Timestamp>,
+    /// How often communication refused it in a row.
+    pub(super) refusals: u32,
+}
+
+impl Out {
+    pub(super) fn new(order: &TaskOrder) -> Self {
+        Self {
+            place: TaskPlace::Unknown,
+            agent_id: None,
+            begun_at: None,
+            progress: None,
+            timeout: order.timeout,
+            heartbeat_timeout: order.heartbeat_timeout,
+            timeout_at: None,
+            heartbeat_at: None,
+            again_at: None,
+            refusals: 0,
+        }
+    }
+}
+
+/// A look for voters that has not found enough.
+#[derive(Clone, Debug)]
+pub(super) struct Search {
+    pub(super) target: Target,
+    pub(super) count: u32,
+    pub(super) quorum: u32,
+    pub(super) since: Timestamp,
+    pub(super) again_at: Option<Timestamp>,
+}
+
+/// An execution in memory.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) execution: Execution,
+    /// Of the last event decided.
+    pub(super) hash: [u8; 32],
+    pub(super) compiled: Arc<Compiled>,
+    pub(super) shard: u32,
+    /// Batches with events of it that are not committed yet, the open one included.
+    pub(super) pending: u32,
+    /// Has the open batch events of it?
+    pub(super) in_open: bool,
+    pub(super) due: Option<Timestamp>,
+    pub(super) tasks: HashMap<TaskKey, Out>,
+    pub(super) searches: HashMap<StepIndex, Search>,
+    /// Callers that wait for its end.
+    pub(super) waiting: Vec<oneshot::Sender<Snapshot>>,
+}
+
+impl Live {
+    pub(super) fn new(loaded: Loaded, shard: u32) -> Self {
+        let Loaded { execution, hash, compiled } = loaded;
+        Self {
+            execution,
+            hash,
+            compiled,
+            shard,
+            pending: 0,
+            in_open: false,
+            due: None,
+            tasks: HashMap::new(),
+            searches: HashMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.execution.status().is_terminal()
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        summary_of(&self.execution, self.hash, self.shard, &self.compiled)
+    }
+
+    pub(super) fn snapshot(&self, with_steps: bool) -> Snapshot {
+        let mut snapshot = Snapshot::of(&self.execution, self.hash, self.shard, &self.compiled);
+        if with_steps {
+            let shown =
+                |out: &Out| Shown { place: out.place.clone(), agent_id: out.agent_id, progress: out.progress.clone() };
+            snapshot.steps = self.execution.steps();
+            snapshot.tasks = self.tasks.iter().map(|(task, out)| (*task, shown(out))).collect();
+            let steps = &self.compiled.plan.steps;
+            let names = self.searches.keys().filter_map(|step| steps.get(*step as usize));
+            snapshot.seeking = names.map(|step| step.id.clone()).collect();
+        }
+        snapshot
+    }
+
+    /// The id of a task as the outside knows it.
+    pub(super) fn task_id(&self, id: ExecutionId, task: TaskKey) -> String {
+        self.compiled.plan.task_id(id, task)
+    }
+}
+
+impl Overlay for Live {
+    fn task(&self, task: TaskKey) -> TaskPlace {
+        self.tasks.get(&task).map_or(TaskPlace::Unknown, |out| out.place.clone())
+    }
+}

@@ -1,0 +1,157 @@
+//! News of tasks and voters.
+
+use std::time::Duration;
+
+use domain::ExecutionId;
+use workflow::{Command, StepIndex, TaskKey, TaskPlace, Voter};
+
+use super::{Input, timers::Timer, voters::Wanted, worker::Worker};
+use crate::exchange::{News, Outgoing, TaskUpdate};
+
+/// Between two looks for voters.
+const SEARCH_AGAIN: Duration = Duration::from_millis(500);
+/// Before a refused task is dispatched again, doubled each time, up to the longest.
+const DISPATCH_AGAIN: Duration = Duration::from_millis(100);
+const DISPATCH_AGAIN_AT_MOST: Duration = Duration::from_secs(10);
+
+impl Worker {
+    pub(super) fn update(&mut self, update: TaskUpdate) {
+        let id = update.execution;
+        if self.loading.contains_key(&id) {
+            return self.load(id, Some(Input::Update(update)));
+        }
+        // All that have not ended are in memory, so what is not has ended: its results are stale.
+        let Some(live) = self.live.get(&id) else { return self.acknowledge_now(&update) };
+        let task = live.compiled.plan.parse_task_id(&update.task_id).map(|(_, task)| task);
+        match task.filter(|task| live.execution.is_current(*task)) {
+            Some(task) => self.current(id, task, update),
+            // What made it stale may not be committed yet.
+            None => self.acknowledge(update),
+        }
+    }
+
+    fn current(&mut self, id: ExecutionId, task: TaskKey, update: TaskUpdate) {
+        let now = self.shared.now();
+        let News::Ended(_) = &update.news else { return self.show(id, task, update) };
+        let begun_at = self.live.get(&id).and_then(|live| live.tasks.get(&task)).and_then(|out| out.begun_at);
+        self.forget(id, task);
+        let TaskUpdate { task_id, agent_id, news, needs_ack, .. } = update;
+        if let News::Ended(outcome) = news {
+            let begun_at = begun_at.filter(|begun| *begun <= now);
+            // The end of a task is never refused, only dropped.
+            let _ = self.decide(id, Command::TaskEnded { task, agent_id, begun_at, outcome });
+        }
+        if needs_ack {
+            self.open.after.acks.push(task_id);
+        }
+    }
+
+    /// What is seen, and not in the log.
+    fn show(&mut self, id: ExecutionId, task: TaskKey, update: TaskUpdate) {
+        let now = self.shared.now();
+        let Some(out) = self.live.get_mut(&id).and_then(|live| live.tasks.get_mut(&task)) else { return };
+        let (timeout_at, heartbeat_at, again_at) = (out.timeout_at, out.heartbeat_at, out.again_at);
+        match update.news {
+            News::Waiting => {
+                if !matches!(out.place, TaskPlace::WaitingForAgent { .. }) {
+                    out.place = TaskPlace::WaitingForAgent { since: now };
+                }
+            }
+            News::HandedOver => {
+                out.agent_id = update.agent_id;
+                out.place = TaskPlace::HandedOver { agent_id: update.agent_id, since: now };
+                out.refusals = 0;
+                out.timeout_at = out.timeout.map(|timeout| now + timeout);
+                out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout);
+            }
+            News::Begun => {
+                out.begun_at = Some(now);
+                out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout);
+            }
+            News::Alive => out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout),
+            News::Shown(progress) => {
+                out.progress = Some(progress);
+                out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout);
+            }
+            News::Requeued => {
+                out.place = TaskPlace::Queued;
+                out.agent_id = None;
+                out.begun_at = None;
+                (out.timeout_at, out.heartbeat_at) = (None, None);
+            }
+            News::Refused => {
+                let factor = 2_u32.saturating_pow(out.refusals.min(16));
+                out.refusals += 1;
+                out.place = TaskPlace::Queued;
+                out.again_at = Some(now + DISPATCH_AGAIN.saturating_mul(factor).min(DISPATCH_AGAIN_AT_MOST));
+            }
+            News::Ended(_) => {}
+        }
+        let moved = [
+            (timeout_at, out.timeout_at, Timer::Timeout(task)),
+            (heartbeat_at, out.heartbeat_at, Timer::Heartbeat(task)),
+            (again_at, out.again_at, Timer::Dispatch(task)),
+        ];
+        for (old, new, timer) in moved {
+            if old != new {
+                self.rearm(id, old, new, timer);
+            }
+        }
+    }
+
+    /// Acknowledges with the next commit: after everything that was decided before.
+    fn acknowledge(&mut self, update: TaskUpdate) {
+        if update.needs_ack {
+            self.open.after.acks.push(update.task_id);
+        }
+    }
+
+    pub(super) fn acknowledge_now(&mut self, update: &TaskUpdate) {
+        if update.needs_ack {
+            self.say(Outgoing::Ack { task_id: update.task_id.clone() });
+        }
+    }
+
+    /// Asks for voters.
+    pub(super) fn search(&mut self, id: ExecutionId, step: StepIndex) {
+        let now = self.shared.now();
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let namespace = live.execution.namespace().map(ToString::to_string).unwrap_or_default();
+        let Some(search) = live.searches.get_mut(&step) else { return };
+        let wanted = Wanted { id, step, namespace, target: search.target.clone(), count: search.count };
+        if self.searches.try_send(wanted).is_err() {
+            // Too many look already: later.
+            let at = now + SEARCH_AGAIN;
+            let old = search.again_at.replace(at);
+            self.rearm(id, old, Some(at), Timer::Voters(step));
+        }
+    }
+
+    /// The registry has answered.
+    pub(super) fn voters(&mut self, id: ExecutionId, step: StepIndex, found: Vec<Voter>) {
+        let now = self.shared.now();
+        let grace = self.shared.settings.voter_grace;
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let Some(search) = live.searches.get_mut(&step) else { return };
+        let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        let is_enough = count >= search.count || (count >= search.quorum.max(1) && now.since(search.since) >= grace);
+        if is_enough {
+            live.searches.remove(&step);
+            // Voters that nobody wants any more are dropped.
+            let _ = self.decide(id, Command::VotersFound { step, voters: found });
+            return;
+        }
+        let is_wanted = live
+            .execution
+            .outstanding()
+            .iter()
+            .any(|effect| matches!(effect, workflow::Effect::FindVoters { step: wanted, .. } if *wanted == step));
+        if !is_wanted {
+            live.searches.remove(&step);
+            return;
+        }
+        let at = now + SEARCH_AGAIN;
+        let old = search.again_at.replace(at);
+        self.rearm(id, old, Some(at), Timer::Voters(step));
+    }
+}

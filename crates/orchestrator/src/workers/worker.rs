@@ -1,0 +1,269 @@
+//! The loop of one worker.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use domain::{ExecutionId, Timestamp};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use lifecycle::Shutdown;
+use tokio::sync::mpsc;
+
+use super::{
+    Input, Live, MAX_IN_FLIGHT, Shared,
+    commit::{After, Open},
+    timers::Timer,
+    voters::Wanted,
+    writer::{Job, Outcome},
+};
+use crate::{
+    app::{Loaded, load},
+    error::OrchestratorError,
+    exchange::Outgoing,
+};
+
+/// Events that may wait for a free place in flight; beyond it nothing more is decided.
+const MOST_OPEN: usize = 8_192;
+/// Events of one frame to communication.
+const FRAME: usize = 256;
+/// Before a log that could not be read is read again.
+const RELOAD_AFTER: Duration = Duration::from_secs(1);
+
+/// The channels of a worker.
+pub(super) struct Ends {
+    pub(super) inputs: mpsc::Receiver<Input>,
+    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) committed: mpsc::Receiver<Outcome>,
+    pub(super) frames: mpsc::Sender<Vec<Outgoing>>,
+    pub(super) searches: mpsc::Sender<Wanted>,
+}
+
+type LoadResult = (ExecutionId, Result<Option<Loaded>, OrchestratorError>);
+
+/// The only writer of its share of the shards.
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    inputs: mpsc::Receiver<Input>,
+    pub(super) jobs: mpsc::Sender<Job>,
+    committed: mpsc::Receiver<Outcome>,
+    frames: mpsc::Sender<Vec<Outgoing>>,
+    pub(super) searches: mpsc::Sender<Wanted>,
+    /// All that have not ended, and those whose end is not committed.
+    pub(super) live: HashMap<ExecutionId, Live>,
+    /// Some that have ended, in the order of `ended_order`.
+    pub(super) ended: HashMap<ExecutionId, Live>,
+    pub(super) ended_order: VecDeque<ExecutionId>,
+    /// Being read from the log, with what waits for them.
+    pub(super) loading: HashMap<ExecutionId, Vec<Input>>,
+    loads: FuturesUnordered<BoxFuture<'static, LoadResult>>,
+    pub(super) timers: BTreeSet<(Timestamp, ExecutionId, Timer)>,
+    pub(super) open: Open,
+    pub(super) in_flight: VecDeque<After>,
+    pub(super) generation: u64,
+    /// What communication is to be told.
+    pub(super) outbox: VecDeque<Outgoing>,
+    pub(super) is_attached: bool,
+}
+
+impl Worker {
+    pub(super) fn new(index: usize, shared: Arc<Shared>, ends: Ends, recovered: Vec<(ExecutionId, Loaded)>) -> Self {
+        let mut worker = Self {
+            index,
+            shared,
+            inputs: ends.inputs,
+            jobs: ends.jobs,
+            committed: ends.committed,
+            frames: ends.frames,
+            searches: ends.searches,
+            live: HashMap::new(),
+            ended: HashMap::new(),
+            ended_order: VecDeque::new(),
+            loading: HashMap::new(),
+            loads: FuturesUnordered::new(),
+            timers: BTreeSet::new(),
+            open: Open::default(),
+            in_flight: VecDeque::new(),
+            generation: 0,
+            outbox: VecDeque::new(),
+            is_attached: false,
+        };
+        for (id, loaded) in recovered {
+            worker.adopt(id, loaded);
+        }
+        worker
+    }
+
+    /// Runs until a drain, then finishes what is in flight.
+    pub(super) async fn run(mut self, shutdown: Shutdown) -> Result<(), Infallible> {
+        let batch = self.shared.settings.batch;
+        let mut inbox = Vec::with_capacity(batch);
+        let mut is_draining = false;
+        loop {
+            self.flush().await;
+            if is_draining && self.in_flight.is_empty() && self.open.is_empty() {
+                return Ok(());
+            }
+            let has_room = self.open.append.events.len() < MOST_OPEN && !is_draining;
+            let wait = self.until_due();
+            let frames = self.frames.clone();
+            // All arms are cancel-safe. Commits come first: they free memory and answer callers.
+            tokio::select! {
+                biased;
+                Some(outcome) = self.committed.recv() => self.committed(outcome),
+                Ok(permit) = frames.reserve(), if !self.outbox.is_empty() => {
+                    let count = self.outbox.len().min(FRAME);
+                    permit.send(self.outbox.drain(..count).collect());
+                }
+                Some((id, loaded)) = self.loads.next(), if !self.loads.is_empty() => self.loaded(id, loaded),
+                taken = self.inputs.recv_many(&mut inbox, batch), if has_room => {
+                    is_draining |= taken == 0;
+                    for input in inbox.drain(..) {
+                        self.take(input);
+                    }
+                }
+                () = wait, if has_room => {}
+                () = shutdown.draining(), if !is_draining => is_draining = true,
+            }
+            if !is_draining {
+                self.fire_due();
+            }
+        }
+    }
+
+    /// Waits until the next timer is due.
+    fn until_due(&self) -> impl Future<Output = ()> + use<> {
+        let due = self.timers.first().map(|(due, ..)| due.since(self.shared.now()));
+        async move {
+            match due {
+                // Not zero: the timers' clock is finer than the runtime's, and an early wake-up would come again at once.
+                Some(due) => tokio::time::sleep(due.max(Duration::from_millis(1))).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Start(starting) => self.start(*starting),
+            Input::Command { id, namespace, command, reply } => self.command(id, namespace, command, reply),
+            Input::Get { id, namespace, with_steps, reply } => self.get(id, namespace, with_steps, reply),
+            Input::Explain { id, namespace, reply } => self.explain(id, namespace, reply),
+            Input::Await { id, ended } => self.wait_for_end(id, ended),
+            Input::Update(update) => self.update(update),
+            Input::Voters { id, step, found } => self.voters(id, step, found),
+            Input::Attached => self.attached(),
+            Input::Detached => {
+                self.is_attached = false;
+                self.outbox.clear();
+            }
+            Input::Sweep { known } => self.sweep(known),
+            Input::Census { known, reply } => drop(reply.send(self.census(&known))),
+            Input::Compare { replayed, reply } => drop(reply.send(self.compare(&replayed))),
+        }
+    }
+
+    /// Takes an execution in that the log has, and does what it owes.
+    pub(super) fn adopt(&mut self, id: ExecutionId, loaded: Loaded) {
+        let shard = self.shared.shard(id);
+        let live = Live::new(loaded, shard);
+        let effects = live.execution.outstanding();
+        self.insert(id, live);
+        for effect in effects {
+            self.perform(id, effect);
+        }
+        self.arm(id);
+    }
+
+    pub(super) fn insert(&mut self, id: ExecutionId, live: Live) {
+        if self.live.insert(id, live).is_none() {
+            let count = self.shared.live.fetch_add(1, Ordering::Relaxed) + 1;
+            crate::metrics::live(count);
+        }
+    }
+
+    /// Takes an execution out of memory, with its timers.
+    pub(super) fn remove(&mut self, id: ExecutionId) -> Option<Live> {
+        let mut live = self.live.remove(&id)?;
+        let count = self.shared.live.fetch_sub(1, Ordering::Relaxed) - 1;
+        crate::metrics::live(count);
+        self.disarm_all(id, &mut live);
+        Some(live)
+    }
+
+    /// Reads an execution from the log; `input` waits for it.
+    pub(super) fn load(&mut self, id: ExecutionId, input: Option<Input>) {
+        let is_new = !self.loading.contains_key(&id);
+        self.loading.entry(id).or_default().extend(input);
+        if is_new {
+            self.begin_load(id, Duration::ZERO);
+        }
+    }
+
+    fn begin_load(&mut self, id: ExecutionId, after: Duration) {
+        let shared = Arc::clone(&self.shared);
+        let read = async move {
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            let timeout = shared.settings.command_timeout;
+            let loaded = tokio::time::timeout(timeout, load(shared.store.as_ref(), &shared.plans, id)).await;
+            (id, loaded.unwrap_or(Err(OrchestratorError::TimedOut)))
+        };
+        self.loads.push(read.boxed());
+    }
+
+    fn loaded(&mut self, id: ExecutionId, loaded: Result<Option<Loaded>, OrchestratorError>) {
+        let waiting = self.loading.remove(&id).unwrap_or_default();
+        match loaded {
+            Ok(Some(loaded)) => {
+                self.adopt(id, loaded);
+                for input in waiting {
+                    self.take(input);
+                }
+                self.retire(id);
+            }
+            Ok(None) => waiting
+                .into_iter()
+                .for_each(|input| self.refuse(id, input, || OrchestratorError::ExecutionNotFound(id))),
+            Err(error) => {
+                tracing::error!(error = errors::chain(&error), execution.id = %id, "cannot read an execution from its log");
+                let is_transient = matches!(error, OrchestratorError::Database(_) | OrchestratorError::TimedOut);
+                // Callers hear of it; results wait, or the agent's work would be lost.
+                let (results, calls): (Vec<_>, Vec<_>) =
+                    waiting.into_iter().partition(|input| matches!(input, Input::Update(_) | Input::Await { .. }));
+                for input in calls {
+                    self.refuse(id, input, || OrchestratorError::NotCommitted);
+                }
+                if is_transient {
+                    self.loading.insert(id, results);
+                    self.begin_load(id, RELOAD_AFTER);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, _id: ExecutionId, input: Input, why: impl Fn() -> OrchestratorError) {
+        // A caller that has gone needs no answer.
+        match input {
+            Input::Command { reply, .. } | Input::Get { reply, .. } => drop(reply.send(Err(why()))),
+            Input::Explain { reply, .. } => drop(reply.send(Err(why()))),
+            Input::Start(starting) => drop(starting.reply.send(Err(why()))),
+            Input::Update(update) => self.acknowledge_now(&update),
+            Input::Await { .. }
+            | Input::Voters { .. }
+            | Input::Attached
+            | Input::Detached
+            | Input::Sweep { .. }
+            | Input::Census { .. }
+            | Input::Compare { .. } => {}
+        }
+    }
+
+    pub(super) fn has_place_in_flight(&self) -> bool {
+        self.in_flight.len() < MAX_IN_FLIGHT
+    }
+}
