@@ -14,7 +14,7 @@ const DURATION: &str = "workflow_duration_seconds";
 const STEP_FAILURES: &str = "workflow_step_failures_total";
 /// Executions that have not ended.
 const LIVE: &str = "orchestrator_live_executions";
-/// Executions that nothing would wake, at the last sweep; must stay zero (I7).
+/// What nothing would wake, at the last sweep of each `worker`; must stay zero (I7).
 const STUCK: &str = "orchestrator_stuck_executions";
 /// Repairs of the sweeper.
 const REPAIRS: &str = "orchestrator_repairs_total";
@@ -45,8 +45,8 @@ pub(crate) fn live(executions: usize) {
     gauge!(LIVE).set(executions as f64);
 }
 
-pub(crate) fn stuck(executions: usize) {
-    gauge!(STUCK).set(executions as f64);
+pub(crate) fn stuck(worker: usize, executions: usize) {
+    gauge!(STUCK, "worker" => worker.to_string()).set(executions as f64);
 }
 
 pub(crate) fn repaired(repairs: u64) {

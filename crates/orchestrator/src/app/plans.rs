@@ -1,6 +1,12 @@
 //! Workflow versions, compiled once.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use domain::{Namespace, Payload, WorkflowId};
 use errors::Violation;
@@ -55,12 +61,14 @@ pub(crate) struct Plans {
     limits: Limits,
     compiled: Cache<(WorkflowId, u32), Arc<Compiled>>,
     heads: Cache<(Namespace, WorkflowRef), Head>,
+    /// Counts the writes of workflows: what was read before one is not remembered after it.
+    writes: AtomicU64,
 }
 
 impl Plans {
     pub(crate) fn new(store: Arc<dyn Store>, kept: u64, limits: Limits) -> Self {
         let heads = Cache::builder().max_capacity(HEADS).time_to_live(HEADS_FOR).build();
-        Self { store, limits, compiled: Cache::new(kept), heads }
+        Self { store, limits, compiled: Cache::new(kept), heads, writes: AtomicU64::new(0) }
     }
 
     /// Checks a definition that somebody gives.
@@ -74,9 +82,13 @@ impl Plans {
         if let Some(head) = self.heads.get(&key).await {
             return Ok(head);
         }
+        let writes = self.writes.load(Ordering::Acquire);
         let row = self.store.workflow(namespace, workflow, None).await?.ok_or_else(|| not_found(workflow))?;
         let head = Head { id: row.id, newest: row.newest, is_archived: row.is_archived };
-        self.heads.insert(key, head).await;
+        self.heads.insert(key.clone(), head).await;
+        if self.writes.load(Ordering::Acquire) != writes {
+            self.heads.invalidate(&key).await;
+        }
         Ok(head)
     }
 
@@ -100,6 +112,7 @@ impl Plans {
 
     /// A workflow was written: what was the newest may be no more.
     pub(crate) fn changed(&self) {
+        self.writes.fetch_add(1, Ordering::AcqRel);
         self.heads.invalidate_all();
     }
 }

@@ -1,5 +1,7 @@
 //! From a decision to its commit, and what comes after.
 
+use std::sync::atomic::Ordering;
+
 use domain::ExecutionId;
 use workflow::{Command, Effect, Event, Rejected, chain};
 
@@ -151,8 +153,13 @@ impl Worker {
         let open = std::mem::take(&mut self.open);
         open.after.replies.into_iter().for_each(|answer| answer(false));
         let dropped: Vec<_> = self.live.iter().filter(|(_, live)| live.pending > 0).map(|(id, _)| *id).collect();
+        let is_fenced = self.shared.is_fenced.load(Ordering::SeqCst);
         for id in dropped {
             let Some(live) = self.remove(id) else { continue };
+            if is_fenced {
+                // Whoever has the shards now goes on with it.
+                continue;
+            }
             self.load(id, None);
             for ended in live.waiting {
                 self.load(id, Some(Input::Await { id, ended }));

@@ -50,7 +50,7 @@ impl Worker {
                 self.load(id, None);
             }
         }
-        metrics::stuck(repairs);
+        metrics::stuck(self.index, repairs);
         if repairs > 0 {
             tracing::warn!(repairs, "executions were stuck, and were repaired");
             metrics::repaired(repairs as u64);

@@ -226,9 +226,11 @@ impl Worker {
                 }
                 self.retire(id);
             }
-            Ok(None) => waiting
-                .into_iter()
-                .for_each(|input| self.refuse(id, input, || OrchestratorError::ExecutionNotFound(id))),
+            Ok(None) => {
+                for input in waiting {
+                    self.refuse(input, || OrchestratorError::ExecutionNotFound(id));
+                }
+            }
             Err(error) => {
                 tracing::error!(error = errors::chain(&error), execution.id = %id, "cannot read an execution from its log");
                 let is_transient = matches!(error, OrchestratorError::Database(_) | OrchestratorError::TimedOut);
@@ -236,7 +238,7 @@ impl Worker {
                 let (results, calls): (Vec<_>, Vec<_>) =
                     waiting.into_iter().partition(|input| matches!(input, Input::Update(_) | Input::Await { .. }));
                 for input in calls {
-                    self.refuse(id, input, || OrchestratorError::NotCommitted);
+                    self.refuse(input, || OrchestratorError::NotCommitted);
                 }
                 if is_transient {
                     self.loading.insert(id, results);
@@ -246,7 +248,7 @@ impl Worker {
         }
     }
 
-    fn refuse(&mut self, _id: ExecutionId, input: Input, why: impl Fn() -> OrchestratorError) {
+    fn refuse(&mut self, input: Input, why: impl Fn() -> OrchestratorError) {
         // A caller that has gone needs no answer.
         match input {
             Input::Command { reply, .. } | Input::Get { reply, .. } => drop(reply.send(Err(why()))),
