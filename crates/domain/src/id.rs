@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn other_prefixes_and_spellings_are_refused() {
         let id = AgentId::from_parts(1, 1).to_string();
-        for wrong in [id.to_uppercase(), id.replace("agt_", "exe_"), id.replace('0', "o"), "agt_".into(), String::new()] {
+        for wrong in [id.to_uppercase(), id.replace("agt_", "exe_"), id.replace('0', "o"), "agt_".into(), String::new()]
+        {
             assert!(wrong.parse::<AgentId>().is_err(), "{wrong}");
         }
     }

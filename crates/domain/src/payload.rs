@@ -37,7 +37,8 @@ impl Payload {
 
     /// From a parsed value.
     pub fn from_value(value: &Value) -> Self {
-        let raw = serde_json::value::to_raw_value(value).expect("a JSON value has string keys only, so it always prints");
+        let raw =
+            serde_json::value::to_raw_value(value).expect("a JSON value has string keys only, so it always prints");
         Self(raw.into())
     }
 

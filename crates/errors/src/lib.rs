@@ -59,7 +59,11 @@ impl Error {
     /// One faulty field.
     pub fn invalid_field(field: impl Into<String>, code: impl Into<String>, message: impl fmt::Display) -> Self {
         let violation = Violation::new(field, code, message.to_string());
-        Self::invalid("request_invalid", format!("the request is invalid: {}: {}", violation.field, violation.message), vec![violation])
+        Self::invalid(
+            "request_invalid",
+            format!("the request is invalid: {}: {}", violation.field, violation.message),
+            vec![violation],
+        )
     }
 
     /// Something that is not there.

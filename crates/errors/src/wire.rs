@@ -98,7 +98,11 @@ mod tests {
     fn an_error_reads_back_from_its_status() {
         let error = Error {
             retry_after: Some(Duration::from_secs(2)),
-            ..Error::invalid("definition_invalid", "2 faults", vec![Violation::new("/steps/0/id", "duplicate_id", "twice: here")])
+            ..Error::invalid(
+                "definition_invalid",
+                "2 faults",
+                vec![Violation::new("/steps/0/id", "duplicate_id", "twice: here")],
+            )
         };
         let back = Error::from(Status::from(error.clone()));
         assert_eq!((back.code, back.reason, &back.message), (error.code, error.reason, &error.message));

@@ -70,7 +70,12 @@ impl Tasks {
         drop(tokio::spawn(self.tracker.track_future(future)));
     }
 
-    fn ended<E: std::fmt::Display>(&self, task: &'static str, on_exit: OnExit, ended: std::thread::Result<Result<(), E>>) {
+    fn ended<E: std::fmt::Display>(
+        &self,
+        task: &'static str,
+        on_exit: OnExit,
+        ended: std::thread::Result<Result<(), E>>,
+    ) {
         let how = match ended {
             Ok(Ok(())) if on_exit == OnExit::Continue || self.shutdown.is_draining() => return,
             Ok(Ok(())) => "ended by itself".to_owned(),

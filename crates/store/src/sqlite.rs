@@ -44,7 +44,8 @@ impl Sqlite {
         };
         let writer = pool(1).connect_with(options.clone()).await.map_err(connect)?;
         migrator.run(&writer).await.map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
-        let reader = pool(settings.max_connections.max(1)).connect_with(options.read_only(true)).await.map_err(connect)?;
+        let reader =
+            pool(settings.max_connections.max(1)).connect_with(options.read_only(true)).await.map_err(connect)?;
         Ok(Self { writer, reader })
     }
 

@@ -49,7 +49,8 @@ const SECONDS: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0
 impl Telemetry {
     /// Sets up logs and metrics for this process. `filter` is in the syntax of `tracing_subscriber::EnvFilter`.
     pub fn install(filter: &str, format: LogFormat) -> Result<Self, Error> {
-        let parsed = EnvFilter::try_new(filter).map_err(|source| Error::Filter { filter: filter.to_owned(), source })?;
+        let parsed =
+            EnvFilter::try_new(filter).map_err(|source| Error::Filter { filter: filter.to_owned(), source })?;
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let layer = match format {
             LogFormat::Readable => layer.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
