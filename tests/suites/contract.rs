@@ -13,6 +13,8 @@ async fn the_api_keeps_to_its_openapi_document() {
     let mut server = Server::start().await;
     let directory = server.data_directory();
     let output = Command::new(schemathesis)
+        .arg("--config-file")
+        .arg(testkit::workspace().join("tests/schemathesis.toml"))
         .args(["run", &format!("{}/openapi.json", server.url()), "--checks", "all", "--max-examples"])
         .arg(std::env::var("SCHEMATHESIS_EXAMPLES").unwrap_or_else(|_| "20".into()))
         .args(["--request-timeout", "20", "--no-color", "--continue-on-failure", "--seed"])

@@ -39,20 +39,18 @@ use crate::{
 pub(crate) struct DefinitionDocument {
     /// Unique among the active workflows of the namespace.
     name: Title,
-    /// For people.
-    #[schema(nullable = false)]
+    /// For people. Here and below, `null` is the same as nothing.
     description: Option<String>,
     /// What is done.
     #[schema(min_items = 1, max_items = 10_000)]
     steps: Vec<Step>,
     /// What each step waits for, besides its own `depends_on`.
-    #[schema(nullable = false)]
     dependencies: Option<HashMap<String, Vec<String>>>,
     /// Bounds of whole executions: `timeout`, `max_parallel`, `priority`.
-    #[schema(nullable = false, value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>)]
     config: Option<()>,
     /// A JSON Schema that inputs must fit.
-    #[schema(nullable = false, value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>)]
     input_schema: Option<()>,
     /// What an execution answers with.
     #[schema(value_type = Option<serde_json::Value>)]

@@ -1,5 +1,7 @@
 //! The registry as its callers see it: over its own gRPC service, in process, on a real database file.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{sync::Arc, time::Duration};
 
 use contracts::Link;
