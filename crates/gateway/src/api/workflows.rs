@@ -49,8 +49,8 @@ pub(crate) struct DefinitionDocument {
     /// Bounds of whole executions: `timeout`, `max_parallel`, `priority`.
     #[schema(value_type = Option<Object>)]
     config: Option<()>,
-    /// A JSON Schema that inputs must fit.
-    #[schema(value_type = Option<Object>)]
+    /// A JSON Schema that inputs must fit: an object, or `true` or `false`.
+    #[schema(value_type = Option<serde_json::Value>)]
     input_schema: Option<()>,
     /// What an execution answers with.
     #[schema(value_type = Option<serde_json::Value>)]
