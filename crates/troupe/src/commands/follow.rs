@@ -118,10 +118,9 @@ impl Progress {
     }
 }
 
-/// The step that an event is about; those about tasks name it in the task.
+/// The step that an event is about.
 pub(super) fn step_of(event: &Event) -> &str {
-    let inside = event.data("task").and_then(|task| task.get("step"));
-    inside.or_else(|| event.data("step")).and_then(Value::as_str).unwrap_or_default()
+    event.data("step").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// What an event means, for people; `None` for those that would only be noise.

@@ -34,12 +34,11 @@ pub(super) fn attempts(events: &[Event]) -> HashMap<Place, Vec<Attempt>> {
     let mut found = HashMap::<Place, Vec<Attempt>>::new();
     for event in events {
         let Some(at) = moment(text(&event.document, "at")) else { continue };
-        let task = event.data("task");
-        if task.is_some_and(|task| text(task, "purpose") == "undo") {
+        if event.data("purpose").is_some_and(|purpose| purpose == "undo") {
             continue;
         }
-        let field = |name: &str| task.and_then(|task| task.get(name)).or_else(|| event.data(name));
-        let place = (step_of(event).to_owned(), field("index").or_else(|| field("voter")).and_then(Value::as_u64));
+        let place =
+            (step_of(event).to_owned(), event.data("index").or_else(|| event.data("voter")).and_then(Value::as_u64));
         let of_place = found.entry(place).or_default();
         let (state, is_end) = match event.kind.as_str() {
             "step_scheduled" => ("running", false),
@@ -55,7 +54,7 @@ pub(super) fn attempts(events: &[Event]) -> HashMap<Place, Vec<Attempt>> {
                 open.note = event.data("failure").map(failure_sentence).unwrap_or_default();
             }
         } else {
-            let number = field("attempt").and_then(Value::as_u64).unwrap_or(of_place.len() as u64 + 1);
+            let number = event.data("attempt").and_then(Value::as_u64).unwrap_or(of_place.len() as u64 + 1);
             of_place.push(Attempt { number, state, from: at, to: None, note: String::new() });
         }
     }
@@ -179,8 +178,9 @@ mod tests {
 
     #[test]
     fn attempts_are_read_off_the_log() {
-        let task = |attempt: u32| json!({ "task": { "step": "a", "attempt": attempt }, "failure": { "message": "lost", "code": "x" } });
-        let undo = json!({ "task": { "step": "a", "attempt": 1, "purpose": "undo" } });
+        let task =
+            |attempt: u32| json!({ "step": "a", "attempt": attempt, "failure": { "message": "lost", "code": "x" } });
+        let undo = json!({ "step": "a", "attempt": 1, "purpose": "undo" });
         let log = [
             event(1, "step_scheduled", 0, &task(1)),
             event(2, "step_retrying", 2, &task(1)),
