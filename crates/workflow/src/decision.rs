@@ -301,10 +301,14 @@ fn given(question: &Question, strategy: Strategy, votes: &[(&Voter, &Ballot)]) -
     votes.iter().map(|(voter, _)| weight(voter, strategy) * each).sum()
 }
 
+/// A weight that counts and prints: negative weights and what is not a number count nothing.
+pub(crate) fn sound(weight: f64) -> f64 {
+    if weight.is_nan() { 0.0 } else { weight.clamp(0.0, HEAVIEST) }
+}
+
 fn weight(voter: &Voter, strategy: Strategy) -> u128 {
     match strategy {
-        // Negative weights and what is not a number count nothing.
-        Strategy::Weighted => (voter.weight.clamp(0.0, HEAVIEST) * UNIT as f64).round() as u128,
+        Strategy::Weighted => (sound(voter.weight) * UNIT as f64).round() as u128,
         Strategy::Majority | Strategy::Plurality | Strategy::Unanimous | Strategy::Ranked => UNIT,
     }
 }

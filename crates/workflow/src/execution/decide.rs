@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Ballot, Command, Event, Failure, Plan, Purpose, Rejected, Start, StepIndex, TaskKey, Voter,
-    decision::Question,
+    decision::{Question, sound},
     plan::{OnFailure, StepKind},
 };
 
@@ -168,6 +168,8 @@ impl Decider<'_> {
         let Some(run) = self.state.steps.get(step as usize) else { return };
         let wants_voters = matches!(run.run.phase, Phase::Deciding(_)) && run.voters.is_empty();
         if wants_voters && !voters.is_empty() {
+            // JSON has no NaN and no infinity: a log with one would not read back.
+            let voters = voters.into_iter().map(|voter| Voter { weight: sound(voter.weight), ..voter }).collect();
             self.emit(Event::VotersChosen { step, voters });
         }
     }

@@ -144,7 +144,9 @@ impl Execution {
         }
         let waits = self.state.active.iter().filter(|step| self.waits_outside(**step)).count();
         let retries = self.state.retries.len();
-        self.state.out.len() + waits + retries + usize::from(self.state.paused.is_some())
+        // Undos do not heed a pause, and its end would not wake them.
+        let pause = usize::from(self.state.paused.is_some() && !self.state.compensating);
+        self.state.out.len() + waits + retries + pause
     }
 
     /// Its id, after the first event.

@@ -6,7 +6,7 @@ use domain::{AgentId, Payload};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
-use workflow::{Definition, Limits, Plan};
+use workflow::{Definition, Limits, Plan, plan::Strategy};
 
 /// A workflow and an input for it.
 pub(crate) struct Generated {
@@ -87,7 +87,8 @@ fn step(rng: &mut ChaCha8Rng, number: usize) -> Value {
 }
 
 fn task(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>, upstream: &[usize]) {
-    step.insert("agent_type".into(), json!("worker"));
+    let (key, value) = target(rng);
+    step.insert(key.into(), value);
     let input = match (rng.random_range(0..12), upstream.first()) {
         (0, _) => Value::Null,
         (1, _) if rng.random_bool(0.3) => json!("${{ input.nothing }}"),
@@ -97,6 +98,15 @@ fn task(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>, upstream: &[usize])
     step.insert("input".into(), input);
     retry(rng, step);
     compensate(rng, step);
+}
+
+/// Who does it: one of many, or one.
+fn target(rng: &mut ChaCha8Rng) -> (&'static str, Value) {
+    match rng.random_range(0..3) {
+        0 => ("agent_type", json!("worker")),
+        1 => ("capability", json!("work.hard")),
+        _ => ("agent_id", json!(AgentId::from_parts(1, 9))),
+    }
 }
 
 fn for_each(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>, upstream: &[usize]) {
@@ -117,15 +127,15 @@ fn decision(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>) {
         let ids: Vec<_> = (0..count).map(|voter| AgentId::from_parts(1, u128::from(voter))).collect();
         json!({ "agents": ids })
     } else {
-        json!({ "capability": "voter", "count": count })
+        let key = ["capability", "agent_type"][rng.random_range(0..2)];
+        json!({ key: "voter", "count": count })
     };
-    let strategies = ["majority", "plurality", "unanimous", "weighted"];
     let mut decision = json!({
         "question": "Which?",
         "options": ["left", "right"],
         "voters": voters,
         "quorum": rng.random_range(1..=count),
-        "strategy": strategies[rng.random_range(0..strategies.len())],
+        "strategy": Strategy::ALL[rng.random_range(0..Strategy::ALL.len())],
     });
     if rng.random_bool(0.5) {
         decision["deadline"] = json!(format!("{}s", rng.random_range(1..=40)));
@@ -139,9 +149,11 @@ fn signal(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>) {
     let mut signal = json!({ "name": name });
     if rng.random_bool(0.6) {
         signal["timeout"] = json!(format!("{}s", rng.random_range(1..=40)));
-        match rng.random_range(0..3) {
-            0 => signal["on_timeout"] = json!("reject"),
-            1 => signal["on_timeout"] = json!({ "fallback": null }),
+        match rng.random_range(0..6) {
+            0 | 1 => signal["on_timeout"] = json!("reject"),
+            2 => signal["on_timeout"] = json!({ "fallback": null }),
+            3 => signal["on_timeout"] = json!({ "fallback": "${{ input.items }}" }),
+            4 if rng.random_bool(0.3) => signal["on_timeout"] = json!({ "fallback": "${{ input.nothing }}" }),
             _ => {}
         }
     }
@@ -158,7 +170,8 @@ fn retry(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>) {
 }
 
 fn compensate(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>) {
-    let mut compensate = json!({ "agent_type": "worker", "action": "undo" });
+    let (key, value) = target(rng);
+    let mut compensate = json!({ key: value, "action": "undo" });
     match rng.random_range(0..10) {
         0..3 => {}
         3 => compensate["input"] = json!("${{ input.nothing }}"),

@@ -2,11 +2,12 @@
 //! late, cancels, pauses, retries, signals, crashes. After every transition all invariants are checked, by the engine's own
 //! predicates and by an observer that knows only the log; at the end all agents answer, and every execution must have ended.
 //!
-//! - `TROUPE_SIM_SEED=n` runs exactly the history with this seed.
+//! - `TROUPE_SIM_SEED=n` runs exactly the history with this seed, and prints it (with `--no-capture`).
 //! - `TROUPE_SIM_RUNS=n` runs so many histories instead of 12,000.
 
 mod generate;
 mod observer;
+mod timekeeper;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,11 +20,12 @@ const RUNS: u64 = 12_000;
 const SHARES: u64 = 4;
 
 fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a whole number, not `{text}`")))
 }
 
 /// One history, with everything in it drawn from the seed.
-fn history(seed: u64) -> Result<world::Tally, String> {
+fn history(seed: u64) -> Result<world::World, String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let generated = generate::workflow(&mut rng);
     let run = AssertUnwindSafe(|| world::World::new(&generated, rng, seed)?.live());
@@ -34,7 +36,9 @@ fn history(seed: u64) -> Result<world::Tally, String> {
 }
 
 fn share(number: u64) {
-    let seeds = match variable("TROUPE_SIM_SEED") {
+    let only = variable("TROUPE_SIM_SEED");
+    let is_told = only.is_some();
+    let seeds = match only {
         Some(seed) => seed..seed + 1,
         None => 0..variable("TROUPE_SIM_RUNS").unwrap_or(RUNS),
     };
@@ -42,9 +46,14 @@ fn share(number: u64) {
     let mut total = world::Tally::default();
     for seed in seeds.filter(|seed| seed % SHARES == number) {
         match history(seed) {
-            Ok(tally) => total.add(&tally),
+            Ok(world) => {
+                if is_told {
+                    println!("history {seed}:\n{}", world.told());
+                }
+                total.add(&world.tally);
+            }
             Err(fault) => panic!(
-                "history {seed}: {fault}\nagain: TROUPE_SIM_SEED={seed} cargo nextest run -p workflow --test simulator"
+                "history {seed}: {fault}\nagain: TROUPE_SIM_SEED={seed} cargo nextest run -p workflow --test simulator --no-capture"
             ),
         }
     }

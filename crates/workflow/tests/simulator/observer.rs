@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use domain::Payload;
+use domain::{Payload, Timestamp};
 use serde_json::Value;
 use workflow::{Effect, Event, Plan, Purpose, StepIndex, TaskKey, TaskOrder, plan::StepKind};
+
+use crate::timekeeper::Timekeeper;
 
 type Unit = (StepIndex, Option<u32>);
 
@@ -25,8 +27,9 @@ pub(crate) struct Observer {
     instances: BTreeMap<Unit, Value>,
     /// Outputs that the log leaves to the state.
     pub(crate) outputs: BTreeMap<StepIndex, Value>,
-    is_paused: bool,
+    pub(crate) is_paused: bool,
     is_over: bool,
+    time: Timekeeper,
 }
 
 /// The number that the simulated agents put into their results.
@@ -42,16 +45,20 @@ impl Observer {
         events: &[Event],
         effects: &[Effect],
         answered: Option<TaskKey>,
+        now: Timestamp,
     ) -> Result<(), String> {
         // What begins and is lost in one transition was never sent, and withdrawing it does no harm.
-        let mut before = self.out.clone();
+        let known = self.out.clone();
+        let mut before = known.clone();
         before.extend(events.iter().filter_map(|event| match event {
             Event::StepScheduled { task, .. } => Some(*task),
             _ => None,
         }));
         for event in events {
-            self.event(plan, event).map_err(|fault| format!("{fault}: {event:?}"))?;
+            let seen = self.event(plan, event).and_then(|()| self.time.see(plan, event, now));
+            seen.map_err(|fault| format!("{fault}: {event:?}"))?;
         }
+        self.time.check(now)?;
         let withdrawn: Vec<_> = effects
             .iter()
             .filter_map(|effect| match effect {
@@ -63,23 +70,32 @@ impl Observer {
         if withdrawn.len() != gone.len() || !withdrawn.iter().all(|task| gone.contains(task)) {
             return Err(format!("these tasks are not wanted any more: {gone:?}; withdrawn were {withdrawn:?}"));
         }
-        for effect in effects {
-            if let Effect::Dispatch(order) = effect {
-                self.dispatched(order)?;
-            }
-        }
-        Ok(())
+        let began: BTreeSet<_> = self.out.difference(&known).copied().collect();
+        self.dispatched(effects, &began)
     }
 
-    /// One id is one task, however often it is sent.
-    pub(crate) fn dispatched(&mut self, order: &TaskOrder) -> Result<(), String> {
-        let known = self.orders.entry(order.task).or_insert_with(|| order.clone());
-        if known == order { Ok(()) } else { Err(format!("one id for two tasks: {known:?} and {order:?}")) }
+    /// Exactly these tasks are sent, and one id is one task, however often it is.
+    pub(crate) fn dispatched(&mut self, effects: &[Effect], expected: &BTreeSet<TaskKey>) -> Result<(), String> {
+        let mut sent = BTreeSet::new();
+        for effect in effects {
+            let Effect::Dispatch(order) = effect else { continue };
+            let known = self.orders.entry(order.task).or_insert_with(|| order.clone());
+            if known != order {
+                return Err(format!("one id for two tasks: {known:?} and {order:?}"));
+            }
+            sent.insert(order.task);
+        }
+        if sent == *expected { Ok(()) } else { Err(format!("these are to be sent: {expected:?}; sent were {sent:?}")) }
     }
 
     /// Every task there ever was.
     pub(crate) fn tasks(&self) -> Vec<TaskKey> {
         self.orders.keys().copied().collect()
+    }
+
+    /// Did a signal of this name come in that no step has used?
+    pub(crate) fn has_unused(&self, name: &str) -> bool {
+        self.signals.get(name).is_some_and(|kept| !kept.is_empty())
     }
 
     fn event(&mut self, plan: &Plan, event: &Event) -> Result<(), String> {
@@ -117,12 +133,7 @@ impl Observer {
                 self.attempts.clear();
             }
             Event::Completed { .. } => self.end()?,
-            Event::Failed { .. } | Event::Cancelled { .. } => {
-                if !self.undoable.is_empty() || self.undo.is_some() {
-                    return Err(format!("it ended before these were undone: {:?}", self.undoable));
-                }
-                self.end()?;
-            }
+            Event::Failed { .. } | Event::Cancelled { .. } => self.lost()?,
             Event::Accepted { .. }
             | Event::StepExpanded { .. }
             | Event::SignalAwaited { .. }
@@ -226,6 +237,13 @@ impl Observer {
 
     fn leave(&mut self, unit: Unit) {
         self.out.retain(|task| (task.step, task.index) != unit);
+    }
+
+    fn lost(&mut self) -> Result<(), String> {
+        if !self.undoable.is_empty() || self.undo.is_some() {
+            return Err(format!("it ended before these were undone: {:?}", self.undoable));
+        }
+        self.end()
     }
 
     fn end(&mut self) -> Result<(), String> {

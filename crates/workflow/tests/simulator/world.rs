@@ -11,8 +11,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use workflow::{
-    Command, Effect, Event, Execution, Failure, Overlay, Plan, Recorded, Rejected, Start, Status, StepIndex, TaskKey,
-    TaskPlace, Voter, plan::StepKind,
+    Command, Effect, Event, Execution, Failure, Overlay, Plan, Recorded, Rejected, Start, Status, StepIndex, StepState,
+    TaskKey, TaskPlace, Voter, plan::StepKind,
 };
 
 use crate::{generate::Generated, observer::Observer};
@@ -68,7 +68,7 @@ pub(crate) struct World {
     wanted: BTreeMap<StepIndex, (u32, u32)>,
     tokens: u64,
     signals: u128,
-    tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 impl World {
@@ -100,13 +100,13 @@ impl World {
     }
 
     /// A turbulent time, then a fair one, in which it must end.
-    pub(crate) fn live(mut self) -> Result<Tally, String> {
+    pub(crate) fn live(mut self) -> Result<Self, String> {
         for _ in 0..self.rng.random_range(0..80) {
             self.happen()?;
         }
         self.end_fairly()?;
         self.replay()?;
-        Ok(self.tally)
+        Ok(self)
     }
 
     fn happen(&mut self) -> Result<(), String> {
@@ -120,7 +120,8 @@ impl World {
             }
             48..60 => self.pass_time(),
             60..63 => self.find_voters(),
-            63..75 => self.signal(),
+            63 => self.find_nobody(),
+            64..75 => self.signal(),
             75..76 => self.say(Command::Cancel { reason: "enough".into() }),
             76..80 => self.say(Command::Pause),
             80..86 => self.say(Command::Resume),
@@ -139,11 +140,15 @@ impl World {
         let expected = self.expected_refusal(&command);
         let shown = format!("{command:?}");
         let before = self.execution.last_sequence();
+        let twin = self.rng.random_bool(0.1).then(|| (self.execution.clone(), command.clone()));
         let events = match (self.execution.transition(command, self.now), expected) {
             (Ok(events), None) => events,
             (Err(refusal), Some(expected)) if refusal == expected => Vec::new(),
             (outcome, expected) => return Err(format!("{shown} gave {outcome:?}, not {expected:?}")),
         };
+        if let Some((twin, command)) = twin {
+            self.compare(twin, command, &events).map_err(|fault| format!("after {shown}: {fault}\n{}", self.told()))?;
+        }
         let mut effects = Vec::new();
         for (event, sequence) in events.iter().zip(before + 1..) {
             *self.tally.events.entry(event.kind()).or_default() += 1;
@@ -151,7 +156,7 @@ impl World {
             effects.extend(self.execution.effects(event));
         }
         self.observer
-            .see(&self.plan, &events, &effects, answered)
+            .see(&self.plan, &events, &effects, answered, self.now)
             .and_then(|()| self.check())
             .map_err(|fault| format!("after {shown} at {}: {fault}\n{}", self.now, self.told()))?;
         for effect in effects {
@@ -161,6 +166,19 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// The same state and command give the same events, and after them nothing is left to be done now.
+    fn compare(&self, mut twin: Execution, command: Command, events: &[Event]) -> Result<(), String> {
+        let again = twin.transition(command, self.now).unwrap_or_default();
+        if again != events || !twin.is_same_as(&self.execution) {
+            return Err(format!("the same command gave {events:?}, then {again:?}"));
+        }
+        match twin.transition(Command::Tick, self.now) {
+            Err(Rejected::AlreadyStarted) => Ok(()),
+            Ok(more) if more.is_empty() => Ok(()),
+            more => Err(format!("it had not settled; a tick gave {more:?}")),
+        }
     }
 
     fn expected_refusal(&self, command: &Command) -> Option<Rejected> {
@@ -214,9 +232,31 @@ impl World {
                 return Err(format!("the output of step {step} is {output:?}, not {expected}"));
             }
         }
+        if execution.last_sequence() != self.log.len() as u64 {
+            return Err(format!("its sequence is {}, of {} events", execution.last_sequence(), self.log.len()));
+        }
         let is_over = execution.status().is_terminal();
+        if is_over != (execution.wakeups() == 0) {
+            return Err(format!("I7: {} things will wake what is {:?}", execution.wakeups(), execution.status()));
+        }
         if !is_over && execution.explain(&Nowhere).waits.is_empty() {
             return Err("it does not say what it waits for".into());
+        }
+        let status = execution.status();
+        let is_held = self.observer.is_paused && !is_over && status != Status::Compensating;
+        if is_held != (status == Status::Paused) {
+            return Err(format!("it is {status:?}, and paused: {is_held}"));
+        }
+        if status == Status::Compensating && execution.wakeups() != 1 {
+            return Err(format!("{} things wake it, and not the one undo", execution.wakeups()));
+        }
+        let waiting = self.plan.steps.iter().zip(&steps).filter(|(_, view)| view.state == StepState::Waiting);
+        for (step, _) in waiting {
+            if let StepKind::Signal { name, .. } = &step.kind
+                && self.observer.has_unused(name)
+            {
+                return Err(format!("{} waits for a signal that is there", step.id));
+            }
         }
         if execution.tasks_out().into_iter().collect::<BTreeSet<_>>() != self.observer.out {
             return Err(format!("out are {:?}, the log says {:?}", execution.tasks_out(), self.observer.out));
@@ -227,7 +267,8 @@ impl World {
         Ok(())
     }
 
-    fn told(&self) -> String {
+    /// The log so far, an event a line.
+    pub(crate) fn told(&self) -> String {
         let lines = self.log.iter().map(|(_, at, bytes)| format!("  {at} {}", String::from_utf8_lossy(bytes)));
         lines.collect::<Vec<_>>().join("\n")
     }
@@ -260,6 +301,10 @@ impl World {
             let choice = ["left", "right"][self.rng.random_range(0..2)];
             let result = match is_vote {
                 true if self.rng.random_bool(0.05) => json!("what?"),
+                true if self.rng.random_bool(0.3) => {
+                    let rest = if choice == "left" { "right" } else { "left" };
+                    json!({ "ranking": [choice, rest], "rationale": token.to_string() })
+                }
                 true => json!({ "choice": choice, "rationale": token.to_string() }),
                 false => json!({ "token": token }),
             };
@@ -311,11 +356,27 @@ impl World {
         }
         let found = self.rng.random_range(quorum.min(count)..=count);
         let first = self.rng.random_range(0..5);
-        let voter = |number: u32| {
+        let mut voters = Vec::new();
+        for number in 0..found {
             let agent_id = AgentId::from_parts(3, u128::from(first + number));
-            Voter { agent_id, name: format!("voter {number}"), weight: 1.0 + f64::from(number) }
-        };
-        self.say(Command::VotersFound { step, voters: (0..found).map(voter).collect() })
+            let weight = if self.rng.random_bool(0.05) { f64::NAN } else { self.rng.random_range(-0.1..3.0) };
+            voters.push(Voter { agent_id, name: format!("voter {number}"), weight });
+        }
+        self.say(Command::VotersFound { step, voters })
+    }
+
+    /// A search that found nobody, or that nobody asked for, changes nothing.
+    fn find_nobody(&mut self) -> Result<(), String> {
+        self.say(Command::Tick)?;
+        let steps = self.plan.steps.len() as StepIndex;
+        let step = self.rng.random_range(0..=steps);
+        let voter = Voter { agent_id: AgentId::from_parts(3, 99), name: "stray".into(), weight: 1.0 };
+        let is_decision =
+            self.plan.steps.get(step as usize).is_some_and(|step| matches!(step.kind, StepKind::Decision(_)));
+        let voters = if is_decision { Vec::new() } else { vec![voter] };
+        let before = self.log.len();
+        self.say(Command::VotersFound { step, voters })?;
+        if self.log.len() == before { Ok(()) } else { Err(format!("a stray voter counted\n{}", self.told())) }
     }
 
     fn signal(&mut self) -> Result<(), String> {
@@ -381,11 +442,11 @@ impl World {
 
     /// What a shell does after it has rebuilt the state (I4).
     fn recover(&mut self) -> Result<(), String> {
-        for effect in self.execution.outstanding() {
-            if let Effect::Dispatch(order) = &effect {
-                self.observer.dispatched(order)?;
-            }
-            self.perform(&effect);
+        let owed = self.execution.outstanding();
+        let out = self.execution.tasks_out().into_iter().collect();
+        self.observer.dispatched(&owed, &out).map_err(|fault| format!("I4: {fault}\n{}", self.told()))?;
+        for effect in &owed {
+            self.perform(effect);
         }
         self.say(Command::Tick)
     }
@@ -400,8 +461,9 @@ impl World {
                 self.say(Command::Resume)?;
             }
             self.recover()?;
-            if let Some(task) = self.execution.tasks_out().first().copied() {
-                let is_vote = self.agents.remove(&task).unwrap_or_default();
+            // Nobody answers what was not sent.
+            let task = self.execution.tasks_out().first().copied();
+            if let Some((task, is_vote)) = task.and_then(|task| self.agents.remove_entry(&task)) {
                 let outcome = self.outcome(is_vote, 0.95);
                 self.answer(task, outcome)?;
             } else if !self.wanted.is_empty() && !self.execution.outstanding().is_empty() {

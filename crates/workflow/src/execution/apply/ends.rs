@@ -4,7 +4,7 @@ use domain::Payload;
 
 use super::{Applier, list};
 use crate::{
-    Failure, Purpose, StepIndex, Voter,
+    Ballot, Failure, Purpose, StepIndex, Voter,
     execution::{
         settle::DEADLINE,
         state::{Phase, Run, Unit},
@@ -72,10 +72,16 @@ impl Applier<'_> {
         was_out
     }
 
+    pub(super) fn ballot_cast(&mut self, step: StepIndex, voter: u32, ballot: &Ballot) {
+        self.step(step).ballots[voter as usize] = Some(ballot.clone());
+        let _ = self.instance_over(step, voter, Phase::Completed, None);
+    }
+
     pub(super) fn ballot_missed(&mut self, step: StepIndex, voter: u32, failure: &Failure) {
         let was_out = self.instance_over(step, voter, Phase::Failed, Some(failure));
-        // Any other failure is the voter's own answer.
-        self.step(step).instances[voter as usize].withdrawn = was_out && failure.code == DEADLINE;
+        // Any other failure is the voter's own answer, whatever code the voter gave it.
+        let is_over = self.step(step).run.phase.due().is_some_and(|deadline| deadline <= self.at);
+        self.step(step).instances[voter as usize].withdrawn = was_out && is_over && failure.code == DEADLINE;
     }
 
     pub(super) fn completed(&mut self, unit: Unit, output: Option<&Payload>) {
@@ -108,7 +114,12 @@ impl Applier<'_> {
         plan.for_each.is_some().then(|| list(outputs))
     }
 
-    pub(super) fn failed(&mut self, step: StepIndex, failure: &Failure, fallback: Option<&Payload>) {
+    pub(super) fn failed(&mut self, unit: Unit, failure: &Failure, fallback: Option<&Payload>) {
+        let step = unit.step;
+        if let Some(index) = unit.index {
+            let _ = self.instance_over(step, index, Phase::Failed, Some(failure));
+            return;
+        }
         self.step(step).run.failure = Some(failure.clone());
         self.end_step(step, Phase::Failed);
         self.end_instances(step);

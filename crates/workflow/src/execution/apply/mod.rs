@@ -4,14 +4,14 @@
 mod ends;
 mod tasks;
 
-use domain::{AgentId, Payload, Timestamp};
+use domain::{AgentId, Payload, SignalId, Timestamp};
 
 use super::{
     Counts,
     state::{End, Head, Phase, Run, State, StepRun, Unit},
 };
 use crate::{
-    Event, Plan, StepIndex,
+    Event, Failure, Plan, StepIndex,
     plan::{Join, StepKind},
 };
 
@@ -32,49 +32,30 @@ impl Applier<'_> {
             Event::StepRetrying { task, failure, at, agent_id } => self.retrying(*task, failure, *at, *agent_id),
             Event::SignalAwaited { step, name, until } => self.awaited(*step, name, *until),
             Event::SleepStarted { step, until } => self.begin(*step, Phase::Sleeping(*until)),
-            Event::DecisionOpened { step, input, deadline } => {
-                self.begin(*step, Phase::Deciding(*deadline));
-                self.step(*step).run.input = Some(input.clone());
-            }
+            Event::DecisionOpened { step, input, deadline } => self.opened(*step, input, *deadline),
             Event::VotersChosen { step, voters } => self.voters_chosen(*step, voters),
-            Event::BallotCast { step, voter, ballot } => {
-                self.step(*step).ballots[*voter as usize] = Some(ballot.clone());
-                let _ = self.instance_over(*step, *voter, Phase::Completed, None);
-            }
+            Event::BallotCast { step, voter, ballot } => self.ballot_cast(*step, *voter, ballot),
             Event::BallotMissed { step, voter, failure } => self.ballot_missed(*step, *voter, failure),
             Event::StepCompleted { step, index, output, agent_id, begun_at } => {
                 let unit = Unit { step: *step, index: *index };
                 self.done_by(unit, *agent_id, *begun_at);
                 self.completed(unit, output.as_ref());
             }
-            Event::StepFailed { step, index: Some(index), failure, agent_id, .. } => {
-                self.done_by(Unit { step: *step, index: Some(*index) }, *agent_id, None);
-                let _ = self.instance_over(*step, *index, Phase::Failed, Some(failure));
-            }
-            Event::StepFailed { step, index: None, failure, agent_id, fallback } => {
-                self.done_by(Unit { step: *step, index: None }, *agent_id, None);
-                self.failed(*step, failure, fallback.as_ref());
+            Event::StepFailed { step, index, failure, agent_id, fallback } => {
+                let unit = Unit { step: *step, index: *index };
+                self.done_by(unit, *agent_id, None);
+                self.failed(unit, failure, fallback.as_ref());
             }
             Event::StepSkipped { step, reason: _ } => self.skipped(*step),
             Event::StepCancelled { step, index: _, reason: _ } => {
                 self.end_step(*step, Phase::Cancelled);
                 self.end_instances(*step);
             }
-            Event::SignalReceived { id, name, payload, sender: _ } => {
-                self.state.signals.insert(*id);
-                if let Some(mailbox) = self.state.mailboxes.get_mut(name) {
-                    mailbox.kept.push_back(payload.clone());
-                }
-            }
+            Event::SignalReceived { id, name, payload, sender: _ } => self.signalled(*id, name, payload),
             Event::Paused => self.state.paused = Some(self.at),
             Event::Resumed => self.state.paused = None,
             Event::CancelRequested { reason } => self.state.cancel = Some(reason.clone()),
-            Event::CompensationStarted { failure } => {
-                self.state.failure.clone_from(failure);
-                self.state.compensating = true;
-                self.state.was_compensated = true;
-                self.state.deadline = None;
-            }
+            Event::CompensationStarted { failure } => self.compensates(failure.as_ref()),
             Event::StepCompensated { step, index } => self.undone(Unit { step: *step, index: *index }, None),
             Event::CompensationFailed { step, index, failure } => {
                 self.undone(Unit { step: *step, index: *index }, Some(failure));
@@ -131,6 +112,25 @@ impl Applier<'_> {
         for step in 0..self.plan.steps.len() as StepIndex {
             self.settle(step);
         }
+    }
+
+    fn opened(&mut self, step: StepIndex, input: &Payload, deadline: Option<Timestamp>) {
+        self.begin(step, Phase::Deciding(deadline));
+        self.step(step).run.input = Some(input.clone());
+    }
+
+    fn signalled(&mut self, id: SignalId, name: &str, payload: &Payload) {
+        self.state.signals.insert(id);
+        if let Some(mailbox) = self.state.mailboxes.get_mut(name) {
+            mailbox.kept.push_back(payload.clone());
+        }
+    }
+
+    fn compensates(&mut self, failure: Option<&Failure>) {
+        self.state.failure = failure.cloned();
+        self.state.compensating = true;
+        self.state.was_compensated = true;
+        self.state.deadline = None;
     }
 
     fn awaited(&mut self, step: StepIndex, name: &str, until: Option<Timestamp>) {

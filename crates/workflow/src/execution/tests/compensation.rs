@@ -49,8 +49,11 @@ fn an_undo_gets_the_input_and_output_of_the_work() {
 #[test]
 fn a_failing_undo_is_retried_then_recorded_and_the_rest_goes_on() {
     let mut stage = lost();
+    let input = stage.input("b[0]/undo/1");
     stage.end("b[0]/undo/1", Err(Failure::retryable("busy", "not now")));
     stage.wait(seconds(1));
+    assert_eq!(stage.input("b[0]/undo/2"), input, "every attempt has the same input");
+    assert!(matches!(&stage.execution.outstanding()[..], [Effect::Dispatch(order)] if order.task.attempt == 2));
     stage.end("b[0]/undo/2", Err(Failure::retryable("busy", "not now")));
     stage.complete("b[1]/undo/1");
     stage.complete("a/undo/1");
@@ -72,4 +75,19 @@ fn no_deadline_cuts_compensation_short() {
     let mut stage = lost();
     stage.wait(seconds(1_000_000));
     assert_eq!(stage.out(), ["b[0]/undo/1"]);
+}
+
+#[test]
+fn a_pause_that_a_cancel_ended_wakes_nothing() {
+    let mut stage = Stage::with(json!([
+        { "id": "a", "agent_type": "x", "compensate": { "agent_type": "x", "action": "undo" } },
+        { "id": "b", "agent_type": "x", "depends_on": ["a"] },
+    ]));
+    stage.complete("a/1");
+    stage.say(Command::Pause);
+    stage.say(Command::Cancel { reason: "enough".into() });
+    assert_eq!((stage.status(), stage.out()), (Status::Compensating, vec!["a/undo/1".into()]));
+    assert_eq!(stage.execution.wakeups(), 1, "only the undo");
+    stage.complete("a/undo/1");
+    assert_eq!(stage.status(), Status::Cancelled);
 }

@@ -91,3 +91,36 @@ fn a_retry_of_the_execution_votes_anew_under_new_task_ids() {
     stage.end("d[1]/2", Ok(json!({ "choice": "yes" })));
     assert_eq!(stage.output()["winner"], json!("yes"));
 }
+
+#[test]
+fn a_weight_that_is_no_number_is_logged_as_one_that_counts_nothing() {
+    let mut stage = vote(json!({ "strategy": "weighted" }));
+    let weights = [f64::NAN, f64::NEG_INFINITY, f64::INFINITY];
+    let voters = (0..).zip(weights).map(|(number, weight)| Voter { weight, ..voter(number) }).collect();
+    assert_eq!(stage.say(Command::VotersFound { step: 0, voters }), 4);
+    for event in &stage.events {
+        assert_eq!(Event::decode(&event.encode()).unwrap(), *event);
+    }
+    stage.end("d[0]/1", Ok(json!({ "choice": "no" })));
+    stage.end("d[1]/1", Ok(json!({ "choice": "no" })));
+    stage.end("d[2]/1", Ok(json!({ "choice": "yes" })));
+    assert_eq!((&stage.output()["winner"], &stage.output()["counts"]["no"]), (&json!("yes"), &json!(0)));
+}
+
+#[test]
+fn voters_that_nobody_asked_for_are_not_taken() {
+    let mut stage = vote(json!({}));
+    assert_eq!(found(&mut stage, 0), 0, "no voters are no answer");
+    assert_eq!(stage.say(Command::VotersFound { step: 9, voters: vec![voter(0)] }), 0, "there is no such step");
+    assert_eq!(stage.execution.outstanding().len(), 1, "the search goes on");
+}
+
+#[test]
+fn a_voter_that_fails_with_the_code_of_the_deadline_has_answered_and_is_not_withdrawn() {
+    let mut stage = vote(json!({}));
+    found(&mut stage, 3);
+    stage.end("d[0]/1", Err(Failure::fatal("deadline", "no time")));
+    assert_eq!(stage.withdrawn(), Vec::<String>::new());
+    stage.wait(seconds(60));
+    assert_eq!(stage.withdrawn(), ["d[1]/1", "d[2]/1"]);
+}

@@ -170,3 +170,28 @@ fn a_chain_of_ten_thousand_steps_completes() {
     }
     assert_eq!(execution.status(), Status::Completed);
 }
+
+#[test]
+fn a_task_says_who_may_do_it_how_urgent_it_is_and_how_long_it_may_take() {
+    let agent = AgentId::from_parts(1, 7);
+    let stage = Stage::with(json!([
+        { "id": "a", "agent_type": "x", "action": "do", "timeout": "30s", "heartbeat_timeout": "5s", "priority": 9 },
+        { "id": "b", "capability": "sums.add", "action": "do" },
+        { "id": "c", "agent_id": agent, "action": "do" },
+    ]));
+    let order = |name| stage.execution.task_order(stage.task(name)).unwrap();
+    let first = order("a/1");
+    assert_eq!((first.target, first.action.as_str()), (crate::Target::AgentType("x".into()), "do"));
+    assert_eq!((first.timeout, first.heartbeat_timeout, first.priority), (Some(seconds(30)), Some(seconds(5)), 9));
+    assert_eq!(order("b/1").target, crate::Target::Capability("sums.add".into()));
+    assert_eq!(order("c/1").target, crate::Target::AgentId(agent));
+}
+
+#[test]
+fn a_fallback_that_fails_fails_the_execution_for_its_own_reason() {
+    let mut stage = Stage::with(json!([
+        { "id": "a", "agent_type": "x", "on_failure": { "fallback": "${{ input.nothing }}" } },
+    ]));
+    stage.fail("a/1");
+    assert_eq!((stage.status(), stage.failure()), (Status::Failed, ("expression", Some("a"))));
+}

@@ -15,7 +15,7 @@ use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, Work
 use serde_json::{Value, json};
 
 use super::{Execution, Overlay, Status, StepState, TaskPlace};
-use crate::{Command, Definition, Effect, Event, Failure, Limits, Rejected, Start, TaskKey, Voter};
+use crate::{Command, Definition, Effect, Event, Failure, Limits, Recorded, Rejected, Start, TaskKey, Voter};
 
 /// An execution, the time, and what it asked of the world.
 struct Stage {
