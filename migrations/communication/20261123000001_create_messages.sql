@@ -1,41 +1,43 @@
--- Messages, and where they are on their way.
+-- Every accepted message, until retention removes it. A row is inserted before the sender is answered; what becomes of the
+-- message is written in batches, at most one update per message and commit.
 CREATE TABLE messages (
-    -- The order in which messages were accepted, which is the order of a mailbox; a replayed one moves to the end.
-    sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    -- `msg_…`
-    id TEXT NOT NULL UNIQUE,
+    -- The order of acceptance: order within a mailbox, order of lists, and the cheapest key to update by.
+    sequence INTEGER NOT NULL PRIMARY KEY,
     namespace TEXT NOT NULL,
-    -- Whose mailbox it is in.
+    -- `msg_…`; the sender may choose it.
+    id TEXT NOT NULL,
+    -- `agt_…`: the mailbox. A capability or type was resolved when the message was accepted.
     agent_id TEXT NOT NULL,
-    -- `accepted`, `queued`, `delivered`, `acked` or `dead`.
-    status TEXT NOT NULL,
+    -- `agt_…`; empty where a client sent it.
+    sender TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    -- JSON text, passed through unread.
+    payload BLOB NOT NULL,
     correlation_id TEXT NOT NULL,
-    deliveries INTEGER NOT NULL DEFAULT 0,
-    -- The message itself, encoded as `troupe.communication.v1.Message`.
-    body BLOB NOT NULL,
-    -- Microseconds since the Unix epoch, here and below.
-    expires_at INTEGER,
+    reply_to TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    traceparent TEXT NOT NULL,
+    -- Microseconds since the Unix epoch, like all times here.
     created_at INTEGER NOT NULL,
-    delivered_at INTEGER,
-    acked_at INTEGER
-) STRICT;
-
--- The lists are in the order of acceptance.
-CREATE INDEX messages_namespace_idx ON messages (namespace, sequence);
-CREATE INDEX messages_agent_idx ON messages (agent_id, sequence);
-CREATE INDEX messages_correlation_idx ON messages (correlation_id) WHERE correlation_id <> '';
--- What mailboxes are refilled from, and what the retention removes.
-CREATE INDEX messages_pending_idx ON messages (sequence) WHERE status IN ('accepted', 'queued', 'delivered');
-CREATE INDEX messages_acked_idx ON messages (acked_at) WHERE status = 'acked';
-
--- What became of each message, in order.
-CREATE TABLE message_history (
-    sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    message_id TEXT NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    expires_at INTEGER,
+    -- accepted, queued, delivered, acked or dead.
     status TEXT NOT NULL,
-    at INTEGER NOT NULL,
-    -- For people.
-    detail TEXT NOT NULL
+    deliveries INTEGER NOT NULL DEFAULT 0,
+    delivered_at INTEGER,
+    acked_at INTEGER,
+    -- When nobody needs the row any more: acked, or dead and purged. Retention counts from here.
+    ended_at INTEGER,
+    -- JSON lines `{"status","at","detail"}`: appending is part of the update that changes the status.
+    history TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
-CREATE INDEX message_history_message_idx ON message_history (message_id, sequence);
+-- Sending is idempotent by id, within the namespace.
+CREATE UNIQUE INDEX messages_id_key ON messages (namespace, id);
+-- Lists of one mailbox, newest first.
+CREATE INDEX messages_of_agent ON messages (namespace, agent_id, sequence);
+-- Questions and their answers.
+CREATE INDEX messages_of_correlation ON messages (namespace, correlation_id, sequence) WHERE correlation_id <> '';
+-- A start reads what is unfinished; the index is as small as that.
+CREATE INDEX messages_unfinished ON messages (sequence) WHERE status IN ('accepted', 'queued', 'delivered');
+-- Retention.
+CREATE INDEX messages_ended ON messages (ended_at) WHERE ended_at IS NOT NULL;

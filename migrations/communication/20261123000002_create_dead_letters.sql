@@ -1,19 +1,26 @@
--- Messages and tasks that could not be delivered.
+-- Tasks and messages that used up their deliveries, expired, or were rejected. Kept until purged or until retention.
 CREATE TABLE dead_letters (
-    -- `dlt_…`; ids grow with time.
+    -- `dlt_…`; ids grow with time, so their order is that of death.
     id TEXT NOT NULL PRIMARY KEY,
     namespace TEXT NOT NULL,
-    -- `message` or `task`.
+    -- message or task.
     kind TEXT NOT NULL,
+    -- The message's or task's id.
     subject_id TEXT NOT NULL,
+    -- `agt_…`, `type:…` or `capability:…`.
     target TEXT NOT NULL,
-    -- `delivery_limit`, `expired` or `rejected`.
+    -- delivery_limit, expired or rejected.
     reason TEXT NOT NULL,
+    -- For people.
     detail TEXT NOT NULL,
     deliveries INTEGER NOT NULL,
+    -- JSON text: the message's payload or the task's input.
     payload BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     replayed_at INTEGER
 ) STRICT;
 
-CREATE INDEX dead_letters_namespace_idx ON dead_letters (namespace, id);
+-- Lists are newest first within a namespace.
+CREATE INDEX dead_letters_newest ON dead_letters (namespace, id);
+-- Retention.
+CREATE INDEX dead_letters_created ON dead_letters (created_at);

@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod contract;
+mod documentation;
 mod examples;
 mod kill;
 mod smoke;

@@ -1,75 +1,90 @@
 //! What can go wrong, as callers see it.
 
-use errors::{Code, Error};
+use errors::{Code, Error, Violation};
 
 /// Why communication cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The database cannot be opened.
-    #[error("the database of communication cannot be opened")]
+    #[error("communication's database cannot be opened")]
     Database(#[from] store::OpenError),
-    /// The mailboxes cannot be read.
-    #[error("the mailboxes cannot be read")]
+    /// The unfinished messages cannot be read.
+    #[error("the unfinished messages cannot be read")]
     Load(#[source] sqlx::Error),
 }
 
-/// Why a call or a session is refused.
+/// Why a call is refused or a stream ends.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommunicationError {
-    #[error("no live agent with {0}")]
-    NoLiveAgent(String),
-    #[error("the mailbox of agent {0} is full")]
-    MailboxFull(String),
+    #[error("the request is invalid: {}: {}", .0.field, .0.message)]
+    Invalid(Violation),
     #[error("there is no agent {0} in this namespace")]
     AgentNotFound(String),
+    #[error("no live agent fits {0}")]
+    NoLiveAgent(String),
+    #[error("the mailbox of {0} is full")]
+    MailboxFull(String),
     #[error("there is no message {0} in this namespace")]
     MessageNotFound(String),
-    #[error("the id {0} belongs to another message")]
-    MessageIdTaken(String),
     #[error("there is no dead letter {0} in this namespace")]
     DeadLetterNotFound(String),
-    #[error("the dead letter {0} is a task: retry its execution instead")]
+    #[error("dead letter {0} is of a task; retry its execution instead")]
     NotReplayable(String),
-    #[error("nothing was heard of the session within its lease")]
+    #[error("nothing was heard within the lease")]
     LeaseLost,
-    #[error("a newer stream of the same replica has taken over")]
+    #[error("a newer stream of the same replica has replaced this one")]
     Replaced,
-    #[error("the stream does not read what it is sent")]
+    #[error("the reader is too far behind")]
     TooSlow,
-    #[error("the server is stopping")]
-    Stopping,
-    #[error("the registry does not answer in time")]
-    RegistryTimeout,
-    #[error("the registry refuses: {0}")]
-    Registry(Error),
-    #[error("the request is invalid")]
-    Invalid(Error),
-    #[error("the database does not take the message now")]
+    #[error("too much waits for the database")]
+    Congested,
+    #[error("the database does not answer now")]
     NotRecorded,
+    #[error("the server stops")]
+    Stopping,
+    #[error("the registry does not answer")]
+    Registry(#[source] Box<Error>),
     #[error("the database failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+}
+
+impl CommunicationError {
+    /// One faulty field.
+    pub(crate) fn field(field: impl std::fmt::Display, code: &str, message: impl std::fmt::Display) -> Self {
+        Self::Invalid(Violation::new(field.to_string(), code, message.to_string()))
+    }
 }
 
 impl From<CommunicationError> for Error {
     fn from(error: CommunicationError) -> Self {
-        use CommunicationError as E;
         let message = error.to_string();
         match error {
-            E::NoLiveAgent(_) => Self::unavailable("no_live_agent", message),
-            E::MailboxFull(_) => Self::new(Code::Exhausted, "mailbox_full", message),
-            E::AgentNotFound(_) => Self::not_found("agent_not_found", message),
-            E::MessageNotFound(_) => Self::not_found("message_not_found", message),
-            E::MessageIdTaken(_) => Self::new(Code::Exists, "message_id_taken", message),
-            E::DeadLetterNotFound(_) => Self::not_found("dead_letter_not_found", message),
-            E::NotReplayable(_) => Self::conflict("dead_letter_not_replayable", message),
-            E::LeaseLost => Self::new(Code::Conflict, "session_lease_lost", message),
-            E::Replaced => Self::new(Code::Conflict, "stream_replaced", message),
-            E::TooSlow => Self::new(Code::Exhausted, "stream_too_slow", message),
-            E::Stopping => Self::unavailable("stopping", message),
-            E::RegistryTimeout => Self::unavailable("registry_unavailable", message),
-            E::Registry(error) | E::Invalid(error) => error,
-            E::NotRecorded => Self::unavailable("database_unavailable", message),
-            E::Database(source) => store::error(source),
+            CommunicationError::Invalid(violation) => Self::invalid("request_invalid", message, vec![violation]),
+            CommunicationError::AgentNotFound(_) => Self::not_found("agent_not_found", message),
+            CommunicationError::NoLiveAgent(_) => Self::unavailable("no_live_agent", message),
+            CommunicationError::MailboxFull(_) => {
+                let mut error = Self::new(Code::Exhausted, "mailbox_full", message);
+                error.retry_after = Some(std::time::Duration::from_secs(1));
+                error
+            }
+            CommunicationError::MessageNotFound(_) => Self::not_found("message_not_found", message),
+            CommunicationError::DeadLetterNotFound(_) => Self::not_found("dead_letter_not_found", message),
+            CommunicationError::NotReplayable(_) => Self::conflict("dead_letter_not_replayable", message),
+            CommunicationError::LeaseLost => Self::new(Code::Conflict, "session_lease_lost", message),
+            CommunicationError::Replaced => Self::new(Code::Conflict, "stream_replaced", message),
+            CommunicationError::TooSlow => Self::new(Code::Exhausted, "reader_too_slow", message),
+            CommunicationError::Congested | CommunicationError::NotRecorded => {
+                Self::unavailable("database_unavailable", message)
+            }
+            CommunicationError::Stopping => Self::unavailable("stopping", message),
+            // What the registry itself says (a name that is taken, a faulty field) is for the caller.
+            CommunicationError::Registry(source) => match source.code {
+                Code::Unavailable | Code::Timeout | Code::Internal => {
+                    Self::unavailable("registry_unavailable", message).caused_by(*source)
+                }
+                _ => *source,
+            },
+            CommunicationError::Database(source) => store::error(source),
         }
     }
 }

@@ -4,6 +4,7 @@ mod api;
 mod app;
 mod error;
 mod metrics;
+mod peers;
 mod settings;
 mod store;
 mod transport;
@@ -12,116 +13,142 @@ mod workers;
 use std::sync::Arc;
 
 use ::store::Sqlite;
-use contracts::{
-    Link, MAX_MESSAGE_BYTES,
-    communication::v1::{
-        agent_session_service_server::AgentSessionServiceServer, dead_letter_service_server::DeadLetterServiceServer,
-        message_service_server::MessageServiceServer, task_service_server::TaskServiceServer,
-    },
-};
+use contracts::Link;
 use domain::Clock;
 use lifecycle::Tasks;
-use tokio::sync::mpsc;
 use tonic::service::Routes;
 
 use self::{
-    api::{Api, Shared, Terms},
-    app::{
-        agents::Agents,
-        hub::{Hub, Limits},
-        letters::{self, Letters},
-    },
+    api::{Api, Context, StreamLimits},
+    app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages},
+    peers::RegistryClient,
     store::{SqliteStore, Store},
-    transport::Direct,
-    workers::{Workers, Writer},
+    transport::{Direct, MailboxLimits, Sink, Transport},
+    workers::{Parts, Writer},
 };
 pub use self::{error::StartError, settings::Settings};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/communication");
 
-/// Messages that wait for the writer; with more, senders wait.
-const ACCEPTS: usize = 4096;
+/// Unfinished messages that a start reads at once.
+const LOADED_AT_ONCE: i64 = 1_000;
 
-/// The services that communication calls.
+/// Links to the services that communication calls.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// The registry: who the agents are.
+    /// Who the agents are.
     pub registry: Link,
 }
 
-/// Running communication.
+/// A running communication.
 #[derive(Clone)]
 pub struct Service {
     store: Arc<dyn Store>,
-    api: Api,
+    routes: Routes,
 }
 
-/// Opens the database and fills the mailboxes. Tasks come from the orchestrators, when they attach.
+/// Opens the database, puts every unfinished message back into its mailbox, and starts what runs by itself.
 pub async fn start(
     settings: Settings,
     peers: Peers,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Service, StartError> {
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::new(Sqlite::open(&settings.database, &MIGRATIONS).await?));
-    let limits = Limits {
-        delivery_limit: settings.delivery_limit,
-        queue_limit: settings.queue_limit,
-        mailbox_limit: settings.mailbox_limit,
-        max_output: settings.max_output.0,
-        lease: settings.lease,
-    };
-    let hub = Arc::new(Hub::new(limits, Arc::clone(&clock)));
-    hub.refill(letters::pending(&*store).await.map_err(StartError::Load)?);
-    let agents = Arc::new(Agents::new(peers.registry, settings.registry_timeout));
-    let (accepts, waiting) = mpsc::channel(ACCEPTS);
-    let writer = Writer { hub: Arc::clone(&hub), store: Arc::clone(&store), accepts: waiting, backlog: Vec::new() };
-    let workers = Workers {
+    let sqlite = Sqlite::open(&settings.database, &MIGRATIONS).await?;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::new(sqlite));
+    let limits = MailboxLimits { messages: settings.mailbox_limit, bytes: settings.mailbox_bytes.0 };
+    let transport: Arc<dyn Transport> = Arc::new(Direct::new(limits));
+    let journal = Arc::new(Journal::new(settings.log_buffer));
+    let hub = hub(&settings, &transport, &journal, &clock);
+    refill(&*store, &*transport).await.map_err(StartError::Load)?;
+    let registry = RegistryClient::new(peers.registry, settings.registry_timeout);
+    let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache));
+    let writer = Writer {
+        journal: Arc::clone(&journal),
+        store: Arc::clone(&store),
+        transport: Arc::clone(&transport),
         hub: Arc::clone(&hub),
-        agents: Arc::clone(&agents),
-        store: Arc::clone(&store),
         clock: Arc::clone(&clock),
-        report_every: settings.heartbeat_interval,
-        retention: settings.retention,
+        sequence: store.last_sequence().await.map_err(StartError::Load)?,
     };
-    workers::spawn(workers, writer, tasks);
-    let letters = Arc::new(Letters {
+    let messages = Messages {
+        directory: Arc::clone(&directory),
+        transport: Arc::clone(&transport),
+        journal,
         store: Arc::clone(&store),
-        transport: Box::new(Direct { hub: Arc::clone(&hub), accepts }),
-        agents: Arc::clone(&agents),
         clock: Arc::clone(&clock),
         max_payload: settings.max_payload.0,
-    });
-    let terms = Terms {
-        max_credits: settings.max_credits,
-        heartbeat_interval_ms: settings.heartbeat_interval.as_millis() as u32,
-        lease_ms: settings.lease.as_millis() as u32,
-        stream_buffer: settings.stream_buffer,
     };
-    let api = Api::new(Shared { hub, letters, agents, clock, tasks: tasks.clone(), terms });
-    Ok(Service { store, api })
+    let dead_letters =
+        DeadLetters { store: Arc::clone(&store), transport: Arc::clone(&transport), clock: Arc::clone(&clock) };
+    let api = Api::new(Context {
+        hub: Arc::clone(&hub),
+        directory: Arc::clone(&directory),
+        messages,
+        dead_letters,
+        clock: Arc::clone(&clock),
+        tasks: tasks.clone(),
+        limits: StreamLimits::from(&settings),
+    });
+    let parts = Parts { hub, directory, registry, transport, store: Arc::clone(&store), clock };
+    workers::spawn(parts, writer, &settings, tasks);
+    Ok(Service { store, routes: api.routes() })
 }
 
-macro_rules! server {
-    ($server:ident, $api:expr) => {
-        $server::new($api.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+/// The broker behind its lock, told by the transport what arrives and what expires.
+fn hub(
+    settings: &Settings,
+    transport: &Arc<dyn Transport>,
+    journal: &Arc<Journal>,
+    clock: &Arc<dyn Clock>,
+) -> Arc<Hub> {
+    let limits = Limits {
+        queue: settings.queue_limit,
+        deliveries: settings.delivery_limit,
+        output: settings.max_output.0,
+        foreign_results: settings.kept_results,
     };
+    let broker = Broker::new(limits, Arc::clone(transport), Arc::clone(journal), Arc::clone(clock));
+    let hub = Arc::new(Hub::new(broker));
+    let sink: Arc<dyn Sink> = Arc::clone(&hub) as _;
+    transport.start(Arc::downgrade(&sink));
+    hub
+}
+
+/// Reads what is unfinished, in the order of acceptance.
+async fn refill(store: &dyn Store, transport: &dyn Transport) -> sqlx::Result<()> {
+    let mut after = 0;
+    loop {
+        let found = store.unfinished(after, LOADED_AT_ONCE).await?;
+        let Some((last, _)) = found.last() else { return Ok(()) };
+        after = last.sequence;
+        for (envelope, deliveries) in found {
+            transport.readmit(Arc::new(envelope), deliveries);
+        }
+    }
+}
+
+impl From<&Settings> for StreamLimits {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            heartbeat_interval: settings.heartbeat_interval,
+            session_lease: settings.session_lease,
+            max_credits: settings.max_credits,
+            session_buffer: settings.session_buffer,
+            orchestrator_buffer: settings.orchestrator_buffer,
+        }
+    }
 }
 
 impl Service {
-    /// Its gRPC services.
+    /// All its gRPC services.
     pub fn routes(&self) -> Routes {
-        Routes::new(server!(AgentSessionServiceServer, self.api))
-            .add_service(server!(TaskServiceServer, self.api))
-            .add_service(server!(MessageServiceServer, self.api))
-            .add_service(server!(DeadLetterServiceServer, self.api))
+        self.routes.clone()
     }
 
     /// The same, called in process.
     pub fn link(&self) -> Link {
-        Link::new(self.routes().prepare())
+        Link::new(self.routes.clone())
     }
 
     /// Closes the database; after its tasks have ended.

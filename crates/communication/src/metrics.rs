@@ -1,28 +1,26 @@
-//! What communication measures. No id is ever a label.
+//! What communication measures.
 
 /// Gauge: open agent sessions.
-pub(crate) const SESSIONS: &str = "communication_sessions";
-/// Gauge: tasks in queues.
-pub(crate) const TASKS_QUEUED: &str = "communication_tasks_queued";
-/// Gauge: tasks that are known, queued, held or with a result that is not acknowledged.
-pub(crate) const TASKS: &str = "communication_tasks";
-/// Counter: tasks handed over.
-pub(crate) const TASKS_DELIVERED: &str = "communication_tasks_delivered_total";
-/// Counter: tasks given back by a lost session or a nack.
-pub(crate) const TASKS_REQUEUED: &str = "communication_tasks_requeued_total";
+pub(crate) const SESSIONS: &str = "troupe_sessions";
+/// Counter: sessions that ended, by `reason` (`closed` by either side, `lease_lost`, `faulty`, `broken`).
+pub(crate) const SESSIONS_ENDED: &str = "troupe_sessions_ended_total";
+/// Gauge: tasks that wait in work queues, in nobody's hands.
+pub(crate) const TASKS_QUEUED: &str = "troupe_tasks_queued";
+/// Counter: hand-overs of tasks to sessions.
+pub(crate) const TASK_DELIVERIES: &str = "troupe_task_deliveries_total";
+/// Counter: tasks whose session was lost or gave them back.
+pub(crate) const TASKS_REQUEUED: &str = "troupe_tasks_requeued_total";
+/// Counter: tasks refused because their queue was full.
+pub(crate) const TASKS_REFUSED: &str = "troupe_tasks_refused_total";
 /// Counter: messages recorded.
-pub(crate) const MESSAGES_ACCEPTED: &str = "communication_messages_accepted_total";
-/// Counter: messages handed over.
-pub(crate) const MESSAGES_DELIVERED: &str = "communication_messages_delivered_total";
-/// Counter: messages dealt with.
-pub(crate) const MESSAGES_ACKED: &str = "communication_messages_acked_total";
-/// Counter: dead letters by `kind` and `reason`.
-pub(crate) const DEAD_LETTERS: &str = "communication_dead_letters_total";
-/// Counter: streams closed because their reader was too slow.
-pub(crate) const STREAMS_TOO_SLOW: &str = "communication_streams_too_slow_total";
-/// Histogram: writes merged into one transaction.
-pub(crate) const COMMIT_WRITES: &str = "communication_commit_writes";
-/// Histogram: one transaction, in seconds.
-pub(crate) const COMMIT_SECONDS: &str = "communication_commit_seconds";
-/// Counter: transactions that failed.
-pub(crate) const COMMIT_FAILURES: &str = "communication_commit_failures_total";
+pub(crate) const MESSAGES_ACCEPTED: &str = "troupe_messages_accepted_total";
+/// Counter: hand-overs of messages to sessions.
+pub(crate) const MESSAGE_DELIVERIES: &str = "troupe_message_deliveries_total";
+/// Counter: messages that agents have dealt with.
+pub(crate) const MESSAGES_ACKED: &str = "troupe_messages_acked_total";
+/// Counter: dead letters, by `kind` (`message`, `task`) and `reason`.
+pub(crate) const DEAD_LETTERS: &str = "troupe_dead_letters_total";
+/// Histogram: entries that one commit of the message log holds.
+pub(crate) const COMMIT_ENTRIES: &str = "troupe_message_commit_entries";
+/// Histogram, seconds: how long one commit of the message log takes.
+pub(crate) const COMMIT_SECONDS: &str = "troupe_message_commit_seconds";

@@ -11,49 +11,84 @@ use settings::{ByteSize, Database};
 pub struct Settings {
     /// Where messages and dead letters are kept.
     pub database: Database,
-    /// How often a session has to be heard of. Default 5s.
+    /// How often agents are asked to ping. Default 5s.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// A session that was not heard of for this long is given up. Default 20s.
+    /// A session that is silent for this long is given up; at least twice `heartbeat_interval`, or one late ping loses
+    /// it. Default 15s.
     #[serde(with = "humantime_serde")]
-    pub lease: Duration,
-    /// Deliveries that one session may hold at most, whatever it asks for. Default 1024.
+    pub session_lease: Duration,
+    /// Deliveries that one session may hold at once, whatever it asks for. Default 10000.
     pub max_credits: u32,
-    /// How often a task or message is handed over before it becomes a dead letter. Default 5.
-    pub delivery_limit: u32,
-    /// Tasks that wait in one queue; more are refused, and dispatched again later. Default 100000.
+    /// Events that may wait for one session to read them; a session that falls further behind is closed, and what it
+    /// held goes to others. More than twice `max_credits`. Default 32768.
+    pub session_buffer: usize,
+    /// Updates that may wait for one orchestrator to read them; beyond, its stream is closed and it attaches anew.
+    /// Default 262144.
+    pub orchestrator_buffer: usize,
+    /// Tasks that one work queue holds; beyond, dispatches are refused and come again later. Default 100000.
     pub queue_limit: usize,
-    /// Messages that one mailbox holds; more are refused with `mailbox_full`. Default 10000.
+    /// Results of tasks that are not known here (any more), kept until an orchestrator has decided about them.
+    /// Default 100000.
+    pub kept_results: usize,
+    /// Hand-overs of a task or message before it becomes a dead letter. Default 5.
+    pub delivery_limit: u32,
+    /// Messages that one mailbox holds; beyond, senders get `mailbox_full`. Default 100000.
     pub mailbox_limit: usize,
+    /// Payload bytes that one mailbox holds in memory; beyond, senders get `mailbox_full`. Default 256MiB.
+    pub mailbox_bytes: ByteSize,
     /// The largest payload of a message. Default 4MiB.
     pub max_payload: ByteSize,
-    /// The largest output of a task; a larger one fails its attempt. Default 16MiB.
+    /// The largest output of a task; a larger one fails its attempt with `output_too_large`. Default 16MiB.
     pub max_output: ByteSize,
-    /// Events that a stream may fall behind before it is closed. Default 65536.
-    pub stream_buffer: usize,
-    /// How long acknowledged messages, and dead letters that were replayed, are kept. Default 7days.
-    #[serde(with = "humantime_serde")]
-    pub retention: Duration,
-    /// The longest wait for an answer of the registry. Default 5s.
+    /// Sends and state changes that may wait for the database; beyond, senders are refused and mailboxes pause.
+    /// Default 65536.
+    pub log_buffer: usize,
+    /// Longest wait for the registry. Default 5s.
     #[serde(with = "humantime_serde")]
     pub registry_timeout: Duration,
+    /// How long an agent that was found is believed to exist without asking again. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub agent_cache: Duration,
+    /// How often all sessions are reported to the registry; well below the registry's `late_after`. Default 2s.
+    #[serde(with = "humantime_serde")]
+    pub report_interval: Duration,
+    /// How long a stop waits for sessions to finish what they hold. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// How long messages are kept after they were dealt with. Too long and the database grows. Default 7days.
+    #[serde(with = "humantime_serde")]
+    pub message_retention: Duration,
+    /// How long dead letters are kept, replayed or not. Default 30days.
+    #[serde(with = "humantime_serde")]
+    pub dead_letter_retention: Duration,
 }
+
+const DAY: Duration = Duration::from_hours(24);
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             database: Database::default(),
             heartbeat_interval: Duration::from_secs(5),
-            lease: Duration::from_secs(20),
-            max_credits: 1024,
-            delivery_limit: 5,
+            session_lease: Duration::from_secs(15),
+            max_credits: 10_000,
+            session_buffer: 32_768,
+            orchestrator_buffer: 262_144,
             queue_limit: 100_000,
-            mailbox_limit: 10_000,
+            kept_results: 100_000,
+            delivery_limit: 5,
+            mailbox_limit: 100_000,
+            mailbox_bytes: ByteSize(256 << 20),
             max_payload: ByteSize(4 << 20),
             max_output: ByteSize(16 << 20),
-            stream_buffer: 65_536,
-            retention: Duration::from_hours(7 * 24),
+            log_buffer: 65_536,
             registry_timeout: Duration::from_secs(5),
+            agent_cache: Duration::from_secs(10),
+            report_interval: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(10),
+            message_retention: DAY * 7,
+            dead_letter_retention: DAY * 30,
         }
     }
 }
@@ -62,18 +97,26 @@ impl settings::Settings for Settings {
     const SERVICE: &'static str = "communication";
 
     fn validate(&self) -> Result<(), (&'static str, String)> {
-        if self.heartbeat_interval.is_zero() || self.heartbeat_interval >= self.lease {
-            return Err(("heartbeat_interval", "must be longer than zero and shorter than `lease`".to_owned()));
+        if self.session_lease < self.heartbeat_interval * 2 {
+            return Err(("session_lease", "must be at least twice `heartbeat_interval`".to_owned()));
         }
-        let counts = [
+        // Replies take no credit, but have an allowance as large.
+        if self.session_buffer <= self.max_credits as usize * 2 {
+            return Err(("session_buffer", "must be more than twice `max_credits`".to_owned()));
+        }
+        let positive = [
             ("max_credits", self.max_credits as usize),
-            ("delivery_limit", self.delivery_limit as usize),
+            ("orchestrator_buffer", self.orchestrator_buffer),
             ("queue_limit", self.queue_limit),
+            ("delivery_limit", self.delivery_limit as usize),
             ("mailbox_limit", self.mailbox_limit),
-            ("stream_buffer", self.stream_buffer),
+            ("mailbox_bytes", self.mailbox_bytes.0),
+            ("log_buffer", self.log_buffer),
+            ("heartbeat_interval", self.heartbeat_interval.as_millis() as usize),
+            ("report_interval", self.report_interval.as_millis() as usize),
         ];
-        match counts.into_iter().find(|(_, count)| *count == 0) {
-            Some((field, _)) => Err((field, "must be at least 1".to_owned())),
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((field, _)) => Err((field, "must be more than zero".to_owned())),
             None => Ok(()),
         }
     }

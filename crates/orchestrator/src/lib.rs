@@ -12,7 +12,7 @@ mod workers;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+    atomic::{AtomicU64, AtomicUsize},
 };
 
 use ::store::Sqlite;
@@ -88,7 +88,7 @@ pub async fn start(
         epochs,
         live: AtomicUsize::new(0),
         repaired: AtomicU64::new(0),
-        is_fenced: AtomicBool::new(false),
+        fenced: tokio::sync::watch::Sender::new(false),
     });
     let (workers, ends) = Workers::spawn(&shared, recovered, peers.registry, tasks);
     let shutdown = tasks.shutdown().clone();

@@ -5,11 +5,12 @@ use contracts::communication::v1::{
     PurgeDeadLetterRequest, PurgeDeadLetterResponse, ReplayDeadLetterRequest, ReplayDeadLetterResponse,
     dead_letter_service_server::DeadLetterService,
 };
+use domain::DeadLetterId;
 use store::{PageSize, PageToken};
 use tonic::{Request, Response, Status};
 
 use super::{Api, wire};
-use crate::{app::letters, store::DeadLetterFilter};
+use crate::store::LetterFilter;
 
 #[tonic::async_trait]
 impl DeadLetterService for Api {
@@ -18,16 +19,15 @@ impl DeadLetterService for Api {
         request: Request<ListDeadLettersRequest>,
     ) -> Result<Response<ListDeadLettersResponse>, Status> {
         let request = request.into_inner();
-        let size = PageSize::from_field(request.page_size);
-        let filter = DeadLetterFilter {
-            namespace: letters::namespace(&request.namespace)?,
+        let filter = LetterFilter {
+            namespace: wire::namespace("namespace", &request.namespace)?,
             kind: wire::wanted_kind(request.kind)?,
-            reason: wire::non_empty(request.reason),
+            reason: Some(request.reason).filter(|reason| !reason.is_empty()),
             include_replayed: request.include_replayed,
-            before: PageToken::parse(&request.page_token)?,
-            limit: size.limit(),
+            before: PageToken::parse::<DeadLetterId>(&request.page_token)?.map(|id| id.to_string()),
         };
-        let rows = self.0.letters.dead_letters(&filter).await?;
+        let size = PageSize::from_field(request.page_size);
+        let rows = self.0.dead_letters.list(&filter, size.limit()).await?;
         let (rows, next) = size.cut(rows, |last| PageToken::after(last.id));
         let dead_letters = rows.into_iter().map(wire::dead_letter).collect();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token: next.into_field() }))
@@ -38,8 +38,8 @@ impl DeadLetterService for Api {
         request: Request<GetDeadLetterRequest>,
     ) -> Result<Response<GetDeadLetterResponse>, Status> {
         let request = request.into_inner();
-        let namespace = letters::namespace(&request.namespace)?;
-        let letter = self.0.letters.dead_letter(&namespace, wire::dead_letter_id(&request.dead_letter_id)?).await?;
+        let namespace = wire::namespace("namespace", &request.namespace)?;
+        let letter = self.0.dead_letters.get(&namespace, &request.dead_letter_id).await?;
         Ok(Response::new(GetDeadLetterResponse { dead_letter: Some(wire::dead_letter(letter)) }))
     }
 
@@ -48,8 +48,8 @@ impl DeadLetterService for Api {
         request: Request<ReplayDeadLetterRequest>,
     ) -> Result<Response<ReplayDeadLetterResponse>, Status> {
         let request = request.into_inner();
-        let namespace = letters::namespace(&request.namespace)?;
-        let message_id = self.0.letters.replay(&namespace, wire::dead_letter_id(&request.dead_letter_id)?).await?;
+        let namespace = wire::namespace("namespace", &request.namespace)?;
+        let message_id = self.0.dead_letters.replay(&namespace, &request.dead_letter_id).await?;
         Ok(Response::new(ReplayDeadLetterResponse { message_id }))
     }
 
@@ -58,8 +58,8 @@ impl DeadLetterService for Api {
         request: Request<PurgeDeadLetterRequest>,
     ) -> Result<Response<PurgeDeadLetterResponse>, Status> {
         let request = request.into_inner();
-        let namespace = letters::namespace(&request.namespace)?;
-        let purged = self.0.letters.purge(&namespace, wire::dead_letter_id(&request.dead_letter_id)?).await?;
+        let namespace = wire::namespace("namespace", &request.namespace)?;
+        let purged = self.0.dead_letters.purge(&namespace, &request.dead_letter_id).await?;
         Ok(Response::new(PurgeDeadLetterResponse { purged }))
     }
 }

@@ -1,182 +1,147 @@
-//! `ExchangeTasks`: an orchestrator's stream.
+//! `ExchangeTasks`: one orchestrator's stream.
 
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use contracts::communication::v1::{
-    ExchangeTasksRequest, ExchangeTasksResponse, OrchestratorEvent, Task, TaskUpdate, orchestrator_event::Event,
-    task::Target, task_result::Outcome, task_service_server::TaskService, task_update::Update,
+    ExchangeTasksRequest, ExchangeTasksResponse, OrchestratorEvent, orchestrator_event::Event,
+    task_service_server::TaskService,
 };
-use domain::{AgentId, check_name};
 use errors::Error;
-use futures::Stream;
 use lifecycle::OnExit;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Api;
-use crate::app::{
-    letters,
-    outgoing::{Outgoing, channel},
-    record::Id,
+use super::{Api, Context, outgoing::Outgoing, wire};
+use crate::{
+    app::{Attachment, Hub, Outbox, Task, Update},
+    error::CommunicationError,
 };
-
-/// From the opened stream to its `attach`.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
-
-pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<ExchangeTasksResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl TaskService for Api {
-    type ExchangeTasksStream = Responses;
+    type ExchangeTasksStream = Outgoing<Update, ExchangeTasksResponse>;
 
     async fn exchange_tasks(
         &self,
         request: Request<Streaming<ExchangeTasksRequest>>,
     ) -> Result<Response<Self::ExchangeTasksStream>, Status> {
-        let incoming = request.into_inner();
-        let (outgoing, frames) = channel(self.0.terms.stream_buffer);
-        let api = self.clone();
-        self.0.tasks.spawn("communication.exchange", OnExit::Continue, async move {
-            api.exchange(incoming, outgoing).await;
-            Ok::<(), Infallible>(())
+        let outbox = Outbox::new(self.0.limits.orchestrator_buffer);
+        let encode =
+            |batch: Vec<Update>| ExchangeTasksResponse { updates: batch.into_iter().map(wire::update).collect() };
+        let outgoing = Outgoing::new(outbox.clone(), encode);
+        let (context, requests) = (Arc::clone(&self.0), request.into_inner());
+        self.0.tasks.spawn("communication.orchestrator", OnExit::Continue, async move {
+            let ended = run(&context, requests, &outbox).await;
+            outbox.end(ended);
+            Ok::<_, Infallible>(())
         });
-        Ok(Response::new(Box::pin(frames.responses(size, |updates| ExchangeTasksResponse { updates }))))
+        Ok(Response::new(outgoing))
     }
 }
 
-/// Roughly what an update takes in a frame.
-fn size(update: &TaskUpdate) -> usize {
-    match &update.update {
-        Some(Update::Result(result)) => match &result.outcome {
-            Some(Outcome::Output(output)) => output.len(),
-            Some(Outcome::Failure(failure)) => failure.message.len() + failure.details.len(),
-            None => 0,
-        },
-        Some(Update::Shown(shown)) => shown.detail.len(),
-        Some(
-            Update::Waiting(_)
-            | Update::HandedOver(_)
-            | Update::Begun(_)
-            | Update::Alive(_)
-            | Update::DeadLettered(_)
-            | Update::Refused(_)
-            | Update::Requeued(_),
-        )
-        | None => 0,
+/// Detaches when the task that reads the stream ends, however it ends.
+struct Attached<'a> {
+    hub: &'a Hub,
+    attachment: Attachment,
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.hub.broker().detach(&self.attachment);
     }
 }
 
-impl Api {
-    async fn exchange(&self, mut incoming: Streaming<ExchangeTasksRequest>, outgoing: Outgoing<TaskUpdate>) {
-        let gone = outgoing.gone();
-        let shutdown = self.0.tasks.shutdown();
-        // Nothing has begun yet, so every arm may be dropped.
-        let first = tokio::select! {
-            first = attach(&mut incoming) => first,
-            () = gone.cancelled() => return,
-            () = shutdown.draining() => return,
-        };
-        let (replica, rest) = match first {
-            Ok(first) => first,
-            Err(error) => return outgoing.fail(error),
-        };
-        let Some(generation) = self.0.hub.attach(&replica, outgoing) else { return };
-        let mut batch = Ok(rest);
-        loop {
-            match batch {
-                Ok(events) => self.0.hub.order(&replica, generation, events),
-                Err(error) => {
-                    self.0.hub.fail_exchange(&replica, generation, error);
-                    break;
-                }
-            }
-            // Both arms are cancel-safe: `message` keeps what it has read in the stream.
-            let received = tokio::select! {
-                received = incoming.message() => received,
-                () = gone.cancelled() => break,
-            };
-            batch = match received {
-                Ok(Some(request)) => check(request.events),
-                Ok(None) => break,
-                Err(status) => {
-                    tracing::debug!(replica = &*replica, %status, "exchange lost");
-                    break;
-                }
-            };
+async fn run(
+    context: &Context,
+    mut requests: Streaming<ExchangeTasksRequest>,
+    outbox: &Outbox<Update>,
+) -> Result<(), Error> {
+    // Both arms are cancel-safe.
+    let first = tokio::select! {
+        first = timeout(context.limits.session_lease, requests.message()) => {
+            first.map_err(|_| CommunicationError::LeaseLost)??
         }
-        self.0.hub.detach(&replica, generation);
-    }
+        () = context.tasks.shutdown().draining() => return Err(CommunicationError::Stopping.into()),
+    };
+    let Some(first) = first else { return Ok(()) };
+    let mut events = first.events.into_iter();
+    let replica = match events.next().and_then(|event| event.event) {
+        Some(Event::Attach(attach)) => attach.replica_id,
+        Some(_) | None => return Err(wire::missing("events[0].attach").into()),
+    };
+    wire::text("events[0].attach.replica_id", &replica)?;
+    let attachment = context.hub.broker().attach(&replica, outbox.clone());
+    let attached = Attached { hub: &context.hub, attachment };
+    tracing::info!(orchestrator.replica = replica, "orchestrator attached");
+    // Both arms are cancel-safe: a stream that has been ended is not read any more.
+    let ended = tokio::select! {
+        ended = read(&attached, events.collect(), requests) => ended,
+        () = outbox.ended() => Ok(()),
+    };
+    tracing::info!(orchestrator.replica = replica, "orchestrator detached");
+    ended
 }
 
-async fn attach(incoming: &mut Streaming<ExchangeTasksRequest>) -> Result<(Id, Vec<Event>), Error> {
-    let missing = || Error::invalid_field("events[0].attach", "missing_field", "the first event must be `attach`");
-    let first = tokio::time::timeout(ATTACH_DEADLINE, incoming.message()).await.map_err(|_| missing())??;
-    let mut events = first.ok_or_else(missing)?.events;
-    if events.is_empty() {
-        return Err(missing());
+async fn read(
+    attached: &Attached<'_>,
+    first: Vec<OrchestratorEvent>,
+    mut requests: Streaming<ExchangeTasksRequest>,
+) -> Result<(), Error> {
+    hear(attached, first, 1)?;
+    while let Some(batch) = requests.message().await? {
+        hear(attached, batch.events, 0)?;
     }
-    let rest = events.split_off(1);
-    match events.pop().and_then(|first| first.event) {
-        Some(Event::Attach(attach)) if attach.replica_id.is_empty() => {
-            Err(Error::invalid_field("events[0].attach.replica_id", "missing_field", "must name the replica"))
+    Ok(())
+}
+
+/// One event, checked.
+enum Said {
+    Dispatch(Task),
+    Cancel { task: String, reason: String },
+    Ack(String),
+}
+
+/// A batch is one visit to the broker; up to a fault it is carried out.
+fn hear(attached: &Attached<'_>, events: Vec<OrchestratorEvent>, offset: usize) -> Result<(), CommunicationError> {
+    let mut said = Vec::with_capacity(events.len());
+    let mut fault = Ok(());
+    for (index, event) in events.into_iter().enumerate() {
+        match read_event(event, index + offset) {
+            Ok(one) => said.push(one),
+            Err(error) => {
+                fault = Err(error);
+                break;
+            }
         }
-        Some(Event::Attach(attach)) => Ok((attach.replica_id.into(), check_from(1, rest)?)),
-        Some(Event::Dispatch(_) | Event::Cancel(_) | Event::Ack(_)) | None => Err(missing()),
     }
-}
-
-fn check(events: Vec<OrchestratorEvent>) -> Result<Vec<Event>, Error> {
-    if events.is_empty() {
-        return Err(Error::invalid_field("events", "missing_field", "must hold at least one event"));
-    }
-    check_from(0, events)
-}
-
-fn check_from(first: usize, events: Vec<OrchestratorEvent>) -> Result<Vec<Event>, Error> {
-    let checked = events.into_iter().enumerate().map(|(index, event)| {
-        let at = |path: &str| format!("events[{}].{path}", first + index);
-        let Some(event) = event.event else {
-            return Err(Error::invalid_field(at("event"), "missing_field", "must say something"));
-        };
-        match &event {
-            Event::Attach(_) => {
-                let message = "must be the first event, and only the first";
-                return Err(Error::invalid_field(at("attach"), "misplaced", message));
+    let mut broker = attached.hub.broker();
+    // A stream that has been replaced speaks for nobody any more.
+    if broker.is_current(&attached.attachment) {
+        for one in said {
+            match one {
+                Said::Dispatch(task) => broker.dispatch(&attached.attachment, task),
+                Said::Cancel { task, reason } => broker.cancel(&task, &reason),
+                Said::Ack(task) => broker.acknowledge(&task),
             }
-            Event::Dispatch(task) => task_fault(task).map_or(Ok(()), |(field, message)| {
-                Err(Error::invalid_field(at(&format!("dispatch.{field}")), "invalid_value", message))
-            })?,
-            Event::Cancel(cancel) if cancel.task_id.is_empty() => {
-                return Err(Error::invalid_field(at("cancel.task_id"), "missing_field", "must name the task"));
-            }
-            Event::Ack(ack) if ack.task_id.is_empty() => {
-                return Err(Error::invalid_field(at("ack.task_id"), "missing_field", "must name the task"));
-            }
-            Event::Cancel(_) | Event::Ack(_) => {}
         }
-        Ok(event)
-    });
-    checked.collect()
+    }
+    fault
 }
 
-/// The faulty field of a task, and what is wrong with it.
-fn task_fault(task: &Task) -> Option<(&'static str, String)> {
-    if task.id.is_empty() {
-        return Some(("id", "must not be empty".to_owned()));
-    }
-    if let Err(error) = letters::namespace(&task.namespace) {
-        return Some(("namespace", error.message));
-    }
-    if task.priority > 9 {
-        return Some(("priority", "must be 0 to 9".to_owned()));
-    }
-    let named = |field, name: &str| check_name(name).err().map(|error| (field, error.to_string()));
-    match &task.target {
-        None => Some(("target", "must say who may do it".to_owned())),
-        Some(Target::AgentType(name)) => named("agent_type", name),
-        Some(Target::Capability(name)) => named("capability", name),
-        Some(Target::AgentId(id)) => {
-            let parsed: Result<AgentId, _> = id.parse();
-            parsed.err().map(|error| ("agent_id", error.to_string()))
+fn read_event(event: OrchestratorEvent, index: usize) -> Result<Said, CommunicationError> {
+    let at = |path| wire::At::event(index, path);
+    match event.event.ok_or_else(|| wire::missing(at("event")))? {
+        Event::Attach(_) => {
+            Err(CommunicationError::field(at("attach"), "unexpected", "only the first event is an attach"))
+        }
+        Event::Dispatch(task) => wire::task(at("dispatch"), task).map(Said::Dispatch),
+        Event::Cancel(cancel) => {
+            wire::text(at("cancel.task_id"), &cancel.task_id)?;
+            Ok(Said::Cancel { task: cancel.task_id, reason: cancel.reason })
+        }
+        Event::Ack(ack) => {
+            wire::text(at("ack.task_id"), &ack.task_id)?;
+            Ok(Said::Ack(ack.task_id))
         }
     }
 }

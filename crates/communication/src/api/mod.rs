@@ -1,42 +1,67 @@
-//! The gRPC services: decoding, calling, encoding.
+//! The gRPC services: decoding, calling `app`, encoding. One file per service; the two streams have one each.
 
 mod dead_letters;
 mod exchange_tasks;
 mod messages;
 mod open_session;
+mod outgoing;
 mod wire;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use contracts::communication::v1::{
+    agent_session_service_server::AgentSessionServiceServer, dead_letter_service_server::DeadLetterServiceServer,
+    message_service_server::MessageServiceServer, task_service_server::TaskServiceServer,
+};
 use domain::Clock;
 use lifecycle::Tasks;
+use tonic::service::Routes;
 
-use crate::app::{agents::Agents, hub::Hub, letters::Letters};
+use crate::app::{DeadLetters, Directory, Hub, Messages};
 
-/// What every service needs. Cloning is cheap.
-#[derive(Clone)]
-pub(crate) struct Api(Arc<Shared>);
+/// What a session and an orchestrator's stream are held to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamLimits {
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) session_lease: Duration,
+    pub(crate) max_credits: u32,
+    pub(crate) session_buffer: usize,
+    pub(crate) orchestrator_buffer: usize,
+}
 
-pub(crate) struct Shared {
+/// Everything that calls need.
+pub(crate) struct Context {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) letters: Arc<Letters>,
-    pub(crate) agents: Arc<Agents>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) messages: Messages,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
-    pub(crate) terms: Terms,
+    pub(crate) limits: StreamLimits,
 }
 
-/// What a session is granted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
-    pub(crate) max_credits: u32,
-    pub(crate) heartbeat_interval_ms: u32,
-    pub(crate) lease_ms: u32,
-    pub(crate) stream_buffer: usize,
-}
+/// All services. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Context>);
 
 impl Api {
-    pub(crate) fn new(shared: Shared) -> Self {
-        Self(Arc::new(shared))
+    pub(crate) fn new(context: Context) -> Self {
+        Self(Arc::new(context))
+    }
+
+    /// All services, with the limits that all services have.
+    pub(crate) fn routes(&self) -> Routes {
+        macro_rules! server {
+            ($server:ident) => {
+                $server::new(self.clone())
+                    .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES)
+            };
+        }
+        Routes::new(server!(AgentSessionServiceServer))
+            .add_service(server!(TaskServiceServer))
+            .add_service(server!(MessageServiceServer))
+            .add_service(server!(DeadLetterServiceServer))
+            .prepare()
     }
 }

@@ -1,224 +1,219 @@
-//! `OpenSession`: an agent's stream, from hello to its end.
+//! `OpenSession`: one agent session, from its hello to its end.
+//!
+//! The answer's stream is there at once; everything else happens in a task that reads what the agent says. The session is
+//! closed however that task ends, also by a panic, so that what it held goes back to its queues.
 
-mod check;
-mod sends;
+mod events;
 
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
-use contracts::{
-    communication::v1::{
-        AgentEvent, Hello, OpenSessionRequest, OpenSessionResponse, ServerEvent, Welcome, agent_event::Event,
-        agent_session_service_server::AgentSessionService, server_event,
-    },
-    registry::v1::{Agent, RegisterAgentRequest},
+use contracts::communication::v1::{
+    AgentEvent, OpenSessionRequest, OpenSessionResponse, agent_event::Event,
+    agent_session_service_server::AgentSessionService,
 };
 use domain::SessionId;
 use errors::Error;
-use futures::Stream;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use lifecycle::OnExit;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Api;
+use self::events::Said;
+use super::{Api, Context, outgoing::Outgoing, wire};
 use crate::{
-    app::{
-        hub::{Identity, Presence},
-        letters,
-        outgoing::{Outgoing, channel},
-    },
+    app::{AgentInfo, Hub, Mailbox, Opening, Outbox, Submitted, ToAgent},
     error::CommunicationError,
 };
 
-/// From the opened stream to its hello.
-const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-/// Messages of one session that wait to be accepted; with more, the session is not read for a while.
-const MOST_SENDS: usize = 1024;
-
-pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<OpenSessionResponse, Status>> + Send>>;
+/// Sends of one session that wait to be recorded; beyond, the session is not read until there are fewer.
+const MOST_SENDS: usize = 1_024;
 
 #[tonic::async_trait]
 impl AgentSessionService for Api {
-    type OpenSessionStream = Responses;
+    type OpenSessionStream = Outgoing<ToAgent, OpenSessionResponse>;
 
     async fn open_session(
         &self,
         request: Request<Streaming<OpenSessionRequest>>,
     ) -> Result<Response<Self::OpenSessionStream>, Status> {
-        let incoming = request.into_inner();
-        let (outgoing, frames) = channel(self.0.terms.stream_buffer);
-        let api = self.clone();
-        // Its own task, since the session must end in good order also where nobody reads the answer any more.
+        let limits = self.0.limits;
+        let outbox = Outbox::new(limits.session_buffer);
+        let millis = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let (beat, lease) = (millis(limits.heartbeat_interval), millis(limits.session_lease));
+        let encode = move |batch: Vec<ToAgent>| OpenSessionResponse {
+            events: batch.into_iter().map(|event| wire::server_event(event, beat, lease)).collect(),
+        };
+        let outgoing = Outgoing::new(outbox.clone(), encode);
+        let (context, requests) = (Arc::clone(&self.0), request.into_inner());
         self.0.tasks.spawn("communication.session", OnExit::Continue, async move {
-            api.session(incoming, outgoing).await;
-            Ok::<(), Infallible>(())
+            let ended = Box::pin(run(&context, requests, &outbox)).await;
+            outbox.end(ended);
+            Ok::<_, Infallible>(())
         });
-        Ok(Response::new(Box::pin(frames.responses(size, |events| OpenSessionResponse { events }))))
+        Ok(Response::new(outgoing))
     }
 }
 
-/// Roughly what an event takes in a frame.
-fn size(event: &ServerEvent) -> usize {
-    match &event.event {
-        Some(server_event::Event::Task(delivery)) => delivery.task.as_ref().map_or(0, |task| task.input.len()),
-        Some(server_event::Event::Message(delivery)) => {
-            delivery.message.as_ref().map_or(0, |message| message.payload.len())
-        }
-        Some(server_event::Event::Welcome(welcome)) => welcome.config.len(),
-        Some(
-            server_event::Event::Cancel(_)
-            | server_event::Event::ResultAck(_)
-            | server_event::Event::Receipt(_)
-            | server_event::Event::Drain(_),
-        )
-        | None => 0,
-    }
-}
-
-/// A session that may begin.
-struct Admitted {
+/// Closes the session when the task that reads it ends, however it ends.
+struct Open<'a> {
+    hub: &'a Hub,
     id: SessionId,
-    identity: Identity,
-    welcome: Welcome,
-    rest: Vec<AgentEvent>,
+    /// A label of [`crate::metrics::SESSIONS_ENDED`].
+    reason: &'static str,
 }
 
-impl Api {
-    async fn session(&self, mut incoming: Streaming<OpenSessionRequest>, outgoing: Outgoing<ServerEvent>) {
-        let gone = outgoing.gone();
-        let shutdown = self.0.tasks.shutdown();
-        // Nothing has begun yet, so every arm may be dropped.
-        let admitted = tokio::select! {
-            admitted = self.admit(&mut incoming) => admitted,
-            () = gone.cancelled() => return,
-            () = shutdown.draining() => Err(CommunicationError::Stopping.into()),
-        };
-        let Admitted { id, identity, welcome, rest } = match admitted {
-            Ok(admitted) => admitted,
-            Err(error) => return outgoing.fail(error),
-        };
-        tracing::debug!(session.id = %id, agent.id = &*identity.agent_id, "session open");
-        let (sends, waiting) = mpsc::channel(MOST_SENDS);
-        let sender = self.clone();
-        let (namespace, agent_id) = (identity.namespace.to_string(), identity.agent_id.to_string());
-        // The queue is empty, so the welcome fits.
-        let _ = outgoing.push(ServerEvent { event: Some(server_event::Event::Welcome(welcome)) });
-        if !self.0.hub.open(id, identity, outgoing) {
-            return;
-        }
-        self.0.tasks.spawn("communication.sends", OnExit::Continue, async move {
-            sender.accept_sends(id, namespace, agent_id, waiting).await;
-            Ok::<(), Infallible>(())
-        });
-        let ended = self.listen(id, &mut incoming, rest, &sends, &gone).await;
-        self.0.hub.close(id, ended.err().map(CommunicationError::Invalid));
-        tracing::debug!(session.id = %id, "session closed");
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.hub.close(self.id, self.reason);
     }
+}
 
-    /// Hears the agent until either side ends.
-    async fn listen(
-        &self,
-        id: SessionId,
-        incoming: &mut Streaming<OpenSessionRequest>,
-        rest: Vec<AgentEvent>,
-        sends: &mpsc::Sender<contracts::communication::v1::Send>,
-        gone: &CancellationToken,
-    ) -> Result<(), Error> {
-        if !rest.is_empty() {
-            self.take(id, rest, sends, gone).await?;
-        }
+async fn run(
+    context: &Context,
+    mut requests: Streaming<OpenSessionRequest>,
+    outbox: &Outbox<ToAgent>,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + context.limits.session_lease;
+    // Both arms are cancel-safe.
+    let first = tokio::select! {
+        first = timeout_at(deadline, requests.message()) => first.map_err(|_| CommunicationError::LeaseLost)??,
+        () = context.tasks.shutdown().draining() => return Err(CommunicationError::Stopping.into()),
+    };
+    let Some(first) = first else { return Ok(()) };
+    let mut events = first.events.into_iter();
+    let hello = match events.next().and_then(|event| event.event) {
+        Some(Event::Hello(hello)) => events::hello(hello, context.limits.max_credits)?,
+        Some(_) | None => return Err(wire::missing("events[0].hello").into()),
+    };
+    let agent = context.directory.admit(&hello).await?;
+    let session = SessionId::generate(&*context.clock);
+    let mut open = Open { hub: &context.hub, id: session, reason: "closed" };
+    context.hub.open(opening(session, &agent, hello.max_in_flight), outbox.clone());
+    tracing::debug!(session.id = %session, agent.id = %agent.mailbox.agent, "session open");
+    let reader = Reader { context, session, mailbox: &agent.mailbox, outbox, sends: FuturesUnordered::new() };
+    // Both arms are cancel-safe: a session that has been ended hears nothing more.
+    let ended = tokio::select! {
+        ended = reader.read(events.collect(), requests) => ended,
+        () = outbox.ended() => Ok(()),
+    };
+    open.reason = reason(ended.as_ref().err().map(|error| error.reason));
+    if let Err(error) = &ended {
+        tracing::info!(session.id = %session, agent.id = %agent.mailbox.agent, %error, "session lost");
+    }
+    // The error goes out; closing alone would end the stream as if all were well.
+    outbox.end(ended.clone());
+    ended
+}
+
+fn opening(session: SessionId, agent: &AgentInfo, credits: u32) -> Opening {
+    Opening {
+        session,
+        mailbox: agent.mailbox.clone(),
+        agent_type: agent.agent_type.clone(),
+        capabilities: agent.capabilities.clone(),
+        credits,
+        config: agent.config.clone(),
+    }
+}
+
+/// What a session's end counts as.
+fn reason(error: Option<&'static str>) -> &'static str {
+    match error {
+        None => "closed",
+        Some("session_lease_lost") => "lease_lost",
+        Some("request_invalid") => "faulty",
+        Some(_) => "broken",
+    }
+}
+
+/// Reads what an agent says, in order.
+struct Reader<'a> {
+    context: &'a Context,
+    session: SessionId,
+    mailbox: &'a Mailbox,
+    outbox: &'a Outbox<ToAgent>,
+    /// Receipts that are due when their messages are recorded.
+    sends: FuturesUnordered<futures::future::BoxFuture<'static, ToAgent>>,
+}
+
+impl Reader<'_> {
+    /// Until the agent leaves, falls silent for longer than its lease, or says something faulty.
+    async fn read(mut self, first: Vec<AgentEvent>, mut requests: Streaming<OpenSessionRequest>) -> Result<(), Error> {
+        self.hear(first, 1).await?;
+        let lease = self.context.limits.session_lease;
+        let mut deadline = Instant::now() + lease;
         loop {
+            let is_full = self.sends.len() >= MOST_SENDS;
             // Both arms are cancel-safe: `message` keeps what it has read in the stream.
-            let received = tokio::select! {
-                received = incoming.message() => received,
-                () = gone.cancelled() => return Ok(()),
-            };
-            match received {
-                Ok(Some(request)) => self.take(id, check::filled(request.events)?, sends, gone).await?,
-                Ok(None) => return Ok(()),
-                Err(status) => {
-                    tracing::debug!(session.id = %id, %status, "session lost");
-                    return Ok(());
+            tokio::select! {
+                Some(receipt) = self.sends.next(), if !self.sends.is_empty() => {
+                    self.context.hub.broker().pay(self.session, receipt);
+                    // Not reading was our choice.
+                    if is_full {
+                        deadline = Instant::now() + lease;
+                    }
+                }
+                heard = timeout_at(deadline, requests.message()), if !is_full => {
+                    let Some(batch) = heard.map_err(|_| CommunicationError::LeaseLost)?? else { return Ok(()) };
+                    self.hear(batch.events, 0).await?;
+                    deadline = Instant::now() + lease;
                 }
             }
         }
     }
 
-    async fn take(
-        &self,
-        id: SessionId,
-        events: Vec<AgentEvent>,
-        sends: &mpsc::Sender<contracts::communication::v1::Send>,
-        gone: &CancellationToken,
-    ) -> Result<(), Error> {
-        let (mut heard, mut sent) = (Vec::with_capacity(events.len()), Vec::new());
+    /// A batch: everything between two sends is one visit to the broker.
+    async fn hear(&mut self, events: Vec<AgentEvent>, offset: usize) -> Result<(), Error> {
+        let mut pending = Vec::with_capacity(events.len());
         for (index, event) in events.into_iter().enumerate() {
-            match check::event(index, event)? {
-                Event::Send(send) => sent.push(send),
-                other => heard.push(other),
+            match events::read(event, index + offset, self.mailbox) {
+                Ok(Said::Send { reference, draft }) => {
+                    self.apply(&mut pending);
+                    self.send(reference, draft).await;
+                }
+                Ok(said) => pending.push(said),
+                Err(error) => {
+                    // What came before the fault was said in good order.
+                    self.apply(&mut pending);
+                    return Err(error.into());
+                }
             }
         }
-        self.0.hub.hear(id, heard);
-        for send in sent {
-            // What is not taken any more gets no receipt, and the agent sends it again.
-            tokio::select! {
-                _ = sends.send(send) => {}
-                () = gone.cancelled() => return Ok(()),
-            }
-        }
+        self.apply(&mut pending);
         Ok(())
     }
 
-    /// Reads the hello, finds or registers the agent, and tells the registry that it lives.
-    async fn admit(&self, incoming: &mut Streaming<OpenSessionRequest>) -> Result<Admitted, Error> {
-        let missing = || Error::invalid_field("events[0].hello", "missing_field", "the first event must be `hello`");
-        let first = tokio::time::timeout(HELLO_DEADLINE, incoming.message()).await.map_err(|_| missing())??;
-        let mut events = first.ok_or_else(missing)?.events.into_iter();
-        let Some(AgentEvent { event: Some(Event::Hello(hello)) }) = events.next() else { return Err(missing()) };
-        check::hello(&hello)?;
-        let namespace = letters::namespace(&hello.namespace)?.to_string();
-        let credits = hello.max_in_flight.clamp(1, self.0.terms.max_credits);
-        let agent = self.agent(namespace, hello).await?;
-        let id = SessionId::generate(&*self.0.clock);
-        let identity = Identity {
-            namespace: agent.namespace.into(),
-            agent_id: agent.id.as_str().into(),
-            agent_type: agent.agent_type.into(),
-            capabilities: agent.capabilities.into_iter().map(Into::into).collect(),
-            credits,
-        };
-        let presence = Presence { session: id, identity: identity.clone(), in_flight: 0, closed: false };
-        match self.0.agents.report(&[presence]).await {
-            Ok(unknown) if !unknown.is_empty() => return Err(CommunicationError::AgentNotFound(agent.id).into()),
-            Ok(_) => {}
-            // It is reported again with all the others.
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot report a session"),
+    fn apply(&self, pending: &mut Vec<Said>) {
+        if pending.is_empty() || !self.outbox.is_open() {
+            pending.clear();
+            return;
         }
-        let terms = self.0.terms;
-        let welcome = Welcome {
-            session_id: id.to_string(),
-            agent_id: agent.id,
-            credits,
-            heartbeat_interval_ms: terms.heartbeat_interval_ms,
-            lease_ms: terms.lease_ms,
-            config: agent.config,
-        };
-        Ok(Admitted { id, identity, welcome, rest: events.collect() })
+        let mut broker = self.context.hub.broker();
+        pending.drain(..).for_each(|said| events::apply(&mut broker, self.session, said));
     }
 
-    async fn agent(&self, namespace: String, hello: Hello) -> Result<Agent, Error> {
-        if !hello.agent_id.is_empty() {
-            return Ok(self.0.agents.find(&namespace, &hello.agent_id).await?);
-        }
-        let request = RegisterAgentRequest {
-            namespace,
-            agent_id: String::new(),
-            agent_type: hello.agent_type,
-            name: hello.name,
-            capabilities: hello.capabilities,
-            config: hello.config,
-            attach: true,
+    async fn send(&mut self, reference: u64, draft: Result<crate::app::Draft, CommunicationError>) {
+        self.context.hub.broker().owe(self.session);
+        let submitted = match draft {
+            Ok(draft) => self.context.messages.submit(draft).await,
+            Err(error) => Err(error),
         };
-        Ok(self.0.agents.register(request).await?)
+        match submitted {
+            Ok(submitted) => self.sends.push(Box::pin(receipt(reference, submitted))),
+            Err(error) => self.context.hub.broker().pay(self.session, refused(reference, error)),
+        }
     }
+}
+
+async fn receipt(reference: u64, submitted: Submitted) -> ToAgent {
+    match submitted.recorded().await {
+        Ok((id, _)) => ToAgent::Receipt { reference, outcome: Ok(id) },
+        Err(error) => refused(reference, error),
+    }
+}
+
+/// A refusal as text: the stable reason first.
+fn refused(reference: u64, error: CommunicationError) -> ToAgent {
+    let error = Error::from(error);
+    ToAgent::Receipt { reference, outcome: Err(format!("{}: {}", error.reason, error.message)) }
 }

@@ -1,10 +1,24 @@
-//! What communication does, without knowing how it is called or stored.
-//!
-//! Tasks, updates and messages keep the contract's types here: they pass through unread, and their payloads are shared
-//! buffers from one stream's frame to the next.
+//! Use cases: what sessions, orchestrators and senders may do. Knows neither tonic nor SQL.
 
-pub(crate) mod agents;
-pub(crate) mod hub;
-pub(crate) mod letters;
-pub(crate) mod outgoing;
-pub(crate) mod record;
+mod broker;
+mod dead_letters;
+mod directory;
+mod hub;
+mod journal;
+mod messages;
+mod model;
+mod outbox;
+
+pub(crate) use self::{
+    broker::{Attachment, Broker, Limits, Opening, Report},
+    dead_letters::DeadLetters,
+    directory::{AgentInfo, Directory, Hello, Registry},
+    hub::Hub,
+    journal::{Change, Entry, Journal, Recorded},
+    messages::{Draft, Messages, Submitted},
+    model::{
+        DeadLetter, Envelope, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Status, Target, Task, TaskId, ToAgent,
+        Update, What,
+    },
+    outbox::{Outbox, Weigh},
+};

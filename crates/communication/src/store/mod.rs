@@ -1,74 +1,107 @@
-//! Where messages and dead letters are kept.
+//! Where messages and dead letters are recorded.
 
 mod rows;
 mod sqlite;
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use domain::{DeadLetterId, Namespace, Timestamp};
+use domain::{AgentId, Namespace, Timestamp};
 
 pub(crate) use self::sqlite::SqliteStore;
-use crate::app::record::{DeadLetter, Kind, Letter, MessageRow, Record, Status, Transition};
+use crate::app::{DeadLetter, Envelope, Kind, Message, Status};
 
-/// Which messages to list.
-#[derive(Clone, Debug)]
-pub(crate) struct MessageFilter {
-    pub(crate) namespace: Namespace,
-    pub(crate) agent_id: Option<String>,
-    pub(crate) status: Option<Status>,
-    pub(crate) correlation_id: Option<String>,
-    /// Only those before this sequence number.
-    pub(crate) before: Option<i64>,
-    pub(crate) limit: i64,
+/// What one transaction writes.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Messages to record; one whose id is taken in its namespace is left out.
+    pub(crate) inserts: Vec<Arc<Envelope>>,
+    /// At most one per message.
+    pub(crate) updates: Vec<MessageUpdate>,
+    pub(crate) letters: Vec<DeadLetter>,
 }
 
-/// Which dead letters to list.
-#[derive(Clone, Debug)]
-pub(crate) struct DeadLetterFilter {
+/// What became of a message since the last commit.
+#[derive(Debug, PartialEq)]
+pub(crate) struct MessageUpdate {
+    pub(crate) sequence: i64,
+    pub(crate) status: Status,
+    pub(crate) deliveries: u32,
+    /// When it was last handed over, if it was.
+    pub(crate) delivered_at: Option<Timestamp>,
+    pub(crate) acked_at: Option<Timestamp>,
+    /// Lines to append.
+    pub(crate) history: Vec<HistoryEvent>,
+}
+
+/// One entry of a message's history.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HistoryEvent {
+    pub(crate) status: Status,
+    pub(crate) at: Timestamp,
+    pub(crate) detail: String,
+}
+
+/// A message with what became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Record {
+    pub(crate) sequence: i64,
+    pub(crate) message: Message,
+    pub(crate) status: Status,
+    pub(crate) deliveries: u32,
+    pub(crate) delivered_at: Option<Timestamp>,
+    pub(crate) acked_at: Option<Timestamp>,
+    /// Oldest first.
+    pub(crate) history: Vec<HistoryEvent>,
+}
+
+/// Which messages; absent means any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MessageFilter {
+    pub(crate) namespace: Namespace,
+    pub(crate) agent: Option<AgentId>,
+    pub(crate) status: Option<Status>,
+    pub(crate) correlation_id: Option<String>,
+    /// Only those accepted before.
+    pub(crate) before: Option<i64>,
+}
+
+/// Which dead letters; absent means any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LetterFilter {
     pub(crate) namespace: Namespace,
     pub(crate) kind: Option<Kind>,
     pub(crate) reason: Option<String>,
     pub(crate) include_replayed: bool,
-    /// Only those older than this one.
-    pub(crate) before: Option<DeadLetterId>,
-    pub(crate) limit: i64,
+    /// Only those with smaller ids.
+    pub(crate) before: Option<String>,
 }
 
-/// Durable storage. Every query is fenced by namespace.
+/// A database of messages and dead letters.
 #[async_trait]
-pub(crate) trait Store: Send + Sync {
-    /// Records messages and what became of others in one transaction. A message whose id is there already is left alone;
-    /// answers for each message whether it is new.
-    async fn write(&self, letters: &[&Letter], records: &[Record]) -> sqlx::Result<Vec<bool>>;
-
-    /// Messages that are not dealt with, in the order in which they were accepted, after this sequence number; with the
-    /// number of each and its deliveries.
-    async fn pending(&self, after: i64, limit: i64) -> sqlx::Result<Vec<(i64, Letter, u32)>>;
-
-    /// A message, in whatever namespace.
-    async fn message(&self, id: &str) -> sqlx::Result<Option<MessageRow>>;
-
-    /// What became of a message, oldest first.
-    async fn history(&self, id: &str) -> sqlx::Result<Vec<Transition>>;
-
-    /// Newest first.
-    async fn messages(&self, filter: &MessageFilter) -> sqlx::Result<Vec<MessageRow>>;
-
-    /// A dead letter.
-    async fn dead_letter(&self, namespace: &Namespace, id: DeadLetterId) -> sqlx::Result<Option<DeadLetter>>;
-
-    /// Newest first.
-    async fn dead_letters(&self, filter: &DeadLetterFilter) -> sqlx::Result<Vec<DeadLetter>>;
-
-    /// Marks a dead message as replayed and queues it again, last in its mailbox, without an expiry: the message, or none
-    /// where that has happened before.
-    async fn replay(&self, letter: &DeadLetter, at: Timestamp) -> sqlx::Result<Option<Letter>>;
-
-    /// Removes a dead letter; false where there was none.
-    async fn purge(&self, namespace: &Namespace, id: DeadLetterId) -> sqlx::Result<bool>;
-
-    /// Removes some messages that were acknowledged, and dead letters that were replayed, before this time: how many.
-    async fn sweep(&self, before: Timestamp, limit: i64) -> sqlx::Result<u64>;
-
-    /// Closes the database after its last statement.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// Writes a batch in one transaction; answers with the sequences of the messages that were inserted.
+    async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>>;
+    /// The highest sequence so far; 0 where there is none.
+    async fn last_sequence(&self) -> sqlx::Result<i64>;
+    /// What is neither acked nor dead, in the order of acceptance, after a sequence, with the number of deliveries.
+    async fn unfinished(&self, after: i64, limit: i64) -> sqlx::Result<Vec<(Envelope, u32)>>;
+    /// One message with its history.
+    async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>>;
+    /// Messages without histories, newest first.
+    async fn messages(&self, filter: &MessageFilter, limit: i64) -> sqlx::Result<Vec<Record>>;
+    /// One dead letter.
+    async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>>;
+    /// Dead letters, newest first.
+    async fn letters(&self, filter: &LetterFilter, limit: i64) -> sqlx::Result<Vec<DeadLetter>>;
+    /// Marks a message's dead letter as replayed and its message as queued; none where that has been done before, or the
+    /// message is not dead.
+    async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>>;
+    /// Removes a dead letter; its message is left to retention.
+    async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool>;
+    /// Removes at most `limit` messages that ended, and dead letters made, before their times; answers with how many rows.
+    async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64>;
+    /// Closes after the last statement.
     async fn close(&self);
 }

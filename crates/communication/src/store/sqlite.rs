@@ -1,25 +1,18 @@
-//! Messages and dead letters in SQLite.
-//!
-//! A transaction takes as few statements as its rows allow: rows go in statements of 2^n rows each, so a commit of any size
-//! takes a handful of statements that are all prepared already.
+//! Messages and dead letters in SQLite. One statement per table and commit: multi-row inserts and updates, in chunks that
+//! stay below SQLite's bound on variables.
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
-use domain::{DeadLetterId, Namespace, Timestamp};
-use prost::Message as _;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite as Driver, SqliteConnection};
+use domain::{Namespace, Timestamp};
+use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use store::Sqlite;
 
-use super::{DeadLetterFilter, MessageFilter, Store, rows};
-use crate::app::record::{DeadLetter, Letter, MessageRow, Record, Status, Transition};
+use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows};
+use crate::app::{DeadLetter, Envelope, Status};
 
-/// Rows of the largest statement; SQLite takes 32,766 parameters, a dead letter has 10.
-const LARGEST: usize = 512;
-const MESSAGE: &str = "SELECT sequence, id, namespace, agent_id, status, deliveries, body, expires_at, created_at, \
-                       delivered_at, acked_at FROM messages";
-const DEAD_LETTER: &str = "SELECT id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, \
-                           created_at, replayed_at FROM dead_letters";
+/// Rows of one statement: with 13 columns far below the 32,766 variables that a statement may have.
+const CHUNK: usize = 500;
 
 /// A SQLite file.
 pub(crate) struct SqliteStore(Sqlite);
@@ -30,263 +23,239 @@ impl SqliteStore {
     }
 }
 
-/// `(?,?,…),(?,?,…)`
-fn places(rows: usize, columns: usize) -> String {
-    let row = format!("({})", vec!["?"; columns].join(","));
-    vec![row; rows].join(",")
+fn micros(at: Option<Timestamp>) -> Option<i64> {
+    at.map(Timestamp::as_micros)
 }
 
-/// Cuts into pieces of 2^n rows.
-fn pieces<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let size = if rest.len() >= LARGEST { LARGEST } else { 1 << rest.len().checked_ilog2()? };
-        let (now, later) = rest.split_at(size);
-        rest = later;
-        Some(now)
-    })
-}
-
-async fn insert_letters(connection: &mut SqliteConnection, letters: &[&Letter]) -> sqlx::Result<HashSet<String>> {
-    let mut new = HashSet::with_capacity(letters.len());
-    for now in pieces(letters) {
-        let text = format!(
-            "INSERT INTO messages (id, namespace, agent_id, status, correlation_id, body, expires_at, created_at) \
-             VALUES {} ON CONFLICT (id) DO NOTHING RETURNING id",
-            places(now.len(), 8)
+async fn insert(connection: &mut SqliteConnection, envelopes: &[Arc<Envelope>]) -> sqlx::Result<HashSet<i64>> {
+    let mut inserted = HashSet::with_capacity(envelopes.len());
+    for chunk in envelopes.chunks(CHUNK) {
+        let mut query = QueryBuilder::new(
+            "INSERT INTO messages (sequence, namespace, id, agent_id, sender, kind, payload, correlation_id, reply_to, \
+             priority, traceparent, created_at, expires_at, status) ",
         );
-        // Only the number of placeholders varies; the same below.
-        let mut query = sqlx::query(AssertSqlSafe(text));
-        for letter in now {
-            query = query
-                .bind(letter.id.to_string())
-                .bind(letter.message.namespace.as_str())
-                .bind(letter.agent_id.to_string())
-                .bind(Status::Accepted.as_str())
-                .bind(letter.message.correlation_id.as_str())
-                .bind(letter.message.encode_to_vec())
-                .bind(letter.expires_at.map(Timestamp::as_micros))
-                .bind(letter.created_at.as_micros());
-        }
-        for row in query.fetch_all(&mut *connection).await? {
-            new.insert(row.try_get("id")?);
-        }
+        query.push_values(chunk, |mut row, envelope| {
+            let message = &envelope.message;
+            row.push_bind(envelope.sequence)
+                .push_bind(message.namespace.as_str())
+                .push_bind(message.id.to_string())
+                .push_bind(message.agent.to_string())
+                .push_bind(message.sender.map(|id| id.to_string()).unwrap_or_default())
+                .push_bind(message.kind.as_str())
+                .push_bind(message.payload.as_ref())
+                .push_bind(message.correlation_id.as_str())
+                .push_bind(message.reply_to.map(|id| id.to_string()).unwrap_or_default())
+                .push_bind(message.priority)
+                .push_bind(message.traceparent.as_str())
+                .push_bind(message.created_at.as_micros())
+                .push_bind(micros(message.expires_at))
+                .push("'accepted'");
+        });
+        query.push(" ON CONFLICT (namespace, id) DO NOTHING RETURNING sequence");
+        let sequences: Vec<i64> = query.build_query_scalar().persistent(false).fetch_all(&mut *connection).await?;
+        inserted.extend(sequences);
     }
-    Ok(new)
+    Ok(inserted)
 }
 
-async fn insert_history(connection: &mut SqliteConnection, entries: &[&Transition]) -> sqlx::Result<()> {
-    for now in pieces(entries) {
-        // A message that the retention has removed has no history any more.
-        let text = format!(
-            "INSERT INTO message_history (message_id, status, at, detail) SELECT column1, column2, column3, column4 \
-             FROM (VALUES {}) WHERE column1 IN (SELECT id FROM messages)",
-            places(now.len(), 4)
+async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
+    for chunk in updates.chunks(CHUNK) {
+        let mut query =
+            QueryBuilder::new("WITH changes (sequence, status, deliveries, delivered_at, acked_at, history) AS (");
+        query.push_values(chunk, |mut row, update| {
+            row.push_bind(update.sequence)
+                .push_bind(update.status.as_str())
+                .push_bind(update.deliveries)
+                .push_bind(micros(update.delivered_at))
+                .push_bind(micros(update.acked_at))
+                .push_bind(rows::history_lines(&update.history));
+        });
+        // The first hand-over and the end are kept; history only grows.
+        query.push(
+            ") UPDATE messages SET status = changes.status, deliveries = changes.deliveries, \
+             delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
+             acked_at = COALESCE(messages.acked_at, changes.acked_at), \
+             ended_at = COALESCE(messages.ended_at, changes.acked_at), \
+             history = messages.history || changes.history \
+             FROM changes WHERE messages.sequence = changes.sequence",
         );
-        let mut query = sqlx::query(AssertSqlSafe(text));
-        for entry in now {
-            query = query
-                .bind(entry.message_id.to_string())
-                .bind(entry.status.as_str())
-                .bind(entry.at.as_micros())
-                .bind(entry.detail.as_str());
-        }
-        query.execute(&mut *connection).await?;
+        query.build().persistent(false).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-/// What a batch of transitions makes of one message.
-#[derive(Default)]
-struct Latest {
-    status: &'static str,
-    deliveries: u32,
-    delivered_at: Option<i64>,
-    acked_at: Option<i64>,
-}
-
-async fn update_messages(connection: &mut SqliteConnection, entries: &[&Transition]) -> sqlx::Result<()> {
-    let mut latest: HashMap<&str, Latest> = HashMap::with_capacity(entries.len());
-    for entry in entries {
-        let row = latest.entry(&entry.message_id).or_default();
-        row.status = entry.status.as_str();
-        row.deliveries = entry.deliveries;
-        match entry.status {
-            Status::Delivered => _ = row.delivered_at.get_or_insert(entry.at.as_micros()),
-            Status::Acked => row.acked_at = Some(entry.at.as_micros()),
-            Status::Accepted | Status::Queued | Status::Dead => {}
-        }
-    }
-    let latest: Vec<_> = latest.into_iter().collect();
-    for now in pieces(&latest) {
-        let text = format!(
-            "WITH moved (id, status, deliveries, delivered_at, acked_at) AS (VALUES {}) \
-             UPDATE messages SET status = moved.status, deliveries = moved.deliveries, \
-             delivered_at = coalesce(messages.delivered_at, moved.delivered_at), acked_at = moved.acked_at \
-             FROM moved WHERE messages.id = moved.id",
-            places(now.len(), 5)
-        );
-        let mut query = sqlx::query(AssertSqlSafe(text));
-        for (id, row) in now {
-            query = query.bind(*id).bind(row.status).bind(row.deliveries).bind(row.delivered_at).bind(row.acked_at);
-        }
-        query.execute(&mut *connection).await?;
-    }
-    Ok(())
-}
-
-async fn insert_dead(connection: &mut SqliteConnection, dead: &[&DeadLetter]) -> sqlx::Result<()> {
-    for now in pieces(dead) {
-        let text = format!(
+async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
+    for chunk in letters.chunks(CHUNK) {
+        let mut query = QueryBuilder::new(
             "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, \
-             created_at) VALUES {} ON CONFLICT (id) DO NOTHING",
-            places(now.len(), 10)
+             created_at) ",
         );
-        let mut query = sqlx::query(AssertSqlSafe(text));
-        for letter in now {
-            query = query
-                .bind(letter.id.to_string())
-                .bind(letter.namespace.as_str())
-                .bind(letter.kind.as_str())
-                .bind(letter.subject_id.as_str())
-                .bind(letter.target.as_str())
-                .bind(letter.reason.as_str())
-                .bind(letter.detail.as_str())
-                .bind(letter.deliveries)
-                .bind(letter.payload.as_ref())
-                .bind(letter.created_at.as_micros());
-        }
-        query.execute(&mut *connection).await?;
+        query.push_values(chunk, |mut row, letter| {
+            row.push_bind(letter.id.to_string())
+                .push_bind(letter.namespace.as_str())
+                .push_bind(letter.kind.as_str())
+                .push_bind(letter.subject_id.as_str())
+                .push_bind(letter.target.as_str())
+                .push_bind(letter.reason.as_str())
+                .push_bind(letter.detail.as_str())
+                .push_bind(letter.deliveries)
+                .push_bind(letter.payload.as_ref())
+                .push_bind(letter.created_at.as_micros());
+        });
+        query.build().persistent(false).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn write(&self, letters: &[&Letter], records: &[Record]) -> sqlx::Result<Vec<bool>> {
+    async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
         let mut transaction = self.0.writer.begin().await?;
-        let mut new = insert_letters(&mut transaction, letters).await?;
-        // Of two messages with one id in a batch the first counts.
-        let is_new: Vec<bool> = letters.iter().map(|letter| new.remove(&*letter.id)).collect();
-        let accepted: Vec<Transition> =
-            letters.iter().zip(&is_new).filter(|(_, new)| **new).map(|(letter, _)| accepted(letter)).collect();
-        let moved = records.iter().filter_map(|record| match record {
-            Record::Moved(transition) => Some(transition),
-            Record::Died(..) => None,
-        });
-        let moved: Vec<&Transition> = moved.collect();
-        let history: Vec<&Transition> = accepted.iter().chain(moved.iter().copied()).collect();
-        insert_history(&mut transaction, &history).await?;
-        update_messages(&mut transaction, &moved).await?;
-        let dead = records.iter().filter_map(|record| match record {
-            Record::Died(letter, _) => Some(&**letter),
-            Record::Moved(_) => None,
-        });
-        insert_dead(&mut transaction, &dead.collect::<Vec<_>>()).await?;
+        let inserted = insert(&mut transaction, &batch.inserts).await?;
+        update(&mut transaction, &batch.updates).await?;
+        bury(&mut transaction, &batch.letters).await?;
         transaction.commit().await?;
-        Ok(is_new)
+        Ok(inserted)
     }
 
-    async fn pending(&self, after: i64, limit: i64) -> sqlx::Result<Vec<(i64, Letter, u32)>> {
-        let text = format!(
-            "{MESSAGE} WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > ? ORDER BY sequence LIMIT ?"
+    async fn last_sequence(&self) -> sqlx::Result<i64> {
+        sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM messages").fetch_one(&self.0.reader).await
+    }
+
+    async fn unfinished(&self, after: i64, limit: i64) -> sqlx::Result<Vec<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > ? \
+             ORDER BY sequence LIMIT ?",
+            rows::ENVELOPE
         );
-        let rows = sqlx::query(AssertSqlSafe(text)).bind(after).bind(limit).fetch_all(&self.0.reader).await?;
-        rows.iter().map(rows::letter).collect()
+        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit).fetch_all(&self.0.reader).await?;
+        found.iter().map(rows::envelope).collect()
     }
 
-    async fn message(&self, id: &str) -> sqlx::Result<Option<MessageRow>> {
-        let text = format!("{MESSAGE} WHERE id = ?");
-        let row = sqlx::query(AssertSqlSafe(text)).bind(id).fetch_optional(&self.0.reader).await?;
-        row.as_ref().map(rows::message).transpose()
+    async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>> {
+        let query = format!("SELECT {}, {} FROM messages WHERE namespace = ? AND id = ?", rows::ENVELOPE, rows::RECORD);
+        let query = sqlx::query(AssertSqlSafe(query)).bind(namespace.as_str().to_owned()).bind(id.to_owned());
+        query.fetch_optional(&self.0.reader).await?.as_ref().map(rows::record).transpose()
     }
 
-    async fn history(&self, id: &str) -> sqlx::Result<Vec<Transition>> {
-        let text = "SELECT message_id, status, at, detail FROM message_history WHERE message_id = ? ORDER BY sequence";
-        let rows = sqlx::query(text).bind(id).fetch_all(&self.0.reader).await?;
-        rows.iter().map(rows::transition).collect()
-    }
-
-    async fn messages(&self, filter: &MessageFilter) -> sqlx::Result<Vec<MessageRow>> {
-        let mut query: QueryBuilder<Driver> = QueryBuilder::new(MESSAGE);
-        query.push(" WHERE namespace = ").push_bind(filter.namespace.as_str());
-        if let Some(agent_id) = &filter.agent_id {
-            query.push(" AND agent_id = ").push_bind(agent_id.as_str());
+    async fn messages(&self, filter: &MessageFilter, limit: i64) -> sqlx::Result<Vec<Record>> {
+        let mut query = QueryBuilder::new(format!(
+            "SELECT {}, status, delivered_at, acked_at, '' AS history FROM messages WHERE namespace = ",
+            rows::ENVELOPE
+        ));
+        query.push_bind(filter.namespace.as_str().to_owned());
+        if let Some(agent) = filter.agent {
+            query.push(" AND agent_id = ").push_bind(agent.to_string());
         }
         if let Some(status) = filter.status {
             query.push(" AND status = ").push_bind(status.as_str());
         }
-        if let Some(correlation_id) = &filter.correlation_id {
-            // The second condition lets SQLite use the partial index.
-            query.push(" AND correlation_id <> '' AND correlation_id = ").push_bind(correlation_id.as_str());
+        if let Some(id) = &filter.correlation_id {
+            // The index holds only those that have one.
+            query.push(" AND correlation_id <> '' AND correlation_id = ").push_bind(id.clone());
         }
         if let Some(before) = filter.before {
             query.push(" AND sequence < ").push_bind(before);
         }
-        query.push(" ORDER BY sequence DESC LIMIT ").push_bind(filter.limit);
-        let rows = query.build().fetch_all(&self.0.reader).await?;
-        rows.iter().map(rows::message).collect()
+        query.push(" ORDER BY sequence DESC LIMIT ").push_bind(limit);
+        let found = query.build().fetch_all(&self.0.reader).await?;
+        found
+            .iter()
+            .map(rows::record)
+            .map(|record| record.map(|record| Record { history: Vec::new(), ..record }))
+            .collect()
     }
 
-    async fn dead_letter(&self, namespace: &Namespace, id: DeadLetterId) -> sqlx::Result<Option<DeadLetter>> {
-        let text = format!("{DEAD_LETTER} WHERE namespace = ? AND id = ?");
-        let query = sqlx::query(AssertSqlSafe(text)).bind(namespace.as_str()).bind(id.to_string());
-        query.fetch_optional(&self.0.reader).await?.as_ref().map(rows::dead_letter).transpose()
+    async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>> {
+        let query = sqlx::query("SELECT * FROM dead_letters WHERE namespace = ? AND id = ?")
+            .bind(namespace.as_str().to_owned())
+            .bind(id.to_owned());
+        query.fetch_optional(&self.0.reader).await?.as_ref().map(rows::letter).transpose()
     }
 
-    async fn dead_letters(&self, filter: &DeadLetterFilter) -> sqlx::Result<Vec<DeadLetter>> {
-        let mut query: QueryBuilder<Driver> = QueryBuilder::new(DEAD_LETTER);
-        query.push(" WHERE namespace = ").push_bind(filter.namespace.as_str());
+    async fn letters(&self, filter: &LetterFilter, limit: i64) -> sqlx::Result<Vec<DeadLetter>> {
+        let mut query = QueryBuilder::new("SELECT * FROM dead_letters WHERE namespace = ");
+        query.push_bind(filter.namespace.as_str().to_owned());
         if let Some(kind) = filter.kind {
             query.push(" AND kind = ").push_bind(kind.as_str());
         }
         if let Some(reason) = &filter.reason {
-            query.push(" AND reason = ").push_bind(reason.as_str());
+            query.push(" AND reason = ").push_bind(reason.clone());
         }
         if !filter.include_replayed {
             query.push(" AND replayed_at IS NULL");
         }
-        if let Some(before) = filter.before {
-            query.push(" AND id < ").push_bind(before.to_string());
+        if let Some(before) = &filter.before {
+            query.push(" AND id < ").push_bind(before.clone());
         }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(filter.limit);
-        let rows = query.build().fetch_all(&self.0.reader).await?;
-        rows.iter().map(rows::dead_letter).collect()
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+        let found = query.build().fetch_all(&self.0.reader).await?;
+        found.iter().map(rows::letter).collect()
     }
 
-    async fn replay(&self, letter: &DeadLetter, at: Timestamp) -> sqlx::Result<Option<Letter>> {
+    async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>> {
         let mut transaction = self.0.writer.begin().await?;
-        let text = "UPDATE dead_letters SET replayed_at = ? WHERE id = ? AND replayed_at IS NULL";
-        let marked = sqlx::query(text).bind(at.as_micros()).bind(letter.id.to_string());
-        if marked.execute(&mut *transaction).await?.rows_affected() == 0 {
-            return Ok(None);
-        }
-        let text = "UPDATE messages SET status = 'accepted', deliveries = 0, delivered_at = NULL, expires_at = NULL, \
-                    sequence = (SELECT max(sequence) + 1 FROM messages) WHERE id = ? AND status = 'dead' \
-                    RETURNING sequence, id, agent_id, deliveries, body, expires_at, created_at";
-        let row = sqlx::query(text).bind(letter.subject_id.as_str()).fetch_optional(&mut *transaction).await?;
-        let replayed = row.as_ref().map(rows::letter).transpose()?.map(|(_, letter, _)| letter);
-        if let Some(replayed) = &replayed {
-            let detail = format!("replayed from {}", letter.id);
-            let entry = Transition { at, detail, ..accepted(replayed) };
-            insert_history(&mut transaction, &[&entry]).await?;
-        }
+        let marked: Option<String> = sqlx::query_scalar(
+            "UPDATE dead_letters SET replayed_at = ? WHERE namespace = ? AND id = ? AND kind = 'message' \
+             AND replayed_at IS NULL RETURNING subject_id",
+        )
+        .bind(now.as_micros())
+        .bind(namespace.as_str().to_owned())
+        .bind(id.to_owned())
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(message) = marked else { return Ok(None) };
+        let event = HistoryEvent { status: Status::Queued, at: now, detail: format!("replayed from {id}") };
+        let query = format!(
+            "UPDATE messages SET status = 'queued', deliveries = 0, expires_at = NULL, ended_at = NULL, \
+             history = history || ? WHERE namespace = ? AND id = ? AND status = 'dead' RETURNING {}",
+            rows::ENVELOPE
+        );
+        let revived = sqlx::query(AssertSqlSafe(query))
+            .bind(rows::history_lines(&[event]))
+            .bind(namespace.as_str().to_owned())
+            .bind(message)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let revived = revived.as_ref().map(rows::envelope).transpose()?;
         transaction.commit().await?;
-        Ok(replayed)
+        Ok(revived.map(|(envelope, _)| envelope))
     }
 
-    async fn purge(&self, namespace: &Namespace, id: DeadLetterId) -> sqlx::Result<bool> {
-        let query = sqlx::query("DELETE FROM dead_letters WHERE namespace = ? AND id = ?");
-        let purged = query.bind(namespace.as_str()).bind(id.to_string()).execute(&self.0.writer).await?;
-        Ok(purged.rows_affected() > 0)
+    async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool> {
+        let mut transaction = self.0.writer.begin().await?;
+        let purged: Option<String> =
+            sqlx::query_scalar("DELETE FROM dead_letters WHERE namespace = ? AND id = ? RETURNING subject_id")
+                .bind(namespace.as_str().to_owned())
+                .bind(id.to_owned())
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let Some(message) = purged else { return Ok(false) };
+        sqlx::query("UPDATE messages SET ended_at = ? WHERE namespace = ? AND id = ? AND status = 'dead'")
+            .bind(now.as_micros())
+            .bind(namespace.as_str().to_owned())
+            .bind(message)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
-    async fn sweep(&self, before: Timestamp, limit: i64) -> sqlx::Result<u64> {
-        let text = "DELETE FROM messages WHERE sequence IN \
-                    (SELECT sequence FROM messages WHERE status = 'acked' AND acked_at < ? LIMIT ?)";
-        let swept = sqlx::query(text).bind(before.as_micros()).bind(limit).execute(&self.0.writer).await?;
-        let text = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE replayed_at < ? LIMIT ?)";
-        let dead = sqlx::query(text).bind(before.as_micros()).bind(limit).execute(&self.0.writer).await?;
-        Ok(swept.rows_affected().max(dead.rows_affected()))
+    async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64> {
+        let mut transaction = self.0.writer.begin().await?;
+        // Messages of the letters that go now have nothing to be replayed by any more.
+        let doomed =
+            "SELECT namespace, subject_id FROM dead_letters WHERE created_at < ?1 ORDER BY created_at, id LIMIT ?2";
+        let query =
+            format!("UPDATE messages SET ended_at = ?1 WHERE status = 'dead' AND (namespace, id) IN ({doomed})");
+        sqlx::query(AssertSqlSafe(query)).bind(letters.as_micros()).bind(limit).execute(&mut *transaction).await?;
+        let query = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE created_at < ? \
+                     ORDER BY created_at, id LIMIT ?)";
+        let old = sqlx::query(query).bind(letters.as_micros()).bind(limit).execute(&mut *transaction).await?;
+        let query = "DELETE FROM messages WHERE sequence IN (SELECT sequence FROM messages WHERE ended_at < ? LIMIT ?)";
+        let ended = sqlx::query(query).bind(messages.as_micros()).bind(limit).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(old.rows_affected() + ended.rows_affected())
     }
 
     async fn close(&self) {
@@ -294,12 +263,81 @@ impl Store for SqliteStore {
     }
 }
 
-fn accepted(letter: &Letter) -> Transition {
-    Transition {
-        message_id: letter.id.clone(),
-        status: Status::Accepted,
-        deliveries: 0,
-        at: letter.created_at,
-        detail: String::new(),
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use domain::{AgentId, DeadLetterId, MessageId};
+    use settings::Database;
+
+    use super::*;
+    use crate::app::{Kind, Message};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn envelope(sequence: i64) -> Arc<Envelope> {
+        let message = Message {
+            id: MessageId::from_parts(0, sequence.unsigned_abs().into()),
+            namespace: Namespace::default(),
+            sender: None,
+            agent: AgentId::from_parts(0, 1),
+            kind: "message".to_owned(),
+            payload: Bytes::from_static(b"1"),
+            correlation_id: String::new(),
+            reply_to: None,
+            priority: 5,
+            expires_at: None,
+            created_at: NOW,
+            traceparent: String::new(),
+        };
+        Arc::new(Envelope { sequence, message })
+    }
+
+    fn ended(sequence: i64, status: Status, acked_at: Option<Timestamp>) -> MessageUpdate {
+        MessageUpdate { sequence, status, deliveries: 1, delivered_at: None, acked_at, history: Vec::new() }
+    }
+
+    fn letter(envelope: &Envelope, at: Timestamp) -> DeadLetter {
+        DeadLetter {
+            id: DeadLetterId::from_parts(0, 1),
+            namespace: Namespace::default(),
+            kind: Kind::Message,
+            subject_id: envelope.message.id.to_string(),
+            target: String::new(),
+            reason: "expired".to_owned(),
+            detail: String::new(),
+            deliveries: 0,
+            payload: Bytes::from_static(b"1"),
+            created_at: at,
+            replayed_at: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn retention_takes_what_ended_long_ago_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Database { path: folder.path().join("test.db"), ..Database::default() };
+        let store = SqliteStore::new(Sqlite::open(&settings, &crate::MIGRATIONS).await.unwrap());
+        let inserts: Vec<_> = (1..=4).map(envelope).collect();
+        let letters = vec![letter(&inserts[2], NOW)];
+        let batch = Batch { inserts, updates: Vec::new(), letters };
+        assert_eq!(store.write(&batch).await.unwrap().len(), 4);
+        let later = NOW + std::time::Duration::from_mins(1);
+        let old = ended(1, Status::Acked, Some(NOW));
+        let new = ended(2, Status::Acked, Some(later));
+        let batch = Batch { updates: vec![old, new, ended(3, Status::Dead, None)], ..Batch::default() };
+        store.write(&batch).await.unwrap();
+        let left = async || {
+            let filter = MessageFilter::default();
+            let rows = store.messages(&filter, 10).await.unwrap();
+            rows.into_iter().map(|record| record.sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(store.clean(later, NOW, 10).await.unwrap(), 1, "the letter keeps its message");
+        assert_eq!(left().await, [4, 3, 2]);
+        assert_eq!(store.clean(later, later, 10).await.unwrap(), 1, "the letter alone: its message has just ended");
+        assert_eq!(left().await, [4, 3, 2]);
+        let much_later = later + std::time::Duration::from_mins(1);
+        assert_eq!(store.clean(much_later, later, 10).await.unwrap(), 2);
+        assert_eq!(left().await, [4], "what is unfinished stays");
+        assert_eq!(store.unfinished(0, 10).await.unwrap().len(), 1);
     }
 }

@@ -1,38 +1,251 @@
-//! In one process: recorded in the database, then straight into the mailbox in memory, which is refilled from the database
-//! after a restart.
+//! The `direct` transport: mailboxes in memory, refilled from the database after a restart.
+//!
+//! A mailbox is ordered by priority, then by acceptance; a message that comes back takes its old place, so the order holds
+//! over redeliveries. A delayed message steps aside, lets others pass, and takes its old place when its delay is over.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
-
-use super::{Receipt, Transport};
-use crate::{
-    app::{hub::Hub, record::Letter},
-    error::CommunicationError,
-    workers::Accept,
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::Instant,
 };
 
-/// The way through this process.
+use domain::Timestamp;
+
+use super::{Delivery, Full, Settlement, Sink, Transport, Wanted};
+use crate::app::{Envelope, MAX_PRIORITY, Mailbox};
+
+/// Mailboxes in memory.
 pub(crate) struct Direct {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) accepts: mpsc::Sender<Accept>,
+    sink: OnceLock<Weak<dyn Sink>>,
+    limits: MailboxLimits,
+    state: Mutex<State>,
 }
 
-#[async_trait]
-impl Transport for Direct {
-    async fn publish(&self, letter: Letter) -> Result<Receipt, CommunicationError> {
-        let permit = self.accepts.reserve().await.map_err(|_| CommunicationError::Stopping)?;
-        // From here on nothing waits: a place that is promised is used or given back by the writer.
-        if !self.hub.reserve(&letter.agent_id) {
-            return Err(CommunicationError::MailboxFull(letter.agent_id.to_string()));
-        }
-        let (done, recorded) = oneshot::channel();
-        permit.send(Accept { letter, done });
-        Ok(Receipt(recorded))
+/// What one mailbox holds at most, waiting and held together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MailboxLimits {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    mailboxes: HashMap<Mailbox, Contents>,
+    /// By due time, then sequence.
+    delayed: BTreeMap<(Instant, i64), Delivery>,
+    /// Of everything that is not held.
+    expiries: BTreeSet<(Timestamp, i64, Mailbox)>,
+}
+
+/// The more urgent first, then by acceptance.
+type Place = (u8, i64);
+
+#[derive(Default)]
+struct Contents {
+    waiting: BTreeMap<Place, Delivery>,
+    /// The replies among them.
+    replies: BTreeSet<Place>,
+    /// Sequences of what is handed over or delayed.
+    away: HashMap<i64, Away>,
+    messages: usize,
+    bytes: usize,
+}
+
+enum Away {
+    Held,
+    Delayed(Instant),
+}
+
+fn place(envelope: &Envelope) -> Place {
+    (MAX_PRIORITY.saturating_sub(envelope.message.priority), envelope.sequence)
+}
+
+impl Direct {
+    pub(crate) fn new(limits: MailboxLimits) -> Self {
+        Self { sink: OnceLock::new(), limits, state: Mutex::default() }
     }
 
-    fn replay(&self, letter: Letter) {
-        self.hub.refill(vec![(letter, 0)]);
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sink(&self) -> Option<Arc<dyn Sink>> {
+        self.sink.get().and_then(Weak::upgrade)
+    }
+}
+
+impl Contents {
+    fn put(&mut self, delivery: Delivery) {
+        let place = place(&delivery.envelope);
+        if delivery.envelope.message.is_reply() {
+            self.replies.insert(place);
+        }
+        self.waiting.insert(place, delivery);
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Delivery> {
+        self.replies.remove(&place);
+        self.waiting.remove(&place)
+    }
+
+    /// The first that is wanted and has not expired: those that have are passed over, `advance` reports them soon.
+    fn first(&self, wanted: Wanted, now: Timestamp) -> Option<Place> {
+        let is_live = |delivery: &Delivery| delivery.envelope.message.expires_at.is_none_or(|at| at > now);
+        match wanted {
+            Wanted::Any => self.waiting.iter().find(|(_, delivery)| is_live(delivery)).map(|(place, _)| *place),
+            Wanted::Reply => self.replies.iter().find(|place| self.waiting.get(place).is_some_and(is_live)).copied(),
+        }
+    }
+}
+
+impl State {
+    /// Puts something into its place among those that wait.
+    fn put(&mut self, delivery: Delivery) {
+        let mailbox = delivery.envelope.message.mailbox();
+        if let Some(at) = delivery.envelope.message.expires_at {
+            self.expiries.insert((at, delivery.envelope.sequence, mailbox.clone()));
+        }
+        self.mailboxes.entry(mailbox).or_default().put(delivery);
+    }
+
+    fn give_back(&mut self, mailbox: &Mailbox, bytes: usize) {
+        if let Some(contents) = self.mailboxes.get_mut(mailbox) {
+            contents.messages = contents.messages.saturating_sub(1);
+            contents.bytes = contents.bytes.saturating_sub(bytes);
+            if contents.messages == 0 {
+                self.mailboxes.remove(mailbox);
+            }
+        }
+    }
+
+    /// Takes out what has expired.
+    fn expire(&mut self, now: Timestamp) -> Vec<Delivery> {
+        let mut expired = Vec::new();
+        while self.expiries.first().is_some_and(|(at, ..)| *at <= now)
+            && let Some((_, sequence, mailbox)) = self.expiries.pop_first()
+        {
+            let Some(contents) = self.mailboxes.get_mut(&mailbox) else { continue };
+            let found = match contents.away.get(&sequence) {
+                Some(Away::Held) => continue,
+                Some(Away::Delayed(due)) => {
+                    let due = *due;
+                    contents.away.remove(&sequence);
+                    self.delayed.remove(&(due, sequence))
+                }
+                None => {
+                    let mut places = (0..=MAX_PRIORITY).map(|rank| (rank, sequence));
+                    places.find_map(|place| contents.remove(place))
+                }
+            };
+            if let Some(delivery) = found {
+                self.give_back(&mailbox, delivery.envelope.message.payload.len());
+                expired.push(delivery);
+            }
+        }
+        expired
+    }
+
+    /// Puts back whose delay is over; answers with their mailboxes.
+    fn undelay(&mut self, now: Instant) -> BTreeSet<Mailbox> {
+        let mut woken = BTreeSet::new();
+        while self.delayed.first_key_value().is_some_and(|((due, _), _)| *due <= now)
+            && let Some((_, delivery)) = self.delayed.pop_first()
+        {
+            let mailbox = delivery.envelope.message.mailbox();
+            if let Some(contents) = self.mailboxes.get_mut(&mailbox) {
+                contents.away.remove(&delivery.envelope.sequence);
+            }
+            self.put(delivery);
+            woken.insert(mailbox);
+        }
+        woken
+    }
+}
+
+impl Transport for Direct {
+    fn start(&self, sink: Weak<dyn Sink>) {
+        // A second start would change nothing: there is one hub per transport.
+        let _ = self.sink.set(sink);
+    }
+
+    fn reserve(&self, mailbox: &Mailbox, bytes: usize) -> Result<(), Full> {
+        let mut state = self.lock();
+        let found = state.mailboxes.get(mailbox).map_or((0, 0), |contents| (contents.messages, contents.bytes));
+        // One message always fits, however large: its size has a limit of its own.
+        if found.0 >= self.limits.messages || (found.0 > 0 && found.1 + bytes > self.limits.bytes) {
+            return Err(Full);
+        }
+        let contents = state.mailboxes.entry(mailbox.clone()).or_default();
+        contents.messages += 1;
+        contents.bytes += bytes;
+        Ok(())
+    }
+
+    fn release(&self, mailbox: &Mailbox, bytes: usize) {
+        self.lock().give_back(mailbox, bytes);
+    }
+
+    fn publish(&self, envelope: Arc<Envelope>, deliveries: u32) {
+        let mailbox = envelope.message.mailbox();
+        self.lock().put(Delivery { envelope, count: deliveries });
+        if let Some(sink) = self.sink() {
+            sink.arrived(&mailbox);
+        }
+    }
+
+    fn readmit(&self, envelope: Arc<Envelope>, deliveries: u32) {
+        let mut state = self.lock();
+        let contents = state.mailboxes.entry(envelope.message.mailbox()).or_default();
+        contents.messages += 1;
+        contents.bytes += envelope.message.payload.len();
+        drop(state);
+        self.publish(envelope, deliveries);
+    }
+
+    fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery> {
+        let mut state = self.lock();
+        let contents = state.mailboxes.get_mut(mailbox)?;
+        let place = contents.first(wanted, now)?;
+        let mut delivery = contents.remove(place)?;
+        delivery.count += 1;
+        contents.away.insert(delivery.envelope.sequence, Away::Held);
+        if let Some(at) = delivery.envelope.message.expires_at {
+            state.expiries.remove(&(at, delivery.envelope.sequence, mailbox.clone()));
+        }
+        Some(delivery)
+    }
+
+    fn settle(&self, delivery: &Delivery, settlement: Settlement) {
+        let (mailbox, sequence) = (delivery.envelope.message.mailbox(), delivery.envelope.sequence);
+        let mut state = self.lock();
+        let held = state.mailboxes.get_mut(&mailbox).and_then(|contents| contents.away.remove(&sequence));
+        if held.is_none() {
+            return;
+        }
+        match settlement {
+            Settlement::Done => state.give_back(&mailbox, delivery.envelope.message.payload.len()),
+            Settlement::Return { not_before: None } => state.put(delivery.clone()),
+            Settlement::Return { not_before: Some(due) } => {
+                if let Some(at) = delivery.envelope.message.expires_at {
+                    state.expiries.insert((at, sequence, mailbox.clone()));
+                }
+                state.mailboxes.entry(mailbox).or_default().away.insert(sequence, Away::Delayed(due));
+                state.delayed.insert((due, sequence), delivery.clone());
+            }
+        }
+    }
+
+    fn advance(&self, now: Timestamp, instant: Instant) {
+        let mut state = self.lock();
+        let expired = state.expire(now);
+        let woken = state.undelay(instant);
+        drop(state);
+        let Some(sink) = self.sink() else { return };
+        for delivery in expired {
+            sink.expired(delivery);
+        }
+        for mailbox in &woken {
+            sink.arrived(mailbox);
+        }
     }
 }

@@ -1,30 +1,78 @@
-//! The durable way of messages: what makes a message survive, and brings it to its mailbox.
+//! How recorded messages get to mailboxes: one module per transport behind one trait; adding one touches nothing else.
+//!
+//! A transport keeps the order of each mailbox, knows what is held, and counts deliveries. It never decides what becomes of
+//! a message: limits, dead letters and the record are the business of `app`. Calls neither wait nor do I/O: a transport
+//! with a network behind it queues what goes out, and prefetches what comes in as fast as it is taken. A message whose
+//! settlement gets lost comes again, which every consumer must bear anyway.
 
 mod direct;
 
-use async_trait::async_trait;
-use tokio::sync::oneshot;
+use std::{
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
-pub(crate) use self::direct::Direct;
-use crate::{app::record::Letter, error::CommunicationError};
+use domain::Timestamp;
 
-/// Answers once a message is recorded: true where it is new.
-#[derive(Debug)]
-pub(crate) struct Receipt(pub(crate) oneshot::Receiver<Result<bool, CommunicationError>>);
+pub(crate) use self::direct::{Direct, MailboxLimits};
+use crate::app::{Envelope, Mailbox};
 
-impl Receipt {
-    /// Waits for the record. Whoever records answers always, so the wait ends with the service at the latest.
-    pub(crate) async fn recorded(self) -> Result<bool, CommunicationError> {
-        self.0.await.unwrap_or(Err(CommunicationError::Stopping))
-    }
+/// One hand-over of a message.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) envelope: Arc<Envelope>,
+    /// How often it was handed over, this time included.
+    pub(crate) count: u32,
 }
 
-/// A way for messages. Messages for one agent arrive in the order of the calls.
-#[async_trait]
-pub(crate) trait Transport: Send + Sync {
-    /// Takes a message. It is on its way once the receipt says so; a message whose id is known is left alone.
-    async fn publish(&self, letter: Letter) -> Result<Receipt, CommunicationError>;
+/// How a hand-over ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// Dealt with, or dead: forget it.
+    Done,
+    /// Back to its place in the mailbox, to be taken at once or not before a time.
+    Return { not_before: Option<Instant> },
+}
 
-    /// Brings a message to its mailbox that is recorded already.
-    fn replay(&self, letter: Letter);
+/// What is to be taken from a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The first message.
+    Any,
+    /// The first reply, passing over others.
+    Reply,
+}
+
+/// The mailbox has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// Who is told what a transport notices. Never called from within a call to the transport that its caller makes under a
+/// lock: only `publish`, `readmit` and `advance` call it.
+pub(crate) trait Sink: Send + Sync {
+    /// There may be something to take.
+    fn arrived(&self, mailbox: &Mailbox);
+    /// A message's time ran out before it was taken; the transport has forgotten it. `count` is how often it was handed over.
+    fn expired(&self, delivery: Delivery);
+}
+
+/// A way for messages from the record to the mailboxes.
+pub(crate) trait Transport: Send + Sync + 'static {
+    /// Names who is told; called once, before everything else.
+    fn start(&self, sink: Weak<dyn Sink>);
+    /// Keeps room for a message that is being recorded.
+    fn reserve(&self, mailbox: &Mailbox, bytes: usize) -> Result<(), Full>;
+    /// Gives room back that is not needed.
+    fn release(&self, mailbox: &Mailbox, bytes: usize);
+    /// Takes over a recorded message with the number of its deliveries so far; its room has been reserved.
+    fn publish(&self, envelope: Arc<Envelope>, deliveries: u32);
+    /// Takes over a message that was recorded in another life: before a restart, or as a dead letter. Takes room whether
+    /// there is some or not, since the message is accepted already.
+    fn readmit(&self, envelope: Arc<Envelope>, deliveries: u32);
+    /// Hands over the next message of a mailbox, if there is one; whoever takes it settles it.
+    fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery>;
+    /// Ends a hand-over. Unknown ones are ignored.
+    fn settle(&self, delivery: &Delivery, settlement: Settlement);
+    /// Acts on the time: what expired is reported, what was delayed comes back. Called several times a second.
+    fn advance(&self, now: Timestamp, instant: Instant);
 }

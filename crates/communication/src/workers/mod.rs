@@ -1,114 +1,81 @@
-//! What runs by itself.
+//! What runs by itself. Each worker has a module; this one starts them and has the order in which they stop.
 
+mod agents;
+mod presence;
+mod retention;
+mod stop;
 mod writer;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
-
-use domain::Clock;
-use lifecycle::{OnExit, Shutdown, Tasks};
-use tokio::time::{MissedTickBehavior, interval};
-
-pub(crate) use self::writer::{Accept, Writer};
-use crate::{
-    app::{agents::Agents, hub::Hub},
-    store::Store,
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-/// How often time is looked at: delays, leases and expiries are late by this at most.
-const TICK: Duration = Duration::from_millis(50);
-/// Sessions in one report.
-const REPORTS: usize = 1000;
-/// How often old messages are removed.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
-/// Messages that one statement removes: few, so that new ones do not wait.
-const SWEEP_ROWS: i64 = 1000;
+use domain::Clock;
+use lifecycle::{OnExit, Tasks};
+use tokio::sync::watch;
 
-/// What the workers need.
-pub(crate) struct Workers {
+pub(crate) use self::writer::Writer;
+use crate::{
+    Settings,
+    app::{Directory, Hub},
+    peers::RegistryClient,
+    store::Store,
+    transport::Transport,
+};
+
+/// How often delays and expiries are looked at: nothing is later than this.
+const ADVANCE_EVERY: Duration = Duration::from_millis(20);
+
+/// What workers work with.
+pub(crate) struct Parts {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) agents: Arc<Agents>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) registry: RegistryClient,
+    pub(crate) transport: Arc<dyn Transport>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) report_every: Duration,
-    pub(crate) retention: Duration,
 }
 
 /// Starts them all.
-pub(crate) fn spawn(workers: Workers, writer: Writer, tasks: &Tasks) {
+pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &Tasks) {
+    let (sessions_over, last) = watch::channel(false);
+    tasks.spawn("communication.writer", OnExit::StopService, writer.run(last));
+    let Parts { hub, directory, registry, transport, store, clock } = parts;
     let shutdown = tasks.shutdown().clone();
-    tasks.spawn("communication.writer", OnExit::StopService, writer.run(shutdown.clone()));
-    let Workers { hub, agents, store, clock, report_every, retention } = workers;
-    tasks.spawn("communication.ticks", OnExit::StopService, ticks(Arc::clone(&hub), shutdown.clone()));
-    tasks.spawn("communication.presence", OnExit::StopService, presence(hub, agents, report_every, shutdown.clone()));
-    tasks.spawn("communication.retention", OnExit::StopService, sweep(store, clock, retention, shutdown));
+    let stop = stop::run(Arc::clone(&hub), shutdown.clone(), settings.drain_timeout, sessions_over.clone());
+    tasks.spawn("communication.stop", OnExit::StopService, stop);
+    let presence =
+        presence::run(Arc::clone(&hub), Arc::clone(&directory), settings.report_interval, sessions_over.subscribe());
+    tasks.spawn("communication.presence", OnExit::StopService, presence);
+    let agents = agents::run(Arc::clone(&hub), directory, registry, shutdown.clone());
+    tasks.spawn("communication.agents", OnExit::StopService, agents);
+    let kept = retention::Kept { messages: settings.message_retention, dead_letters: settings.dead_letter_retention };
+    let retention = retention::run(store, Arc::clone(&clock), kept, shutdown);
+    tasks.spawn("communication.retention", OnExit::StopService, retention);
+    let advance = advance(hub, transport, clock, sessions_over.subscribe());
+    tasks.spawn("communication.advance", OnExit::StopService, advance);
 }
 
-async fn ticks(hub: Arc<Hub>, shutdown: Shutdown) -> Result<(), Infallible> {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        // Both arms are cancel-safe.
-        tokio::select! {
-            _ = ticks.tick() => hub.tick(),
-            () = shutdown.draining() => return Ok(()),
-        }
-    }
-}
-
-/// Tells the registry which sessions live: ended ones at once, all of them now and then.
-async fn presence(hub: Arc<Hub>, agents: Arc<Agents>, every: Duration, shutdown: Shutdown) -> Result<(), Infallible> {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        // All arms are cancel-safe.
-        let all = tokio::select! {
-            _ = ticks.tick() => true,
-            () = hub.sessions_closed() => false,
-            () = shutdown.draining() => break,
-        };
-        report(&hub, &agents, all).await;
-    }
-    hub.stop();
-    // The registry may stop at the same time: sessions that cannot be reported end by their lease there.
-    report(&hub, &agents, false).await;
-    Ok(())
-}
-
-async fn report(hub: &Hub, agents: &Agents, all: bool) {
-    for sessions in hub.presence(all).chunks(REPORTS) {
-        match agents.report(sessions).await {
-            Ok(unknown) => unknown.iter().for_each(|id| hub.close_agent(id)),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, sessions = sessions.len(), "cannot report sessions to the registry");
-            }
-        }
-    }
-}
-
-async fn sweep(
-    store: Arc<dyn Store>,
+/// Tells the broker and the transport that time has passed, until the last session is over.
+async fn advance(
+    hub: Arc<Hub>,
+    transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
-    retention: Duration,
-    shutdown: Shutdown,
+    mut over: watch::Receiver<bool>,
 ) -> Result<(), Infallible> {
-    let mut ticks = interval(SWEEP_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(ADVANCE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.draining() => return Ok(()),
-        }
-        while !shutdown.is_draining() {
-            match store.sweep(clock.now() - retention, SWEEP_ROWS).await {
-                Ok(swept) if swept < SWEEP_ROWS as u64 => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove old messages");
-                    break;
-                }
+            _ = ticks.tick() => {
+                let now = Instant::now();
+                transport.advance(clock.now(), now);
+                hub.advance(now);
             }
+            _ = over.wait_for(|over| *over) => return Ok(()),
         }
     }
 }

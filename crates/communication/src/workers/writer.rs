@@ -1,133 +1,206 @@
-//! The only one that records: one transaction for everything that waits (group commit).
+//! The one writer: everything that waits to be recorded becomes one transaction, and what follows from the commit is done
+//! after it: senders are answered, messages go to the transport, orchestrators hear of dead tasks.
 //!
-//! Messages are answered, and put into their mailboxes, after their commit and in the order in which they came. What became
-//! of messages is kept until it is written; deliveries pause where too much of it waits.
+//! Invariant: messages are published in the order of their sequences, which is the order in which they were submitted.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
-
-use lifecycle::Shutdown;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
 };
+
+use domain::Clock;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    app::{
-        hub::Hub,
-        record::{Kind, Letter, Record},
-    },
+    app::{Change, Entry, Envelope, Hub, Journal, Recorded, Status, TaskId},
     error::CommunicationError,
     metrics,
-    store::Store,
+    store::{Batch, HistoryEvent, MessageUpdate, Store},
+    transport::Transport,
 };
 
-/// Messages that one transaction takes.
-const MOST: usize = 2048;
-/// After a transaction that failed.
-const PAUSE: Duration = Duration::from_millis(500);
-/// At the end: how often what became of messages is tried again. What is lost comes again after the restart.
-const LAST_TRIES: usize = 3;
+/// Pause after a commit that failed, so that a database that is away is not hammered.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Commits that a stop tries for what is left, before it gives up.
+const LAST_TRIES: u32 = 8;
 
-/// A message to record.
-#[derive(Debug)]
-pub(crate) struct Accept {
-    pub(crate) letter: Letter,
-    pub(crate) done: oneshot::Sender<Result<bool, CommunicationError>>,
+/// What the writer works with.
+pub(crate) struct Writer {
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The highest sequence that was given.
+    pub(crate) sequence: i64,
 }
 
-/// Owns the way into the database.
-pub(crate) struct Writer {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) accepts: mpsc::Receiver<Accept>,
-    pub(crate) backlog: Vec<Record>,
+/// A message of a batch, and who waits for it.
+struct Sent {
+    envelope: Arc<Envelope>,
+    reply: oneshot::Sender<Recorded>,
+}
+
+/// A batch in the making.
+#[derive(Default)]
+struct Work {
+    batch: Batch,
+    sent: Vec<Sent>,
+    dead_tasks: Vec<TaskId>,
+    /// Where in `batch.updates` a message is.
+    places: HashMap<i64, usize>,
 }
 
 impl Writer {
-    /// Records until a drain; then ends the streams, and records what is left.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Infallible> {
-        let mut waiting = Vec::with_capacity(MOST);
+    /// Until `last` turns true; then once more for all that waits.
+    pub(crate) async fn run(mut self, mut last: watch::Receiver<bool>) -> Result<(), sqlx::Error> {
         loop {
-            // All arms are cancel-safe.
-            tokio::select! {
-                // None: nobody is left who could send.
-                taken = self.accepts.recv_many(&mut waiting, MOST) => if taken == 0 { break },
-                () = self.hub.unwritten(), if self.backlog.is_empty() => {}
-                () = tokio::time::sleep(PAUSE), if !self.backlog.is_empty() => {}
-                () = shutdown.draining() => break,
+            // Both arms are cancel-safe.
+            let entries = tokio::select! {
+                entries = self.journal.take() => entries,
+                _ = last.wait_for(|last| *last) => break,
+            };
+            if self.write(entries).await.is_err() {
+                tokio::time::sleep(PAUSE).await;
             }
-            self.write(&mut waiting).await;
         }
-        self.hub.stop();
-        self.accepts.close();
-        while self.accepts.recv_many(&mut waiting, MOST).await > 0 {
-            self.write(&mut waiting).await;
-        }
-        for _ in 0..LAST_TRIES {
-            self.write(&mut waiting).await;
+        let mut tries = 0;
+        while !self.journal.close() {
+            match self.write(self.journal.take_now()).await {
+                Ok(()) => {}
+                Err(error) if tries >= LAST_TRIES => return Err(error),
+                Err(_) => {
+                    tries += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
         }
         Ok(())
     }
 
-    async fn write(&mut self, waiting: &mut Vec<Accept>) {
-        self.backlog.extend(self.hub.take_journal());
-        if waiting.is_empty() && self.backlog.is_empty() {
-            return;
-        }
-        let begun = Instant::now();
-        let letters: Vec<&Letter> = waiting.iter().map(|accept| &accept.letter).collect();
-        let written = self.store.write(&letters, &self.backlog).await;
-        ::metrics::histogram!(metrics::COMMIT_WRITES).record((letters.len() + self.backlog.len()) as f64);
-        ::metrics::histogram!(metrics::COMMIT_SECONDS).record(begun.elapsed());
-        match written {
-            Ok(new) => {
-                self.note_dead();
-                self.hub.recorded(&self.backlog);
-                self.backlog.clear();
-                self.accepted(std::mem::take(waiting), &new);
-            }
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
-                ::metrics::counter!(metrics::COMMIT_FAILURES).increment(1);
-                for accept in waiting.drain(..) {
-                    self.hub.release(&accept.letter.agent_id);
-                    // Whoever waited may have given up; the same below.
-                    let _ = accept.done.send(Err(CommunicationError::NotRecorded));
+    async fn write(&mut self, entries: Vec<Entry>) -> Result<(), sqlx::Error> {
+        let (count, begun) = (entries.len(), Instant::now());
+        let mut work = Work::default();
+        // What is not a send is kept: it is written again where the commit fails.
+        let mut kept = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Send { message, reply } => {
+                    self.sequence += 1;
+                    let envelope = Arc::new(Envelope { sequence: self.sequence, message });
+                    work.batch.inserts.push(Arc::clone(&envelope));
+                    work.sent.push(Sent { envelope, reply });
+                }
+                Entry::Change(change) => {
+                    work.change(&change);
+                    kept.push(Entry::Change(change));
+                }
+                Entry::DeadTask { task, letter } => {
+                    work.dead_tasks.push(Arc::clone(&task));
+                    work.batch.letters.push(letter.clone());
+                    kept.push(Entry::DeadTask { task, letter });
                 }
             }
         }
+        match self.store.write(&work.batch).await {
+            Ok(inserted) => {
+                ::metrics::histogram!(metrics::COMMIT_ENTRIES).record(count as f64);
+                ::metrics::histogram!(metrics::COMMIT_SECONDS).record(begun.elapsed().as_secs_f64());
+                self.committed(work, &inserted).await;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, entries = count, "cannot record messages");
+                self.failed(work.sent, kept);
+                Err(error)
+            }
+        }
     }
 
-    fn accepted(&self, accepts: Vec<Accept>, new: &[bool]) {
-        let mut letters = Vec::with_capacity(accepts.len());
-        let mut answers = Vec::with_capacity(accepts.len());
-        for (accept, new) in accepts.into_iter().zip(new) {
-            if *new {
-                letters.push(accept.letter);
+    async fn committed(&self, work: Work, inserted: &HashSet<i64>) {
+        for letter in &work.batch.letters {
+            let labels = [("kind", letter.kind.as_str().to_owned()), ("reason", letter.reason.clone())];
+            ::metrics::counter!(metrics::DEAD_LETTERS, &labels).increment(1);
+        }
+        if !work.dead_tasks.is_empty() {
+            let mut broker = self.hub.broker();
+            work.dead_tasks.iter().for_each(|task| broker.buried(task));
+        }
+        ::metrics::counter!(metrics::MESSAGES_ACCEPTED).increment(inserted.len() as u64);
+        for sent in work.sent {
+            if inserted.contains(&sent.envelope.sequence) {
+                // A sender that does not wait any more has its message recorded all the same.
+                let _ = sent.reply.send(Ok(Status::Accepted));
+                self.publish(sent.envelope);
             } else {
-                self.hub.release(&accept.letter.agent_id);
+                self.repeated(sent).await;
             }
-            answers.push((accept.done, *new));
-        }
-        ::metrics::counter!(metrics::MESSAGES_ACCEPTED).increment(letters.len() as u64);
-        if !letters.is_empty() {
-            self.hub.post(letters);
-        }
-        for (done, new) in answers {
-            let _ = done.send(Ok(new));
         }
     }
 
-    fn note_dead(&self) {
-        for record in &self.backlog {
-            if let Record::Died(letter, _) = record {
-                let kind = match letter.kind {
-                    Kind::Message => "message",
-                    Kind::Task => "task",
-                };
-                ::metrics::counter!(metrics::DEAD_LETTERS, "kind" => kind, "reason" => letter.reason.clone())
-                    .increment(1);
-            }
+    fn publish(&self, envelope: Arc<Envelope>) {
+        self.journal.note(Entry::Change(Change {
+            envelope: Arc::clone(&envelope),
+            status: Status::Queued,
+            at: self.clock.now(),
+            deliveries: 0,
+            detail: String::new(),
+            letter: None,
+        }));
+        self.transport.publish(envelope, 0);
+    }
+
+    /// A message whose id was recorded before: the sender hears how that one is.
+    async fn repeated(&self, sent: Sent) {
+        let message = &sent.envelope.message;
+        self.transport.release(&message.mailbox(), message.payload.len());
+        let found = self.store.message(&message.namespace, &message.id.to_string()).await;
+        let status = match found {
+            Ok(Some(record)) => Ok(record.status),
+            // Retention took it in between: it was dealt with.
+            Ok(None) => Ok(Status::Acked),
+            Err(error) => Err(CommunicationError::Database(error)),
+        };
+        // Nobody has to listen.
+        let _ = sent.reply.send(status);
+    }
+
+    fn failed(&self, sent: Vec<Sent>, kept: Vec<Entry>) {
+        for sent in sent {
+            let message = &sent.envelope.message;
+            self.transport.release(&message.mailbox(), message.payload.len());
+            // Nobody has to listen.
+            let _ = sent.reply.send(Err(CommunicationError::NotRecorded));
         }
+        self.journal.put_back(kept);
+    }
+}
+
+impl Work {
+    /// Merges a change into the one update that its message gets.
+    fn change(&mut self, change: &Change) {
+        let sequence = change.envelope.sequence;
+        let place = *self.places.entry(sequence).or_insert_with(|| {
+            self.batch.updates.push(MessageUpdate {
+                sequence,
+                status: change.status,
+                deliveries: change.deliveries,
+                delivered_at: None,
+                acked_at: None,
+                history: Vec::new(),
+            });
+            self.batch.updates.len() - 1
+        });
+        let update = &mut self.batch.updates[place];
+        update.status = change.status;
+        update.deliveries = change.deliveries;
+        match change.status {
+            Status::Delivered => update.delivered_at = update.delivered_at.or(Some(change.at)),
+            Status::Acked => update.acked_at = Some(change.at),
+            Status::Accepted | Status::Queued | Status::Dead => {}
+        }
+        update.history.push(HistoryEvent { status: change.status, at: change.at, detail: change.detail.clone() });
+        self.batch.letters.extend(change.letter.clone());
     }
 }

@@ -1,6 +1,10 @@
-//! Communication as agents, orchestrators and senders see it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails where it does not hold")]
+//! Communication as its callers see it: over its own gRPC services, in process, on a real database file, with a registry
+//! that is a fake behind the real contract.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod messages;
-mod rig;
+mod registry;
+mod sessions;
 mod tasks;
+mod world;

@@ -1,156 +1,232 @@
-//! Messages and their dead letters.
+//! Messages: recorded before they are accepted, delivered in order, and what becomes of those that are not dealt with.
+
+use std::time::Duration;
 
 use contracts::communication::v1::{
-    self as comm, MessageStatus, agent_event, dead_letter_service_client::DeadLetterServiceClient, server_event,
+    GetDeadLetterRequest, ListMessagesRequest, Message, MessageEvent, MessageStatus, PurgeDeadLetterRequest,
+    ReplayDeadLetterRequest, Send, agent_event::Event, message::Recipient, server_event,
 };
-use domain::{AgentId, MessageId};
+use domain::{AgentId, Clock as _, MessageId, SystemClock};
+use errors::{Code, Error};
 
-use crate::rig::{Rig, message};
+use crate::world::{World, of_type, to, until};
 
 #[tokio::test]
-async fn a_message_is_delivered_acknowledged_and_has_its_history() {
-    let rig = Rig::start().await;
-    let id = rig.registry.add("worker", "add");
-    let sent = rig.send(&id, "1").await;
-    let mut agent = rig.agent(&id, 1).await;
+async fn a_message_is_recorded_delivered_and_acknowledged() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let mut agent = world.agent(&id, 4).await;
+    let sent = world.send(Message { correlation_id: "c1".to_owned(), ..to(&id, "{\"n\":1}") }).await.unwrap();
     let (message, delivery) = agent.message().await;
-    assert_eq!(
-        (message.id.as_str(), delivery, message.priority, message.r#type.as_str()),
-        (&*sent, 1, Some(5), "message")
-    );
-    agent.ack(&sent);
-    let record = rig.reaches(&sent, MessageStatus::Acked).await;
-    let history: Vec<_> = record.history.iter().map(comm::MessageEvent::status).collect();
+    assert_eq!((message.id.as_str(), message.payload.as_ref(), delivery), (sent.as_str(), b"{\"n\":1}".as_ref(), 1));
+    assert_eq!((message.r#type.as_str(), message.correlation_id.as_str(), message.priority()), ("message", "c1", 5));
+    agent.ack(&sent).await;
+    let record = world.until_status(&sent, MessageStatus::Acked).await;
+    let history: Vec<_> = record.history.iter().map(MessageEvent::status).collect();
     let expected = [MessageStatus::Accepted, MessageStatus::Queued, MessageStatus::Delivered, MessageStatus::Acked];
     assert_eq!(history, expected);
-    assert!(record.delivered_at.is_some() && record.acked_at.is_some());
+    assert!(record.deliveries == 1 && record.delivered_at.is_some() && record.acked_at.is_some());
 }
 
 #[tokio::test]
-async fn messages_survive_a_restart_in_order() {
-    let rig = Rig::start().await;
-    let id = rig.registry.add("worker", "add");
+async fn unfinished_messages_survive_a_crash_in_their_order() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let mut agent = world.agent(&id, 1).await;
     let mut sent = Vec::new();
-    for number in 0..20 {
-        sent.push(rig.send(&id, &number.to_string()).await);
+    for number in 0..5 {
+        sent.push(world.send(to(&id, &number.to_string())).await.unwrap());
     }
-    let urgent = comm::Message { priority: Some(9), ..message(&id, "99") };
-    let request = comm::SendMessageRequest { message: Some(urgent) };
-    sent.insert(0, rig.messages().send_message(request).await.unwrap().into_inner().message_id);
-    // One that is held, and not acknowledged, comes again.
-    let mut agent = rig.agent(&id, 1).await;
+    let urgent = world.send(Message { priority: Some(9), ..to(&id, "now") }).await.unwrap();
     assert_eq!(agent.message().await.0.id, sent[0]);
-    let rig = rig.restart().await;
-    let mut agent = rig.agent(&id, 100).await;
-    for expected in &sent {
+    agent.ack(&sent[0]).await;
+    world.until_status(&sent[0], MessageStatus::Acked).await;
+    // The first of the rest is in the agent's hands when everything dies.
+    assert_eq!(agent.message().await.0.id, urgent);
+    world.until_status(&urgent, MessageStatus::Delivered).await;
+    let world = world.crash().await;
+    let mut agent = world.agent(&id, 10).await;
+    let (first, delivery) = agent.message().await;
+    assert_eq!((first.id, delivery), (urgent, 2));
+    for expected in &sent[1..] {
         assert_eq!(agent.message().await.0.id, *expected);
     }
+    drop(agent);
+    let world = world.restart().await;
+    let mut agent = world.agent(&id, 10).await;
+    agent.message().await;
+    assert_eq!(agent.message().await.0.id, sent[1]);
 }
 
 #[tokio::test]
-async fn the_same_id_is_one_message() {
-    let rig = Rig::start().await;
-    let id = rig.registry.add("worker", "add");
-    let message = comm::Message { id: MessageId::from_parts(1, 1).to_string(), ..message(&id, "1") };
-    let request = comm::SendMessageRequest { message: Some(message.clone()) };
-    let sends = (0..8).map(|_| {
-        let (mut client, request) = (rig.messages(), request.clone());
-        async move { client.send_message(request).await.unwrap().into_inner().message_id }
-    });
-    for sent in futures::future::join_all(sends).await {
-        assert_eq!(sent, message.id);
-    }
-    let last = rig.send(&id, "2").await;
-    let mut agent = rig.agent(&id, 10).await;
-    assert_eq!(agent.message().await.0.id, message.id);
-    assert_eq!(agent.message().await.0.id, last);
-    let list = comm::ListMessagesRequest { page_size: 1, ..Default::default() };
-    let page = rig.messages().list_messages(list.clone()).await.unwrap().into_inner();
-    assert_eq!(page.records[0].message.as_ref().unwrap().id, last);
-    let list = comm::ListMessagesRequest { page_token: page.next_page_token, ..list };
-    let page = rig.messages().list_messages(list).await.unwrap().into_inner();
-    assert_eq!((page.records.len(), page.next_page_token.as_str()), (1, ""));
+async fn the_same_id_again_is_the_same_message() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let chosen = MessageId::generate(&SystemClock).to_string();
+    let message = Message { id: chosen.clone(), ..to(&id, "1") };
+    assert_eq!(world.send(message.clone()).await.unwrap(), chosen);
+    assert_eq!(world.send(message).await.unwrap(), chosen);
+    let mut agent = world.agent(&id, 4).await;
+    assert_eq!(agent.message().await.0.id, chosen);
+    agent.ack(&chosen).await;
+    world.until_status(&chosen, MessageStatus::Acked).await;
+    let last = world.send(to(&id, "2")).await.unwrap();
+    assert_eq!(agent.message().await.0.id, last, "the first must not come twice");
 }
 
 #[tokio::test]
-async fn used_up_deliveries_make_a_dead_letter_that_replays_with_a_fresh_count() {
-    let rig = Rig::with(|settings| settings.delivery_limit = 2).await;
-    let id = rig.registry.add("worker", "add");
-    let sent = rig.send(&id, "1").await;
-    for expected in 1..=2 {
-        let mut agent = rig.agent(&id, 1).await;
-        assert_eq!(agent.message().await.1, expected);
-    }
-    rig.reaches(&sent, MessageStatus::Dead).await;
-    let mut client = DeadLetterServiceClient::new(rig.link.clone());
-    let listed = client.list_dead_letters(comm::ListDeadLettersRequest::default()).await.unwrap().into_inner();
-    let dead = &listed.dead_letters[0];
-    assert_eq!((dead.reason.as_str(), dead.subject_id.as_str(), dead.deliveries), ("delivery_limit", &*sent, 2));
-    let replay = comm::ReplayDeadLetterRequest { dead_letter_id: dead.id.clone(), ..Default::default() };
+async fn an_expired_message_is_a_dead_letter() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let (seconds, nanos) = (SystemClock.now() + Duration::from_millis(50)).to_seconds_and_nanos();
+    let expires_at = Some(prost_types::Timestamp { seconds, nanos });
+    let sent = world.send(Message { expires_at, ..to(&id, "1") }).await.unwrap();
+    let letter = world.until_dead(1).await.remove(0);
+    assert_eq!((letter.subject_id.as_str(), letter.reason.as_str()), (sent.as_str(), "expired"));
+    world.until_status(&sent, MessageStatus::Dead).await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_replayed_once_and_purged() {
+    let world = World::with(|settings| settings.delivery_limit = 1).await;
+    let id = world.registry.add("clerk", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let sent = world.send(to(&id, "1")).await.unwrap();
+    agent.message().await;
+    agent.nack(&sent).await;
+    let letter = world.until_dead(1).await.remove(0);
+    assert_eq!(
+        (letter.reason.as_str(), letter.payload.as_ref(), letter.deliveries),
+        ("delivery_limit", b"1".as_ref(), 1)
+    );
+    let replay = ReplayDeadLetterRequest { namespace: String::new(), dead_letter_id: letter.id.clone() };
     for _ in 0..2 {
-        let replayed = client.replay_dead_letter(replay.clone()).await.unwrap().into_inner();
-        assert_eq!(replayed.message_id, sent);
+        let answer = world.dead_letters().replay_dead_letter(replay.clone()).await.unwrap().into_inner();
+        assert_eq!(answer.message_id, sent);
     }
-    let mut agent = rig.agent(&id, 5).await;
-    assert_eq!(agent.message().await.1, 1);
-    agent.ack(&sent);
-    rig.reaches(&sent, MessageStatus::Acked).await;
-    let purge = comm::PurgeDeadLetterRequest { dead_letter_id: dead.id.clone(), ..Default::default() };
-    assert!(client.purge_dead_letter(purge.clone()).await.unwrap().into_inner().purged);
-    assert!(!client.purge_dead_letter(purge).await.unwrap().into_inner().purged);
+    assert_eq!(agent.message().await, (agent_copy(&world, &sent).await, 1));
+    agent.ack(&sent).await;
+    world.until_status(&sent, MessageStatus::Acked).await;
+    let get = GetDeadLetterRequest { namespace: String::new(), dead_letter_id: letter.id.clone() };
+    let found = world.dead_letters().get_dead_letter(get.clone()).await.unwrap().into_inner().dead_letter.unwrap();
+    assert!(found.replayed_at.is_some());
+    let purge = PurgeDeadLetterRequest { namespace: String::new(), dead_letter_id: letter.id };
+    assert!(world.dead_letters().purge_dead_letter(purge.clone()).await.unwrap().into_inner().purged);
+    assert!(!world.dead_letters().purge_dead_letter(purge).await.unwrap().into_inner().purged);
+    let error = Error::from(world.dead_letters().get_dead_letter(get).await.unwrap_err());
+    assert_eq!(error.reason, "dead_letter_not_found");
+}
+
+async fn agent_copy(world: &World, id: &str) -> Message {
+    world.record(id).await.message.unwrap()
 }
 
 #[tokio::test]
-async fn what_expires_or_is_rejected_is_dead() {
-    let rig = Rig::start().await;
-    let id = rig.registry.add("worker", "add");
-    let expires_at = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
-    let late = comm::Message { expires_at, ..message(&id, "1") };
-    let request = comm::SendMessageRequest { message: Some(late) };
-    let late = rig.messages().send_message(request).await.unwrap().into_inner().message_id;
-    rig.reaches(&late, MessageStatus::Dead).await;
-    let unwanted = rig.send(&id, "2").await;
-    let mut agent = rig.agent(&id, 1).await;
-    assert_eq!(agent.message().await.0.id, unwanted);
-    let reject = comm::Reject { delivery_id: unwanted.clone(), reason: "no".to_owned() };
-    agent.say(agent_event::Event::Reject(reject));
-    rig.reaches(&unwanted, MessageStatus::Dead).await;
+async fn a_rejected_message_is_a_dead_letter() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let sent = world.send(to(&id, "1")).await.unwrap();
+    agent.message().await;
+    agent.reject(&sent).await;
+    let letter = world.until_dead(1).await.remove(0);
+    assert_eq!((letter.reason.as_str(), letter.detail.as_str()), ("rejected", "unreadable"));
 }
 
 #[tokio::test]
-async fn recipients_that_are_not_there_and_full_mailboxes_are_refused() {
-    let rig = Rig::with(|settings| settings.mailbox_limit = 1).await;
-    let send = async |message| {
-        let sent = rig.messages().send_message(comm::SendMessageRequest { message: Some(message) }).await;
-        errors::Error::from(sent.unwrap_err()).reason
+async fn a_full_mailbox_refuses_until_there_is_room() {
+    let world = World::with(|settings| settings.mailbox_limit = 1).await;
+    let id = world.registry.add("clerk", &[]);
+    let message = Message { id: MessageId::generate(&SystemClock).to_string(), ..to(&id, "1") };
+    let first = world.send(message.clone()).await.unwrap();
+    assert_eq!(world.send(message).await.unwrap(), first, "what is accepted already needs no room");
+    let error = world.send(to(&id, "2")).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::Exhausted, "mailbox_full"));
+    let mut agent = world.agent(&id, 1).await;
+    agent.message().await;
+    agent.ack(&first).await;
+    until(async || world.send(to(&id, "2")).await.ok()).await;
+}
+
+#[tokio::test]
+async fn messages_to_nobody_are_refused() {
+    let world = World::start().await;
+    let error = world.send(to(&AgentId::generate(&SystemClock).to_string(), "1")).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::NotFound, "agent_not_found"));
+    let recipient = Some(Recipient::Capability("translate".to_owned()));
+    let message = Message { recipient, ..Message::default() };
+    let error = world.send(message.clone()).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::Unavailable, "no_live_agent"));
+    let id = world.registry.add("clerk", &["translate"]);
+    let mut agent = world.agent(&id, 1).await;
+    until(async || world.registry.is_live(&id).then_some(())).await;
+    let sent = world.send(message).await.unwrap();
+    assert_eq!(agent.message().await.0.id, sent);
+    let error = world.send(Message { priority: Some(10), ..to(&id, "1") }).await.unwrap_err();
+    assert_eq!((error.code, error.violations[0].field.as_str()), (Code::Invalid, "message.priority"));
+}
+
+#[tokio::test]
+async fn a_reply_reaches_an_agent_whose_credit_is_used_up() {
+    let world = World::start().await;
+    let (asking, answering) = (world.registry.add("boss", &[]), world.registry.add("clerk", &[]));
+    let mut boss = world.agent(&asking, 1).await;
+    let mut clerk = world.agent(&answering, 1).await;
+    let orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("boss")).await;
+    boss.task().await;
+    world.send(to(&asking, "\"waits for credit\"")).await.unwrap();
+    let question = Message { r#type: "request".to_owned(), ..to(&answering, "\"why\"") };
+    boss.say(Event::Send(Send { r#ref: 7, message: Some(question) })).await;
+    assert!(
+        matches!(boss.hear().await, server_event::Event::Receipt(receipt) if receipt.r#ref == 7 && receipt.error.is_empty())
+    );
+    let (question, _) = clerk.message().await;
+    assert_eq!((question.sender.as_str(), question.reply_to.as_str()), (asking.as_str(), asking.as_str()));
+    assert_eq!(question.correlation_id, question.id);
+    let answer = Message {
+        r#type: "reply".to_owned(),
+        correlation_id: question.correlation_id.clone(),
+        ..to(&question.reply_to, "\"because\"")
     };
-    assert_eq!(send(message(&AgentId::from_parts(1, 1).to_string(), "1")).await, "agent_not_found");
-    let capability = Some(comm::message::Recipient::Capability("fly".to_owned()));
-    assert_eq!(send(comm::Message { recipient: capability, ..Default::default() }).await, "no_live_agent");
-    let id = rig.registry.add("worker", "add");
-    rig.send(&id, "1").await;
-    assert_eq!(send(message(&id, "2")).await, "mailbox_full");
+    clerk.say(Event::Send(Send { r#ref: 1, message: Some(answer) })).await;
+    let (answer, _) = boss.message().await;
+    assert_eq!((answer.payload.as_ref(), answer.correlation_id), (b"\"because\"".as_ref(), question.correlation_id));
+    boss.ack(&answer.id).await;
+    boss.finish("e/a/1", "1").await;
+    assert_eq!(boss.message().await.0.payload.as_ref(), b"\"waits for credit\"");
 }
 
 #[tokio::test]
-async fn agents_send_to_each_other_and_replies_need_no_credit() {
-    let rig = Rig::start().await;
-    let (asker, answerer) = (rig.registry.add("asker", "ask"), rig.registry.add("worker", "add"));
-    let mut asking = rig.agent(&asker, 1).await;
-    let mut answering = rig.agent(&answerer, 1).await;
-    // The only credit of the asker is taken.
-    rig.send(&asker, "0").await;
-    asking.message().await;
-    let capability = Some(comm::message::Recipient::Capability("add".to_owned()));
-    let question = comm::Message { recipient: capability, r#type: "request".to_owned(), ..Default::default() };
-    asking.say(agent_event::Event::Send(comm::Send { r#ref: 7, message: Some(question) }));
-    match asking.next().await {
-        server_event::Event::Receipt(receipt) => assert_eq!((receipt.r#ref, receipt.error.as_str()), (7, "")),
-        other => panic!("no receipt: {other:?}"),
+async fn a_send_that_is_refused_says_why_in_its_receipt() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let message = Some(to(&AgentId::generate(&SystemClock).to_string(), "1"));
+    agent.say(Event::Send(Send { r#ref: 3, message })).await;
+    let server_event::Event::Receipt(receipt) = agent.hear().await else { panic!("expected a receipt") };
+    assert!(receipt.r#ref == 3 && receipt.error.starts_with("agent_not_found: "), "{receipt:?}");
+}
+
+#[tokio::test]
+async fn lists_page_newest_first() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let mut sent = Vec::new();
+    for number in 0..5 {
+        sent.push(world.send(to(&id, &number.to_string())).await.unwrap());
     }
-    let (question, _) = answering.message().await;
-    assert_eq!(question.sender, asker);
-    let reply = comm::Message { r#type: "reply".to_owned(), ..message(&question.sender, "42") };
-    answering.say(agent_event::Event::Send(comm::Send { r#ref: 1, message: Some(reply) }));
-    assert_eq!(asking.message().await.0.payload, "42");
+    sent.reverse();
+    let (mut found, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request =
+            ListMessagesRequest { agent_id: id.clone(), page_size: 2, page_token, ..ListMessagesRequest::default() };
+        let page = world.messages().list_messages(request).await.unwrap().into_inner();
+        found.extend(page.records.into_iter().map(|record| record.message.unwrap().id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, sent);
 }

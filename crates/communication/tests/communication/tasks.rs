@@ -1,157 +1,125 @@
-//! Sessions and tasks.
+//! Tasks: from dispatch to the acknowledged result, and what happens when something is lost on the way.
 
-use contracts::communication::v1::{
-    self as comm, agent_event, dead_letter_service_client::DeadLetterServiceClient, server_event, task_update::Update,
-};
+use contracts::communication::v1::{DeadLetterKind, ReplayDeadLetterRequest, server_event, task_update::Update};
+use errors::{Code, Error};
 
-use crate::rig::Rig;
-
-#[tokio::test]
-async fn a_task_is_handed_over_and_its_result_is_acknowledged_after_the_orchestrator() {
-    let rig = Rig::start().await;
-    let mut agent = rig.agent(&rig.registry.add("worker", "add"), 0).await;
-    assert_eq!((agent.welcome.credits, agent.welcome.heartbeat_interval_ms, agent.welcome.lease_ms), (1, 5000, 20_000));
-    assert!(rig.registry.is_live(&agent.welcome.agent_id));
-    let mut orchestrator = rig.orchestrator("rep_1").await;
-    orchestrator.dispatch("t1", "worker");
-    orchestrator.dispatch("t1", "worker");
-    orchestrator.dispatch("t2", "worker");
-    let delivery = agent.task().await;
-    assert_eq!((delivery.task.unwrap().id.as_str(), delivery.delivery), ("t1", 1));
-    assert!(matches!(orchestrator.next().await.1, Update::HandedOver(_)));
-    agent.say(agent_event::Event::Started(comm::TaskStarted { task_id: "t1".to_owned() }));
-    assert!(matches!(orchestrator.next().await.1, Update::Begun(_)));
-    agent.result("t1");
-    assert!(matches!(orchestrator.next().await, (id, Update::Result(_)) if id == "t1"));
-    // The credit is free again, the result is still ours.
-    assert_eq!(agent.task().await.task.unwrap().id, "t2");
-    orchestrator.ack("t1");
-    assert_eq!(agent.result_ack().await, "t1");
-}
+use crate::world::{World, of_type};
 
 #[tokio::test]
-async fn a_lost_stream_returns_its_task_at_once() {
-    let rig = Rig::start().await;
-    let mut orchestrator = rig.orchestrator("rep_1").await;
-    orchestrator.dispatch("t1", "worker");
-    assert!(matches!(orchestrator.next().await.1, Update::Waiting(_)));
-    let id = rig.registry.add("worker", "add");
-    let mut first = rig.agent(&id, 1).await;
-    assert_eq!(first.task().await.delivery, 1);
-    assert!(matches!(orchestrator.next().await.1, Update::HandedOver(_)));
-    let mut second = rig.agent(&rig.registry.add("worker", "add"), 1).await;
-    drop(first);
-    assert!(matches!(orchestrator.next().await.1, Update::Requeued(_)));
-    assert_eq!(second.task().await.delivery, 2);
-}
-
-#[tokio::test]
-async fn a_result_is_offered_until_it_is_acknowledged() {
-    let rig = Rig::start().await;
-    let mut agent = rig.agent(&rig.registry.add("worker", "add"), 1).await;
-    let mut orchestrator = rig.orchestrator("rep_1").await;
-    orchestrator.dispatch("t1", "worker");
-    agent.task().await;
-    orchestrator.next().await;
+async fn a_task_goes_to_an_agent_and_its_result_comes_back_until_it_is_acknowledged() {
+    let world = World::start().await;
+    let id = world.registry.add("scorer", &["score"]);
+    let mut agent = world.agent(&id, 1).await;
+    let mut orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("scorer")).await;
+    assert_eq!(agent.task().await, ("e/a/1".to_owned(), 1));
+    assert!(matches!(orchestrator.hear().await, (_, Update::HandedOver(over)) if over.delivery == 1));
+    agent.finish("e/a/1", "7").await;
+    let (_, Update::Result(result)) = orchestrator.hear().await else { panic!("expected the result") };
+    assert_eq!(result.task_id, "e/a/1");
+    // The stream is lost before the result is committed: its successor gets it again.
     drop(orchestrator);
-    agent.result("t1");
-    let mut successor = rig.orchestrator("rep_2").await;
-    assert!(matches!(successor.next().await, (id, Update::Result(_)) if id == "t1"));
-    drop(successor);
-    let mut third = rig.orchestrator("rep_3").await;
-    assert!(matches!(third.next().await, (id, Update::Result(_)) if id == "t1"));
-    third.ack("t1");
-    assert_eq!(agent.result_ack().await, "t1");
+    let mut orchestrator = world.orchestrator("rep_1").await;
+    assert!(matches!(orchestrator.hear().await, (id, Update::Result(_)) if id == "e/a/1"));
+    orchestrator.acknowledge("e/a/1").await;
+    assert!(matches!(agent.hear().await, server_event::Event::ResultAck(ack) if ack.task_id == "e/a/1"));
 }
 
 #[tokio::test]
-async fn a_task_that_uses_up_its_deliveries_is_a_dead_letter_that_cannot_be_replayed() {
-    let rig = Rig::with(|settings| settings.delivery_limit = 2).await;
-    let mut agent = rig.agent(&rig.registry.add("worker", "add"), 1).await;
-    let mut orchestrator = rig.orchestrator("rep_1").await;
-    orchestrator.dispatch("t1", "worker");
-    for delivery in 1..=2 {
-        assert_eq!(agent.task().await.delivery, delivery);
-        let nack = comm::Nack { delivery_id: "t1".to_owned(), reason: "busy".to_owned(), delay_ms: 1 };
-        agent.say(agent_event::Event::Nack(nack));
+async fn a_lost_session_returns_its_task_to_another_at_once() {
+    let world = World::start().await;
+    let id = world.registry.add("scorer", &[]);
+    let mut first = world.agent(&id, 1).await;
+    let mut orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("scorer")).await;
+    first.task().await;
+    assert!(matches!(orchestrator.hear().await.1, Update::HandedOver(_)));
+    drop(first);
+    assert!(matches!(orchestrator.hear().await.1, Update::Requeued(_)));
+    assert!(matches!(orchestrator.hear().await.1, Update::Waiting(_)));
+    let mut second = world.agent(&id, 1).await;
+    assert_eq!(second.task().await, ("e/a/1".to_owned(), 2));
+    assert!(matches!(orchestrator.hear().await.1, Update::HandedOver(over) if over.delivery == 2));
+}
+
+#[tokio::test]
+async fn a_result_that_comes_over_the_next_session_of_the_agent_counts() {
+    let world = World::start().await;
+    let id = world.registry.add("scorer", &[]);
+    let mut first = world.agent(&id, 1).await;
+    let mut orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("scorer")).await;
+    first.task().await;
+    drop(first);
+    let mut second = world.agent(&id, 1).await;
+    second.task().await;
+    second.finish("e/a/1", "1").await;
+    loop {
+        if let Update::Result(_) = orchestrator.hear().await.1 {
+            break;
+        }
     }
-    let dead = loop {
-        if let (_, Update::DeadLettered(dead)) = orchestrator.next().await {
-            break dead;
+    orchestrator.acknowledge("e/a/1").await;
+    assert!(matches!(second.hear().await, server_event::Event::ResultAck(_)));
+}
+
+#[tokio::test]
+async fn a_result_of_an_unknown_task_is_forwarded_and_acknowledged() {
+    let world = World::start().await;
+    let id = world.registry.add("scorer", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let mut orchestrator = world.orchestrator("rep_1").await;
+    agent.finish("e/from-before-a-restart/1", "1").await;
+    assert!(matches!(orchestrator.hear().await.1, Update::Result(_)));
+    orchestrator.acknowledge("e/from-before-a-restart/1").await;
+    assert!(matches!(agent.hear().await, server_event::Event::ResultAck(_)));
+}
+
+#[tokio::test]
+async fn a_task_that_used_up_its_deliveries_is_a_dead_letter_that_cannot_be_replayed() {
+    let world = World::with(|settings| settings.delivery_limit = 2).await;
+    let id = world.registry.add("scorer", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let mut orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("scorer")).await;
+    for delivery in 1..=2 {
+        assert_eq!(agent.task().await.1, delivery);
+        agent.nack("e/a/1").await;
+    }
+    let letter = loop {
+        if let Update::DeadLettered(letter) = orchestrator.hear().await.1 {
+            break letter;
         }
     };
-    assert!(dead.reason.starts_with("delivery_limit"));
-    let mut client = DeadLetterServiceClient::new(rig.link.clone());
-    let request = comm::ReplayDeadLetterRequest { dead_letter_id: dead.dead_letter_id, ..Default::default() };
-    let refused = errors::Error::from(client.replay_dead_letter(request).await.unwrap_err());
-    assert_eq!(refused.reason, "dead_letter_not_replayable");
+    assert_eq!(letter.reason, "delivery_limit");
+    let found = world.until_dead(1).await.remove(0);
+    assert_eq!((found.id.as_str(), found.kind()), (letter.dead_letter_id.as_str(), DeadLetterKind::Task));
+    assert_eq!((found.subject_id.as_str(), found.target.as_str(), found.deliveries), ("e/a/1", "type:scorer", 2));
+    let request = ReplayDeadLetterRequest { namespace: String::new(), dead_letter_id: found.id };
+    let error = Error::from(world.dead_letters().replay_dead_letter(request).await.unwrap_err());
+    assert_eq!((error.code, error.reason), (Code::WrongState, "dead_letter_not_replayable"));
 }
 
 #[tokio::test]
-async fn a_cancelled_task_frees_its_credit() {
-    let rig = Rig::start().await;
-    let mut agent = rig.agent(&rig.registry.add("worker", "add"), 1).await;
-    let orchestrator = rig.orchestrator("rep_1").await;
-    orchestrator.dispatch("t1", "worker");
-    orchestrator.dispatch("t2", "worker");
+async fn a_cancelled_task_frees_its_credit_at_once() {
+    let world = World::start().await;
+    let id = world.registry.add("scorer", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("scorer")).await;
     agent.task().await;
-    let cancel = comm::CancelDispatch { task_id: "t1".to_owned(), reason: "over".to_owned() };
-    orchestrator.say(comm::orchestrator_event::Event::Cancel(cancel));
-    assert!(matches!(agent.next().await, server_event::Event::Cancel(cancel) if cancel.task_id == "t1"));
-    assert_eq!(agent.task().await.task.unwrap().id, "t2");
+    orchestrator.dispatch("e/b/1", of_type("scorer")).await;
+    orchestrator.cancel("e/a/1").await;
+    assert!(matches!(agent.hear().await, server_event::Event::Cancel(cancel) if cancel.task_id == "e/a/1"));
+    assert_eq!(agent.task().await.0, "e/b/1");
 }
 
 #[tokio::test]
-async fn a_drained_session_ends_when_it_holds_nothing() {
-    let rig = Rig::start().await;
-    let mut agent = rig.agent(&rig.registry.add("worker", "add"), 2).await;
-    let orchestrator = rig.orchestrator("rep_1").await;
-    orchestrator.dispatch("t1", "worker");
-    agent.task().await;
-    agent.say(agent_event::Event::Drain(comm::Drain::default()));
-    orchestrator.dispatch("t2", "worker");
-    agent.result("t1");
-    orchestrator.ack("t1");
-    assert_eq!(agent.result_ack().await, "t1");
-    assert_eq!(agent.event().await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn faulty_first_words_and_events_name_the_field() {
-    let rig = Rig::start().await;
-    let mut agent = rig.raw(agent_event::Event::Ping(comm::Ping::default())).await;
-    let error = errors::Error::from(agent.event().await.unwrap_err());
-    assert_eq!(error.violations[0].field, "events[0].hello");
-    let mut agent = rig.agent(&rig.registry.add("worker", "add"), 1).await;
-    agent.say(agent_event::Event::MessageAck(comm::MessageAck::default()));
-    let error = errors::Error::from(agent.event().await.unwrap_err());
-    assert_eq!(error.violations[0].field, "events[0].message_ack.message_id");
-    let hello = comm::Hello { agent_id: domain::AgentId::from_parts(1, 1).to_string(), ..Default::default() };
-    let mut agent = rig.raw(agent_event::Event::Hello(hello)).await;
-    assert_eq!(errors::Error::from(agent.event().await.unwrap_err()).reason, "agent_not_found");
-}
-
-#[tokio::test]
-async fn a_silent_session_loses_its_lease_and_one_of_a_deleted_agent_is_closed() {
-    let rig = Rig::with(|settings| {
-        settings.heartbeat_interval = std::time::Duration::from_millis(50);
-        settings.lease = std::time::Duration::from_millis(400);
-    })
-    .await;
-    let mut silent = rig.agent(&rig.registry.add("worker", "add"), 1).await;
-    assert_eq!(errors::Error::from(silent.event().await.unwrap_err()).reason, "session_lease_lost");
-    let id = rig.registry.add("worker", "add");
-    let mut deleted = rig.agent(&id, 1).await;
-    rig.registry.delete(&id);
-    assert_eq!(errors::Error::from(deleted.event().await.unwrap_err()).reason, "agent_not_found");
-}
-
-#[tokio::test]
-async fn a_stop_drains_the_sessions_and_ends_every_stream() {
-    let rig = Rig::start().await;
-    let mut agent = rig.agent(&rig.registry.add("worker", "add"), 1).await;
-    let _orchestrator = rig.orchestrator("rep_1").await;
-    rig.stop().await;
-    assert!(matches!(agent.next().await, server_event::Event::Drain(_)));
-    assert_eq!(agent.event().await.unwrap(), None);
+async fn a_full_queue_refuses_tasks() {
+    let world = World::with(|settings| settings.queue_limit = 1).await;
+    let mut orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("scorer")).await;
+    orchestrator.dispatch("e/b/1", of_type("scorer")).await;
+    assert!(matches!(orchestrator.hear().await, (id, Update::Waiting(_)) if id == "e/a/1"));
+    assert!(matches!(orchestrator.hear().await, (id, Update::Refused(_)) if id == "e/b/1"));
 }

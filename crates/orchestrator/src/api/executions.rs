@@ -156,10 +156,9 @@ impl ExecutionService for Api {
         let size = if request.page_size == 0 { EVENTS_DEFAULT } else { request.page_size.min(EVENTS_MOST) };
         let summary = self.app.summary(&namespace, id).await?;
         let compiled = self.app.plans.compiled(&namespace, summary.workflow_id, summary.workflow_version).await?;
-        let mut rows = self.app.events(id, request.after_sequence, i64::from(size) + 1).await?;
-        let has_more = rows.len() > size as usize;
-        rows.truncate(size as usize);
-        let events = rows.into_iter().map(|row| wire::event(row, &compiled.plan)).collect();
+        let page = self.app.events(id, request.after_sequence, size as usize).await?;
+        let has_more = !page.is_last;
+        let events = page.rows.into_iter().map(|row| wire::event(row, &compiled.plan)).collect();
         Ok(Response::new(ListEventsResponse { events, has_more }))
     }
 

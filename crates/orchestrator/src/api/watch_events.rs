@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Events that one read of the log gets: what a watcher that does not read holds in memory.
-const PAGE: i64 = 100;
+const PAGE: usize = 100;
 
 pub(super) type Events = Pin<Box<dyn Stream<Item = Result<WatchEventsResponse, Status>> + Send>>;
 
@@ -72,7 +72,7 @@ impl Watch {
             }
             // Before the log is read: an end that it has is then in what is read next.
             let summary = self.app.summary(&self.namespace, self.id).await?;
-            self.rows = self.app.events(self.id, self.sequence, PAGE).await?.into();
+            self.rows = self.app.events(self.id, self.sequence, PAGE).await?.rows.into();
             if let Some(last) = self.rows.back() {
                 self.sequence = last.sequence;
                 continue;

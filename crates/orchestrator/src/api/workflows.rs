@@ -69,11 +69,11 @@ impl WorkflowService for Api {
             include_archived: request.include_archived,
             name: wire::non_empty(&request.name).map(str::to_owned),
             after: PageToken::parse(&request.page_token)?,
-            limit: size.limit(),
+            limit: size.get(),
         };
-        let rows = self.app.workflows(&filter).await?;
-        let (rows, next) = size.cut(rows, |last| PageToken::after(last.id));
-        let workflows = rows.into_iter().map(wire::workflow).collect();
+        let page = self.app.workflows(&filter).await?;
+        let next = page.rows.last().filter(|_| !page.is_last).map(|last| PageToken::after(last.id)).unwrap_or_default();
+        let workflows = page.rows.into_iter().map(wire::workflow).collect();
         Ok(Response::new(ListWorkflowsResponse { workflows, next_page_token: next.into_field() }))
     }
 

@@ -9,7 +9,7 @@ use workflow::{Command, Explanation, Start, Status};
 use super::{App, Snapshot};
 use crate::{
     error::OrchestratorError,
-    store::{EventRow, ExecutionFilter, Summary, WorkflowRef},
+    store::{EventRow, ExecutionFilter, Page, Summary, WorkflowRef},
     workers::{Input, Starting},
 };
 
@@ -68,7 +68,11 @@ impl App {
         if call.wait.is_zero() {
             return Ok(accepted);
         }
-        self.wait_for_end(&call.namespace, id, call.wait, end).await
+        match self.wait_for_end(&call.namespace, id, call.wait, end).await {
+            // It is recorded, and goes on after the restart.
+            Err(OrchestratorError::Stopping) => Ok(accepted),
+            ended => ended,
+        }
     }
 
     /// The same start again.
@@ -145,8 +149,8 @@ impl App {
         &self,
         id: ExecutionId,
         after: u64,
-        limit: i64,
-    ) -> Result<Vec<EventRow>, OrchestratorError> {
+        limit: usize,
+    ) -> Result<Page<EventRow>, OrchestratorError> {
         Ok(self.store.events(id, after, limit).await?)
     }
 
@@ -155,7 +159,7 @@ impl App {
         let census = self.workers.census(self.store.live().await?).await?;
         let mut stuck = census.stuck;
         for id in census.missing {
-            // It may have ended, or begun to be read back, since the database was asked.
+            // It may have ended since the database was asked.
             if self.store.summary(id).await?.is_some_and(|summary| summary.ended_at.is_none()) {
                 stuck.push(id);
             }

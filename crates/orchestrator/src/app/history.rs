@@ -9,7 +9,7 @@ use super::{Compiled, Plans};
 use crate::{error::OrchestratorError, store::Store};
 
 /// Events that one read of a log gets.
-const PAGE: i64 = 1_000;
+const PAGE: usize = 1_000;
 
 /// An execution rebuilt from its log.
 #[derive(Debug)]
@@ -30,9 +30,8 @@ pub(crate) async fn load(
     let mut loaded: Option<Loaded> = None;
     loop {
         let after = loaded.as_ref().map_or(0, |loaded| loaded.execution.last_sequence());
-        let rows = store.events(id, after, PAGE).await?;
-        let is_last = rows.len() < PAGE as usize;
-        for row in rows {
+        let page = store.events(id, after, PAGE).await?;
+        for row in page.rows {
             let event = Event::decode(&row.data).map_err(|error| unreadable(errors::chain(&error)))?;
             let hash = <[u8; 32]>::try_from(row.hash.as_slice()).map_err(|error| unreadable(error.to_string()))?;
             let mut next = match loaded.take() {
@@ -46,7 +45,7 @@ pub(crate) async fn load(
             next.hash = hash;
             loaded = Some(next);
         }
-        if is_last {
+        if page.is_last {
             return Ok(loaded);
         }
     }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Events that one read of the log gets.
-const PAGE: i64 = 1_000;
+const PAGE: usize = 1_000;
 /// How often a moving execution is read again before memory and log are said not to meet.
 const ATTEMPTS: u32 = 10;
 
@@ -72,9 +72,8 @@ impl App {
         let compiled = self.plans.compiled(namespace, summary.workflow_id, summary.workflow_version).await?;
         let mut replayed = Replayed { execution: Execution::new(compiled.plan.clone()), hash: [0; 32] };
         loop {
-            let rows = self.store.events(summary.id, found.events, PAGE).await?;
-            let is_last = rows.len() < PAGE as usize;
-            for row in rows {
+            let page = self.store.events(summary.id, found.events, PAGE).await?;
+            for row in page.rows {
                 let expected = found.events + 1;
                 if row.sequence != expected {
                     found.faults.push(format!("event {expected} is missing"));
@@ -92,7 +91,7 @@ impl App {
                 };
                 replayed.execution.apply(&Recorded { sequence: row.sequence, at: row.at, event });
             }
-            if is_last {
+            if page.is_last {
                 break;
             }
         }

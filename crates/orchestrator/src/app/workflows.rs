@@ -6,7 +6,7 @@ use workflow::Definition;
 use super::{App, not_found};
 use crate::{
     error::OrchestratorError,
-    store::{WorkflowFilter, WorkflowRef, WorkflowRow, Written},
+    store::{Page, WorkflowFilter, WorkflowRef, WorkflowRow, Written},
 };
 
 /// A definition that somebody gives, for a workflow that is there.
@@ -117,7 +117,7 @@ impl App {
         row.ok_or_else(|| not_found(workflow))
     }
 
-    pub(crate) async fn workflows(&self, filter: &WorkflowFilter) -> Result<Vec<WorkflowRow>, OrchestratorError> {
+    pub(crate) async fn workflows(&self, filter: &WorkflowFilter) -> Result<Page<WorkflowRow>, OrchestratorError> {
         Ok(self.store.workflows(filter).await?)
     }
 

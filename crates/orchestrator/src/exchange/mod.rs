@@ -46,6 +46,14 @@ pub(crate) enum Outgoing {
     },
 }
 
+/// One hand-over of a task: the same again says nothing new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) session_id: String,
+    /// 1 for the first.
+    pub(crate) number: u32,
+}
+
 /// News of a task.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskUpdate {
@@ -62,7 +70,8 @@ pub(crate) struct TaskUpdate {
 pub(crate) enum News {
     /// No live agent fits.
     Waiting,
-    HandedOver,
+    /// A session has it.
+    HandedOver(Delivery),
     Begun,
     Alive,
     Shown(Payload),

@@ -8,7 +8,7 @@ use contracts::communication::v1::{
 use domain::Payload;
 use workflow::{Failure, Target};
 
-use super::{News, Outgoing, TaskUpdate};
+use super::{Delivery, News, Outgoing, TaskUpdate};
 
 pub(super) fn event(outgoing: Outgoing) -> OrchestratorEvent {
     let event = match outgoing {
@@ -54,7 +54,7 @@ pub(super) fn update(wire: Wire) -> Option<TaskUpdate> {
     let mut needs_ack = false;
     let news = match wire.update? {
         Update::Waiting(_) => News::Waiting,
-        Update::HandedOver(_) => News::HandedOver,
+        Update::HandedOver(held) => News::HandedOver(Delivery { session_id: held.session_id, number: held.delivery }),
         Update::Begun(_) => News::Begun,
         Update::Alive(_) => News::Alive,
         Update::Shown(shown) => News::Shown(Payload::from_slice(&shown.detail).ok()?),

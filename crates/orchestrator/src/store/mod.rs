@@ -113,7 +113,7 @@ pub(crate) struct WorkflowFilter {
     pub(crate) include_archived: bool,
     pub(crate) name: Option<String>,
     pub(crate) after: Option<WorkflowId>,
-    pub(crate) limit: i64,
+    pub(crate) limit: usize,
 }
 
 /// Which executions to list, newest first.
@@ -140,13 +140,21 @@ pub(crate) enum Leased {
     Others(usize),
 }
 
+/// A part of a list.
+#[derive(Clone, Debug)]
+pub(crate) struct Page<T> {
+    pub(crate) rows: Vec<T>,
+    /// Is there nothing after it?
+    pub(crate) is_last: bool,
+}
+
 /// Where everything is kept. Every call sees what was committed before it began.
 #[async_trait]
 pub(crate) trait Store: Send + Sync {
     /// Appends all or nothing.
     async fn append(&self, owner: &str, append: Append) -> Result<(), AppendError>;
-    /// Events after `after`, oldest first, at most `limit`.
-    async fn events(&self, id: ExecutionId, after: u64, limit: i64) -> sqlx::Result<Vec<EventRow>>;
+    /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
+    async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>>;
     /// All executions that have not ended.
@@ -178,8 +186,8 @@ pub(crate) trait Store: Send + Sync {
         workflow: &WorkflowRef,
         version: Option<u32>,
     ) -> sqlx::Result<Option<WorkflowRow>>;
-    /// The newest versions, in the order of ids.
-    async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Vec<WorkflowRow>>;
+    /// The newest versions, in the order of ids; fewer than the limit where they are large.
+    async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>>;
 
     async fn close(&self);
 }

@@ -137,7 +137,7 @@ impl Worker {
                     || live.execution.tasks_out().iter().any(|task| !live.tasks.contains_key(task)))
         };
         let stuck = self.live.iter().filter(|(_, live)| is_stuck(live)).map(|(id, _)| *id).collect();
-        let here: HashSet<_> = self.live.keys().chain(self.ended.keys()).collect();
+        let here: HashSet<_> = self.live.keys().chain(self.ended.keys()).chain(self.loading.keys()).collect();
         let missing = known.iter().filter(|id| !here.contains(id)).copied().collect();
         Census { live: self.live.values().filter(|live| !live.is_ended()).count(), stuck, missing }
     }

@@ -1,7 +1,5 @@
 //! From a decision to its commit, and what comes after.
 
-use std::sync::atomic::Ordering;
-
 use domain::ExecutionId;
 use workflow::{Command, Effect, Event, Rejected, chain};
 
@@ -145,15 +143,21 @@ impl Worker {
     fn failed(&mut self, after: After) {
         let is_first = after.generation == self.generation;
         after.replies.into_iter().for_each(|answer| answer(false));
-        if !is_first {
-            return;
+        if is_first {
+            self.generation += 1;
+            self.drop_uncommitted();
         }
-        self.generation += 1;
-        // The open batch builds on it as well.
+        for task_id in after.acks {
+            self.settle(task_id);
+        }
+    }
+
+    fn drop_uncommitted(&mut self) {
+        // The open batch builds on the failed one as well.
         let open = std::mem::take(&mut self.open);
         open.after.replies.into_iter().for_each(|answer| answer(false));
         let dropped: Vec<_> = self.live.iter().filter(|(_, live)| live.pending > 0).map(|(id, _)| *id).collect();
-        let is_fenced = self.shared.is_fenced.load(Ordering::SeqCst);
+        let is_fenced = self.shared.is_fenced();
         for id in dropped {
             let Some(live) = self.remove(id) else { continue };
             if is_fenced {
@@ -164,6 +168,25 @@ impl Worker {
             for ended in live.waiting {
                 self.load(id, Some(Input::Await { id, ended }));
             }
+        }
+        for task_id in open.after.acks {
+            self.settle(task_id);
+        }
+    }
+
+    /// A result whose acknowledgement was lost with a batch: communication keeps it. Where it still counts, the repeated
+    /// dispatch brings it again; where it does not, it is acknowledged.
+    pub(super) fn settle(&mut self, task_id: String) {
+        let Some(id) = task_id.split('/').next().and_then(|id| id.parse().ok()) else { return };
+        if self.loading.contains_key(&id) {
+            return self.load(id, Some(Input::Settle { task_id }));
+        }
+        let counts = self.live.get(&id).is_some_and(|live| {
+            let task = live.compiled.plan.parse_task_id(&task_id).map(|(_, task)| task);
+            task.is_some_and(|task| live.execution.is_current(task))
+        });
+        if !counts {
+            self.say(Outgoing::Ack { task_id });
         }
     }
 
@@ -196,9 +219,10 @@ impl Worker {
         }
     }
 
-    /// Tells communication, where it listens; what it misses it gets when it is back.
+    /// Tells communication, where it listens; what it misses it gets when it is back. A replica that lost its shards is
+    /// silent, or communication would take it for the owner of the tasks.
     pub(super) fn say(&mut self, outgoing: Outgoing) {
-        if self.is_attached {
+        if self.is_attached && !self.shared.is_fenced() {
             self.outbox.push_back(outgoing);
         }
     }
@@ -235,6 +259,9 @@ impl Worker {
     pub(super) fn attached(&mut self) {
         self.is_attached = true;
         self.outbox.clear();
+        if self.shared.is_fenced() {
+            return;
+        }
         for (id, live) in &self.live {
             for task in live.tasks.keys() {
                 if let Some(order) = live.execution.task_order(*task) {

@@ -8,6 +8,7 @@ use workflow::{Execution, Overlay, StepIndex, Target, TaskKey, TaskOrder, TaskPl
 
 use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
+    exchange::Delivery,
     store::Summary,
 };
 
@@ -16,6 +17,8 @@ use crate::{
 pub(super) struct Out {
     pub(super) place: TaskPlace,
     pub(super) agent_id: Option<AgentId>,
+    /// The hand-over that the timeouts run from.
+    pub(super) delivery: Option<Delivery>,
     pub(super) begun_at: Option<Timestamp>,
     pub(super) progress: Option<Payload>,
     pub(super) timeout: Option<Duration>,
@@ -33,6 +36,7 @@ impl Out {
         Self {
             place: TaskPlace::Unknown,
             agent_id: None,
+            delivery: None,
             begun_at: None,
             progress: None,
             timeout: order.timeout,

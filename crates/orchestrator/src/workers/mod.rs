@@ -21,7 +21,7 @@ mod writer;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize},
     },
     time::Duration,
 };
@@ -29,7 +29,7 @@ use std::{
 use contracts::Link;
 use domain::{Clock, ExecutionId, Namespace, Timestamp};
 use lifecycle::{OnExit, Tasks};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use workflow::{Command, Execution, Explanation, Status, StepIndex, Voter};
 
 pub(crate) use self::writer::Fenced;
@@ -86,6 +86,10 @@ pub(crate) enum Input {
         ended: oneshot::Sender<Snapshot>,
     },
     Update(TaskUpdate),
+    /// A result of the execution may have lost its acknowledgement in a commit that failed.
+    Settle {
+        task_id: String,
+    },
     Voters {
         id: ExecutionId,
         step: StepIndex,
@@ -142,8 +146,9 @@ pub(crate) struct Shared {
     /// Executions that have not ended.
     pub(crate) live: AtomicUsize,
     pub(crate) repaired: AtomicU64,
-    /// Another replica has the shards: nothing can be written any more.
-    pub(crate) is_fenced: AtomicBool,
+    /// Has another replica taken the shards? Then nothing can be written any more, and nothing may be said to the outside
+    /// either: tasks and results are the other's now.
+    pub(crate) fenced: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -154,6 +159,10 @@ impl Shared {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         (hash % self.epochs.len().max(1) as u64) as u32
+    }
+
+    pub(crate) fn is_fenced(&self) -> bool {
+        *self.fenced.borrow()
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -231,11 +240,11 @@ impl Workers {
 
     /// A command or question of a caller: refused where too many wait.
     pub(crate) fn call(&self, id: ExecutionId, input: Input) -> Result<(), OrchestratorError> {
+        if self.shared.is_fenced() {
+            return Err(OrchestratorError::NotCommitted);
+        }
         if self.shutdown.is_draining() {
             return Err(OrchestratorError::Stopping);
-        }
-        if self.shared.is_fenced.load(Ordering::Relaxed) {
-            return Err(OrchestratorError::NotCommitted);
         }
         self.inputs[self.index(id)].try_send(input).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OrchestratorError::Overloaded,

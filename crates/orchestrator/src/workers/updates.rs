@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use domain::ExecutionId;
+use domain::{ExecutionId, Timestamp};
 use workflow::{Command, StepIndex, TaskKey, TaskPlace, Voter};
 
-use super::{Input, timers::Timer, voters::Wanted, worker::Worker};
+use super::{Input, live::Out, timers::Timer, voters::Wanted, worker::Worker};
 use crate::exchange::{News, Outgoing, TaskUpdate};
 
 /// Between two looks for voters.
@@ -13,6 +13,54 @@ const SEARCH_AGAIN: Duration = Duration::from_millis(500);
 /// Before a refused task is dispatched again, doubled each time, up to the longest.
 const DISPATCH_AGAIN: Duration = Duration::from_millis(100);
 const DISPATCH_AGAIN_AT_MOST: Duration = Duration::from_secs(10);
+
+impl Out {
+    /// Takes news in, and sets when its timers are due.
+    fn see(&mut self, update: TaskUpdate, now: Timestamp) {
+        let heartbeat_at = self.heartbeat_timeout.map(|timeout| now + timeout);
+        match update.news {
+            News::Waiting => {
+                if !matches!(self.place, TaskPlace::WaitingForAgent { .. }) {
+                    self.place = TaskPlace::WaitingForAgent { since: now };
+                }
+            }
+            // After a new stream, what was handed over before it is told again: no reason for another timeout.
+            News::HandedOver(delivery) if self.delivery.as_ref() == Some(&delivery) => self.heartbeat_at = heartbeat_at,
+            News::HandedOver(delivery) => {
+                self.delivery = Some(delivery);
+                self.agent_id = update.agent_id;
+                self.place = TaskPlace::HandedOver { agent_id: update.agent_id, since: now };
+                self.refusals = 0;
+                self.timeout_at = self.timeout.map(|timeout| now + timeout);
+                self.heartbeat_at = heartbeat_at;
+            }
+            News::Begun => {
+                self.begun_at = Some(now);
+                self.heartbeat_at = heartbeat_at;
+            }
+            News::Alive => self.heartbeat_at = heartbeat_at,
+            News::Shown(progress) => {
+                self.progress = Some(progress);
+                self.heartbeat_at = heartbeat_at;
+            }
+            News::Requeued => {
+                self.place = TaskPlace::Queued;
+                self.agent_id = None;
+                self.delivery = None;
+                self.begun_at = None;
+                (self.timeout_at, self.heartbeat_at) = (None, None);
+            }
+            News::Refused => {
+                let factor = 2_u32.saturating_pow(self.refusals.min(16));
+                self.refusals += 1;
+                self.place = TaskPlace::Queued;
+                self.again_at = Some(now + DISPATCH_AGAIN.saturating_mul(factor).min(DISPATCH_AGAIN_AT_MOST));
+            }
+            // The end of a task is for the log.
+            News::Ended(_) => {}
+        }
+    }
+}
 
 impl Worker {
     pub(super) fn update(&mut self, update: TaskUpdate) {
@@ -51,42 +99,7 @@ impl Worker {
         let now = self.shared.now();
         let Some(out) = self.live.get_mut(&id).and_then(|live| live.tasks.get_mut(&task)) else { return };
         let (timeout_at, heartbeat_at, again_at) = (out.timeout_at, out.heartbeat_at, out.again_at);
-        match update.news {
-            News::Waiting => {
-                if !matches!(out.place, TaskPlace::WaitingForAgent { .. }) {
-                    out.place = TaskPlace::WaitingForAgent { since: now };
-                }
-            }
-            News::HandedOver => {
-                out.agent_id = update.agent_id;
-                out.place = TaskPlace::HandedOver { agent_id: update.agent_id, since: now };
-                out.refusals = 0;
-                out.timeout_at = out.timeout.map(|timeout| now + timeout);
-                out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout);
-            }
-            News::Begun => {
-                out.begun_at = Some(now);
-                out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout);
-            }
-            News::Alive => out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout),
-            News::Shown(progress) => {
-                out.progress = Some(progress);
-                out.heartbeat_at = out.heartbeat_timeout.map(|timeout| now + timeout);
-            }
-            News::Requeued => {
-                out.place = TaskPlace::Queued;
-                out.agent_id = None;
-                out.begun_at = None;
-                (out.timeout_at, out.heartbeat_at) = (None, None);
-            }
-            News::Refused => {
-                let factor = 2_u32.saturating_pow(out.refusals.min(16));
-                out.refusals += 1;
-                out.place = TaskPlace::Queued;
-                out.again_at = Some(now + DISPATCH_AGAIN.saturating_mul(factor).min(DISPATCH_AGAIN_AT_MOST));
-            }
-            News::Ended(_) => {}
-        }
+        out.see(update, now);
         let moved = [
             (timeout_at, out.timeout_at, Timer::Timeout(task)),
             (heartbeat_at, out.heartbeat_at, Timer::Heartbeat(task)),

@@ -154,6 +154,7 @@ impl Worker {
             Input::Explain { id, namespace, reply } => self.explain(id, namespace, reply),
             Input::Await { id, ended } => self.wait_for_end(id, ended),
             Input::Update(update) => self.update(update),
+            Input::Settle { task_id } => self.settle(task_id),
             Input::Voters { id, step, found } => self.voters(id, step, found),
             Input::Attached => self.attached(),
             Input::Detached => {
@@ -235,8 +236,9 @@ impl Worker {
                 tracing::error!(error = errors::chain(&error), execution.id = %id, "cannot read an execution from its log");
                 let is_transient = matches!(error, OrchestratorError::Database(_) | OrchestratorError::TimedOut);
                 // Callers hear of it; results wait, or the agent's work would be lost.
-                let (results, calls): (Vec<_>, Vec<_>) =
-                    waiting.into_iter().partition(|input| matches!(input, Input::Update(_) | Input::Await { .. }));
+                let (results, calls): (Vec<_>, Vec<_>) = waiting
+                    .into_iter()
+                    .partition(|input| matches!(input, Input::Update(_) | Input::Settle { .. } | Input::Await { .. }));
                 for input in calls {
                     self.refuse(input, || OrchestratorError::NotCommitted);
                 }
@@ -255,6 +257,7 @@ impl Worker {
             Input::Explain { reply, .. } => drop(reply.send(Err(why()))),
             Input::Start(starting) => drop(starting.reply.send(Err(why()))),
             Input::Update(update) => self.acknowledge_now(&update),
+            Input::Settle { task_id } => self.say(Outgoing::Ack { task_id }),
             Input::Await { .. }
             | Input::Voters { .. }
             | Input::Attached

@@ -2,11 +2,7 @@
 //!
 //! No delay is added: at low load a batch commits alone, at high load the batches that came in during a commit make the next.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use domain::ExecutionId;
 use tokio::{sync::mpsc, time::Instant};
@@ -83,7 +79,7 @@ async fn commit(shared: &Shared, append: Append) -> Outcome {
     metrics::commit_failed();
     tracing::error!(error = errors::chain(&error), events, "a commit of the log failed");
     match error {
-        AppendError::Fenced => shared.is_fenced.store(true, Ordering::SeqCst),
+        AppendError::Fenced => drop(shared.fenced.send_replace(true)),
         AppendError::Database(_) => {}
     }
     false

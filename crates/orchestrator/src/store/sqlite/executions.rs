@@ -5,16 +5,16 @@ use sqlx::{QueryBuilder, Row as _, sqlite::SqliteRow};
 use store::Sqlite;
 use workflow::Counts;
 
-use super::{id_of, key, parsed};
-use crate::store::{EventRow, ExecutionFilter, Summary};
+use super::{id_of, key, page, parsed};
+use crate::store::{EventRow, ExecutionFilter, Page, Summary};
 
 const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, counts, \
                        failure, ended_at, last_sequence, last_hash";
 
-pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: i64) -> sqlx::Result<Vec<EventRow>> {
+pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
     let query = "SELECT sequence, at, data, hash FROM execution_events WHERE execution_id = ? AND sequence > ? \
                  ORDER BY sequence LIMIT ?";
-    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit).fetch_all(&sqlite.reader).await?;
+    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit as i64 + 1).fetch(&sqlite.reader);
     let decode = |row: &SqliteRow| {
         Ok(EventRow {
             sequence: row.try_get::<i64, _>(0)? as u64,
@@ -23,7 +23,7 @@ pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: 
             hash: row.try_get(3)?,
         })
     };
-    rows.iter().map(decode).collect()
+    page(rows, limit, decode, |row| row.data.len()).await
 }
 
 pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

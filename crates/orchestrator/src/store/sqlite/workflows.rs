@@ -4,8 +4,8 @@ use domain::{Namespace, Timestamp, WorkflowId};
 use sqlx::{QueryBuilder, Row as _, SqliteConnection, sqlite::SqliteRow};
 use store::Sqlite;
 
-use super::parsed;
-use crate::store::{WorkflowFilter, WorkflowRef, WorkflowRow, Written};
+use super::{page, parsed};
+use crate::store::{Page, WorkflowFilter, WorkflowRef, WorkflowRow, Written};
 
 /// The columns that two active workflows of one name break.
 const NAME_KEY: &str = "workflows.namespace, workflows.name";
@@ -103,7 +103,7 @@ pub(super) async fn get(
     row.as_ref().map(decode).transpose()
 }
 
-pub(super) async fn list(sqlite: &Sqlite, filter: &WorkflowFilter) -> sqlx::Result<Vec<WorkflowRow>> {
+pub(super) async fn list(sqlite: &Sqlite, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>> {
     let mut query = QueryBuilder::<sqlx::Sqlite>::new(SELECT);
     query.push("w.version WHERE w.namespace = ").push_bind(filter.namespace.as_str().to_owned());
     if !filter.include_archived {
@@ -115,9 +115,9 @@ pub(super) async fn list(sqlite: &Sqlite, filter: &WorkflowFilter) -> sqlx::Resu
     if let Some(after) = filter.after {
         query.push(" AND w.id > ").push_bind(after.to_string());
     }
-    query.push(" ORDER BY w.id LIMIT ").push_bind(filter.limit);
-    let rows = query.build().fetch_all(&sqlite.reader).await?;
-    rows.iter().map(decode).collect()
+    query.push(" ORDER BY w.id LIMIT ").push_bind(filter.limit as i64 + 1);
+    let rows = query.build().fetch(&sqlite.reader);
+    page(rows, filter.limit, decode, |row| row.definition.len()).await
 }
 
 fn decode(row: &SqliteRow) -> sqlx::Result<WorkflowRow> {

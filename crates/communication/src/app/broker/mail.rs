@@ -1,0 +1,157 @@
+//! What happens to messages between mailbox and session. The transport keeps the mailboxes; the broker decides who takes,
+//! and what becomes of a message that comes back.
+
+use std::{sync::Arc, time::Instant};
+
+use domain::{Clock, DeadLetterId, MessageId, SessionId};
+
+use super::{Broker, QueueKey, Session};
+use crate::{
+    app::{
+        journal::{Change, Entry},
+        model::{DeadLetter, Kind, Mailbox, Reason, Status, Target, ToAgent},
+    },
+    metrics,
+    transport::{Delivery, Settlement, Wanted},
+};
+
+impl Broker {
+    /// There may be something in a mailbox: the agent's sessions take it, as far as they have credit.
+    pub(crate) fn wake_mailbox(&mut self, mailbox: &Mailbox) {
+        let key = QueueKey { namespace: mailbox.namespace.clone(), target: Target::Agent(mailbox.agent) };
+        let Some(ids) = self.mailboxes.get(mailbox).cloned() else { return };
+        for id in &ids {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.mail = true;
+            }
+        }
+        // One message at a time to the least loaded, so that it is shared out.
+        while let Some(id) = self.pick(&key, None)
+            && self.pull_message(id, Wanted::Any)
+        {}
+        for id in ids {
+            self.pull_replies(id);
+        }
+    }
+
+    /// The journal has room again: mailboxes go on.
+    pub(crate) fn wake_all_mailboxes(&mut self) {
+        let waiting: Vec<_> = self.sessions.values().filter(|session| session.mail).map(|session| session.id).collect();
+        for id in waiting {
+            self.pump(id);
+        }
+    }
+
+    /// Gives a session the next message of its mailbox; false where there is none, or where too much waits to be recorded.
+    pub(super) fn pull_message(&mut self, id: SessionId, wanted: Wanted) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        if !session.mail || !self.journal.has_room() {
+            return false;
+        }
+        let Some(delivery) = self.transport.take(&session.mailbox, wanted, self.clock.now()) else {
+            // Without a reply there may still be others.
+            session.mail &= wanted == Wanted::Reply;
+            return false;
+        };
+        self.turns += 1;
+        session.last_turn = self.turns;
+        let event = ToAgent::Message { envelope: Arc::clone(&delivery.envelope), delivery: delivery.count };
+        session.outbox.push(event);
+        ::metrics::counter!(metrics::MESSAGE_DELIVERIES).increment(1);
+        self.journal.note(change(&*self.clock, &delivery, Status::Delivered, format!("session {id}")));
+        session.hold(delivery);
+        true
+    }
+
+    /// Gives a session the replies that wait for it, beyond its credit.
+    pub(super) fn pull_replies(&mut self, id: SessionId) {
+        while self.sessions.get(&id).is_some_and(Session::has_room_for_replies) && self.pull_message(id, Wanted::Reply)
+        {
+        }
+    }
+
+    /// The agent has dealt with a message.
+    pub(crate) fn message_acked(&mut self, id: SessionId, message: MessageId) {
+        let Some(delivery) = self.unhold(id, message) else { return };
+        self.transport.settle(&delivery, Settlement::Done);
+        ::metrics::counter!(metrics::MESSAGES_ACKED).increment(1);
+        self.journal.note(change(&*self.clock, &delivery, Status::Acked, String::new()));
+        self.pump(id);
+    }
+
+    pub(super) fn nack_message(
+        &mut self,
+        id: SessionId,
+        message: MessageId,
+        reason: &str,
+        not_before: Option<Instant>,
+    ) {
+        let Some(delivery) = self.unhold(id, message) else { return };
+        self.return_message(&delivery, reason, not_before);
+        let mailbox = delivery.envelope.message.mailbox();
+        self.wake_mailbox(&mailbox);
+        self.pump(id);
+    }
+
+    pub(super) fn reject_message(&mut self, id: SessionId, message: MessageId, reason: &str) {
+        let Some(delivery) = self.unhold(id, message) else { return };
+        self.transport.settle(&delivery, Settlement::Done);
+        self.bury_message(&delivery, Reason::Rejected, reason);
+        self.pump(id);
+    }
+
+    fn unhold(&mut self, id: SessionId, message: MessageId) -> Option<Delivery> {
+        self.sessions.get_mut(&id)?.unhold(message)
+    }
+
+    /// What a lost session held goes back to its place in the mailbox.
+    pub(super) fn return_messages(&self, session: &Session, why: &str) {
+        session.messages.values().for_each(|delivery| self.return_message(delivery, why, None));
+    }
+
+    fn return_message(&self, delivery: &Delivery, why: &str, not_before: Option<Instant>) {
+        if delivery.count >= self.limits.deliveries {
+            self.transport.settle(delivery, Settlement::Done);
+            self.bury_message(delivery, Reason::DeliveryLimit, why);
+            return;
+        }
+        self.journal.note(change(&*self.clock, delivery, Status::Queued, why.to_owned()));
+        self.transport.settle(delivery, Settlement::Return { not_before });
+    }
+
+    /// Makes a message a dead letter; the transport has forgotten it.
+    pub(crate) fn bury_message(&self, delivery: &Delivery, reason: Reason, detail: &str) {
+        let message = &delivery.envelope.message;
+        let letter = DeadLetter {
+            id: DeadLetterId::generate(&*self.clock),
+            namespace: message.namespace.clone(),
+            kind: Kind::Message,
+            subject_id: message.id.to_string(),
+            target: message.agent.to_string(),
+            reason: reason.as_str().to_owned(),
+            detail: detail.to_owned(),
+            deliveries: delivery.count,
+            payload: message.payload.clone(),
+            created_at: self.clock.now(),
+            replayed_at: None,
+        };
+        let text =
+            if detail.is_empty() { reason.as_str().to_owned() } else { format!("{}: {detail}", reason.as_str()) };
+        let mut entry = change(&*self.clock, delivery, Status::Dead, text);
+        if let Entry::Change(change) = &mut entry {
+            change.letter = Some(letter);
+        }
+        self.journal.note(entry);
+    }
+}
+
+fn change(clock: &dyn Clock, delivery: &Delivery, status: Status, detail: String) -> Entry {
+    Entry::Change(Change {
+        envelope: Arc::clone(&delivery.envelope),
+        status,
+        at: clock.now(),
+        deliveries: delivery.count,
+        detail,
+        letter: None,
+    })
+}

@@ -1,0 +1,421 @@
+//! The state machine that hands work to sessions. No I/O, no waiting: every call changes the state, and what follows from
+//! it is pushed to outboxes (streams), to the journal (what is recorded) and to the transport (mailboxes).
+//!
+//! Invariants:
+//! - A session never holds more deliveries than it has credit, replies apart; of those it holds as many again at most.
+//! - A task is in exactly one place: queued, delayed, held by one session, ended (its result waits to be acknowledged), or
+//!   dying (its dead letter is being recorded).
+//! - Where something waits in a queue, no session that may take it has free credit.
+//! - What a lost session held is queued again, in front, before anything else happens.
+//! - Updates about one task go out in the order in which things happened.
+//!
+//! Modules: [`queues`] and [`session`] are data; [`tasks`] is what happens to tasks, [`results`] how they end, [`mail`] what
+//! happens to messages; this one has the lives of sessions and orchestrators.
+
+mod mail;
+mod orchestrators;
+mod queues;
+mod results;
+mod session;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use domain::{AgentId, Clock, SessionId};
+use errors::Error;
+
+pub(crate) use self::orchestrators::{Attachment, Replica};
+use self::{
+    orchestrators::Orchestrators,
+    queues::{QueueKey, Queues},
+    results::Foreign,
+    session::Session,
+    tasks::Entry,
+};
+use super::{
+    journal::Journal,
+    model::{Mailbox, MessageOrTask, Target, TaskId, ToAgent, Update, Welcome, What},
+    outbox::Outbox,
+};
+use crate::{
+    error::CommunicationError,
+    transport::{Transport, Wanted},
+};
+
+/// Bounds of a broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Tasks in one work queue.
+    pub(crate) queue: usize,
+    /// Hand-overs of a task or message.
+    pub(crate) deliveries: u32,
+    /// Bytes of one result.
+    pub(crate) output: usize,
+    /// Results of unknown tasks.
+    pub(crate) foreign_results: usize,
+}
+
+/// A session that is about to open.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    pub(crate) session: SessionId,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) agent_type: String,
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) credits: u32,
+    pub(crate) config: bytes::Bytes,
+}
+
+/// How full a session is, for the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) session: SessionId,
+    pub(crate) in_flight: u32,
+    pub(crate) capacity: u32,
+    pub(crate) closed: bool,
+}
+
+/// The state machine.
+pub(crate) struct Broker {
+    limits: Limits,
+    transport: Arc<dyn Transport>,
+    journal: Arc<Journal>,
+    clock: Arc<dyn Clock>,
+    queues: Queues,
+    tasks: HashMap<TaskId, Entry>,
+    delayed: BTreeMap<(Instant, u64), TaskId>,
+    foreign: HashMap<TaskId, Foreign>,
+    sessions: HashMap<SessionId, Session>,
+    /// Whose sessions take from a mailbox.
+    mailboxes: HashMap<Mailbox, Vec<SessionId>>,
+    orchestrators: Orchestrators,
+    /// Numbers hand-overs and delays.
+    turns: u64,
+    phase: Phase,
+}
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Sessions finish what they hold; one that opens meanwhile is sent away at once, with what it brings.
+    Draining,
+    /// Every stream has been ended; none begins.
+    Over,
+}
+
+impl Broker {
+    pub(crate) fn new(
+        limits: Limits,
+        transport: Arc<dyn Transport>,
+        journal: Arc<Journal>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            limits,
+            transport,
+            journal,
+            clock,
+            queues: Queues::default(),
+            tasks: HashMap::new(),
+            delayed: BTreeMap::new(),
+            foreign: HashMap::new(),
+            sessions: HashMap::new(),
+            mailboxes: HashMap::new(),
+            orchestrators: Orchestrators::default(),
+            turns: 0,
+            phase: Phase::Running,
+        }
+    }
+
+    /// Opens a session: welcomes it, then fills its credit; while the server stops it is asked to leave instead.
+    pub(crate) fn open(&mut self, opening: Opening, outbox: Outbox<ToAgent>) {
+        let id = opening.session;
+        let fits = fits(&opening.mailbox, &opening.agent_type, &opening.capabilities);
+        outbox.push(ToAgent::Welcome(Welcome {
+            session: id,
+            agent: opening.mailbox.agent,
+            credits: opening.credits,
+            config: opening.config,
+        }));
+        for key in &fits {
+            self.queues.enter(key, id);
+        }
+        let session = Session {
+            id,
+            mailbox: opening.mailbox,
+            fits,
+            credits: opening.credits as usize,
+            tasks: HashSet::new(),
+            messages: HashMap::new(),
+            replies: 0,
+            outbox,
+            draining: false,
+            mail: true,
+            mail_turn: false,
+            owed: 0,
+            last_turn: 0,
+        };
+        self.mailboxes.entry(session.mailbox.clone()).or_default().push(id);
+        self.sessions.insert(id, session);
+        match self.phase {
+            Phase::Running => self.pump(id),
+            Phase::Draining => self.send_away(id),
+            Phase::Over => self.end_sessions(&CommunicationError::Stopping.into()),
+        }
+    }
+
+    /// Ends a session, however it ended; what it held is queued again. None where it has ended before.
+    pub(crate) fn close(&mut self, id: SessionId, why: &str) -> Option<Report> {
+        let session = self.sessions.remove(&id)?;
+        session.outbox.end(Ok(()));
+        for key in &session.fits {
+            self.queues.leave(key, id);
+        }
+        if let Some(ids) = self.mailboxes.get_mut(&session.mailbox) {
+            ids.retain(|one| *one != id);
+            if ids.is_empty() {
+                self.mailboxes.remove(&session.mailbox);
+            }
+        }
+        // What it held may be of queues that it has left: as a draining one, or as its agent changed.
+        let mut touched: HashSet<_> = self.return_tasks(&session, why).into_iter().collect();
+        touched.extend(session.fits.iter().cloned());
+        self.return_messages(&session, why);
+        for key in &touched {
+            self.serve(key);
+        }
+        for key in &touched {
+            self.tell_waiting(key);
+        }
+        self.wake_mailbox(&session.mailbox);
+        Some(Report { closed: true, ..report(&session) })
+    }
+
+    /// Ends all sessions of an agent with an error.
+    pub(crate) fn expel(&mut self, agent: AgentId, error: &Error) {
+        for session in self.sessions.values().filter(|session| session.agent() == agent) {
+            session.outbox.end(Err(error.clone()));
+        }
+    }
+
+    /// An agent has changed: its sessions take from other queues.
+    pub(crate) fn refit(&mut self, mailbox: &Mailbox, agent_type: &str, capabilities: &[String]) {
+        let wanted = fits(mailbox, agent_type, capabilities);
+        let is_stale = |session: &&Session| session.fits != wanted && !session.draining;
+        let found = self.mailboxes.get(mailbox).into_iter().flatten().filter_map(|id| self.sessions.get(id));
+        let stale: Vec<_> = found.filter(is_stale).map(|session| session.id).collect();
+        for id in stale {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let before = std::mem::replace(&mut session.fits, wanted.clone());
+            for key in &before {
+                self.queues.leave(key, id);
+            }
+            for key in &wanted {
+                self.queues.enter(key, id);
+            }
+            for key in &before {
+                self.tell_waiting(key);
+            }
+            self.pump(id);
+        }
+    }
+
+    /// A session takes nothing new, and ends when it is finished.
+    pub(crate) fn drain(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.draining = true;
+        let fits = std::mem::take(&mut session.fits);
+        for key in &fits {
+            self.queues.leave(key, id);
+        }
+        for key in &fits {
+            self.tell_waiting(key);
+        }
+        if let Some(session) = self.sessions.get(&id) {
+            session.end_if_finished();
+        }
+    }
+
+    /// Asks all sessions to end: the server stops.
+    pub(crate) fn drain_all(&mut self) {
+        self.phase = Phase::Draining;
+        let ids: Vec<_> = self.sessions.keys().copied().collect();
+        for id in ids {
+            self.send_away(id);
+        }
+    }
+
+    fn send_away(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.draining = true;
+            session.outbox.push(ToAgent::Drain("the server stops"));
+            session.end_if_finished();
+        }
+    }
+
+    /// Ends all sessions with an error.
+    pub(crate) fn end_sessions(&self, error: &Error) {
+        self.sessions.values().for_each(|session| session.outbox.end(Err(error.clone())));
+    }
+
+    /// Ends what is left: the server has stopped.
+    pub(crate) fn finish(&mut self) {
+        self.phase = Phase::Over;
+        self.end_sessions(&CommunicationError::Stopping.into());
+        self.orchestrators.end_all();
+    }
+
+    /// A session waits for the receipt of a send, so it does not end before.
+    pub(crate) fn owe(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.owed += 1;
+        }
+    }
+
+    /// Pays what was owed.
+    pub(crate) fn pay(&mut self, id: SessionId, event: ToAgent) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.owed = session.owed.saturating_sub(1);
+            session.outbox.push(event);
+            session.end_if_finished();
+        }
+    }
+
+    /// How full the sessions are.
+    pub(crate) fn reports(&self) -> Vec<Report> {
+        self.sessions.values().map(report).collect()
+    }
+
+    /// How full one session is.
+    pub(crate) fn report(&self, id: SessionId) -> Option<Report> {
+        self.sessions.get(&id).map(report)
+    }
+
+    /// Tasks that wait in queues.
+    pub(crate) const fn queued(&self) -> usize {
+        self.queues.waiting()
+    }
+
+    /// A session gave a delivery back.
+    pub(crate) fn nack(&mut self, id: SessionId, delivery: &str, reason: &str, not_before: Option<Instant>) {
+        match self.held(id, delivery) {
+            Some(MessageOrTask::Task(task)) => self.nack_task(id, &task, reason, not_before),
+            Some(MessageOrTask::Message(message)) => self.nack_message(id, message, reason, not_before),
+            None => {}
+        }
+    }
+
+    /// A session never wants to see a delivery again.
+    pub(crate) fn reject(&mut self, id: SessionId, delivery: &str, reason: &str) {
+        match self.held(id, delivery) {
+            Some(MessageOrTask::Task(task)) => self.reject_task(id, &task, reason),
+            Some(MessageOrTask::Message(message)) => self.reject_message(id, message, reason),
+            None => {}
+        }
+    }
+
+    /// What a delivery's id means; none where the session does not hold it, as after a cancel.
+    fn held(&self, id: SessionId, delivery: &str) -> Option<MessageOrTask> {
+        let session = self.sessions.get(&id)?;
+        if let Some(task) = session.tasks.get(delivery) {
+            return Some(MessageOrTask::Task(Arc::clone(task)));
+        }
+        let message = delivery.parse().ok()?;
+        session.messages.contains_key(&message).then_some(MessageOrTask::Message(message))
+    }
+
+    /// Attaches an orchestrator: its stream gets every result that waits for it.
+    pub(crate) fn attach(&mut self, replica: &str, outbox: Outbox<Update>) -> Attachment {
+        if self.phase == Phase::Over {
+            outbox.end(Err(CommunicationError::Stopping.into()));
+        }
+        let (attachment, replaced) = self.orchestrators.attach(replica.into(), outbox);
+        if let Some(replaced) = replaced {
+            replaced.end(Err(CommunicationError::Replaced.into()));
+            self.forget_unheld(&attachment.replica);
+        }
+        self.offer_results(&attachment.replica);
+        attachment
+    }
+
+    /// An orchestrator's stream has ended: what of it no session holds is forgotten.
+    pub(crate) fn detach(&mut self, attachment: &Attachment) {
+        if self.orchestrators.detach(attachment) {
+            self.forget_unheld(&attachment.replica);
+        }
+    }
+
+    /// May this stream still speak for its replica?
+    pub(crate) fn is_current(&self, attachment: &Attachment) -> bool {
+        self.orchestrators.is_current(attachment)
+    }
+
+    /// Time has passed: delayed tasks come back.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        while self.delayed.first_key_value().is_some_and(|((due, _), _)| *due <= now)
+            && let Some((_, task)) = self.delayed.pop_first()
+        {
+            self.place(&task, true, None);
+        }
+    }
+
+    /// Gives a session what waits for it, and ends it where it was to end.
+    fn pump(&mut self, id: SessionId) {
+        self.fill(id);
+        self.pull_replies(id);
+        if let Some(session) = self.sessions.get(&id) {
+            session.end_if_finished();
+        }
+    }
+
+    /// Tasks and messages in turn, while it has credit.
+    fn fill(&mut self, id: SessionId) {
+        while let Some(session) = self.sessions.get_mut(&id)
+            && session.has_room()
+        {
+            session.mail_turn = !session.mail_turn;
+            let mail_first = session.mail_turn;
+            let handed = (mail_first && self.pull_message(id, Wanted::Any))
+                || self.pull_task(id)
+                || (!mail_first && self.pull_message(id, Wanted::Any));
+            if !handed {
+                return;
+            }
+        }
+    }
+
+    /// The least loaded session with free credit among those of a queue, and among equals the one idle for longest.
+    fn pick(&self, key: &QueueKey, avoid: Option<SessionId>) -> Option<SessionId> {
+        let sessions = self.queues.sessions(key).iter().filter_map(|id| self.sessions.get(id));
+        let free = sessions.filter(|session| session.has_room() && Some(session.id) != avoid);
+        free.min_by_key(|session| (session.load(), session.last_turn)).map(|session| session.id)
+    }
+}
+
+fn report(session: &Session) -> Report {
+    Report {
+        mailbox: session.mailbox.clone(),
+        session: session.id,
+        in_flight: u32::try_from(session.load()).unwrap_or(u32::MAX),
+        capacity: u32::try_from(session.credits).unwrap_or(u32::MAX),
+        closed: false,
+    }
+}
+
+/// The queues that an agent takes from, each once.
+fn fits(mailbox: &Mailbox, agent_type: &str, capabilities: &[String]) -> Vec<Arc<QueueKey>> {
+    let capabilities: std::collections::BTreeSet<_> = capabilities.iter().collect();
+    let targets = [Target::Agent(mailbox.agent), Target::AgentType(agent_type.into())]
+        .into_iter()
+        .chain(capabilities.into_iter().map(|name| Target::Capability(name.as_str().into())));
+    let key = |target| Arc::new(QueueKey { namespace: mailbox.namespace.clone(), target });
+    targets.map(key).collect()
+}

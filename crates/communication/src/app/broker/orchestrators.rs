@@ -1,0 +1,84 @@
+//! The orchestrators that are attached, and which of them hears of a task.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::app::{
+    model::{Update, What},
+    outbox::{Outbox, Weigh},
+};
+
+/// An orchestrator replica.
+pub(crate) type Replica = Arc<str>;
+
+/// One stream of a replica; a newer stream of the same replica has a higher number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    pub(crate) replica: Replica,
+    pub(crate) number: u64,
+}
+
+/// The attached replicas.
+#[derive(Debug, Default)]
+pub(crate) struct Orchestrators {
+    attached: HashMap<Replica, (u64, Outbox<Update>)>,
+    numbers: u64,
+}
+
+impl Orchestrators {
+    /// Adds a stream; answers with the one that it replaces.
+    pub(crate) fn attach(&mut self, replica: Replica, outbox: Outbox<Update>) -> (Attachment, Option<Outbox<Update>>) {
+        self.numbers += 1;
+        let replaced = self.attached.insert(Arc::clone(&replica), (self.numbers, outbox));
+        (Attachment { replica, number: self.numbers }, replaced.map(|(_, outbox)| outbox))
+    }
+
+    /// Removes a stream; false where a newer one has taken its place.
+    pub(crate) fn detach(&mut self, attachment: &Attachment) -> bool {
+        let is_current = self.is_current(attachment);
+        if is_current {
+            self.attached.remove(&attachment.replica);
+        }
+        is_current
+    }
+
+    /// Is this the replica's newest stream?
+    pub(crate) fn is_current(&self, attachment: &Attachment) -> bool {
+        self.attached.get(&attachment.replica).is_some_and(|(number, _)| *number == attachment.number)
+    }
+
+    /// Is any stream of it there?
+    pub(crate) fn is_attached(&self, replica: &Replica) -> bool {
+        self.attached.contains_key(replica)
+    }
+
+    /// Ends all streams after what waits.
+    pub(crate) fn end_all(&self) {
+        self.attached.values().for_each(|(_, outbox)| outbox.end(Ok(())));
+    }
+
+    /// Tells the replica that a task belongs to; all of them where that one is away: whoever has taken over the execution
+    /// knows the task, the others drop the update.
+    pub(crate) fn tell(&self, replica: Option<&Replica>, update: Update) {
+        match replica.and_then(|replica| self.attached.get(replica)) {
+            Some((_, outbox)) => outbox.push(update),
+            None => self.attached.values().for_each(|(_, outbox)| outbox.push(update.clone())),
+        }
+    }
+}
+
+impl Weigh for Update {
+    fn weight(&self) -> usize {
+        let payload = match &self.what {
+            What::Shown(detail) => detail.len(),
+            What::Ended(outcome) => outcome.size(),
+            What::Waiting
+            | What::HandedOver { .. }
+            | What::Begun
+            | What::Alive
+            | What::DeadLettered { .. }
+            | What::Refused(_)
+            | What::Requeued(_) => 0,
+        };
+        payload + 128
+    }
+}

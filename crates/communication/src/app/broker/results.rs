@@ -1,0 +1,141 @@
+//! How tasks end: results are kept until the orchestrator has committed them, and offered again until then.
+
+use std::sync::Arc;
+
+use domain::{AgentId, SessionId};
+
+use super::{
+    Broker, Replica,
+    tasks::{Entry, State},
+};
+use crate::app::model::{Outcome, Task, TaskId, ToAgent, Update, What};
+
+/// The result of a task that is not known here: dispatched in an earlier life of this process, or ended long ago. Which of
+/// the two, the orchestrator knows.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    agent: AgentId,
+    owed: Vec<SessionId>,
+    outcome: Outcome,
+}
+
+impl Broker {
+    /// A session says how a task ended. The first result of an attempt counts, whoever holds the task by now: a result
+    /// may come over the agent's next session.
+    pub(crate) fn result(&mut self, from: SessionId, id: &str, outcome: Outcome) {
+        let outcome = outcome.within(self.limits.output);
+        let Some(session) = self.sessions.get_mut(&from) else { return };
+        let (agent, namespace) = (session.agent(), session.namespace().clone());
+        let Some((id, entry)) = self.tasks.get_key_value(id) else {
+            return self.foreign_result(from, agent, id, outcome);
+        };
+        let id = Arc::clone(id);
+        // A fence: what another namespace's agent says does not exist.
+        if entry.task.namespace != namespace {
+            return;
+        }
+        let holder = match entry.state {
+            State::Held { session, .. } => Some(session),
+            State::Queued { place, .. } => {
+                let key = Arc::clone(&entry.key);
+                self.queues.remove(&key, place);
+                None
+            }
+            State::Delayed { due } => {
+                self.delayed.remove(&due);
+                None
+            }
+            State::Ended { .. } => return self.owe_again(from, &id),
+            State::Dying { .. } => {
+                session.outbox.push(ToAgent::ResultAck(id));
+                return;
+            }
+        };
+        if holder == Some(from) {
+            session.tasks.remove(&id);
+        }
+        session.owed += 1;
+        if let Some(other) = holder.filter(|holder| *holder != from) {
+            self.withdraw(other, &id, "another session had the result first");
+            self.pump(other);
+        }
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            entry.state = State::Ended { agent, owed: vec![from], outcome: outcome.clone() };
+            let update = Update { task: id, agent: Some(agent), what: What::Ended(outcome) };
+            self.orchestrators.tell(Some(&entry.replica), update);
+        }
+        self.pump(from);
+    }
+
+    /// A result that is here already is acknowledged to this session too.
+    fn owe_again(&mut self, from: SessionId, id: &TaskId) {
+        let owed = match self.tasks.get_mut(id).map(|entry| &mut entry.state) {
+            Some(State::Ended { owed, .. }) => Some(owed),
+            Some(State::Queued { .. } | State::Delayed { .. } | State::Held { .. } | State::Dying { .. }) => None,
+            None => self.foreign.get_mut(id).map(|foreign| &mut foreign.owed),
+        };
+        if let (Some(owed), Some(session)) = (owed, self.sessions.get_mut(&from))
+            && !owed.contains(&from)
+        {
+            owed.push(from);
+            session.owed += 1;
+        }
+    }
+
+    fn foreign_result(&mut self, from: SessionId, agent: AgentId, id: &str, outcome: Outcome) {
+        let id: TaskId = id.into();
+        if self.foreign.contains_key(&id) {
+            return self.owe_again(from, &id);
+        }
+        // Without an acknowledgement the agent keeps it, and sends it again over its next session.
+        if self.foreign.len() >= self.limits.foreign_results {
+            return;
+        }
+        self.foreign.insert(Arc::clone(&id), Foreign { agent, owed: Vec::new(), outcome: outcome.clone() });
+        self.owe_again(from, &id);
+        self.orchestrators.tell(None, Update { task: id, agent: Some(agent), what: What::Ended(outcome) });
+    }
+
+    /// A dispatch of a task whose result came before: the dispatcher gets the result instead.
+    pub(super) fn claim_foreign(&mut self, replica: &Replica, task: &Task) -> bool {
+        let Some((id, foreign)) = self.foreign.get_key_value(&task.id) else { return false };
+        let what = What::Ended(foreign.outcome.clone());
+        self.orchestrators.tell(Some(replica), Update { task: Arc::clone(id), agent: Some(foreign.agent), what });
+        true
+    }
+
+    /// A result is committed, or not wanted: everybody who waits for its acknowledgement gets it.
+    pub(crate) fn acknowledge(&mut self, id: &str) {
+        let owed = match self.tasks.get(id).map(|entry| &entry.state) {
+            Some(State::Ended { .. }) => match self.tasks.remove(id) {
+                Some(Entry { state: State::Ended { owed, .. }, .. }) => owed,
+                Some(_) | None => return,
+            },
+            Some(State::Queued { .. } | State::Delayed { .. } | State::Held { .. } | State::Dying { .. }) => return,
+            None => match self.foreign.remove(id) {
+                Some(foreign) => foreign.owed,
+                None => return,
+            },
+        };
+        for session in owed {
+            self.pay(session, ToAgent::ResultAck(id.into()));
+        }
+    }
+
+    /// Offers a replica what waits for it: its own results, those whose replica is away, and the unknown ones.
+    pub(super) fn offer_results(&mut self, replica: &Replica) {
+        let orchestrators = &self.orchestrators;
+        for (id, entry) in &mut self.tasks {
+            let State::Ended { agent, outcome, .. } = &entry.state else { continue };
+            if entry.replica == *replica || !orchestrators.is_attached(&entry.replica) {
+                entry.replica = Arc::clone(replica);
+                let what = What::Ended(outcome.clone());
+                orchestrators.tell(Some(replica), Update { task: Arc::clone(id), agent: Some(*agent), what });
+            }
+        }
+        for (id, foreign) in &self.foreign {
+            let what = What::Ended(foreign.outcome.clone());
+            orchestrators.tell(Some(replica), Update { task: Arc::clone(id), agent: Some(foreign.agent), what });
+        }
+    }
+}

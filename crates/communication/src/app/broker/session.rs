@@ -1,0 +1,100 @@
+//! One agent session as the broker sees it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use domain::{AgentId, MessageId, Namespace, SessionId};
+
+use super::queues::QueueKey;
+use crate::{
+    app::{
+        model::{Mailbox, TaskId, ToAgent},
+        outbox::{Outbox, Weigh},
+    },
+    transport::Delivery,
+};
+
+/// An open session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) mailbox: Mailbox,
+    /// The queues that it takes from: its agent's, its type's, its capabilities'.
+    pub(crate) fits: Vec<Arc<QueueKey>>,
+    pub(crate) credits: usize,
+    pub(crate) tasks: HashSet<TaskId>,
+    pub(crate) messages: HashMap<MessageId, Delivery>,
+    /// How many of the messages are replies: they take no credit, so that an agent whose tasks all wait for answers gets
+    /// them. They have an allowance of their own, as large as the credit.
+    pub(crate) replies: usize,
+    pub(crate) outbox: Outbox<ToAgent>,
+    /// Takes nothing new, and ends when it holds and is owed nothing.
+    pub(crate) draining: bool,
+    /// There may be something in its mailbox.
+    pub(crate) mail: bool,
+    /// Whose turn it is, so that neither tasks nor messages starve.
+    pub(crate) mail_turn: bool,
+    /// Acknowledgements of results and receipts of sends that it waits for.
+    pub(crate) owed: usize,
+    /// When it last got something, as a count: among equally loaded ones the idlest is next.
+    pub(crate) last_turn: u64,
+}
+
+impl Session {
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        &self.mailbox.namespace
+    }
+
+    pub(crate) const fn agent(&self) -> AgentId {
+        self.mailbox.agent
+    }
+
+    /// Deliveries that it holds.
+    pub(crate) fn load(&self) -> usize {
+        self.tasks.len() + self.messages.len()
+    }
+
+    /// May it be given something?
+    pub(crate) fn has_room(&self) -> bool {
+        !self.draining && self.load() - self.replies < self.credits && self.has_room_for_replies()
+    }
+
+    /// May it be given a reply? Also while it drains, for what it still works on.
+    pub(crate) fn has_room_for_replies(&self) -> bool {
+        self.replies < self.credits && self.outbox.is_open() && (!self.draining || self.load() > 0)
+    }
+
+    /// Keeps a message that is handed over.
+    pub(crate) fn hold(&mut self, delivery: Delivery) {
+        self.replies += usize::from(delivery.envelope.message.is_reply());
+        self.messages.insert(delivery.envelope.message.id, delivery);
+    }
+
+    /// Takes back a message that it holds.
+    pub(crate) fn unhold(&mut self, message: MessageId) -> Option<Delivery> {
+        let delivery = self.messages.remove(&message)?;
+        self.replies -= usize::from(delivery.envelope.message.is_reply());
+        Some(delivery)
+    }
+
+    /// Ends the stream of a draining session that has nothing left.
+    pub(crate) fn end_if_finished(&self) {
+        if self.draining && self.load() == 0 && self.owed == 0 {
+            self.outbox.end(Ok(()));
+        }
+    }
+}
+
+impl Weigh for ToAgent {
+    fn weight(&self) -> usize {
+        let payload = match self {
+            Self::Task { task, .. } => task.input.len(),
+            Self::Message { envelope, .. } => envelope.message.payload.len(),
+            Self::Welcome(welcome) => welcome.config.len(),
+            Self::Cancel { .. } | Self::ResultAck(_) | Self::Receipt { .. } | Self::Drain(_) => 0,
+        };
+        payload + 256
+    }
+}

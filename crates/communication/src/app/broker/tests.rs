@@ -1,0 +1,221 @@
+//! The broker alone: streams are outboxes that are read by hand, time is what the test says.
+
+mod properties;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use domain::{ManualClock, Namespace, Timestamp};
+
+use super::{tasks::State, *};
+use crate::{
+    app::model::{Outcome, Task},
+    transport::{Direct, MailboxLimits},
+};
+
+/// A broker with one orchestrator.
+pub(super) struct Bench {
+    pub(super) broker: Broker,
+    pub(super) attachment: Attachment,
+    pub(super) updates: Outbox<Update>,
+    pub(super) outboxes: BTreeMap<SessionId, Outbox<ToAgent>>,
+    sessions: u128,
+}
+
+pub(super) const AGENT: AgentId = AgentId::from_parts(1, 1);
+
+impl Bench {
+    pub(super) fn new(queue: usize, deliveries: u32) -> Self {
+        let limits = Limits { queue, deliveries, output: 64, foreign_results: 16 };
+        let transport = Arc::new(Direct::new(MailboxLimits { messages: 16, bytes: 1_024 }));
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
+        let mut broker = Broker::new(limits, transport, Arc::new(Journal::new(1_024)), clock);
+        let updates = Outbox::new(100_000);
+        let attachment = broker.attach("rep_1", updates.clone());
+        Self { broker, attachment, updates, outboxes: BTreeMap::new(), sessions: 0 }
+    }
+
+    pub(super) fn open(&mut self, agent: AgentId, credits: u32) -> SessionId {
+        self.sessions += 1;
+        let session = SessionId::from_parts(0, self.sessions);
+        let outbox = Outbox::new(100_000);
+        let mailbox = Mailbox { namespace: Namespace::default(), agent };
+        let opening = Opening {
+            session,
+            mailbox,
+            agent_type: "clerk".to_owned(),
+            capabilities: vec!["sort".to_owned()],
+            credits,
+            config: Bytes::new(),
+        };
+        self.broker.open(opening, outbox.clone());
+        self.outboxes.insert(session, outbox);
+        session
+    }
+
+    pub(super) fn dispatch(&mut self, id: &str, target: Target, priority: u8) {
+        let task = Task {
+            id: id.into(),
+            namespace: Namespace::default(),
+            execution_id: String::new(),
+            step_id: String::new(),
+            index: None,
+            attempt: 1,
+            target,
+            action: "sort".to_owned(),
+            input: Bytes::from_static(b"{}"),
+            priority,
+            timeout_ms: 0,
+            heartbeat_timeout_ms: 0,
+            traceparent: String::new(),
+        };
+        self.broker.dispatch(&self.attachment, task);
+    }
+
+    /// The tasks that a session was given since it was asked last.
+    pub(super) fn given(&self, session: SessionId) -> Vec<String> {
+        let task = |event: ToAgent| match event {
+            ToAgent::Task { task, .. } => Some(task.id.to_string()),
+            _ => None,
+        };
+        self.outboxes[&session].drain().into_iter().filter_map(task).collect()
+    }
+
+    /// What the orchestrator was told since it was asked last.
+    fn told(&self) -> Vec<(String, What)> {
+        self.updates.drain().into_iter().map(|update| (update.task.to_string(), update.what)).collect()
+    }
+
+    pub(super) fn finish(&mut self, session: SessionId, id: &str) {
+        self.broker.result(session, id, Outcome::Output(Bytes::from_static(b"1")));
+    }
+}
+
+pub(super) fn clerk() -> Target {
+    Target::AgentType("clerk".into())
+}
+
+#[test]
+fn the_most_urgent_of_all_queues_comes_first_then_the_earliest() {
+    let mut bench = Bench::new(16, 5);
+    bench.dispatch("a", clerk(), 0);
+    bench.dispatch("b", Target::Capability("sort".into()), 5);
+    bench.dispatch("c", Target::Agent(AGENT), 5);
+    bench.dispatch("d", clerk(), 9);
+    bench.dispatch("other", Target::Agent(AgentId::from_parts(2, 2)), 9);
+    let session = bench.open(AGENT, 10);
+    assert_eq!(bench.given(session), ["d", "b", "c", "a"]);
+}
+
+#[test]
+fn the_least_loaded_session_is_next() {
+    let mut bench = Bench::new(16, 5);
+    let (first, second) = (bench.open(AGENT, 4), bench.open(AGENT, 4));
+    for id in ["a", "b", "c", "d"] {
+        bench.dispatch(id, clerk(), 0);
+    }
+    assert_eq!((bench.given(first).len(), bench.given(second).len()), (2, 2));
+    bench.finish(first, "a");
+    bench.finish(first, "c");
+    bench.dispatch("e", clerk(), 0);
+    bench.dispatch("f", clerk(), 0);
+    assert_eq!((bench.given(first).len(), bench.given(second).len()), (2, 0));
+}
+
+#[test]
+fn what_a_lost_session_held_goes_in_front_in_its_order() {
+    let mut bench = Bench::new(16, 5);
+    let lost = bench.open(AGENT, 3);
+    for id in ["a", "b", "c", "later"] {
+        bench.dispatch(id, clerk(), 0);
+    }
+    bench.broker.close(lost, "lost");
+    let next = bench.open(AGENT, 10);
+    assert_eq!(bench.given(next), ["a", "b", "c", "later"]);
+}
+
+#[test]
+fn a_dispatch_that_is_repeated_hands_nothing_over_twice() {
+    let mut bench = Bench::new(16, 5);
+    let session = bench.open(AGENT, 10);
+    bench.dispatch("a", clerk(), 0);
+    bench.dispatch("a", clerk(), 0);
+    assert_eq!(bench.given(session), ["a"]);
+    bench.finish(session, "a");
+    bench.told();
+    bench.dispatch("a", clerk(), 0);
+    assert!(matches!(&bench.told()[..], [(id, What::Ended(_))] if id == "a"), "the result is offered instead");
+}
+
+#[test]
+fn the_first_result_wins_and_both_agents_are_acknowledged() {
+    let mut bench = Bench::new(16, 5);
+    let lost = bench.open(AGENT, 1);
+    bench.dispatch("a", clerk(), 0);
+    bench.broker.close(lost, "lost");
+    let other = bench.open(AgentId::from_parts(2, 2), 1);
+    assert_eq!(bench.given(other), ["a"]);
+    let back = bench.open(AGENT, 1);
+    bench.finish(back, "a");
+    assert!(matches!(&bench.outboxes[&other].drain()[..], [ToAgent::Cancel { .. }]));
+    bench.finish(other, "a");
+    assert_eq!(bench.told().iter().filter(|(_, what)| matches!(what, What::Ended(_))).count(), 1);
+    bench.broker.acknowledge("a");
+    for session in [back, other] {
+        assert!(bench.outboxes[&session].drain().iter().any(|event| matches!(event, ToAgent::ResultAck(_))));
+    }
+}
+
+#[test]
+fn a_result_that_is_too_large_fails_its_attempt() {
+    let mut bench = Bench::new(16, 5);
+    let session = bench.open(AGENT, 1);
+    bench.dispatch("a", clerk(), 0);
+    bench.told();
+    bench.broker.result(session, "a", Outcome::Output(Bytes::from(vec![b'1'; 65])));
+    let told = bench.told();
+    assert!(
+        matches!(&told[..], [(_, What::Ended(Outcome::Failure { code, .. }))] if code == "output_too_large"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_delayed_task_comes_back_when_its_time_has_come() {
+    let mut bench = Bench::new(16, 5);
+    let session = bench.open(AGENT, 1);
+    bench.dispatch("a", clerk(), 0);
+    bench.given(session);
+    let now = Instant::now();
+    let due = now + Duration::from_hours(1);
+    bench.broker.nack(session, "a", "not now", Some(due));
+    bench.broker.advance(now);
+    assert!(bench.given(session).is_empty());
+    bench.broker.advance(due);
+    assert_eq!(bench.given(session), ["a"]);
+}
+
+#[test]
+fn an_orchestrator_that_leaves_takes_its_unheld_tasks_along() {
+    let mut bench = Bench::new(16, 5);
+    let session = bench.open(AGENT, 1);
+    bench.dispatch("held", clerk(), 0);
+    bench.dispatch("queued", clerk(), 0);
+    bench.broker.detach(&bench.attachment.clone());
+    assert_eq!((bench.broker.queued(), bench.given(session)), (0, vec!["held".to_owned()]));
+    bench.finish(session, "held");
+    bench.updates = Outbox::new(16);
+    bench.attachment = bench.broker.attach("rep_2", bench.updates.clone());
+    assert!(matches!(&bench.told()[..], [(id, What::Ended(_))] if id == "held"));
+}
+
+#[test]
+fn an_agent_that_learns_something_gets_the_work_for_it() {
+    let mut bench = Bench::new(16, 5);
+    let session = bench.open(AGENT, 1);
+    bench.dispatch("a", Target::Capability("bind".into()), 0);
+    assert!(matches!(&bench.told()[..], [(_, What::Waiting)]));
+    let mailbox = Mailbox { namespace: Namespace::default(), agent: AGENT };
+    bench.broker.refit(&mailbox, "clerk", &["sort".to_owned(), "bind".to_owned()]);
+    assert_eq!(bench.given(session), ["a"]);
+}

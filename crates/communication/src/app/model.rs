@@ -1,0 +1,264 @@
+//! The words of this service: tasks, messages, dead letters, and what goes over a stream.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use domain::{AgentId, DeadLetterId, MessageId, Namespace, SessionId, Timestamp};
+
+/// `execution/step[index]/attempt`; whoever consumes a task removes duplicates by it.
+pub(crate) type TaskId = Arc<str>;
+
+/// The most urgent priority; 0 is the least.
+pub(crate) const MAX_PRIORITY: u8 = 9;
+
+/// Who may take something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Target {
+    /// Any live agent of this type.
+    AgentType(Arc<str>),
+    /// Any live agent with this capability.
+    Capability(Arc<str>),
+    /// This agent.
+    Agent(AgentId),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AgentType(name) => write!(formatter, "type:{name}"),
+            Self::Capability(name) => write!(formatter, "capability:{name}"),
+            Self::Agent(id) => id.fmt(formatter),
+        }
+    }
+}
+
+/// A unit of work; payload bytes are shared, never parsed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    pub(crate) namespace: Namespace,
+    pub(crate) execution_id: String,
+    pub(crate) step_id: String,
+    pub(crate) index: Option<u32>,
+    pub(crate) attempt: u32,
+    pub(crate) target: Target,
+    pub(crate) action: String,
+    pub(crate) input: Bytes,
+    /// 0 to 9.
+    pub(crate) priority: u8,
+    pub(crate) timeout_ms: u64,
+    pub(crate) heartbeat_timeout_ms: u64,
+    pub(crate) traceparent: String,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Output(Bytes),
+    Failure { code: String, message: String, retryable: bool, details: Bytes },
+}
+
+impl Outcome {
+    /// Bytes that somebody else chose.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Output(output) => output.len(),
+            Self::Failure { code, message, details, .. } => code.len() + message.len() + details.len(),
+        }
+    }
+
+    /// The same, or a failure where it is larger than that: it would not fit into a frame upwards, and end the
+    /// orchestrator's stream again and again.
+    pub(crate) fn within(self, most: usize) -> Self {
+        let size = self.size();
+        if size <= most {
+            return self;
+        }
+        Self::Failure {
+            code: "output_too_large".to_owned(),
+            message: format!("the result has {size} bytes; at most {most} are allowed"),
+            retryable: false,
+            details: Bytes::new(),
+        }
+    }
+}
+
+/// A message; its recipient is resolved to one agent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) id: MessageId,
+    pub(crate) namespace: Namespace,
+    /// Absent where a client sent it.
+    pub(crate) sender: Option<AgentId>,
+    /// Whose mailbox it goes to.
+    pub(crate) agent: AgentId,
+    pub(crate) kind: String,
+    pub(crate) payload: Bytes,
+    pub(crate) correlation_id: String,
+    pub(crate) reply_to: Option<AgentId>,
+    /// 0 to 9.
+    pub(crate) priority: u8,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) traceparent: String,
+}
+
+/// A message of this kind is the answer to another.
+const REPLY: &str = "reply";
+
+impl Message {
+    /// Is it an answer that somebody may be waiting for while using up all of its credit?
+    pub(crate) fn is_reply(&self) -> bool {
+        self.kind == REPLY
+    }
+
+    /// The mailbox that it goes to.
+    pub(crate) fn mailbox(&self) -> Mailbox {
+        Mailbox { namespace: self.namespace.clone(), agent: self.agent }
+    }
+}
+
+/// A recorded message.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Envelope {
+    /// The order of acceptance.
+    pub(crate) sequence: i64,
+    pub(crate) message: Message,
+}
+
+/// An agent's mailbox.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Mailbox {
+    pub(crate) namespace: Namespace,
+    pub(crate) agent: AgentId,
+}
+
+/// Where a message is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Accepted,
+    Queued,
+    Delivered,
+    Acked,
+    Dead,
+}
+
+impl Status {
+    pub(crate) const ALL: [Self; 5] = [Self::Accepted, Self::Queued, Self::Delivered, Self::Acked, Self::Dead];
+
+    /// As it is stored.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Queued => "queued",
+            Self::Delivered => "delivered",
+            Self::Acked => "acked",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// What died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Message,
+    Task,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::Message, Self::Task];
+
+    /// As it is stored, and as a metric's label.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Task => "task",
+        }
+    }
+}
+
+/// Why it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    DeliveryLimit,
+    Expired,
+    Rejected,
+}
+
+impl Reason {
+    /// As it is stored and shown.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeliveryLimit => "delivery_limit",
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// A task or message that could not be delivered.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DeadLetter {
+    pub(crate) id: DeadLetterId,
+    pub(crate) namespace: Namespace,
+    pub(crate) kind: Kind,
+    pub(crate) subject_id: String,
+    pub(crate) target: String,
+    pub(crate) reason: String,
+    pub(crate) detail: String,
+    pub(crate) deliveries: u32,
+    pub(crate) payload: Bytes,
+    pub(crate) created_at: Timestamp,
+    pub(crate) replayed_at: Option<Timestamp>,
+}
+
+/// What a session is told.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ToAgent {
+    Welcome(Welcome),
+    Task { task: Arc<Task>, delivery: u32 },
+    Message { envelope: Arc<Envelope>, delivery: u32 },
+    Cancel { task: TaskId, reason: String },
+    ResultAck(TaskId),
+    Receipt { reference: u64, outcome: Result<MessageId, String> },
+    Drain(&'static str),
+}
+
+/// A session is accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Welcome {
+    pub(crate) session: SessionId,
+    pub(crate) agent: AgentId,
+    pub(crate) credits: u32,
+    pub(crate) config: Bytes,
+}
+
+/// What an orchestrator is told about a task.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Update {
+    pub(crate) task: TaskId,
+    /// The agent that is or was at it.
+    pub(crate) agent: Option<AgentId>,
+    pub(crate) what: What,
+}
+
+/// What happened to a task.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum What {
+    Waiting,
+    HandedOver { session: SessionId, delivery: u32 },
+    Begun,
+    Alive,
+    Shown(Bytes),
+    Ended(Outcome),
+    DeadLettered { letter: DeadLetterId, reason: &'static str },
+    Refused(String),
+    Requeued(String),
+}
+
+/// What a delivery's id names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MessageOrTask {
+    Message(MessageId),
+    Task(TaskId),
+}

@@ -1,0 +1,157 @@
+//! A registry in memory, served over the real contract.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex},
+};
+
+use contracts::{
+    Link,
+    registry::v1::{
+        Agent, AgentDeleted, DeleteAgentRequest, DeleteAgentResponse, GetAgentRequest, GetAgentResponse,
+        HeartbeatRequest, HeartbeatResponse, ListAgentsRequest, ListAgentsResponse, RegisterAgentRequest,
+        RegisterAgentResponse, SelectAgentsRequest, SelectAgentsResponse, UpdateAgentRequest, UpdateAgentResponse,
+        WatchAgentsRequest, WatchAgentsResponse,
+        registry_service_server::{RegistryService, RegistryServiceServer},
+        select_agents_request::Target,
+        watch_agents_response::Change,
+    },
+};
+use domain::{AgentId, SystemClock};
+use errors::Error;
+use tokio::sync::broadcast;
+use tokio_stream::{StreamExt as _, wrappers::BroadcastStream};
+use tonic::{Request, Response, Status};
+
+#[derive(Clone)]
+pub(crate) struct FakeRegistry(Arc<State>);
+
+struct State {
+    agents: Mutex<BTreeMap<String, Agent>>,
+    /// Agents with a session that was reported and not closed.
+    live: Mutex<HashSet<String>>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl FakeRegistry {
+    pub(crate) fn new() -> Self {
+        let (changes, _) = broadcast::channel(64);
+        Self(Arc::new(State { agents: Mutex::default(), live: Mutex::default(), changes }))
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        Link::new(RegistryServiceServer::new(self.clone()))
+    }
+
+    /// Registers an agent; answers with its id.
+    pub(crate) fn add(&self, agent_type: &str, capabilities: &[&str]) -> String {
+        let id = AgentId::generate(&SystemClock).to_string();
+        let agent = Agent {
+            id: id.clone(),
+            namespace: "default".to_owned(),
+            agent_type: agent_type.to_owned(),
+            name: id.clone(),
+            capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
+            config: b"{\"model\":\"small\"}".to_vec().into(),
+            ..Agent::default()
+        };
+        self.0.agents.lock().unwrap().insert(id.clone(), agent);
+        id
+    }
+
+    /// Removes an agent; watchers hear of it.
+    pub(crate) fn remove(&self, id: &str) {
+        self.0.agents.lock().unwrap().remove(id);
+        let deleted = AgentDeleted { namespace: "default".to_owned(), agent_id: id.to_owned() };
+        // Without watchers the next heartbeat tells.
+        let _ = self.0.changes.send(Change::Deleted(deleted));
+    }
+
+    pub(crate) fn is_live(&self, id: &str) -> bool {
+        self.0.live.lock().unwrap().contains(id)
+    }
+}
+
+#[tonic::async_trait]
+impl RegistryService for FakeRegistry {
+    async fn register_agent(
+        &self,
+        request: Request<RegisterAgentRequest>,
+    ) -> Result<Response<RegisterAgentResponse>, Status> {
+        let request = request.into_inner();
+        let mut agents = self.0.agents.lock().unwrap();
+        let found = agents.values().find(|agent| agent.name == request.name && request.attach).cloned();
+        let created = found.is_none();
+        let agent = found.unwrap_or_else(|| Agent {
+            id: AgentId::generate(&SystemClock).to_string(),
+            namespace: request.namespace,
+            agent_type: request.agent_type,
+            name: request.name,
+            capabilities: request.capabilities,
+            config: request.config,
+            ..Agent::default()
+        });
+        agents.insert(agent.id.clone(), agent.clone());
+        Ok(Response::new(RegisterAgentResponse { agent: Some(agent), created }))
+    }
+
+    async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<GetAgentResponse>, Status> {
+        let request = request.into_inner();
+        let agent = self.0.agents.lock().unwrap().get(&request.agent_id).cloned();
+        let agent = agent.filter(|agent| agent.namespace == request.namespace);
+        let agent = agent.ok_or_else(|| Error::not_found("agent_not_found", "there is no such agent"))?;
+        Ok(Response::new(GetAgentResponse { agent: Some(agent) }))
+    }
+
+    async fn select_agents(
+        &self,
+        request: Request<SelectAgentsRequest>,
+    ) -> Result<Response<SelectAgentsResponse>, Status> {
+        let request = request.into_inner();
+        let fits = |agent: &&Agent| match &request.target {
+            Some(Target::AgentType(name)) => agent.agent_type == *name,
+            Some(Target::Capability(name)) => agent.capabilities.contains(name),
+            None => false,
+        };
+        let live = self.0.live.lock().unwrap().clone();
+        let agents = self.0.agents.lock().unwrap();
+        let agents = agents.values().filter(|agent| live.contains(&agent.id)).filter(fits).take(1).cloned().collect();
+        Ok(Response::new(SelectAgentsResponse { agents }))
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        let agents = self.0.agents.lock().unwrap();
+        let mut live = self.0.live.lock().unwrap();
+        let mut unknown_agent_ids = Vec::new();
+        for report in request.into_inner().reports {
+            if report.closed {
+                live.remove(&report.agent_id);
+            } else if agents.contains_key(&report.agent_id) {
+                live.insert(report.agent_id);
+            } else {
+                unknown_agent_ids.push(report.agent_id);
+            }
+        }
+        Ok(Response::new(HeartbeatResponse { unknown_agent_ids }))
+    }
+
+    type WatchAgentsStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<WatchAgentsResponse, Status>> + Send>>;
+
+    async fn watch_agents(&self, _: Request<WatchAgentsRequest>) -> Result<Response<Self::WatchAgentsStream>, Status> {
+        let changes = BroadcastStream::new(self.0.changes.subscribe());
+        let respond = |change: Result<Change, _>| Ok(WatchAgentsResponse { change: change.ok() });
+        Ok(Response::new(Box::pin(changes.map(respond))))
+    }
+
+    async fn update_agent(&self, _: Request<UpdateAgentRequest>) -> Result<Response<UpdateAgentResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn delete_agent(&self, _: Request<DeleteAgentRequest>) -> Result<Response<DeleteAgentResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+}

@@ -1,0 +1,288 @@
+//! A communication that can be started again on the same file, with agents and orchestrators as its callers.
+
+use std::{collections::VecDeque, time::Duration};
+
+use communication::{Peers, Service, Settings};
+use contracts::{
+    Link,
+    communication::v1::{
+        self as proto, agent_event, agent_session_service_client::AgentSessionServiceClient,
+        dead_letter_service_client::DeadLetterServiceClient, message_service_client::MessageServiceClient,
+        orchestrator_event, server_event, task_service_client::TaskServiceClient, task_update,
+    },
+};
+use errors::Error;
+use lifecycle::{Shutdown, Tasks};
+use tempfile::TempDir;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::registry::FakeRegistry;
+
+/// Far more than anything here takes; only a failing test waits so long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    directory: TempDir,
+    pub(crate) registry: FakeRegistry,
+    settings: Settings,
+    tasks: Tasks,
+    service: Service,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = FakeRegistry::new();
+        let mut settings = Settings::default();
+        settings.database.path = directory.path().join("communication.db");
+        change(&mut settings);
+        let (tasks, service) = Self::open(&settings, &registry).await;
+        Self { directory, registry, settings, tasks, service }
+    }
+
+    async fn open(settings: &Settings, registry: &FakeRegistry) -> (Tasks, Service) {
+        let tasks = Tasks::new(Shutdown::new());
+        let peers = Peers { registry: registry.link() };
+        let clock = std::sync::Arc::new(domain::SystemClock);
+        let service = communication::start(settings.clone(), peers, clock, &tasks).await.unwrap();
+        (tasks, service)
+    }
+
+    pub(crate) async fn restart(self) -> Self {
+        let Self { directory, registry, settings, tasks, service } = self;
+        tasks.shutdown().drain();
+        tasks.join(DEADLINE).await.unwrap();
+        service.close().await;
+        let (tasks, service) = Self::open(&settings, &registry).await;
+        Self { directory, registry, settings, tasks, service }
+    }
+
+    /// Stops it as a crash would: nothing is finished.
+    pub(crate) async fn crash(self) -> Self {
+        let Self { directory, registry, settings, tasks, service } = self;
+        tasks.shutdown().cut();
+        tasks.join(Duration::ZERO).await.unwrap();
+        service.close().await;
+        let (tasks, service) = Self::open(&settings, &registry).await;
+        Self { directory, registry, settings, tasks, service }
+    }
+
+    pub(crate) fn drain(&self) {
+        self.tasks.shutdown().drain();
+    }
+
+    /// A session of a registered agent, welcomed.
+    pub(crate) async fn agent(&self, id: &str, credits: u32) -> Agent {
+        let hello = proto::Hello { agent_id: id.to_owned(), max_in_flight: credits, ..proto::Hello::default() };
+        let mut agent = Agent::open(self.service.link(), hello).await;
+        agent.welcome().await;
+        agent
+    }
+
+    pub(crate) async fn hello(&self, hello: proto::Hello) -> Agent {
+        Agent::open(self.service.link(), hello).await
+    }
+
+    pub(crate) async fn orchestrator(&self, replica: &str) -> Orchestrator {
+        let (events, requests) = mpsc::channel(64);
+        let mut client = TaskServiceClient::new(self.service.link());
+        let updates = client.exchange_tasks(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        let orchestrator = Orchestrator { events, updates, waiting: VecDeque::new() };
+        let attach = proto::Attach { replica_id: replica.to_owned() };
+        orchestrator.say(orchestrator_event::Event::Attach(attach)).await;
+        orchestrator
+    }
+
+    pub(crate) fn messages(&self) -> MessageServiceClient<Link> {
+        MessageServiceClient::new(self.service.link())
+    }
+
+    pub(crate) fn dead_letters(&self) -> DeadLetterServiceClient<Link> {
+        DeadLetterServiceClient::new(self.service.link())
+    }
+
+    /// Sends a message as a client; answers with its id.
+    pub(crate) async fn send(&self, message: proto::Message) -> Result<String, Error> {
+        let request = proto::SendMessageRequest { message: Some(message) };
+        let answer = self.messages().send_message(request).await;
+        answer.map(|answer| answer.into_inner().message_id).map_err(Error::from)
+    }
+
+    pub(crate) async fn record(&self, id: &str) -> proto::MessageRecord {
+        let request = proto::GetMessageRequest { namespace: String::new(), message_id: id.to_owned() };
+        self.messages().get_message(request).await.unwrap().into_inner().record.unwrap()
+    }
+
+    /// Waits until a message has a status.
+    pub(crate) async fn until_status(&self, id: &str, status: proto::MessageStatus) -> proto::MessageRecord {
+        until(async || Some(self.record(id).await).filter(|record| record.status() == status)).await
+    }
+
+    /// Waits until there are so many dead letters.
+    pub(crate) async fn until_dead(&self, count: usize) -> Vec<proto::DeadLetter> {
+        until(async || {
+            let request = proto::ListDeadLettersRequest { include_replayed: true, ..Default::default() };
+            let found = self.dead_letters().list_dead_letters(request).await.unwrap().into_inner().dead_letters;
+            Some(found).filter(|found| found.len() == count)
+        })
+        .await
+    }
+}
+
+/// Asks again and again, until there is an answer.
+pub(crate) async fn until<T>(ask: impl AsyncFn() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, asking).await.expect("the condition should have become true")
+}
+
+/// One session, seen from the agent.
+pub(crate) struct Agent {
+    events: mpsc::Sender<proto::OpenSessionRequest>,
+    answers: Streaming<proto::OpenSessionResponse>,
+    waiting: VecDeque<server_event::Event>,
+}
+
+impl Agent {
+    async fn open(link: Link, hello: proto::Hello) -> Self {
+        let (events, requests) = mpsc::channel(64);
+        let mut client = AgentSessionServiceClient::new(link);
+        let answers = client.open_session(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        let agent = Self { events, answers, waiting: VecDeque::new() };
+        agent.say(agent_event::Event::Hello(hello)).await;
+        agent
+    }
+
+    pub(crate) async fn welcome(&mut self) -> proto::Welcome {
+        match self.hear().await {
+            server_event::Event::Welcome(welcome) => welcome,
+            other => panic!("expected a welcome, not {other:?}"),
+        }
+    }
+
+    pub(crate) async fn say(&self, event: agent_event::Event) {
+        let events = vec![proto::AgentEvent { event: Some(event) }];
+        self.events.send(proto::OpenSessionRequest { events }).await.unwrap();
+    }
+
+    /// What is said next, or how the session ended.
+    pub(crate) async fn next(&mut self) -> Result<Option<server_event::Event>, Status> {
+        while self.waiting.is_empty() {
+            let batch = timeout(DEADLINE, self.answers.message()).await.expect("the server should have said something");
+            let Some(batch) = batch? else { return Ok(None) };
+            self.waiting.extend(batch.events.into_iter().filter_map(|event| event.event));
+        }
+        Ok(self.waiting.pop_front())
+    }
+
+    pub(crate) async fn hear(&mut self) -> server_event::Event {
+        self.next().await.unwrap().expect("the session should go on")
+    }
+
+    pub(crate) async fn error(&mut self) -> Error {
+        loop {
+            match self.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the session ended well"),
+                Err(status) => return status.into(),
+            }
+        }
+    }
+
+    pub(crate) async fn task(&mut self) -> (String, u32) {
+        match self.hear().await {
+            server_event::Event::Task(delivery) => (delivery.task.unwrap().id, delivery.delivery),
+            other => panic!("expected a task, not {other:?}"),
+        }
+    }
+
+    pub(crate) async fn message(&mut self) -> (proto::Message, u32) {
+        match self.hear().await {
+            server_event::Event::Message(delivery) => (delivery.message.unwrap(), delivery.delivery),
+            other => panic!("expected a message, not {other:?}"),
+        }
+    }
+
+    pub(crate) async fn finish(&self, task: &str, output: &str) {
+        let outcome = Some(proto::task_result::Outcome::Output(output.as_bytes().to_vec().into()));
+        self.say(agent_event::Event::Result(proto::TaskResult { task_id: task.to_owned(), outcome })).await;
+    }
+
+    pub(crate) async fn ack(&self, message: &str) {
+        self.say(agent_event::Event::MessageAck(proto::MessageAck { message_id: message.to_owned() })).await;
+    }
+
+    pub(crate) async fn nack(&self, delivery: &str) {
+        let delivery_id = delivery.to_owned();
+        self.say(agent_event::Event::Nack(proto::Nack { delivery_id, reason: "busy".to_owned(), delay_ms: 0 })).await;
+    }
+
+    pub(crate) async fn reject(&self, delivery: &str) {
+        let delivery_id = delivery.to_owned();
+        self.say(agent_event::Event::Reject(proto::Reject { delivery_id, reason: "unreadable".to_owned() })).await;
+    }
+}
+
+/// One orchestrator's stream.
+pub(crate) struct Orchestrator {
+    events: mpsc::Sender<proto::ExchangeTasksRequest>,
+    updates: Streaming<proto::ExchangeTasksResponse>,
+    waiting: VecDeque<proto::TaskUpdate>,
+}
+
+impl Orchestrator {
+    pub(crate) async fn say(&self, event: orchestrator_event::Event) {
+        let events = vec![proto::OrchestratorEvent { event: Some(event) }];
+        self.events.send(proto::ExchangeTasksRequest { events }).await.unwrap();
+    }
+
+    pub(crate) async fn dispatch(&self, id: &str, target: proto::task::Target) {
+        let input = b"{}".to_vec().into();
+        let task = proto::Task { id: id.to_owned(), target: Some(target), input, ..proto::Task::default() };
+        self.say(orchestrator_event::Event::Dispatch(task)).await;
+    }
+
+    pub(crate) async fn acknowledge(&self, id: &str) {
+        self.say(orchestrator_event::Event::Ack(proto::AckResult { task_id: id.to_owned() })).await;
+    }
+
+    pub(crate) async fn cancel(&self, id: &str) {
+        let cancel = proto::CancelDispatch { task_id: id.to_owned(), reason: "not wanted".to_owned() };
+        self.say(orchestrator_event::Event::Cancel(cancel)).await;
+    }
+
+    /// The next update: of which task, and what.
+    pub(crate) async fn hear(&mut self) -> (String, task_update::Update) {
+        while self.waiting.is_empty() {
+            let batch = timeout(DEADLINE, self.updates.message()).await.expect("there should have been an update");
+            self.waiting.extend(batch.unwrap().expect("the stream should go on").updates);
+        }
+        let update = self.waiting.pop_front().unwrap();
+        (update.task_id, update.update.unwrap())
+    }
+}
+
+pub(crate) fn of_type(name: &str) -> proto::task::Target {
+    proto::task::Target::AgentType(name.to_owned())
+}
+
+/// A message to one agent.
+pub(crate) fn to(agent: &str, payload: &str) -> proto::Message {
+    proto::Message {
+        recipient: Some(proto::message::Recipient::AgentId(agent.to_owned())),
+        payload: payload.as_bytes().to_vec().into(),
+        ..proto::Message::default()
+    }
+}

@@ -1,0 +1,162 @@
+//! A communication service that the test plays: it notes what it is told, and answers tasks by itself or when asked to.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use contracts::{
+    Link,
+    communication::v1::{
+        ExchangeTasksRequest, ExchangeTasksResponse, Task, TaskBegun, TaskFailure, TaskHandedOver, TaskResult,
+        TaskUpdate,
+        orchestrator_event::Event,
+        task_result::Outcome,
+        task_service_server::{TaskService, TaskServiceServer},
+        task_update::Update,
+    },
+};
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::world::eventually;
+
+type Frame = Result<ExchangeTasksResponse, Status>;
+
+/// What the orchestrator said so far, and how tasks are answered.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// Is every task answered at once with its own input?
+    pub(crate) echoes: bool,
+    pub(crate) attached: usize,
+    pub(crate) dispatched: Vec<Task>,
+    pub(crate) cancelled: Vec<String>,
+    pub(crate) acknowledged: Vec<String>,
+    stream: Option<mpsc::UnboundedSender<Frame>>,
+}
+
+/// Cloning is cheap; all clones are one service.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Communication(Arc<Mutex<Heard>>);
+
+impl Communication {
+    pub(crate) fn link(&self) -> Link {
+        Link::new(TaskServiceServer::new(self.clone()).max_decoding_message_size(contracts::MAX_MESSAGE_BYTES))
+    }
+
+    pub(crate) fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn echo(&self) {
+        self.heard().echoes = true;
+    }
+
+    /// The ids of what was dispatched so far, each time it was.
+    pub(crate) fn task_ids(&self) -> Vec<String> {
+        self.heard().dispatched.iter().map(|task| task.id.clone()).collect()
+    }
+
+    /// Waits until so many tasks were dispatched in all; answers with the last.
+    pub(crate) async fn dispatched(&self, count: usize) -> Task {
+        eventually("a dispatch", async || self.heard().dispatched.get(count - 1).cloned()).await
+    }
+
+    pub(crate) async fn attached(&self, count: usize) {
+        eventually("a stream", async || (self.heard().attached >= count).then_some(())).await;
+    }
+
+    pub(crate) async fn acknowledged(&self, task_id: &str, times: usize) {
+        let is_so = |heard: &Heard| heard.acknowledged.iter().filter(|id| *id == task_id).count() >= times;
+        eventually("an acknowledgement", async || is_so(&self.heard()).then_some(())).await;
+    }
+
+    pub(crate) async fn cancelled(&self, task_id: &str) {
+        let is_so = |heard: &Heard| heard.cancelled.iter().any(|id| id == task_id);
+        eventually("a withdrawal", async || is_so(&self.heard()).then_some(())).await;
+    }
+
+    /// Tells the orchestrator something about a task.
+    pub(crate) fn tell(&self, task: &Task, update: Update) {
+        let update = TaskUpdate { task_id: task.id.clone(), agent_id: agent(1).to_string(), update: Some(update) };
+        self.send(Ok(ExchangeTasksResponse { updates: vec![update] }));
+    }
+
+    pub(crate) fn hand_over(&self, task: &Task) {
+        self.tell(task, Update::HandedOver(TaskHandedOver { session_id: "ses_1".to_owned(), delivery: 1 }));
+        self.tell(task, Update::Begun(TaskBegun {}));
+    }
+
+    pub(crate) fn complete(&self, task: &Task, output: &str) {
+        self.tell(task, result(task, Outcome::Output(output.to_owned().into())));
+    }
+
+    pub(crate) fn fail(&self, task: &Task, code: &str, retryable: bool) {
+        let failure =
+            TaskFailure { code: code.to_owned(), message: "as asked".to_owned(), retryable, ..TaskFailure::default() };
+        self.tell(task, result(task, Outcome::Failure(failure)));
+    }
+
+    /// Breaks the stream.
+    pub(crate) fn hang_up(&self) {
+        self.send(Err(Status::unavailable("hung up")));
+    }
+
+    fn send(&self, frame: Frame) {
+        // A stream that is gone hears nothing.
+        let _ = self.heard().stream.as_ref().expect("the orchestrator has attached").send(frame);
+    }
+
+    fn hear(&self, frame: ExchangeTasksRequest) -> ExchangeTasksResponse {
+        let mut heard = self.heard();
+        let mut updates = Vec::new();
+        for event in frame.events {
+            match event.event.unwrap() {
+                Event::Attach(_) => heard.attached += 1,
+                Event::Dispatch(task) => {
+                    if heard.echoes {
+                        let update = Some(result(&task, Outcome::Output(task.input.clone())));
+                        updates.push(TaskUpdate { task_id: task.id.clone(), agent_id: agent(1).to_string(), update });
+                    }
+                    heard.dispatched.push(task);
+                }
+                Event::Cancel(cancel) => heard.cancelled.push(cancel.task_id),
+                Event::Ack(ack) => heard.acknowledged.push(ack.task_id),
+            }
+        }
+        ExchangeTasksResponse { updates }
+    }
+}
+
+/// An agent's id.
+pub(crate) fn agent(number: u128) -> domain::AgentId {
+    domain::AgentId::from_parts(1, number)
+}
+
+fn result(task: &Task, outcome: Outcome) -> Update {
+    Update::Result(TaskResult { task_id: task.id.clone(), outcome: Some(outcome) })
+}
+
+#[tonic::async_trait]
+impl TaskService for Communication {
+    type ExchangeTasksStream = Pin<Box<dyn Stream<Item = Frame> + Send>>;
+
+    async fn exchange_tasks(
+        &self,
+        request: Request<Streaming<ExchangeTasksRequest>>,
+    ) -> Result<Response<Self::ExchangeTasksStream>, Status> {
+        let (sender, told) = mpsc::unbounded_channel();
+        self.heard().stream = Some(sender);
+        let service = self.clone();
+        let answered = request.into_inner().filter_map(move |frame| {
+            let answer = frame.map(|frame| service.hear(frame));
+            std::future::ready(
+                Some(answer).filter(|answer| answer.as_ref().is_ok_and(|answer| !answer.updates.is_empty())),
+            )
+        });
+        // An error ends the whole stream, as it does on a wire.
+        Ok(Response::new(stream::select(answered, UnboundedReceiverStream::new(told)).boxed()))
+    }
+}

@@ -1,0 +1,13 @@
+//! The orchestrator as its callers see it: over its own gRPC services, in process, on a real database file, between a
+//! communication service and a registry that the tests play.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where the world it plays breaks")]
+
+mod communication;
+mod control;
+mod durability;
+mod reading;
+mod registry;
+mod tasks;
+mod workflows;
+mod world;

@@ -1,0 +1,227 @@
+//! An orchestrator on a real database file, between services that the test plays.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use contracts::{
+    Link,
+    orchestrator::v1::{
+        CheckLivenessRequest, CheckLivenessResponse, CreateWorkflowRequest, Event, Execution, ExecutionStatus,
+        GetExecutionRequest, ListEventsRequest, StartExecutionRequest, StepRun, StepState, VerifyExecutionRequest,
+        VerifyExecutionResponse, Workflow, execution_service_client::ExecutionServiceClient, start_execution_request,
+        workflow_service_client::WorkflowServiceClient,
+    },
+};
+use domain::{ExecutionId, SystemClock};
+use lifecycle::{Shutdown, Tasks};
+use orchestrator::{Peers, Service, Settings};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{communication::Communication, registry::Registry};
+
+/// One orchestrator at a time, and what it needs.
+pub(crate) struct World {
+    pub(crate) directory: TempDir,
+    pub(crate) settings: Settings,
+    pub(crate) communication: Communication,
+    pub(crate) registry: Registry,
+    replica: Replica,
+}
+
+/// A running orchestrator.
+pub(crate) struct Replica {
+    tasks: Tasks,
+    service: Service,
+}
+
+impl Replica {
+    async fn start(settings: &Settings, communication: &Communication, registry: &Registry) -> Self {
+        let tasks = Tasks::new(Shutdown::new());
+        let peers = Peers { registry: registry.link(), communication: communication.link() };
+        let service = orchestrator::start(settings.clone(), peers, Arc::new(SystemClock), &tasks).await.unwrap();
+        Self { tasks, service }
+    }
+
+    pub(crate) fn executions(&self) -> ExecutionServiceClient<Link> {
+        ExecutionServiceClient::new(self.service.link())
+            .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES)
+    }
+
+    /// Ends it where it stands, as a crash does: nothing is finished, nothing is closed.
+    pub(crate) async fn crash(self) {
+        self.tasks.shutdown().cut();
+        // What a dying replica says of itself does not matter.
+        let _ = self.tasks.join(Duration::ZERO).await;
+    }
+
+    /// Asks it to end in order.
+    pub(crate) fn drain(&self) {
+        self.tasks.shutdown().drain();
+    }
+
+    /// Ends it in order.
+    pub(crate) async fn stop(self) {
+        self.tasks.shutdown().drain();
+        self.tasks.join(Duration::from_secs(20)).await.unwrap();
+        self.service.close().await;
+    }
+
+    /// Waits until it stops by itself; answers why.
+    pub(crate) async fn ends(&self) -> lifecycle::TaskFailed {
+        let ended = tokio::time::timeout(Duration::from_mins(1), self.tasks.clone().join(Duration::from_secs(20)));
+        ended.await.expect("it stops by itself").unwrap_err()
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.database.path = directory.path().join("orchestrator.db");
+        change(&mut settings);
+        let (communication, registry) = (Communication::default(), Registry::default());
+        let replica = Replica::start(&settings, &communication, &registry).await;
+        communication.attached(1).await;
+        Self { directory, settings, communication, registry, replica }
+    }
+
+    /// Another orchestrator on the same database.
+    pub(crate) async fn second(&self) -> Replica {
+        Replica::start(&self.settings, &Communication::default(), &self.registry).await
+    }
+
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    pub(crate) async fn crash_and_start(self) -> Self {
+        let Self { directory, settings, communication, registry, replica } = self;
+        replica.crash().await;
+        let replica = Replica::start(&settings, &communication, &registry).await;
+        Self { directory, settings, communication, registry, replica }
+    }
+
+    pub(crate) async fn stop_and_start(self) -> Self {
+        let Self { directory, settings, communication, registry, replica } = self;
+        replica.stop().await;
+        let replica = Replica::start(&settings, &communication, &registry).await;
+        Self { directory, settings, communication, registry, replica }
+    }
+
+    pub(crate) fn executions(&self) -> ExecutionServiceClient<Link> {
+        self.replica.executions()
+    }
+
+    pub(crate) fn workflows(&self) -> WorkflowServiceClient<Link> {
+        WorkflowServiceClient::new(self.replica.service.link())
+    }
+
+    pub(crate) async fn define(&self, definition: &Value) -> Workflow {
+        let request =
+            CreateWorkflowRequest { definition: definition.to_string().into(), ..CreateWorkflowRequest::default() };
+        self.workflows().create_workflow(request).await.unwrap().into_inner().workflow.unwrap()
+    }
+
+    /// Starts without waiting for the end.
+    pub(crate) async fn begin(&self, workflow: &Workflow, input: &Value) -> Execution {
+        let request = StartExecutionRequest { input: input.to_string().into(), ..start_of(workflow) };
+        self.run(request).await
+    }
+
+    pub(crate) async fn run(&self, request: StartExecutionRequest) -> Execution {
+        self.executions().start_execution(request).await.unwrap().into_inner().execution.unwrap()
+    }
+
+    pub(crate) async fn get(&self, id: &str) -> Execution {
+        let request = GetExecutionRequest { execution_id: id.to_owned(), ..GetExecutionRequest::default() };
+        self.executions().get_execution(request).await.unwrap().into_inner().execution.unwrap()
+    }
+
+    pub(crate) async fn until(&self, id: &str, status: ExecutionStatus) -> Execution {
+        eventually(status.as_str_name(), async || {
+            let execution = self.get(id).await;
+            assert!(execution.ended_at.is_none() || execution.status() == status, "it ended otherwise: {execution:?}");
+            (execution.status() == status).then_some(execution)
+        })
+        .await
+    }
+
+    /// Waits until a step is in a state.
+    pub(crate) async fn until_step(&self, id: &str, step: &str, state: StepState) -> StepRun {
+        eventually(state.as_str_name(), async || {
+            let steps = self.get(id).await.steps;
+            steps.into_iter().find(|run| run.step_id == step && run.state() == state)
+        })
+        .await
+    }
+
+    pub(crate) async fn events(&self, id: &str) -> Vec<Event> {
+        let request =
+            ListEventsRequest { execution_id: id.to_owned(), page_size: 1_000, ..ListEventsRequest::default() };
+        self.executions().list_events(request).await.unwrap().into_inner().events
+    }
+
+    pub(crate) async fn event_types(&self, id: &str) -> Vec<String> {
+        self.events(id).await.into_iter().map(|event| event.r#type).collect()
+    }
+
+    pub(crate) async fn verify(&self, id: &str) -> VerifyExecutionResponse {
+        let request = VerifyExecutionRequest { execution_id: id.to_owned(), ..VerifyExecutionRequest::default() };
+        self.executions().verify_execution(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn liveness(&self) -> CheckLivenessResponse {
+        self.executions().check_liveness(CheckLivenessRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Runs SQL on the database file from outside.
+    pub(crate) async fn sql(&self, statement: &'static str) {
+        use sqlx::Connection as _;
+        let url = format!("sqlite://{}", self.settings.database.path.display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+}
+
+/// Steps one after the other, each of which an agent does.
+pub(crate) fn chain(name: &str, steps: &[&str]) -> Value {
+    let list: Vec<_> =
+        steps.iter().map(|id| json!({ "id": id, "agent_type": "worker", "input": "${{ input }}" })).collect();
+    let needs: serde_json::Map<_, _> = steps.windows(2).map(|pair| (pair[1].to_owned(), json!([pair[0]]))).collect();
+    let last = steps.last().unwrap();
+    json!({ "name": name, "steps": list, "dependencies": needs, "output": format!("${{{{ steps.{last}.output }}}}") })
+}
+
+pub(crate) fn start_of(workflow: &Workflow) -> StartExecutionRequest {
+    StartExecutionRequest {
+        workflow: Some(start_execution_request::Workflow::WorkflowId(workflow.id.clone())),
+        ..StartExecutionRequest::default()
+    }
+}
+
+pub(crate) fn new_id() -> String {
+    ExecutionId::generate(&SystemClock).to_string()
+}
+
+/// Asks again and again until there is an answer; far longer than it takes.
+pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The stable reason of a refusal.
+pub(crate) fn reason<T: Debug>(answer: Result<T, tonic::Status>) -> &'static str {
+    errors::Error::from(answer.unwrap_err()).reason
+}
