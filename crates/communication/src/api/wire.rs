@@ -329,7 +329,12 @@ pub(super) fn update(update: Update) -> proto::TaskUpdate {
         What::Refused(reason) => Wire::Refused(proto::TaskRefused { reason }),
         What::Requeued(reason) => Wire::Requeued(proto::TaskRequeued { reason }),
     };
-    proto::TaskUpdate { task_id, agent_id: agent_text(update.agent), update: Some(what) }
+    proto::TaskUpdate {
+        task_id,
+        agent_id: agent_text(update.agent),
+        update: Some(what),
+        ..proto::TaskUpdate::default()
+    }
 }
 
 /// What a session is told; a welcome needs the two durations, in milliseconds.

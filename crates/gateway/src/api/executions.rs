@@ -108,6 +108,10 @@ pub(crate) struct StepRun {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     output: Option<Payload>,
+    /// It has an output that is left out: all together they would be too large for one answer. The events have it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    output_omitted: bool,
     /// Why the last attempt failed, or why it was skipped or cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
@@ -132,6 +136,7 @@ impl StepRun {
             started_at: wire::moment(step.started_at)?,
             ended_at: wire::moment(step.ended_at)?,
             output: wire::payload(&step.output)?,
+            output_omitted: step.output_omitted,
             failure: Failure::from_wire(step.failure)?,
             progress: wire::payload(&step.progress)?,
             instances: step.instances.into_iter().map(Self::from_wire).collect::<Result<_, _>>()?,

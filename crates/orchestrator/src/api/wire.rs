@@ -128,17 +128,22 @@ pub(super) fn summary(summary: &Summary) -> wire::Execution {
     }
 }
 
+/// Bytes of the outputs of steps in one answer: what else is in it fits beside them.
+const MOST_OUTPUTS: usize = contracts::MAX_MESSAGE_BYTES / 4;
+
 /// With input and output, and with steps where the snapshot has them.
 pub(super) fn execution(snapshot: &Snapshot) -> wire::Execution {
+    let mut room = MOST_OUTPUTS;
     wire::Execution {
         input: bytes_or_empty(snapshot.input.as_ref()),
         output: bytes_or_empty(snapshot.output.as_ref()),
-        steps: snapshot.steps.iter().map(|view| step(view, snapshot)).collect(),
+        steps: snapshot.steps.iter().map(|view| step(view, snapshot, &mut room)).collect(),
         ..summary(&snapshot.summary)
     }
 }
 
-fn step(view: &StepView, snapshot: &Snapshot) -> wire::StepRun {
+/// A step; its output takes from the room for outputs, and is left out where there is none any more.
+fn step(view: &StepView, snapshot: &Snapshot, room: &mut usize) -> wire::StepRun {
     let shown = view.task.and_then(|task| snapshot.tasks.get(&task));
     let place = shown.map(|shown| &shown.place);
     let state = match (view.state, place) {
@@ -149,6 +154,10 @@ fn step(view: &StepView, snapshot: &Snapshot) -> wire::StepRun {
         }
         (state, _) => step_state(state),
     };
+    let output = bytes_or_empty(view.output.as_ref());
+    let output_omitted = output.len() > *room;
+    let output = if output_omitted { Bytes::new() } else { output };
+    *room -= output.len();
     let agent_id = shown.and_then(|shown| shown.agent_id).or(view.agent_id);
     wire::StepRun {
         step_id: view.step_id.clone(),
@@ -158,9 +167,10 @@ fn step(view: &StepView, snapshot: &Snapshot) -> wire::StepRun {
         agent_id: agent_id.map(|id| id.to_string()).unwrap_or_default(),
         started_at: view.started_at.map(timestamp),
         ended_at: view.ended_at.map(timestamp),
-        output: bytes_or_empty(view.output.as_ref()),
+        output,
+        output_omitted,
         failure: view.failure.as_ref().map(failure),
-        instances: view.instances.iter().map(|view| step(view, snapshot)).collect(),
+        instances: view.instances.iter().map(|view| step(view, snapshot, room)).collect(),
         progress: bytes_or_empty(shown.and_then(|shown| shown.progress.as_ref())),
     }
 }

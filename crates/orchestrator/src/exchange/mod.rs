@@ -46,6 +46,17 @@ pub(crate) enum Outgoing {
     },
 }
 
+impl Outgoing {
+    /// About how many bytes it takes in a frame.
+    pub(crate) fn size(&self) -> usize {
+        const FIXED: usize = 256;
+        match self {
+            Self::Dispatch { order, .. } => FIXED + order.input.as_bytes().len(),
+            Self::Cancel { .. } | Self::Ack { .. } => FIXED,
+        }
+    }
+}
+
 /// One hand-over of a task: the same again says nothing new.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
@@ -60,9 +71,18 @@ pub(crate) struct TaskUpdate {
     pub(crate) execution: ExecutionId,
     pub(crate) task_id: String,
     pub(crate) agent_id: Option<AgentId>,
+    /// The agent's; empty where there is none.
+    pub(crate) namespace: String,
     pub(crate) news: News,
     /// Will it come again until it is acknowledged?
     pub(crate) needs_ack: bool,
+}
+
+/// News that makes no sense.
+#[derive(Debug)]
+struct Unreadable {
+    /// The task whose result it would be: without an acknowledgement it would come for ever.
+    result_of: Option<String>,
 }
 
 /// What happened to a task.
@@ -148,6 +168,7 @@ async fn carry(
     mut stream: Stream,
     outgoing: &mut mpsc::Receiver<Vec<Outgoing>>,
 ) -> Result<(), Status> {
+    let acks = stream.down.clone();
     let down = async {
         while let Some(frame) = outgoing.recv().await {
             let events = frame.into_iter().map(wire::event).collect();
@@ -160,10 +181,18 @@ async fn carry(
     let up = async {
         workers.tell_all(|| Input::Attached).await;
         while let Some(response) = stream.up.message().await? {
+            let mut refused = Vec::new();
             for update in response.updates {
-                if let Some(update) = wire::update(update) {
-                    workers.tell(update.execution, Input::Update(update)).await;
+                match wire::update(update) {
+                    Ok(update) => workers.tell(update.execution, Input::Update(update)).await,
+                    Err(Unreadable { result_of: Some(task_id) }) => {
+                        refused.push(wire::event(Outgoing::Ack { task_id }));
+                    }
+                    Err(Unreadable { result_of: None }) => {}
                 }
+            }
+            if !refused.is_empty() && acks.send(ExchangeTasksRequest { events: refused }).await.is_err() {
+                return Err(Status::unavailable("communication has closed the stream"));
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use contracts::communication::v1::{
 use domain::Payload;
 use workflow::{Failure, Target};
 
-use super::{Delivery, News, Outgoing, TaskUpdate};
+use super::{Delivery, News, Outgoing, TaskUpdate, Unreadable};
 
 pub(super) fn event(outgoing: Outgoing) -> OrchestratorEvent {
     let event = match outgoing {
@@ -45,19 +45,20 @@ fn millis(duration: Option<std::time::Duration>) -> u64 {
     duration.map_or(0, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// `None` for what is not about a task of ours.
-pub(super) fn update(wire: Wire) -> Option<TaskUpdate> {
+pub(super) fn update(wire: Wire) -> Result<TaskUpdate, Unreadable> {
+    const NOTHING: Unreadable = Unreadable { result_of: None };
     let Some(execution) = wire.task_id.split('/').next().and_then(|id| id.parse().ok()) else {
         tracing::warn!(task.id = wire.task_id, "news of something that is no task");
-        return None;
+        let is_result = matches!(wire.update, Some(Update::Result(_)));
+        return Err(Unreadable { result_of: is_result.then_some(wire.task_id) });
     };
     let mut needs_ack = false;
-    let news = match wire.update? {
+    let news = match wire.update.ok_or(NOTHING)? {
         Update::Waiting(_) => News::Waiting,
         Update::HandedOver(held) => News::HandedOver(Delivery { session_id: held.session_id, number: held.delivery }),
         Update::Begun(_) => News::Begun,
         Update::Alive(_) => News::Alive,
-        Update::Shown(shown) => News::Shown(Payload::from_slice(&shown.detail).ok()?),
+        Update::Shown(shown) => News::Shown(Payload::from_slice(&shown.detail).map_err(|_| NOTHING)?),
         Update::Result(result) => {
             needs_ack = true;
             News::Ended(outcome(result.outcome))
@@ -67,7 +68,7 @@ pub(super) fn update(wire: Wire) -> Option<TaskUpdate> {
         Update::Requeued(_) => News::Requeued,
     };
     let agent_id = wire.agent_id.parse().ok();
-    Some(TaskUpdate { execution, task_id: wire.task_id, agent_id, news, needs_ack })
+    Ok(TaskUpdate { execution, task_id: wire.task_id, agent_id, namespace: wire.namespace, news, needs_ack })
 }
 
 fn outcome(outcome: Option<Outcome>) -> Result<Payload, Failure> {

@@ -69,12 +69,34 @@ impl Worker {
             return self.load(id, Some(Input::Update(update)));
         }
         // All that have not ended are in memory, so what is not has ended: its results are stale.
-        let Some(live) = self.live.get(&id) else { return self.acknowledge_now(&update) };
+        let Some(live) = self.live.get(&id) else {
+            self.release(&update);
+            return self.acknowledge_now(&update);
+        };
+        // A fence: for an agent of another namespace this task does not exist.
+        let is_fenced_off = !update.namespace.is_empty()
+            && live.execution.namespace().is_some_and(|namespace| namespace.as_str() != update.namespace);
         let task = live.compiled.plan.parse_task_id(&update.task_id).map(|(_, task)| task);
-        match task.filter(|task| live.execution.is_current(*task)) {
+        match task.filter(|task| !is_fenced_off && live.execution.is_current(*task)) {
             Some(task) => self.current(id, task, update),
             // What made it stale may not be committed yet.
-            None => self.acknowledge(update),
+            None => {
+                self.release(&update);
+                self.acknowledge(update);
+            }
+        }
+    }
+
+    /// Frees an agent from a task that is not wanted any more: it was told so, but perhaps over a stream that was lost.
+    fn release(&mut self, update: &TaskUpdate) {
+        match update.news {
+            News::HandedOver(_) | News::Begun | News::Alive | News::Shown(_) => {
+                self.say(Outgoing::Cancel {
+                    task_id: update.task_id.clone(),
+                    reason: "the task is not wanted any more",
+                });
+            }
+            News::Waiting | News::Requeued | News::Refused | News::Ended(_) => {}
         }
     }
 

@@ -27,8 +27,10 @@ use crate::{
 
 /// Events that may wait for a free place in flight; beyond it nothing more is decided.
 const MOST_OPEN: usize = 8_192;
-/// Events of one frame to communication.
+/// Events of one frame to communication, and the bytes after which it is full: a frame of the largest inputs still fits a
+/// message.
 const FRAME: usize = 256;
+const FRAME_BYTES: usize = 2 << 20;
 /// Before a log that could not be read is read again.
 const RELOAD_AFTER: Duration = Duration::from_secs(1);
 
@@ -115,8 +117,7 @@ impl Worker {
                 biased;
                 Some(outcome) = self.committed.recv() => self.committed(outcome),
                 Ok(permit) = frames.reserve(), if !self.outbox.is_empty() => {
-                    let count = self.outbox.len().min(FRAME);
-                    permit.send(self.outbox.drain(..count).collect());
+                    permit.send(self.next_frame());
                 }
                 Some((id, loaded)) = self.loads.next(), if !self.loads.is_empty() => self.loaded(id, loaded),
                 taken = self.inputs.recv_many(&mut inbox, batch), if has_room => {
@@ -132,6 +133,18 @@ impl Worker {
                 self.fire_due();
             }
         }
+    }
+
+    /// Takes from the outbox what goes out at once: at least one event.
+    fn next_frame(&mut self) -> Vec<Outgoing> {
+        let mut bytes = 0;
+        let fits = |outgoing: &&Outgoing| {
+            let is_first = bytes == 0;
+            bytes += outgoing.size();
+            is_first || bytes <= FRAME_BYTES
+        };
+        let count = self.outbox.iter().take(FRAME).take_while(fits).count();
+        self.outbox.drain(..count).collect()
     }
 
     /// Waits until the next timer is due.

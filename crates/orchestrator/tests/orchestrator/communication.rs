@@ -80,8 +80,13 @@ impl Communication {
 
     /// Tells the orchestrator something about a task.
     pub(crate) fn tell(&self, task: &Task, update: Update) {
-        let update = TaskUpdate { task_id: task.id.clone(), agent_id: agent(1).to_string(), update: Some(update) };
-        self.send(Ok(ExchangeTasksResponse { updates: vec![update] }));
+        self.send(Ok(ExchangeTasksResponse { updates: vec![said("default", task, update)] }));
+    }
+
+    /// The same, from an agent of another namespace.
+    pub(crate) fn complete_from(&self, namespace: &str, task: &Task, output: &str) {
+        let update = result(task, Outcome::Output(output.to_owned().into()));
+        self.send(Ok(ExchangeTasksResponse { updates: vec![said(namespace, task, update)] }));
     }
 
     pub(crate) fn hand_over(&self, task: &Task) {
@@ -117,8 +122,7 @@ impl Communication {
                 Event::Attach(_) => heard.attached += 1,
                 Event::Dispatch(task) => {
                     if heard.echoes {
-                        let update = Some(result(&task, Outcome::Output(task.input.clone())));
-                        updates.push(TaskUpdate { task_id: task.id.clone(), agent_id: agent(1).to_string(), update });
+                        updates.push(said("default", &task, result(&task, Outcome::Output(task.input.clone()))));
                     }
                     heard.dispatched.push(task);
                 }
@@ -133,6 +137,16 @@ impl Communication {
 /// An agent's id.
 pub(crate) fn agent(number: u128) -> domain::AgentId {
     domain::AgentId::from_parts(1, number)
+}
+
+/// What the first agent says, as one of a namespace.
+fn said(namespace: &str, task: &Task, update: Update) -> TaskUpdate {
+    TaskUpdate {
+        task_id: task.id.clone(),
+        agent_id: agent(1).to_string(),
+        namespace: namespace.to_owned(),
+        update: Some(update),
+    }
 }
 
 fn result(task: &Task, outcome: Outcome) -> Update {

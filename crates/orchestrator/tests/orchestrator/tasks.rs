@@ -37,6 +37,61 @@ async fn a_result_counts_once_and_is_acknowledged_each_time() {
 }
 
 #[tokio::test]
+async fn a_result_of_nothing_is_acknowledged_so_that_it_does_not_come_again() {
+    let world = World::start().await;
+    let workflow = world.define(&chain("one", &["a"])).await;
+    world.begin(&workflow, &json!({})).await;
+    let mut task = world.communication.dispatched(1).await;
+    task.id = "no execution at all".to_owned();
+    world.communication.complete(&task, "1");
+    world.communication.acknowledged(&task.id, 1).await;
+}
+
+#[tokio::test]
+async fn what_another_namespaces_agent_says_of_a_task_is_void() {
+    let world = World::start().await;
+    let workflow = world.define(&chain("one", &["a"])).await;
+    let execution = world.begin(&workflow, &json!({})).await;
+    let task = world.communication.dispatched(1).await;
+    world.communication.complete_from("elsewhere", &task, "1");
+    world.communication.acknowledged(&task.id, 1).await;
+    world.communication.complete(&task, "2");
+    let ended = world.until(&execution.id, ExecutionStatus::Completed).await;
+    assert_eq!(&ended.output[..], b"2");
+}
+
+#[tokio::test]
+async fn an_agent_that_holds_a_task_that_is_over_is_freed() {
+    let world = World::start().await;
+    let workflow = world.define(&chain("two", &["a", "b"])).await;
+    world.begin(&workflow, &json!({})).await;
+    let first = world.communication.dispatched(1).await;
+    world.communication.complete(&first, "1");
+    world.communication.dispatched(2).await;
+    world.communication.hand_over(&first);
+    world.communication.cancelled(&first.id).await;
+}
+
+#[tokio::test]
+async fn many_large_inputs_go_out_in_frames_that_fit() {
+    let world = World::start().await;
+    world.communication.echo();
+    let definition = json!({
+        "name": "large", "steps": [{
+            "id": "each", "agent_type": "clerk", "for_each": "${{ input.rows }}", "max_parallel": 100,
+            "input": "${{ input.text }}",
+        }],
+        "output": "${{ size(steps.each.output) }}",
+    });
+    let workflow = world.define(&definition).await;
+    // Together more than a message holds.
+    let rows: Vec<_> = (0..20).collect();
+    let execution = world.begin(&workflow, &json!({ "rows": rows, "text": "x".repeat(4 << 20) })).await;
+    let ended = world.until(&execution.id, ExecutionStatus::Completed).await;
+    assert_eq!(&ended.output[..], b"20");
+}
+
+#[tokio::test]
 async fn a_new_stream_gets_everything_that_is_out() {
     let world = World::start().await;
     let workflow = world.define(&chain("one", &["a"])).await;

@@ -29,6 +29,9 @@ const MAX_LENGTH: usize = 4096;
 
 /// The most expressions in one definition: parsing them all must stay a matter of a second.
 const MAX_EXPRESSIONS: usize = 50_000;
+/// Bytes of a value with its expressions filled in: an input, an item list, an output. It has to fit into a message with
+/// room to spare, and into the log as one event.
+const MAX_VALUE: usize = 16 << 20;
 
 /// What an expression can see.
 pub trait Scope {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use domain::Payload;
 use serde_json::Value;
 
-use super::{Expression, Found, MAX_EXPRESSIONS, Scope, Visible, Wrong};
+use super::{Expression, Found, MAX_EXPRESSIONS, MAX_VALUE, Scope, Visible, Wrong};
 use crate::{Failure, StepIndex};
 
 /// A JSON value with expressions in it. A text that is one lone expression keeps the expression's type; elsewhere in a text an
@@ -50,7 +50,11 @@ impl Template {
     pub fn evaluate(&self, scope: &dyn Scope) -> Result<Payload, Failure> {
         match &self.0 {
             Node::Literal(payload) => Ok(payload.clone()),
-            Node::Expression(expression) => expression.evaluate(scope),
+            Node::Expression(expression) => {
+                let payload = expression.evaluate(scope)?;
+                within_limit(payload.as_str().len())?;
+                Ok(payload)
+            }
             node @ (Node::Text(_) | Node::List(_) | Node::Object(_)) => {
                 let mut json = String::new();
                 write(node, scope, &mut json)?;
@@ -71,6 +75,15 @@ impl Template {
             Failure::fatal("expression", format!("{source}: gives {}, not a list", super::shorten(payload.as_str())))
         })
     }
+}
+
+/// What is built is measured while it is built: ten thousand small expressions could name one large value.
+fn within_limit(length: usize) -> Result<(), Failure> {
+    if length <= MAX_VALUE {
+        return Ok(());
+    }
+    let message = format!("the value is larger than {} MiB; pass a part of it, or the path of a file", MAX_VALUE >> 20);
+    Err(Failure::fatal("value_too_large", message))
 }
 
 /// `None` where nothing in `value` is an expression, so that literals stay whole.
@@ -239,6 +252,7 @@ fn write(node: &Node, scope: &dyn Scope, json: &mut String) -> Result<(), Failur
                     Part::Text(literal) => text.push_str(literal),
                     Part::Expression(expression) => push_as_text(&mut text, &expression.evaluate(scope)?),
                 }
+                within_limit(text.len())?;
             }
             json.push_str(Payload::from_value(&Value::String(text)).as_str());
         }
@@ -259,7 +273,7 @@ fn write(node: &Node, scope: &dyn Scope, json: &mut String) -> Result<(), Failur
             json.push('}');
         }
     }
-    Ok(())
+    within_limit(json.len())
 }
 
 fn push_as_text(text: &mut String, value: &Payload) {

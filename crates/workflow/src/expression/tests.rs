@@ -55,6 +55,20 @@ fn compile(value: &Value) -> Result<Template, Vec<&'static str>> {
     if codes.is_empty() { Ok(template) } else { Err(codes) }
 }
 
+#[test]
+fn what_is_filled_in_is_bounded() {
+    let large = payload(&json!("x".repeat(MAX_VALUE / 2)).to_string());
+    let world = World { input: large, ..world() };
+    let evaluate = |value: Value| compile(&value).unwrap().evaluate(&world);
+    assert!(evaluate(json!({ "once": "${{ input }}" })).is_ok());
+    // A list, a text, and a lone expression: each of its own making.
+    for value in
+        [json!(["${{ input }}", "${{ input }}"]), json!("${{ input }} ${{ input }}"), json!("${{ [input, input] }}")]
+    {
+        assert_eq!(evaluate(value).unwrap_err().code, "value_too_large");
+    }
+}
+
 fn evaluate(text: &str) -> Result<Payload, Failure> {
     compile(&json!(text)).unwrap_or_else(|codes| panic!("{text}: {codes:?}")).evaluate(&world())
 }
