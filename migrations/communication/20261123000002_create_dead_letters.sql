@@ -9,7 +9,7 @@ CREATE TABLE dead_letters (
     subject_id TEXT NOT NULL,
     -- `agt_…`, `type:…` or `capability:…`.
     target TEXT NOT NULL,
-    -- delivery_limit, expired or rejected.
+    -- delivery_limit, expired, rejected or agent_deleted.
     reason TEXT NOT NULL,
     -- For people.
     detail TEXT NOT NULL,
@@ -22,5 +22,7 @@ CREATE TABLE dead_letters (
 
 -- Lists are newest first within a namespace.
 CREATE INDEX dead_letters_newest ON dead_letters (namespace, id);
+-- The letters of one message: one for each of its deaths.
+CREATE INDEX dead_letters_subject ON dead_letters (subject_id);
 -- Retention.
 CREATE INDEX dead_letters_created ON dead_letters (created_at);

@@ -20,10 +20,10 @@ use tonic::service::Routes;
 
 use self::{
     api::{Api, Context, StreamLimits},
-    app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages},
+    app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages, Reason},
     peers::RegistryClient,
     store::{SqliteStore, Store},
-    transport::{Direct, MailboxLimits, Sink, Transport},
+    transport::{Delivery, Direct, MailboxLimits, Sink, Transport},
     workers::{Parts, Writer},
 };
 pub use self::{error::StartError, settings::Settings};
@@ -31,7 +31,7 @@ pub use self::{error::StartError, settings::Settings};
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/communication");
 
 /// Unfinished messages that a start reads at once.
-const LOADED_AT_ONCE: i64 = 1_000;
+const LOADED_AT_ONCE: usize = 1_000;
 
 /// Links to the services that communication calls.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub async fn start(
     let transport: Arc<dyn Transport> = Arc::new(Direct::new(limits));
     let journal = Arc::new(Journal::new(settings.log_buffer));
     let hub = hub(&settings, &transport, &journal, &clock);
-    refill(&*store, &*transport).await.map_err(StartError::Load)?;
+    refill(&*store, &*transport, &hub, settings.delivery_limit).await.map_err(StartError::Load)?;
     let registry = RegistryClient::new(peers.registry, settings.registry_timeout);
     let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache));
     let writer = Writer {
@@ -79,8 +79,12 @@ pub async fn start(
         clock: Arc::clone(&clock),
         max_payload: settings.max_payload.0,
     };
-    let dead_letters =
-        DeadLetters { store: Arc::clone(&store), transport: Arc::clone(&transport), clock: Arc::clone(&clock) };
+    let dead_letters = DeadLetters {
+        store: Arc::clone(&store),
+        transport: Arc::clone(&transport),
+        clock: Arc::clone(&clock),
+        tasks: tasks.clone(),
+    };
     let api = Api::new(Context {
         hub: Arc::clone(&hub),
         directory: Arc::clone(&directory),
@@ -115,15 +119,24 @@ fn hub(
     hub
 }
 
-/// Reads what is unfinished, in the order of acceptance.
-async fn refill(store: &dyn Store, transport: &dyn Transport) -> sqlx::Result<()> {
+/// Reads what is unfinished, in the order of acceptance. What has used up its deliveries is buried: it may be what ended the
+/// process.
+async fn refill(store: &dyn Store, transport: &dyn Transport, hub: &Hub, limit: u32) -> sqlx::Result<()> {
     let mut after = 0;
     loop {
-        let found = store.unfinished(after, LOADED_AT_ONCE).await?;
-        let Some((last, _)) = found.last() else { return Ok(()) };
-        after = last.sequence;
-        for (envelope, deliveries) in found {
-            transport.readmit(Arc::new(envelope), deliveries);
+        let page = store.unfinished(after, LOADED_AT_ONCE).await?;
+        for (envelope, deliveries) in page.rows {
+            after = envelope.sequence;
+            let envelope = Arc::new(envelope);
+            if deliveries < limit {
+                transport.readmit(envelope, deliveries);
+            } else {
+                let delivery = Delivery { envelope, count: deliveries };
+                hub.broker().bury_message(&delivery, Reason::DeliveryLimit, "its last delivery ended with the process");
+            }
+        }
+        if page.is_last {
+            return Ok(());
         }
     }
 }

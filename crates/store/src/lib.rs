@@ -3,9 +3,11 @@
 //! A service keeps its SQL to itself; this crate only opens, configures and migrates.
 
 mod cursor;
+mod page;
 mod sqlite;
 
 pub use cursor::{PageSize, PageToken};
+pub use page::Page;
 pub use sqlite::Sqlite;
 
 /// Why a database could not be opened.

@@ -27,9 +27,9 @@ impl DeadLetterService for Api {
             before: PageToken::parse::<DeadLetterId>(&request.page_token)?.map(|id| id.to_string()),
         };
         let size = PageSize::from_field(request.page_size);
-        let rows = self.0.dead_letters.list(&filter, size.limit()).await?;
-        let (rows, next) = size.cut(rows, |last| PageToken::after(last.id));
-        let dead_letters = rows.into_iter().map(wire::dead_letter).collect();
+        let page = self.0.dead_letters.list(&filter, size.get()).await?;
+        let next = page.next(|last| PageToken::after(last.id));
+        let dead_letters = page.rows.into_iter().map(wire::dead_letter).collect();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token: next.into_field() }))
     }
 

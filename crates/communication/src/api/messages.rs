@@ -41,9 +41,9 @@ impl MessageService for Api {
             before: PageToken::parse(&request.page_token)?,
         };
         let size = PageSize::from_field(request.page_size);
-        let rows = self.0.messages.list(&filter, size.limit()).await?;
-        let (rows, next) = size.cut(rows, |last| PageToken::after(last.sequence));
-        let records = rows.into_iter().map(wire::record).collect();
+        let page = self.0.messages.list(&filter, size.get()).await?;
+        let next = page.next(|last| PageToken::after(last.sequence));
+        let records = page.rows.into_iter().map(wire::record).collect();
         Ok(Response::new(ListMessagesResponse { records, next_page_token: next.into_field() }))
     }
 }

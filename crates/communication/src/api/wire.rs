@@ -16,6 +16,8 @@ use crate::{
 const DEFAULT_PRIORITY: u8 = 5;
 /// The longest text of an id or kind that a peer chooses, in bytes.
 const MAX_TEXT: usize = 1_024;
+/// The longest W3C trace context; a longer one is none.
+const MAX_TRACEPARENT: usize = 256;
 
 /// Where a field is in a request; becomes a text only where it is faulty.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +87,10 @@ fn name(at: impl Display, field: &str) -> Faulty<()> {
 pub(super) fn text(at: impl Display, field: &str) -> Faulty<()> {
     match field.len() {
         0 => Err(missing(at)),
+        // PostgreSQL keeps no NUL in a text, and nobody means one.
+        1..=MAX_TEXT if field.contains('\0') => {
+            Err(CommunicationError::field(at, "invalid_value", "must not contain the character NUL"))
+        }
         1..=MAX_TEXT => Ok(()),
         _ => Err(CommunicationError::field(at, "too_large", format!("is longer than {MAX_TEXT} bytes"))),
     }
@@ -135,14 +141,29 @@ pub(super) fn draft(at: At<'_>, message: proto::Message) -> Faulty<Draft> {
         sender: optional_agent_id(field("sender"), &message.sender)?,
         to,
         kind: message.r#type,
-        // A payload is a JSON value; none at all is the JSON value for that.
-        payload: if message.payload.is_empty() { Bytes::from_static(b"null") } else { message.payload },
+        payload: payload(field("payload"), message.payload)?,
         correlation_id: message.correlation_id,
         reply_to: optional_agent_id(field("reply_to"), &message.reply_to)?,
         priority: priority(field("priority"), message.priority, DEFAULT_PRIORITY)?,
         expires_at: message.expires_at.map(|at| moment(field("expires_at"), at)).transpose()?,
-        traceparent: message.traceparent,
+        traceparent: Some(message.traceparent).filter(|text| text.len() <= MAX_TRACEPARENT).unwrap_or_default(),
     })
+}
+
+/// A JSON value, kept as it is; none at all is the JSON value for that.
+fn payload(at: impl Display, field: Bytes) -> Faulty<Bytes> {
+    if field.is_empty() {
+        return Ok(Bytes::from_static(b"null"));
+    }
+    match domain::Payload::from_slice(&field) {
+        Ok(_) => Ok(field),
+        Err(error) => Err(CommunicationError::field(at, "invalid_json", error)),
+    }
+}
+
+/// A reason for people: its beginning, where it is long.
+pub(super) fn reason(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_TEXT)].replace('\0', "")
 }
 
 fn agent_text(id: Option<AgentId>) -> String {
@@ -332,8 +353,8 @@ pub(super) fn update(update: Update) -> proto::TaskUpdate {
     proto::TaskUpdate {
         task_id,
         agent_id: agent_text(update.agent),
+        namespace: update.namespace.map(|namespace| namespace.to_string()).unwrap_or_default(),
         update: Some(what),
-        ..proto::TaskUpdate::default()
     }
 }
 

@@ -1,8 +1,11 @@
 //! Dead letters: looking at them, sending them again, removing them.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use domain::{Clock, Namespace};
+use lifecycle::{OnExit, Tasks};
+use store::Page;
+use tokio::sync::oneshot;
 
 use super::model::{DeadLetter, Kind};
 use crate::{
@@ -16,6 +19,7 @@ pub(crate) struct DeadLetters {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tasks: Tasks,
 }
 
 impl DeadLetters {
@@ -26,7 +30,11 @@ impl DeadLetters {
     }
 
     /// Dead letters, newest first, at most `limit`.
-    pub(crate) async fn list(&self, filter: &LetterFilter, limit: i64) -> Result<Vec<DeadLetter>, CommunicationError> {
+    pub(crate) async fn list(
+        &self,
+        filter: &LetterFilter,
+        limit: usize,
+    ) -> Result<Page<DeadLetter>, CommunicationError> {
         self.store.letters(filter, limit).await.map_err(CommunicationError::Database)
     }
 
@@ -38,12 +46,33 @@ impl DeadLetters {
             Kind::Task => return Err(CommunicationError::NotReplayable(id.to_owned())),
             Kind::Message => {}
         }
-        let now = self.clock.now();
-        let revived = self.store.replay(namespace, id, now).await.map_err(CommunicationError::Database)?;
-        if let Some(envelope) = revived {
-            self.transport.readmit(Arc::new(envelope), 0);
+        if self.revive(namespace, id).await? || self.get(namespace, id).await?.replayed_at.is_some() {
+            Ok(letter.subject_id)
+        } else {
+            Err(CommunicationError::MessageNotFound(letter.subject_id))
         }
-        Ok(letter.subject_id)
+    }
+
+    /// Records the replay and takes the message back, as one: a caller that goes away in between must not leave a message
+    /// that is queued in the record only.
+    async fn revive(&self, namespace: &Namespace, id: &str) -> Result<bool, CommunicationError> {
+        let (reply, revived) = oneshot::channel();
+        let (store, transport, now) = (Arc::clone(&self.store), Arc::clone(&self.transport), self.clock.now());
+        let (namespace, id) = (namespace.clone(), id.to_owned());
+        self.tasks.spawn("communication.replay", OnExit::Continue, async move {
+            let envelope = store.replay(&namespace, &id, now).await;
+            let revived = envelope.map(|envelope| {
+                let found = envelope.is_some();
+                if let Some(envelope) = envelope {
+                    transport.readmit(Arc::new(envelope), 0);
+                }
+                found
+            });
+            // Nobody has to listen.
+            let _ = reply.send(revived);
+            Ok::<_, Infallible>(())
+        });
+        revived.await.map_err(|_| CommunicationError::Stopping)?.map_err(CommunicationError::Database)
     }
 
     /// Removes one for good; false where there was none.

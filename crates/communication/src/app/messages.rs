@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domain::{AgentId, Clock, MessageId, Namespace, Timestamp};
+use store::Page;
 use tokio::sync::oneshot;
 
 use super::{
@@ -141,7 +142,7 @@ impl Messages {
     }
 
     /// Messages, newest first, at most `limit`.
-    pub(crate) async fn list(&self, filter: &MessageFilter, limit: i64) -> Result<Vec<Record>, CommunicationError> {
+    pub(crate) async fn list(&self, filter: &MessageFilter, limit: usize) -> Result<Page<Record>, CommunicationError> {
         self.store.messages(filter, limit).await.map_err(CommunicationError::Database)
     }
 }

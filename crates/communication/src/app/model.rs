@@ -183,6 +183,7 @@ pub(crate) enum Reason {
     DeliveryLimit,
     Expired,
     Rejected,
+    AgentDeleted,
 }
 
 impl Reason {
@@ -192,6 +193,7 @@ impl Reason {
             Self::DeliveryLimit => "delivery_limit",
             Self::Expired => "expired",
             Self::Rejected => "rejected",
+            Self::AgentDeleted => "agent_deleted",
         }
     }
 }
@@ -239,7 +241,16 @@ pub(crate) struct Update {
     pub(crate) task: TaskId,
     /// The agent that is or was at it.
     pub(crate) agent: Option<AgentId>,
+    /// The agent's namespace, where it was not compared with the task's: the task is not known here.
+    pub(crate) namespace: Option<Namespace>,
     pub(crate) what: What,
+}
+
+impl Update {
+    /// News of a task that is known here.
+    pub(crate) const fn new(task: TaskId, agent: Option<AgentId>, what: What) -> Self {
+        Self { task, agent, namespace: None, what }
+    }
 }
 
 /// What happened to a task.

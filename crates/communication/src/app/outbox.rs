@@ -85,8 +85,11 @@ impl<T: Weigh> Outbox<T> {
         if state.items.len() >= self.0.limit {
             // What waits will not be read in time; the other side gets it again elsewhere.
             state.items.clear();
+            state.end = Some(Err(CommunicationError::TooSlow.into()));
+            self.0.is_open.store(false, Ordering::Release);
             drop(state);
-            self.end(Err(CommunicationError::TooSlow.into()));
+            self.0.filled.notify_one();
+            self.0.ended.notify_one();
             return;
         }
         state.items.push_back(item);
@@ -143,11 +146,13 @@ impl<T: Weigh> Outbox<T> {
         }
         let mut weight = 0;
         let mut batch = Vec::with_capacity(state.items.len().min(1_024));
-        while weight < BATCH_WEIGHT
-            && let Some(item) = state.items.pop_front()
-        {
+        while let Some(item) = state.items.front() {
             weight += item.weight();
-            batch.push(item);
+            // One that is larger alone goes alone.
+            if weight > BATCH_WEIGHT && !batch.is_empty() {
+                break;
+            }
+            batch.extend(state.items.pop_front());
         }
         if !state.items.is_empty() {
             // A later push wakes nobody while the outbox is not empty.

@@ -6,6 +6,7 @@ mod sqlite;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use ::store::Page;
 use async_trait::async_trait;
 use domain::{AgentId, Namespace, Timestamp};
 
@@ -86,17 +87,17 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The highest sequence so far; 0 where there is none.
     async fn last_sequence(&self) -> sqlx::Result<i64>;
     /// What is neither acked nor dead, in the order of acceptance, after a sequence, with the number of deliveries.
-    async fn unfinished(&self, after: i64, limit: i64) -> sqlx::Result<Vec<(Envelope, u32)>>;
+    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>>;
     /// One message with its history.
     async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>>;
     /// Messages without histories, newest first.
-    async fn messages(&self, filter: &MessageFilter, limit: i64) -> sqlx::Result<Vec<Record>>;
+    async fn messages(&self, filter: &MessageFilter, limit: usize) -> sqlx::Result<Page<Record>>;
     /// One dead letter.
     async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>>;
     /// Dead letters, newest first.
-    async fn letters(&self, filter: &LetterFilter, limit: i64) -> sqlx::Result<Vec<DeadLetter>>;
-    /// Marks a message's dead letter as replayed and its message as queued; none where that has been done before, or the
-    /// message is not dead.
+    async fn letters(&self, filter: &LetterFilter, limit: usize) -> sqlx::Result<Page<DeadLetter>>;
+    /// Marks a message's dead letter as replayed and its message as queued; none, and no change, where that has been done
+    /// before, or the message is not dead.
     async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>>;
     /// Removes a dead letter; its message is left to retention.
     async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool>;

@@ -5,8 +5,9 @@ use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use domain::{Namespace, Timestamp};
+use futures::StreamExt as _;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
-use store::Sqlite;
+use store::{Page, Sqlite};
 
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows};
 use crate::app::{DeadLetter, Envelope, Status};
@@ -70,14 +71,14 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
                 .push_bind(micros(update.acked_at))
                 .push_bind(rows::history_lines(&update.history));
         });
-        // The first hand-over and the end are kept; history only grows.
+        // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late.
         query.push(
             ") UPDATE messages SET status = changes.status, deliveries = changes.deliveries, \
              delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
              acked_at = COALESCE(messages.acked_at, changes.acked_at), \
              ended_at = COALESCE(messages.ended_at, changes.acked_at), \
              history = messages.history || changes.history \
-             FROM changes WHERE messages.sequence = changes.sequence",
+             FROM changes WHERE messages.sequence = changes.sequence AND messages.status NOT IN ('acked', 'dead')",
         );
         query.build().persistent(false).execute(&mut *connection).await?;
     }
@@ -102,8 +103,22 @@ async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx
                 .push_bind(letter.payload.as_ref())
                 .push_bind(letter.created_at.as_micros());
         });
+        // After a commit whose outcome was lost the same comes again.
+        query.push(" ON CONFLICT (id) DO NOTHING");
         query.build().persistent(false).execute(&mut *connection).await?;
     }
+    Ok(())
+}
+
+/// Leaves dead messages to retention whose letters are gone: nothing can replay them any more. One that was replayed and
+/// died again has another letter, and stays with that.
+async fn give_up(connection: &mut SqliteConnection, messages: &[(String, String)], at: Timestamp) -> sqlx::Result<()> {
+    let messages = serde_json::to_string(messages).unwrap_or_default();
+    let query = "UPDATE messages SET ended_at = ? WHERE status = 'dead' \
+                 AND (namespace, id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?)) \
+                 AND NOT EXISTS (SELECT 1 FROM dead_letters WHERE dead_letters.subject_id = messages.id \
+                 AND dead_letters.namespace = messages.namespace AND replayed_at IS NULL)";
+    sqlx::query(query).bind(at.as_micros()).bind(messages).execute(connection).await?;
     Ok(())
 }
 
@@ -122,14 +137,14 @@ impl Store for SqliteStore {
         sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM messages").fetch_one(&self.0.reader).await
     }
 
-    async fn unfinished(&self, after: i64, limit: i64) -> sqlx::Result<Vec<(Envelope, u32)>> {
+    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
         let query = format!(
             "SELECT {} FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > ? \
              ORDER BY sequence LIMIT ?",
             rows::ENVELOPE
         );
-        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit).fetch_all(&self.0.reader).await?;
-        found.iter().map(rows::envelope).collect()
+        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.0.reader);
+        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
     }
 
     async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>> {
@@ -138,7 +153,7 @@ impl Store for SqliteStore {
         query.fetch_optional(&self.0.reader).await?.as_ref().map(rows::record).transpose()
     }
 
-    async fn messages(&self, filter: &MessageFilter, limit: i64) -> sqlx::Result<Vec<Record>> {
+    async fn messages(&self, filter: &MessageFilter, limit: usize) -> sqlx::Result<Page<Record>> {
         let mut query = QueryBuilder::new(format!(
             "SELECT {}, status, delivered_at, acked_at, '' AS history FROM messages WHERE namespace = ",
             rows::ENVELOPE
@@ -157,13 +172,10 @@ impl Store for SqliteStore {
         if let Some(before) = filter.before {
             query.push(" AND sequence < ").push_bind(before);
         }
-        query.push(" ORDER BY sequence DESC LIMIT ").push_bind(limit);
-        let found = query.build().fetch_all(&self.0.reader).await?;
-        found
-            .iter()
-            .map(rows::record)
-            .map(|record| record.map(|record| Record { history: Vec::new(), ..record }))
-            .collect()
+        query.push(" ORDER BY sequence DESC LIMIT ").push_bind(limit as i64 + 1);
+        let found = query.build().fetch(&self.0.reader);
+        let decode = |row: &_| rows::record(row).map(|record| Record { history: Vec::new(), ..record });
+        Page::read(found.boxed(), limit, decode, |record| record.message.payload.len()).await
     }
 
     async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>> {
@@ -173,7 +185,7 @@ impl Store for SqliteStore {
         query.fetch_optional(&self.0.reader).await?.as_ref().map(rows::letter).transpose()
     }
 
-    async fn letters(&self, filter: &LetterFilter, limit: i64) -> sqlx::Result<Vec<DeadLetter>> {
+    async fn letters(&self, filter: &LetterFilter, limit: usize) -> sqlx::Result<Page<DeadLetter>> {
         let mut query = QueryBuilder::new("SELECT * FROM dead_letters WHERE namespace = ");
         query.push_bind(filter.namespace.as_str().to_owned());
         if let Some(kind) = filter.kind {
@@ -188,9 +200,9 @@ impl Store for SqliteStore {
         if let Some(before) = &filter.before {
             query.push(" AND id < ").push_bind(before.clone());
         }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
-        let found = query.build().fetch_all(&self.0.reader).await?;
-        found.iter().map(rows::letter).collect()
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit as i64 + 1);
+        let found = query.build().fetch(&self.0.reader);
+        Page::read(found.boxed(), limit, rows::letter, |letter| letter.payload.len()).await
     }
 
     async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>> {
@@ -217,9 +229,9 @@ impl Store for SqliteStore {
             .bind(message)
             .fetch_optional(&mut *transaction)
             .await?;
-        let revived = revived.as_ref().map(rows::envelope).transpose()?;
+        let Some((envelope, _)) = revived.as_ref().map(rows::envelope).transpose()? else { return Ok(None) };
         transaction.commit().await?;
-        Ok(revived.map(|(envelope, _)| envelope))
+        Ok(Some(envelope))
     }
 
     async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool> {
@@ -231,31 +243,22 @@ impl Store for SqliteStore {
                 .fetch_optional(&mut *transaction)
                 .await?;
         let Some(message) = purged else { return Ok(false) };
-        sqlx::query("UPDATE messages SET ended_at = ? WHERE namespace = ? AND id = ? AND status = 'dead'")
-            .bind(now.as_micros())
-            .bind(namespace.as_str().to_owned())
-            .bind(message)
-            .execute(&mut *transaction)
-            .await?;
+        give_up(&mut transaction, &[(namespace.as_str().to_owned(), message)], now).await?;
         transaction.commit().await?;
         Ok(true)
     }
 
     async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64> {
         let mut transaction = self.0.writer.begin().await?;
-        // Messages of the letters that go now have nothing to be replayed by any more.
-        let doomed =
-            "SELECT namespace, subject_id FROM dead_letters WHERE created_at < ?1 ORDER BY created_at, id LIMIT ?2";
-        let query =
-            format!("UPDATE messages SET ended_at = ?1 WHERE status = 'dead' AND (namespace, id) IN ({doomed})");
-        sqlx::query(AssertSqlSafe(query)).bind(letters.as_micros()).bind(limit).execute(&mut *transaction).await?;
         let query = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE created_at < ? \
-                     ORDER BY created_at, id LIMIT ?)";
-        let old = sqlx::query(query).bind(letters.as_micros()).bind(limit).execute(&mut *transaction).await?;
+                     ORDER BY created_at, id LIMIT ?) RETURNING namespace, subject_id";
+        let old: Vec<(String, String)> =
+            sqlx::query_as(query).bind(letters.as_micros()).bind(limit).fetch_all(&mut *transaction).await?;
+        give_up(&mut transaction, &old, letters).await?;
         let query = "DELETE FROM messages WHERE sequence IN (SELECT sequence FROM messages WHERE ended_at < ? LIMIT ?)";
         let ended = sqlx::query(query).bind(messages.as_micros()).bind(limit).execute(&mut *transaction).await?;
         transaction.commit().await?;
-        Ok(old.rows_affected() + ended.rows_affected())
+        Ok(old.len() as u64 + ended.rows_affected())
     }
 
     async fn close(&self) {
@@ -329,7 +332,7 @@ mod tests {
         let left = async || {
             let filter = MessageFilter::default();
             let rows = store.messages(&filter, 10).await.unwrap();
-            rows.into_iter().map(|record| record.sequence).collect::<Vec<_>>()
+            rows.rows.into_iter().map(|record| record.sequence).collect::<Vec<_>>()
         };
         assert_eq!(store.clean(later, NOW, 10).await.unwrap(), 1, "the letter keeps its message");
         assert_eq!(left().await, [4, 3, 2]);
@@ -338,6 +341,6 @@ mod tests {
         let much_later = later + std::time::Duration::from_mins(1);
         assert_eq!(store.clean(much_later, later, 10).await.unwrap(), 2);
         assert_eq!(left().await, [4], "what is unfinished stays");
-        assert_eq!(store.unfinished(0, 10).await.unwrap().len(), 1);
+        assert_eq!(store.unfinished(0, 10).await.unwrap().rows.len(), 1);
     }
 }

@@ -235,6 +235,23 @@ impl Transport for Direct {
         }
     }
 
+    fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery> {
+        let mut state = self.lock();
+        let Some(contents) = state.mailboxes.remove(mailbox) else { return Vec::new() };
+        let mut found: Vec<_> = contents.waiting.into_values().collect();
+        for (sequence, away) in contents.away {
+            if let Away::Delayed(due) = away {
+                found.extend(state.delayed.remove(&(due, sequence)));
+            }
+        }
+        for delivery in &found {
+            if let Some(at) = delivery.envelope.message.expires_at {
+                state.expiries.remove(&(at, delivery.envelope.sequence, mailbox.clone()));
+            }
+        }
+        found
+    }
+
     fn advance(&self, now: Timestamp, instant: Instant) {
         let mut state = self.lock();
         let expired = state.expire(now);

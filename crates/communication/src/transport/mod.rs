@@ -73,6 +73,8 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery>;
     /// Ends a hand-over. Unknown ones are ignored.
     fn settle(&self, delivery: &Delivery, settlement: Settlement);
+    /// Takes everything out of a mailbox that nobody holds, for good: its agent is gone.
+    fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery>;
     /// Acts on the time: what expired is reported, what was delayed comes back. Called several times a second.
     fn advance(&self, now: Timestamp, instant: Instant);
 }

@@ -12,7 +12,6 @@ use tonic::Streaming;
 
 use crate::{
     app::{Directory, Hub, Mailbox},
-    error::CommunicationError,
     peers::{RegistryClient, agent_info},
 };
 
@@ -62,6 +61,7 @@ async fn follow(hub: &Hub, directory: &Directory, mut changes: Streaming<WatchAg
 
 async fn forget(hub: &Hub, directory: &Directory, deleted: &AgentDeleted) {
     let (Ok(namespace), Ok(agent)) = (deleted.namespace.parse(), deleted.agent_id.parse()) else { return };
-    directory.forget(&Mailbox { namespace, agent }).await;
-    hub.broker().expel(agent, &CommunicationError::AgentNotFound(agent.to_string()).into());
+    let mailbox = Mailbox { namespace, agent };
+    directory.forget(&mailbox).await;
+    hub.broker().remove(&mailbox);
 }

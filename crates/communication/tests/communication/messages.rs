@@ -37,7 +37,7 @@ async fn unfinished_messages_survive_a_crash_in_their_order() {
     for number in 0..5 {
         sent.push(world.send(to(&id, &number.to_string())).await.unwrap());
     }
-    let urgent = world.send(Message { priority: Some(9), ..to(&id, "now") }).await.unwrap();
+    let urgent = world.send(Message { priority: Some(9), ..to(&id, "\"now\"") }).await.unwrap();
     assert_eq!(agent.message().await.0.id, sent[0]);
     agent.ack(&sent[0]).await;
     world.until_status(&sent[0], MessageStatus::Acked).await;
@@ -131,6 +131,65 @@ async fn a_rejected_message_is_a_dead_letter() {
     agent.reject(&sent).await;
     let letter = world.until_dead(1).await.remove(0);
     assert_eq!((letter.reason.as_str(), letter.detail.as_str()), ("rejected", "unreadable"));
+}
+
+#[tokio::test]
+async fn a_payload_that_is_no_json_is_refused_by_its_name() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let error = world.send(to(&id, "hi")).await.unwrap_err();
+    assert_eq!((error.code, error.violations[0].field.as_str()), (Code::Invalid, "message.payload"));
+    let error = world.send(Message { r#type: "a\0b".to_owned(), ..to(&id, "1") }).await.unwrap_err();
+    assert_eq!((error.code, error.violations[0].field.as_str()), (Code::Invalid, "message.type"));
+}
+
+#[tokio::test]
+async fn a_message_that_died_twice_is_replayed_from_its_last_letter() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let sent = world.send(to(&id, "1")).await.unwrap();
+    agent.message().await;
+    agent.reject(&sent).await;
+    let first = world.until_dead(1).await.remove(0);
+    world.replay(&first.id).await.unwrap();
+    agent.message().await;
+    agent.reject(&sent).await;
+    let second = world.until_dead(2).await.remove(0);
+    assert_ne!(second.id, first.id);
+    // The first is history; without the second nothing could bring the message back.
+    world.purge(&first.id).await;
+    world.replay(&second.id).await.unwrap();
+    assert_eq!(agent.message().await.0.id, sent);
+    world.replay(&second.id).await.expect("a second replay changes nothing");
+}
+
+#[tokio::test]
+async fn what_used_up_its_deliveries_is_not_handed_over_again_after_a_crash() {
+    let world = World::with(|settings| settings.delivery_limit = 1).await;
+    let id = world.registry.add("clerk", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let sent = world.send(to(&id, "1")).await.unwrap();
+    agent.message().await;
+    world.until_status(&sent, MessageStatus::Delivered).await;
+    let world = world.crash().await;
+    let letter = world.until_dead(1).await.remove(0);
+    assert_eq!((letter.subject_id, letter.reason.as_str()), (sent, "delivery_limit"));
+}
+
+#[tokio::test]
+async fn the_mail_of_a_deleted_agent_becomes_dead_letters() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    let _agent = world.agent(&id, 1).await;
+    let (held, waiting) = (world.send(to(&id, "1")).await.unwrap(), world.send(to(&id, "2")).await.unwrap());
+    world.until_status(&held, MessageStatus::Delivered).await;
+    world.registry.remove(&id);
+    let letters = world.until_dead(2).await;
+    let mut subjects: Vec<_> = letters.iter().map(|letter| letter.subject_id.clone()).collect();
+    subjects.sort();
+    assert_eq!(subjects, [held, waiting]);
+    assert!(letters.iter().all(|letter| letter.reason == "agent_deleted"));
 }
 
 #[tokio::test]

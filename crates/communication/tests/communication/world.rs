@@ -125,6 +125,22 @@ impl World {
     }
 
     /// Waits until there are so many dead letters.
+    pub(crate) async fn replay(&self, letter: &str) -> Result<String, Error> {
+        let request = proto::ReplayDeadLetterRequest {
+            dead_letter_id: letter.to_owned(),
+            ..proto::ReplayDeadLetterRequest::default()
+        };
+        Ok(self.dead_letters().replay_dead_letter(request).await?.into_inner().message_id)
+    }
+
+    pub(crate) async fn purge(&self, letter: &str) {
+        let request = proto::PurgeDeadLetterRequest {
+            dead_letter_id: letter.to_owned(),
+            ..proto::PurgeDeadLetterRequest::default()
+        };
+        assert!(self.dead_letters().purge_dead_letter(request).await.unwrap().into_inner().purged);
+    }
+
     pub(crate) async fn until_dead(&self, count: usize) -> Vec<proto::DeadLetter> {
         until(async || {
             let request = proto::ListDeadLettersRequest { include_replayed: true, ..Default::default() };

@@ -72,7 +72,7 @@ impl WorkflowService for Api {
             limit: size.get(),
         };
         let page = self.app.workflows(&filter).await?;
-        let next = page.rows.last().filter(|_| !page.is_last).map(|last| PageToken::after(last.id)).unwrap_or_default();
+        let next = page.next(|last| PageToken::after(last.id));
         let workflows = page.rows.into_iter().map(wire::workflow).collect();
         Ok(Response::new(ListWorkflowsResponse { workflows, next_page_token: next.into_field() }))
     }

@@ -3,13 +3,14 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use domain::{ExecutionId, Namespace, Payload};
+use store::Page;
 use tokio::sync::oneshot;
 use workflow::{Command, Explanation, Start, Status};
 
 use super::{App, Snapshot};
 use crate::{
     error::OrchestratorError,
-    store::{EventRow, ExecutionFilter, Page, Summary, WorkflowRef},
+    store::{EventRow, ExecutionFilter, Summary, WorkflowRef},
     workers::{Input, Starting},
 };
 

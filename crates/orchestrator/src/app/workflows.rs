@@ -1,12 +1,13 @@
 //! Calls about workflows.
 
 use domain::{Namespace, WorkflowId};
+use store::Page;
 use workflow::Definition;
 
 use super::{App, not_found};
 use crate::{
     error::OrchestratorError,
-    store::{Page, WorkflowFilter, WorkflowRef, WorkflowRow, Written},
+    store::{WorkflowFilter, WorkflowRef, WorkflowRow, Written},
 };
 
 /// A definition that somebody gives, for a workflow that is there.

@@ -7,6 +7,7 @@ mod sqlite;
 
 use std::sync::Arc;
 
+use ::store::Page;
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
 use workflow::{Counts, Failure, Status};
@@ -138,14 +139,6 @@ pub(crate) enum Leased {
     Shards(Vec<i64>),
     /// So many belong to another.
     Others(usize),
-}
-
-/// A part of a list.
-#[derive(Clone, Debug)]
-pub(crate) struct Page<T> {
-    pub(crate) rows: Vec<T>,
-    /// Is there nothing after it?
-    pub(crate) is_last: bool,
 }
 
 /// Where everything is kept. Every call sees what was committed before it began.

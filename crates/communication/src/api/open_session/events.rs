@@ -12,6 +12,12 @@ use crate::{
     error::CommunicationError,
 };
 
+/// The largest progress that is shown, in bytes; a larger one is a sign of life only.
+const MAX_PROGRESS: usize = 64 * 1024;
+/// What a nack waits at least, so that a task that nobody takes does not use up its deliveries in a moment; and at most.
+const SHORTEST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_hours(1);
+
 /// One event, checked.
 pub(super) enum Said {
     Started(String),
@@ -72,19 +78,25 @@ pub(super) fn read(event: proto::AgentEvent, index: usize, mailbox: &Mailbox) ->
         Event::Started(started) => Said::Started(named(at("started.task_id"), started.task_id)?),
         Event::Heartbeat(heartbeat) => Said::Alive(named(at("heartbeat.task_id"), heartbeat.task_id)?),
         Event::Progress(progress) => {
-            Said::Progress { task: named(at("progress.task_id"), progress.task_id)?, detail: progress.detail }
+            let task = named(at("progress.task_id"), progress.task_id)?;
+            if progress.detail.len() > MAX_PROGRESS {
+                Said::Alive(task)
+            } else {
+                Said::Progress { task, detail: progress.detail }
+            }
         }
         Event::Result(result) => {
             let task = named(at("result.task_id"), result.task_id)?;
             Said::Result { task, outcome: wire::outcome(at("result"), result.outcome)? }
         }
         Event::Nack(nack) => {
-            let delay = Duration::from_millis(u64::from(nack.delay_ms));
-            let not_before = if delay.is_zero() { None } else { Instant::now().checked_add(delay) };
-            Said::Nack { delivery: named(at("nack.delivery_id"), nack.delivery_id)?, reason: nack.reason, not_before }
+            let delay = Duration::from_millis(u64::from(nack.delay_ms)).clamp(SHORTEST_DELAY, LONGEST_DELAY);
+            let delivery = named(at("nack.delivery_id"), nack.delivery_id)?;
+            Said::Nack { delivery, reason: wire::reason(&nack.reason), not_before: Instant::now().checked_add(delay) }
         }
         Event::Reject(reject) => {
-            Said::Reject { delivery: named(at("reject.delivery_id"), reject.delivery_id)?, reason: reject.reason }
+            let delivery = named(at("reject.delivery_id"), reject.delivery_id)?;
+            Said::Reject { delivery, reason: wire::reason(&reject.reason) }
         }
         Event::MessageAck(ack) => {
             let id = ack.message_id.parse();

@@ -40,7 +40,7 @@ use self::{
 };
 use super::{
     journal::Journal,
-    model::{Mailbox, MessageOrTask, Target, TaskId, ToAgent, Update, Welcome, What},
+    model::{Mailbox, MessageOrTask, Reason, Target, TaskId, ToAgent, Update, Welcome, What},
     outbox::Outbox,
 };
 use crate::{
@@ -92,6 +92,7 @@ pub(crate) struct Broker {
     tasks: HashMap<TaskId, Entry>,
     delayed: BTreeMap<(Instant, u64), TaskId>,
     foreign: HashMap<TaskId, Foreign>,
+    foreign_bytes: usize,
     sessions: HashMap<SessionId, Session>,
     /// Whose sessions take from a mailbox.
     mailboxes: HashMap<Mailbox, Vec<SessionId>>,
@@ -127,6 +128,7 @@ impl Broker {
             tasks: HashMap::new(),
             delayed: BTreeMap::new(),
             foreign: HashMap::new(),
+            foreign_bytes: 0,
             sessions: HashMap::new(),
             mailboxes: HashMap::new(),
             orchestrators: Orchestrators::default(),
@@ -203,6 +205,18 @@ impl Broker {
     pub(crate) fn expel(&mut self, agent: AgentId, error: &Error) {
         for session in self.sessions.values().filter(|session| session.agent() == agent) {
             session.outbox.end(Err(error.clone()));
+        }
+    }
+
+    /// An agent is gone for good: its sessions end, and what waits in its mailbox dies.
+    pub(crate) fn remove(&mut self, mailbox: &Mailbox) {
+        let error = CommunicationError::AgentNotFound(mailbox.agent.to_string());
+        self.expel(mailbox.agent, &error.into());
+        for session in self.mailboxes.get(mailbox).cloned().unwrap_or_default() {
+            self.close(session, "its agent was deleted");
+        }
+        for delivery in self.transport.empty(mailbox) {
+            self.bury_message(&delivery, Reason::AgentDeleted, "");
         }
     }
 
@@ -343,6 +357,7 @@ impl Broker {
             self.forget_unheld(&attachment.replica);
         }
         self.offer_results(&attachment.replica);
+        self.tell_held(&attachment.replica);
         attachment
     }
 

@@ -2,21 +2,35 @@
 
 use std::sync::Arc;
 
-use domain::{AgentId, SessionId};
+use domain::SessionId;
 
 use super::{
     Broker, Replica,
     tasks::{Entry, State},
 };
-use crate::app::model::{Outcome, Task, TaskId, ToAgent, Update, What};
+use crate::app::model::{Mailbox, Outcome, Task, TaskId, ToAgent, Update, What};
 
 /// The result of a task that is not known here: dispatched in an earlier life of this process, or ended long ago. Which of
 /// the two, the orchestrator knows.
 #[derive(Debug)]
 pub(super) struct Foreign {
-    agent: AgentId,
+    /// Who says so: only the task's owner knows whether it is of the task's namespace.
+    from: Mailbox,
     owed: Vec<SessionId>,
     outcome: Outcome,
+}
+
+/// Bytes of all results of unknown tasks together.
+const FOREIGN_BYTES: usize = 256 << 20;
+
+impl Foreign {
+    fn update(&self, id: &TaskId) -> Update {
+        let what = What::Ended(self.outcome.clone());
+        Update {
+            namespace: Some(self.from.namespace.clone()),
+            ..Update::new(Arc::clone(id), Some(self.from.agent), what)
+        }
+    }
 }
 
 impl Broker {
@@ -25,13 +39,13 @@ impl Broker {
     pub(crate) fn result(&mut self, from: SessionId, id: &str, outcome: Outcome) {
         let outcome = outcome.within(self.limits.output);
         let Some(session) = self.sessions.get_mut(&from) else { return };
-        let (agent, namespace) = (session.agent(), session.namespace().clone());
+        let (agent, mailbox) = (session.agent(), session.mailbox.clone());
         let Some((id, entry)) = self.tasks.get_key_value(id) else {
-            return self.foreign_result(from, agent, id, outcome);
+            return self.foreign_result(from, mailbox, id, outcome);
         };
         let id = Arc::clone(id);
         // A fence: what another namespace's agent says does not exist.
-        if entry.task.namespace != namespace {
+        if entry.task.namespace != mailbox.namespace {
             return;
         }
         let holder = match entry.state {
@@ -61,7 +75,7 @@ impl Broker {
         }
         if let Some(entry) = self.tasks.get_mut(&id) {
             entry.state = State::Ended { agent, owed: vec![from], outcome: outcome.clone() };
-            let update = Update { task: id, agent: Some(agent), what: What::Ended(outcome) };
+            let update = Update::new(id, Some(agent), What::Ended(outcome));
             self.orchestrators.tell(Some(&entry.replica), update);
         }
         self.pump(from);
@@ -82,25 +96,30 @@ impl Broker {
         }
     }
 
-    fn foreign_result(&mut self, from: SessionId, agent: AgentId, id: &str, outcome: Outcome) {
+    fn foreign_result(&mut self, session: SessionId, from: Mailbox, id: &str, outcome: Outcome) {
         let id: TaskId = id.into();
         if self.foreign.contains_key(&id) {
-            return self.owe_again(from, &id);
+            return self.owe_again(session, &id);
         }
         // Without an acknowledgement the agent keeps it, and sends it again over its next session.
-        if self.foreign.len() >= self.limits.foreign_results {
+        let bytes = self.foreign_bytes + outcome.size();
+        if self.foreign.len() >= self.limits.foreign_results || bytes > FOREIGN_BYTES {
             return;
         }
-        self.foreign.insert(Arc::clone(&id), Foreign { agent, owed: Vec::new(), outcome: outcome.clone() });
-        self.owe_again(from, &id);
-        self.orchestrators.tell(None, Update { task: id, agent: Some(agent), what: What::Ended(outcome) });
+        self.foreign_bytes = bytes;
+        let foreign = Foreign { from, owed: Vec::new(), outcome };
+        self.orchestrators.tell(None, foreign.update(&id));
+        self.foreign.insert(Arc::clone(&id), foreign);
+        self.owe_again(session, &id);
     }
 
     /// A dispatch of a task whose result came before: the dispatcher gets the result instead.
     pub(super) fn claim_foreign(&mut self, replica: &Replica, task: &Task) -> bool {
         let Some((id, foreign)) = self.foreign.get_key_value(&task.id) else { return false };
-        let what = What::Ended(foreign.outcome.clone());
-        self.orchestrators.tell(Some(replica), Update { task: Arc::clone(id), agent: Some(foreign.agent), what });
+        if foreign.from.namespace != task.namespace {
+            return false;
+        }
+        self.orchestrators.tell(Some(replica), foreign.update(id));
         true
     }
 
@@ -113,7 +132,10 @@ impl Broker {
             },
             Some(State::Queued { .. } | State::Delayed { .. } | State::Held { .. } | State::Dying { .. }) => return,
             None => match self.foreign.remove(id) {
-                Some(foreign) => foreign.owed,
+                Some(foreign) => {
+                    self.foreign_bytes -= foreign.outcome.size();
+                    foreign.owed
+                }
                 None => return,
             },
         };
@@ -130,12 +152,11 @@ impl Broker {
             if entry.replica == *replica || !orchestrators.is_attached(&entry.replica) {
                 entry.replica = Arc::clone(replica);
                 let what = What::Ended(outcome.clone());
-                orchestrators.tell(Some(replica), Update { task: Arc::clone(id), agent: Some(*agent), what });
+                orchestrators.tell(Some(replica), Update::new(Arc::clone(id), Some(*agent), what));
             }
         }
         for (id, foreign) in &self.foreign {
-            let what = What::Ended(foreign.outcome.clone());
-            orchestrators.tell(Some(replica), Update { task: Arc::clone(id), agent: Some(foreign.agent), what });
+            orchestrators.tell(Some(replica), foreign.update(id));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use domain::{AgentId, MessageId, Namespace, SessionId};
+use domain::{AgentId, MessageId, SessionId};
 
 use super::queues::QueueKey;
 use crate::{
@@ -43,10 +43,6 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) const fn namespace(&self) -> &Namespace {
-        &self.mailbox.namespace
-    }
-
     pub(crate) const fn agent(&self) -> AgentId {
         self.mailbox.agent
     }

@@ -69,7 +69,7 @@ impl Broker {
         if self.queues.len(&key) >= self.limits.queue {
             ::metrics::counter!(metrics::TASKS_REFUSED).increment(1);
             let refused = What::Refused(format!("the queue of {} is full", task.target));
-            self.orchestrators.tell(Some(replica), Update { task: id, agent: None, what: refused });
+            self.orchestrators.tell(Some(replica), Update::new(id, None, refused));
             return;
         }
         let place = self.queues.push(&key, task.priority, false, Arc::clone(&id));
@@ -95,8 +95,18 @@ impl Broker {
             State::Queued { told_waiting: true, .. } if is_new => (None, What::Waiting),
             State::Queued { .. } | State::Delayed { .. } | State::Dying { .. } => return true,
         };
-        self.orchestrators.tell(Some(replica), Update { task: Arc::clone(id), agent, what });
+        self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), agent, what));
         true
+    }
+
+    /// Tells a replica what sessions hold of its tasks: what it has withdrawn meanwhile it withdraws again.
+    pub(super) fn tell_held(&self, replica: &Replica) {
+        for (id, entry) in self.tasks.iter().filter(|(_, entry)| entry.replica == *replica) {
+            if let State::Held { session, agent, .. } = &entry.state {
+                let what = What::HandedOver { session: *session, delivery: entry.deliveries };
+                self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), Some(*agent), what));
+            }
+        }
     }
 
     /// Withdraws a task: takes it from its queue, or tells the session that holds it. A result that waits stays until it
@@ -151,7 +161,7 @@ impl Broker {
         if let State::Held { session: holder, agent, .. } = entry.state
             && holder == session
         {
-            let update = Update { task: Arc::clone(id), agent: Some(agent), what };
+            let update = Update::new(Arc::clone(id), Some(agent), what);
             self.orchestrators.tell(Some(&entry.replica), update);
         }
     }
@@ -218,7 +228,7 @@ impl Broker {
         }
         ::metrics::counter!(metrics::TASKS_REQUEUED).increment(1);
         let agent = entry.state.holder();
-        let update = Update { task: Arc::clone(id), agent, what: What::Requeued(why.to_owned()) };
+        let update = Update::new(Arc::clone(id), agent, What::Requeued(why.to_owned()));
         self.orchestrators.tell(Some(&entry.replica), update);
         true
     }
@@ -249,7 +259,7 @@ impl Broker {
             && let State::Dying { agent, letter, reason } = entry.state
         {
             let what = What::DeadLettered { letter, reason: reason.as_str() };
-            self.orchestrators.tell(Some(&entry.replica), Update { task: id, agent, what });
+            self.orchestrators.tell(Some(&entry.replica), Update::new(id, agent, what));
         }
     }
 
@@ -303,7 +313,7 @@ impl Broker {
         session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.deliveries });
         ::metrics::counter!(metrics::TASK_DELIVERIES).increment(1);
         let what = What::HandedOver { session: to, delivery: entry.deliveries };
-        let update = Update { task: Arc::clone(id), agent: Some(session.agent()), what };
+        let update = Update::new(Arc::clone(id), Some(session.agent()), what);
         self.orchestrators.tell(Some(&entry.replica), update);
     }
 
@@ -322,7 +332,7 @@ impl Broker {
             && self.queues.sessions(&entry.key).is_empty()
         {
             *told = true;
-            let update = Update { task: Arc::clone(id), agent: None, what: What::Waiting };
+            let update = Update::new(Arc::clone(id), None, What::Waiting);
             self.orchestrators.tell(Some(&entry.replica), update);
         }
     }

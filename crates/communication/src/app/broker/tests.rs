@@ -36,10 +36,14 @@ impl Bench {
     }
 
     pub(super) fn open(&mut self, agent: AgentId, credits: u32) -> SessionId {
+        self.open_in("default", agent, credits)
+    }
+
+    fn open_in(&mut self, namespace: &str, agent: AgentId, credits: u32) -> SessionId {
         self.sessions += 1;
         let session = SessionId::from_parts(0, self.sessions);
         let outbox = Outbox::new(100_000);
-        let mailbox = Mailbox { namespace: Namespace::default(), agent };
+        let mailbox = Mailbox { namespace: namespace.parse().unwrap(), agent };
         let opening = Opening {
             session,
             mailbox,
@@ -84,6 +88,13 @@ impl Bench {
     /// What the orchestrator was told since it was asked last.
     fn told(&self) -> Vec<(String, What)> {
         self.updates.drain().into_iter().map(|update| (update.task.to_string(), update.what)).collect()
+    }
+
+    /// The orchestrator's stream ends, and a new one begins.
+    fn attach_again(&mut self) {
+        self.broker.detach(&self.attachment);
+        self.updates = Outbox::new(100_000);
+        self.attachment = self.broker.attach("rep_1", self.updates.clone());
     }
 
     pub(super) fn finish(&mut self, session: SessionId, id: &str) {
@@ -164,6 +175,27 @@ fn the_first_result_wins_and_both_agents_are_acknowledged() {
     for session in [back, other] {
         assert!(bench.outboxes[&session].drain().iter().any(|event| matches!(event, ToAgent::ResultAck(_))));
     }
+}
+
+#[test]
+fn a_new_stream_hears_what_is_held_so_that_it_can_withdraw_what_it_gave_up() {
+    let mut bench = Bench::new(16, 5);
+    bench.open(AGENT, 2);
+    bench.dispatch("a", clerk(), 0);
+    bench.told();
+    bench.attach_again();
+    assert!(matches!(&bench.told()[..], [(id, What::HandedOver { delivery: 1, .. })] if id == "a"));
+}
+
+#[test]
+fn a_result_of_another_namespaces_agent_is_no_answer_to_a_dispatch() {
+    let mut bench = Bench::new(16, 5);
+    let stranger = bench.open_in("elsewhere", AgentId::from_parts(9, 9), 1);
+    bench.finish(stranger, "a");
+    bench.told();
+    let session = bench.open(AGENT, 1);
+    bench.dispatch("a", clerk(), 0);
+    assert_eq!(bench.given(session), ["a"]);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use domain::{ExecutionId, Timestamp};
 use sqlx::{QueryBuilder, Row as _, sqlite::SqliteRow};
-use store::Sqlite;
+use store::{Page, Sqlite};
 use workflow::Counts;
 
-use super::{id_of, key, page, parsed};
-use crate::store::{EventRow, ExecutionFilter, Page, Summary};
+use super::{id_of, key, parsed};
+use crate::store::{EventRow, ExecutionFilter, Summary};
 
 const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, counts, \
                        failure, ended_at, last_sequence, last_hash";
@@ -23,7 +23,7 @@ pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: 
             hash: row.try_get(3)?,
         })
     };
-    page(rows, limit, decode, |row| row.data.len()).await
+    Page::read(rows, limit, decode, |row| row.data.len()).await
 }
 
 pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

@@ -7,13 +7,11 @@ mod workflows;
 
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
-use futures::{TryStreamExt as _, stream::BoxStream};
-use sqlx::sqlite::SqliteRow;
-use store::Sqlite;
+use store::{Page, Sqlite};
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Leased, Page, Store, Summary, WorkflowFilter, WorkflowRef,
-    WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Leased, Store, Summary, WorkflowFilter, WorkflowRef, WorkflowRow,
+    Written,
 };
 
 /// A SQLite file.
@@ -102,28 +100,6 @@ fn id_of(key: &[u8]) -> sqlx::Result<ExecutionId> {
     const RANDOM_BITS: u32 = 80;
     let bits = key.try_into().map(u128::from_be_bytes).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     Ok(ExecutionId::from_parts((bits >> RANDOM_BITS) as u64, bits & ((1 << RANDOM_BITS) - 1)))
-}
-
-/// Reads at most `limit` rows, and no more than fits an answer, which holds at least one row. `rows` has one row more than
-/// the limit where there is one.
-async fn page<T>(
-    mut rows: BoxStream<'_, sqlx::Result<SqliteRow>>,
-    limit: usize,
-    decode: impl Fn(&SqliteRow) -> sqlx::Result<T>,
-    size: impl Fn(&T) -> usize,
-) -> sqlx::Result<Page<T>> {
-    /// A quarter of the largest message: what the contract adds to a row fits in the rest.
-    const MOST_BYTES: usize = contracts::MAX_MESSAGE_BYTES / 4;
-    let (mut found, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.try_next().await? {
-        let row = decode(&row)?;
-        bytes += size(&row);
-        if found.len() == limit || (bytes > MOST_BYTES && !found.is_empty()) {
-            return Ok(Page { rows: found, is_last: false });
-        }
-        found.push(row);
-    }
-    Ok(Page { rows: found, is_last: true })
 }
 
 /// A text column that is something of ours.

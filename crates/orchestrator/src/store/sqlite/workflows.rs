@@ -2,10 +2,10 @@
 
 use domain::{Namespace, Timestamp, WorkflowId};
 use sqlx::{QueryBuilder, Row as _, SqliteConnection, sqlite::SqliteRow};
-use store::Sqlite;
+use store::{Page, Sqlite};
 
-use super::{page, parsed};
-use crate::store::{Page, WorkflowFilter, WorkflowRef, WorkflowRow, Written};
+use super::parsed;
+use crate::store::{WorkflowFilter, WorkflowRef, WorkflowRow, Written};
 
 /// The columns that two active workflows of one name break.
 const NAME_KEY: &str = "workflows.namespace, workflows.name";
@@ -117,7 +117,7 @@ pub(super) async fn list(sqlite: &Sqlite, filter: &WorkflowFilter) -> sqlx::Resu
     }
     query.push(" ORDER BY w.id LIMIT ").push_bind(filter.limit as i64 + 1);
     let rows = query.build().fetch(&sqlite.reader);
-    page(rows, filter.limit, decode, |row| row.definition.len()).await
+    Page::read(rows, filter.limit, decode, |row| row.definition.len()).await
 }
 
 fn decode(row: &SqliteRow) -> sqlx::Result<WorkflowRow> {
