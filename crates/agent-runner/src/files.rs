@@ -22,6 +22,8 @@ pub(crate) struct Files {
     /// Below it; may not exist yet.
     write_root: PathBuf,
     write_dir: PathBuf,
+    /// Canonical; hidden from agents.
+    private: Option<PathBuf>,
     limit: usize,
 }
 
@@ -33,7 +35,9 @@ impl Files {
         if !is_plain(&write_dir) {
             return Err(StartError::WriteDir(write_dir));
         }
-        Ok(Self { write_root: root.join(&write_dir), root, write_dir, limit: settings.max_file_size.0 })
+        let private = settings.private_dir.as_ref().map(fs::canonicalize).transpose();
+        let private = private.map_err(|source| StartError::FilesDir { path: settings.files_dir.clone(), source })?;
+        Ok(Self { write_root: root.join(&write_dir), root, private, write_dir, limit: settings.max_file_size.0 })
     }
 
     /// The content of a file. Failures: `path_not_allowed`, `file_not_found`, `file_too_large`, `file_error` (retryable).
@@ -46,11 +50,15 @@ impl Files {
         if !real.starts_with(&self.root) {
             return Err(not_allowed(path, "leads out of the agents' folder"));
         }
-        let file = File::open(real).map_err(|error| file_error(path, &error))?;
-        let metadata = file.metadata().map_err(|error| file_error(path, &error))?;
+        if self.private.as_ref().is_some_and(|private| real.starts_with(private)) {
+            return Err(not_allowed(path, "belongs to the server"));
+        }
+        // Asked before it is opened: opening a pipe waits for its other end.
+        let metadata = fs::metadata(&real).map_err(|error| file_error(path, &error))?;
         if !metadata.is_file() {
             return Err(not_allowed(path, "is no regular file"));
         }
+        let file = File::open(real).map_err(|error| file_error(path, &error))?;
         let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(self.limit));
         // The file may grow while it is read: one byte more than the limit tells.
         file.take(self.limit as u64 + 1).read_to_end(&mut content).map_err(|error| file_error(path, &error))?;
@@ -186,6 +194,30 @@ mod tests {
             assert_eq!(files.write(path, b"x").unwrap_err().code, "path_not_allowed", "{path:?}");
         }
         assert!(!outer.path().join("x").exists());
+    }
+
+    #[test]
+    fn what_belongs_to_the_server_is_hidden() {
+        let outer = tempfile::tempdir().unwrap();
+        let data = outer.path().join(".troupe");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("registry.db"), "s").unwrap();
+        fs::write(outer.path().join("mine.csv"), "s").unwrap();
+        symlink(&data, outer.path().join("link")).unwrap();
+        let settings = Settings { files_dir: outer.path().to_owned(), private_dir: Some(data), ..Settings::default() };
+        let files = Files::new(&settings).unwrap();
+        for path in [".troupe/registry.db", "link/registry.db"] {
+            assert_eq!(files.read(path).unwrap_err().code, "path_not_allowed", "{path}");
+        }
+        assert_eq!(files.read("mine.csv").unwrap(), b"s");
+    }
+
+    #[test]
+    fn a_pipe_is_refused_without_waiting_for_its_other_end() {
+        let (_outer, files) = files(100);
+        let made = std::process::Command::new("mkfifo").arg(files.root.join("pipe")).status().unwrap();
+        assert!(made.success());
+        assert_eq!(files.read("pipe").unwrap_err().code, "path_not_allowed");
     }
 
     #[test]

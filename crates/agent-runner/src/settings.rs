@@ -16,6 +16,8 @@ pub struct Settings {
     pub files_dir: PathBuf,
     /// The folder in `files_dir` that `data` agents may write to, made on first use. Default `output`.
     pub write_dir: PathBuf,
+    /// A folder that agents never see, also where it lies in `files_dir`: `troupe dev` names its data folder. Default none.
+    pub private_dir: Option<PathBuf>,
     /// The largest file to read or write. Default 64MiB.
     pub max_file_size: ByteSize,
     /// The most rows that an action of `data` may produce. Default 1000000.
@@ -40,6 +42,7 @@ impl Default for Settings {
             default_agents: true,
             files_dir: PathBuf::from("."),
             write_dir: PathBuf::from("output"),
+            private_dir: None,
             max_file_size: ByteSize(64 << 20),
             max_rows: 1_000_000,
             http_allow: Vec::new(),

@@ -52,13 +52,14 @@ impl Failure {
     }
 
     pub(crate) fn into_proto(self) -> proto::TaskFailure {
+        /// A failure goes into the log: what explains it is short, what is longer belongs into a file.
+        const MOST_MESSAGE: usize = 16 * 1024;
+        const MOST_DETAILS: usize = 1 << 20;
         let details = self.details.map_or_else(Vec::new, |details| details.to_string().into_bytes());
-        proto::TaskFailure {
-            code: self.code.into_owned(),
-            message: self.message,
-            retryable: self.retryable,
-            details: details.into(),
-        }
+        let details = if details.len() > MOST_DETAILS { Vec::new() } else { details };
+        let mut message = self.message;
+        message.truncate(message.floor_char_boundary(MOST_MESSAGE));
+        proto::TaskFailure { code: self.code.into_owned(), message, retryable: self.retryable, details: details.into() }
     }
 }
 
@@ -102,6 +103,16 @@ impl From<Failure> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_explains_a_failure_is_bounded() {
+        let long = Failure {
+            details: Some(Box::new(serde_json::json!("x".repeat(2 << 20)))),
+            ..Failure::fatal("a", "é".repeat(10_000))
+        };
+        let sent = long.into_proto();
+        assert!(sent.details.is_empty() && sent.message.len() == 16 * 1024, "{}", sent.message.len());
+    }
 
     #[test]
     fn any_error_becomes_a_failure_with_its_causes() {

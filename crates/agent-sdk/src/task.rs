@@ -13,7 +13,7 @@ use crate::{Context, Failure};
 /// One task: what to do, with what, and the ways to talk while doing it. The input is not parsed unless asked for.
 #[derive(Clone, Debug)]
 pub struct Task {
-    /// `execution/step[index]/attempt`, or a message's id where an agent asked by message. Use it as idempotency key.
+    /// `execution/step[index]/attempt`, or a message's id where an agent asked by message. See [`Task::idempotency_key`].
     pub id: String,
     /// Its namespace.
     pub namespace: String,
@@ -77,6 +77,13 @@ impl Task {
             context,
             progress,
         }
+    }
+
+    /// The same for every attempt at this piece of work, and different for every other: what to send along with whatever is
+    /// done outside, so that a repetition is recognised there.
+    pub fn idempotency_key(&self) -> &str {
+        // The last part of a task's id counts the attempts; a message's id has one part.
+        self.id.rsplit_once('/').map_or(self.id.as_str(), |(work, _)| work)
     }
 
     /// The input as `T`. Failure: `invalid_input`, not retryable, with serde's word on what is wrong and where.

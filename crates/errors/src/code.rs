@@ -50,7 +50,7 @@ impl Code {
     /// The class of a gRPC code.
     pub const fn from_grpc(code: Grpc) -> Self {
         match code {
-            Grpc::InvalidArgument | Grpc::OutOfRange => Self::Invalid,
+            Grpc::InvalidArgument => Self::Invalid,
             Grpc::Unauthenticated => Self::Unauthenticated,
             Grpc::PermissionDenied => Self::Forbidden,
             Grpc::NotFound => Self::NotFound,
@@ -60,7 +60,10 @@ impl Code {
             Grpc::ResourceExhausted => Self::Exhausted,
             Grpc::Unavailable | Grpc::Cancelled => Self::Unavailable,
             Grpc::DeadlineExceeded => Self::Timeout,
-            Grpc::Ok | Grpc::Unknown | Grpc::Unimplemented | Grpc::Internal | Grpc::DataLoss => Self::Internal,
+            // Out of range is what tonic says of an answer that is too large: no caller's fault.
+            Grpc::OutOfRange | Grpc::Ok | Grpc::Unknown | Grpc::Unimplemented | Grpc::Internal | Grpc::DataLoss => {
+                Self::Internal
+            }
         }
     }
 

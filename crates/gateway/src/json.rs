@@ -103,7 +103,7 @@ fn fault(mut pointer: String, error: &str) -> Problem {
         Some(("unknown", "field")) => "unknown_field",
         Some(("duplicate", "field")) => "duplicate_field",
         Some(("unknown", "variant")) => "unknown_value",
-        Some(("invalid", "type")) => "wrong_type",
+        Some(("invalid", "type:")) => "wrong_type",
         Some(_) | None => "invalid_value",
     };
     let quoted = message.split('`').nth(1).unwrap_or_default().replace('~', "~0").replace('/', "~1");
@@ -199,6 +199,15 @@ mod tests {
 
     fn checked(text: &str) -> bool {
         Payload::from_slice(text.as_bytes()).is_ok_and(|payload| check(&payload).is_ok())
+    }
+
+    #[test]
+    fn a_wrong_type_has_its_code_and_its_place() {
+        let error = serde_json::from_str::<u32>("\"text\"").unwrap_err().to_string();
+        let problem = fault("/name".to_owned(), &error);
+        let document = serde_json::to_value(problem.document("req_1")).unwrap();
+        assert_eq!(document["errors"][0]["code"], "wrong_type", "{document}");
+        assert_eq!(document["errors"][0]["pointer"], "/name");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 mod bytes;
 mod database;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use figment::{
     Figment,
@@ -30,6 +30,25 @@ pub enum Error {
         #[source]
         source: Box<figment::Error>,
     },
+    /// The file cannot be read.
+    #[error("cannot read the settings in {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<figment::Error>,
+    },
+    /// A table of the file, or the first part of a variable, names no service.
+    #[error("{place} sets something for {name:?}, which is no service; there are {known}")]
+    UnknownService {
+        /// The file or the variable.
+        place: String,
+        /// What it names.
+        name: String,
+        /// What it could name.
+        known: String,
+    },
     /// A rule over several settings is broken.
     #[error("invalid settings for {service}: {field}: {message}")]
     Rule {
@@ -40,6 +59,31 @@ pub enum Error {
         /// What is wrong and what would be right.
         message: String,
     },
+}
+
+/// Refuses a file with tables, and variables, that no service would read: a typo in a name must not pass unnoticed.
+pub fn check_names(
+    file: Option<&Path>,
+    variables: impl IntoIterator<Item = String>,
+    services: &[&str],
+) -> Result<(), Error> {
+    let unknown = |place: String, name: String| Error::UnknownService { place, name, known: services.join(", ") };
+    if let Some(path) = file {
+        let tables: figment::value::Dict = Figment::from(Toml::file_exact(path))
+            .extract()
+            .map_err(|source| Error::File { path: path.to_owned(), source: Box::new(source) })?;
+        if let Some(name) = tables.into_keys().find(|name| !services.contains(&name.as_str())) {
+            return Err(unknown(path.display().to_string(), name));
+        }
+    }
+    for variable in variables {
+        let named = variable.strip_prefix("TROUPE_").and_then(|rest| rest.split_once("__"));
+        let Some(name) = named.map(|(name, _)| name.to_lowercase().replace('_', "-")) else { continue };
+        if !services.contains(&name.as_str()) {
+            return Err(unknown(variable, name));
+        }
+    }
+    Ok(())
 }
 
 /// The settings of one service. Implementations set `#[serde(default, deny_unknown_fields)]`.
@@ -66,5 +110,29 @@ pub trait Settings: Serialize + DeserializeOwned + Default {
         let settings: Self = figment.extract().map_err(invalid)?;
         settings.validate().map_err(|(field, message)| Error::Rule { service: Self::SERVICE, field, message })?;
         Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_service_would_read_is_refused_by_its_name() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file("good.toml", "[gateway]\nlisten = 1\n")?;
+            jail.create_file("bad.toml", "[gatewayy]\n")?;
+            let services = ["gateway", "agent-runner"];
+            let check = |file: &str, variable: &str| {
+                let refused = check_names(Some(Path::new(file)), [variable.to_owned()], &services);
+                refused.map_err(|error| error.to_string())
+            };
+            assert_eq!(check("good.toml", "TROUPE_AGENT_RUNNER__MAX_ROWS"), Ok(()));
+            assert_eq!(check("good.toml", "TROUPE_URL"), Ok(()));
+            assert!(check("bad.toml", "PATH").unwrap_err().contains("gatewayy"));
+            assert!(check("good.toml", "TROUPE_GATEWAYS__MAX_BODY").unwrap_err().contains("TROUPE_GATEWAYS__MAX_BODY"));
+            assert!(check("none.toml", "PATH").unwrap_err().contains("none.toml"));
+            Ok(())
+        });
     }
 }

@@ -35,10 +35,24 @@ pub enum OpenError {
 
 /// A database failure as callers may see it: unavailable where trying again may help, else internal.
 pub fn error(source: sqlx::Error) -> errors::Error {
-    match source {
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => {
-            errors::Error::unavailable("database_unavailable", "the database does not answer now").caused_by(source)
+    if is_transient(&source) {
+        let message = "the database cannot be used now; see whether its disk is full";
+        errors::Error::unavailable("database_unavailable", message).caused_by(source)
+    } else {
+        errors::Error::internal(source)
+    }
+}
+
+/// May the same statement work later, without a change of ours?
+fn is_transient(error: &sqlx::Error) -> bool {
+    /// <https://sqlite.org/rescode.html>: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN. The lowest byte of an extended code.
+    const TRANSIENT: [u32; 6] = [5, 6, 8, 10, 13, 14];
+    match error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| code.parse::<u32>().ok());
+            code.is_some_and(|code| TRANSIENT.contains(&(code & 0xff)))
         }
-        other => errors::Error::internal(other),
+        _ => false,
     }
 }

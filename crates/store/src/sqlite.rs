@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use settings::Database;
 use sqlx::{
-    SqlitePool,
+    Connection as _, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -41,6 +41,12 @@ impl Sqlite {
                 // A connection holds its page cache and its prepared statements: never drop a warm one.
                 .idle_timeout(None)
                 .max_lifetime(None)
+                // On a full disk SQLite ends a transaction by itself, which sqlx does not notice: for it the connection
+                // stays inside of one for ever. A connection that says so is replaced.
+                .before_acquire(|connection, _| {
+                    let is_sound = !connection.is_in_transaction();
+                    Box::pin(async move { Ok(is_sound) })
+                })
         };
         let writer = pool(1).connect_with(options.clone()).await.map_err(connect)?;
         migrator.run(&writer).await.map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
@@ -75,6 +81,23 @@ fn options(path: &Path) -> SqliteConnectOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn after_a_full_disk_it_goes_on_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Database { path: folder.path().join("test.db"), ..Database::default() };
+        let database = Sqlite::open(&settings, &Migrator::DEFAULT).await.unwrap();
+        sqlx::query("CREATE TABLE t (x BLOB)").execute(&database.writer).await.unwrap();
+        let write = async |size: i64| {
+            let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
+            sqlx::query("INSERT INTO t VALUES (zeroblob(?))").bind(size).execute(&mut *transaction).await?;
+            transaction.commit().await
+        };
+        sqlx::query("PRAGMA max_page_count = 16").execute(&database.writer).await.unwrap();
+        let full = crate::error(write(1_000_000).await.unwrap_err());
+        assert_eq!((full.code, full.reason), (errors::Code::Unavailable, "database_unavailable"));
+        write(1).await.expect("there is room for this one");
+    }
 
     #[tokio::test]
     async fn commits_flush_and_readers_see_them() {

@@ -7,11 +7,14 @@ mod commands;
 mod dev;
 mod output;
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
 use self::{cli::Cli, output::Output};
+
+/// How long work that cannot be dropped may still take when everything else has ended.
+const LAST_WORK: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -23,7 +26,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(commands::run(cli, &output)) {
+    let ended = runtime.block_on(commands::run(cli, &output));
+    // A thread that is stuck in the file system must not keep the process.
+    runtime.shutdown_timeout(LAST_WORK);
+    match ended {
         Ok(code) => code,
         // The reader of our output has seen enough: `troupe ps | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -161,7 +161,7 @@ async fn once(
     let same_host = Url::parse(&request.url).is_ok_and(|first| first.origin() == url.origin());
     let mut headers = if same_host { headers(&request.headers)? } else { HeaderMap::new() };
     if !headers.contains_key("idempotency-key")
-        && let Ok(key) = HeaderValue::from_str(&task.id)
+        && let Ok(key) = HeaderValue::from_str(task.idempotency_key())
     {
         headers.insert("idempotency-key", key);
     }

@@ -49,13 +49,17 @@ async fn register(registry: &Link, kind: Kind) -> Result<(), errors::Error> {
         agent_type: kind.as_str().to_owned(),
         name: kind.as_str().to_owned(),
         capabilities: kind.capabilities().iter().map(|&capability| capability.to_owned()).collect(),
-        attach: true,
+        // One that is there already stays as somebody has configured it.
+        attach: false,
         ..RegisterAgentRequest::default()
     };
     let mut client = RegistryServiceClient::new(registry.clone());
     match tokio::time::timeout(DEADLINE, client.register_agent(request)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) => Err(status.into()),
+        Ok(Err(status)) => match errors::Error::from(status) {
+            error if error.code == errors::Code::Exists => Ok(()),
+            error => Err(error),
+        },
         Err(_) => Err(errors::Error::unavailable("registry_unavailable", "the registry does not answer")),
     }
 }

@@ -21,11 +21,16 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use contracts::{Link, communication::v1::agent_session_service_client::AgentSessionServiceClient};
 use errors::Code;
 use lifecycle::Shutdown;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 pub(crate) use self::shared::{Reply, Shared};
 use self::stream::Ended;
 use crate::{Agent, Error};
+
+/// How long a stop goes on connecting while results wait for their acknowledgement.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest pause between two streams meanwhile.
+const DRAIN_RECONNECT: Duration = Duration::from_millis(250);
 
 /// A session of one agent, over as many streams as it takes.
 pub(crate) struct Session {
@@ -59,7 +64,15 @@ impl Session {
             .with_jitter()
             .without_max_times();
         let mut next = delays.build();
-        while !shutdown.is_draining() {
+        let mut give_up = None;
+        loop {
+            if shutdown.is_draining() {
+                // What was done has to be told; but the server may be gone for good.
+                let deadline = *give_up.get_or_insert_with(|| Instant::now() + DRAIN_DEADLINE);
+                if self.shared.is_settled() || Instant::now() >= deadline {
+                    return Ok(());
+                }
+            }
             // A cut may drop the stream wherever it stands.
             let ended = tokio::select! {
                 ended = self.stream(shutdown) => ended,
@@ -82,14 +95,16 @@ impl Session {
                         ?delay,
                         "session lost, opening another"
                     );
+                    let is_draining = shutdown.is_draining();
+                    let delay = if is_draining { delay.min(DRAIN_RECONNECT) } else { delay };
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
-                        () = shutdown.draining() => {}
+                        () = shutdown.draining(), if !is_draining => {}
+                        () = shutdown.cutting() => return Ok(()),
                     }
                 }
             }
         }
-        Ok(())
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{Outgoing, SendError};
 pub(super) const MOST_KEPT: usize = 16_384;
 /// Messages that wait for their receipt, at most.
 pub(super) const MOST_SENDS: usize = 1024;
+/// The largest payload that is tried, in bytes: a larger one could end the stream instead of being refused.
+const MOST_PAYLOAD: usize = contracts::MAX_MESSAGE_BYTES / 4;
 /// Ids of messages dealt with, so that a repeated delivery is acknowledged and not handled again.
 const REMEMBERED: usize = 4096;
 
@@ -244,7 +246,14 @@ impl Shared {
         if state.sends.len() >= MOST_SENDS {
             return Err(SendError::Busy);
         }
-        let message = message.into_proto();
+        // Chosen here, so that a message whose receipt was lost, and which is sent again, is the same one.
+        let message = proto::Message { id: MessageId::generate(&SystemClock).to_string(), ..message.into_proto() };
+        if message.payload.len() > MOST_PAYLOAD {
+            return Err(SendError::Refused(format!(
+                "request_invalid: a payload of {} bytes is too large; put it into a file, and send its path",
+                message.payload.len()
+            )));
+        }
         let reference = state.next_send;
         state.next_send += 1;
         let (receipt, received) = oneshot::channel();

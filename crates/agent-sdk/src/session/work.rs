@@ -11,12 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::{
-    Agent, Context, Failure, Message, Outgoing, Output, Refusal, Task,
+    Agent, Context, Failure, Message, Outgoing, Output, Refusal, SendError, Task,
     message::{REPLY, REQUEST},
 };
 
 /// What does not fit into a message of the session cannot be an output.
 const MOST_OUTPUT: usize = contracts::MAX_MESSAGE_BYTES / 2;
+
+/// The largest answer to a request, in bytes: what communication takes as a message's payload.
+const MOST_ANSWER: usize = 4 << 20;
 
 /// A run of a task, from hand-over to result.
 pub(super) async fn run_task(
@@ -143,9 +146,30 @@ async fn answer(
     };
     let output =
         output.transpose().map_err(|error| Refusal::from(Failure::fatal("invalid_output", error.to_string())))?;
-    let answer = serde_json::to_vec(&Answer { output, failure: outcome.as_ref().err() });
-    let answer = answer.map_err(|error| Refusal::from(Failure::fatal("invalid_output", error.to_string())))?;
+    let encode = |answer: Answer<'_>| {
+        serde_json::to_vec(&answer).map_err(|error| Refusal::from(Failure::fatal("invalid_output", error.to_string())))
+    };
+    let mut answer = encode(Answer { output, failure: outcome.as_ref().err() })?;
+    if answer.len() > MOST_ANSWER {
+        let message = format!("the answer has {} bytes; at most {MOST_ANSWER} fit a message", answer.len());
+        let failure = Failure::fatal("output_too_large", message);
+        answer = encode(Answer { output: None, failure: Some(&failure) })?;
+    }
     let Some(reply) = Outgoing::reply(&message, answer.into()) else { return Ok(()) };
-    let retry = |reason: String| Refusal::Retry { reason, delay: Duration::from_secs(1) };
-    context.send(reply).await.map(drop).map_err(|error| retry(format!("the answer could not be sent: {error}")))
+    context.send(reply).await.map(drop).map_err(|error| unsent(&error))
+}
+
+/// What becomes of a request whose answer could not be sent. The action was done: doing it again is right only where the
+/// answer may get through then.
+fn unsent(error: &SendError) -> Refusal {
+    /// Reasons of the server that pass.
+    const PASSING: [&str; 5] =
+        ["mailbox_full", "database_unavailable", "registry_unavailable", "stopping", "no_live_agent"];
+    let reason = format!("the answer could not be sent: {error}");
+    match error {
+        SendError::Refused(why) if !PASSING.iter().any(|reason| why.starts_with(reason)) => Refusal::Reject { reason },
+        SendError::Refused(_) | SendError::Deadline | SendError::Busy | SendError::Closed => {
+            Refusal::Retry { reason, delay: Duration::from_secs(1) }
+        }
+    }
 }

@@ -68,6 +68,23 @@ async fn a_task_is_done_and_its_result_kept_until_it_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn what_was_done_is_told_also_where_the_stream_is_lost_during_a_stop() {
+    let mut server = Server::new();
+    let mut running = Running::start(echo(), &server);
+    let mut session = server.session().await;
+    session.send([task("t1", "echo", &json!(1))]).await;
+    session.result("t1").await;
+    running.shutdown.drain();
+    session.until(|event| matches!(event, Event::Drain(_))).await;
+    drop(session);
+
+    let mut session = server.session().await;
+    assert_eq!(output(&session.result("t1").await), json!(1));
+    session.send([ServerEvent::ResultAck(proto::ResultAck { task_id: "t1".into() })]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_task_that_runs_or_is_kept_is_not_run_again() {
     let (runs, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let agent = {

@@ -94,7 +94,7 @@ impl Messages {
 
     async fn queue(&self, draft: Draft) -> Result<Submitted, CommunicationError> {
         if draft.payload.len() > self.max_payload {
-            let message = format!("is larger than {} bytes", self.max_payload);
+            let message = format!("is larger than {} bytes (setting max_payload)", self.max_payload);
             return Err(CommunicationError::field("message.payload", "too_large", message));
         }
         let agent = self.directory.resolve(&draft.namespace, &draft.to).await?;

@@ -193,12 +193,22 @@ pub(crate) async fn send_message(
         };
         let request = wire_api::SendMessageRequest { message: Some(message) };
         let answer = app.call(app.messages().send_message(context.request(request))).await;
-        let answer = answer.map_err(Problem::in_body)?;
+        let answer = answer.map_err(in_message)?;
         let status = MessageStatus::from_wire(answer.status)?;
         let location = format!("/api/v1/messages/{}", answer.message_id);
         Ok(Reply::new(StatusCode::ACCEPTED, &SentMessage { message_id: answer.message_id, status })?.at(location))
     };
     app.idempotency.once(context, &bytes, fresh, create).await
+}
+
+/// A refusal of a message: its fields are the body's own.
+fn in_message(mut error: errors::Error) -> Problem {
+    for violation in &mut error.violations {
+        if let Some(field) = violation.field.strip_prefix("message.") {
+            violation.field = field.to_owned();
+        }
+    }
+    Problem::in_body(error)
 }
 
 /// List messages.

@@ -128,7 +128,10 @@ pub(crate) async fn run(
             ended = stream => ended,
             () = shutdown.draining() => return Ok(()),
         };
-        tracing::warn!(status = %ended.err().unwrap_or_else(|| Status::unavailable("closed")), "the stream to communication has ended");
+        if !shutdown.is_draining() {
+            let status = ended.err().unwrap_or_else(|| Status::unavailable("closed"));
+            tracing::warn!(%status, "the stream to communication has ended");
+        }
         // What was meant for the old stream is of no use to the next.
         let lost = async {
             while outgoing.recv().await.is_some() {}

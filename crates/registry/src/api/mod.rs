@@ -20,6 +20,8 @@ use tonic::{Request, Response, Status};
 use crate::app::{Change, Registration, Registry, Strategy};
 
 /// Agents that one selection picks at most: the voters of the largest decision.
+/// Bytes of the configurations in one page.
+const MOST_BYTES: usize = contracts::MAX_MESSAGE_BYTES / 4;
 const MAX_SELECTED: u32 = 1_000;
 
 /// The service.
@@ -94,7 +96,18 @@ impl RegistryService for Api {
                 && (request.capability.is_empty() || can(&request.capability))
                 && liveness.is_none_or(|liveness| liveness == snapshot.liveness)
         });
-        let (rows, next) = size.cut(rows, |last| PageToken::after(last.agent.id));
+        let (mut rows, mut next) = size.cut(rows, |last| PageToken::after(last.agent.id));
+        // What the configurations take, and no more than fits an answer.
+        let mut bytes = 0;
+        let fitting = rows.iter().take_while(|snapshot| {
+            bytes += snapshot.agent.config.as_str().len();
+            bytes <= MOST_BYTES
+        });
+        let fitting = fitting.count().max(1);
+        if fitting < rows.len() {
+            rows.truncate(fitting);
+            next = rows.last().map(|last| PageToken::after(last.agent.id)).unwrap_or_default();
+        }
         let agents = rows.into_iter().map(wire::agent).collect();
         Ok(Response::new(ListAgentsResponse { agents, next_page_token: next.into_field() }))
     }

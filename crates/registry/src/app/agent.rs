@@ -110,7 +110,8 @@ impl Check {
 
     pub(super) fn config(&mut self, bytes: &[u8]) -> Payload {
         if bytes.len() > self.max_config {
-            let message = format!("must have at most {} bytes, not {}", self.max_config, bytes.len());
+            let message =
+                format!("must have at most {} bytes (setting max_config), not {}", self.max_config, bytes.len());
             self.fault("/config", "too_large", message);
         } else if let Ok(config) = Payload::from_slice(bytes)
             && config.to_value().is_object()

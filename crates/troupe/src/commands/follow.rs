@@ -38,13 +38,14 @@ pub(super) async fn watch(
     mut show: impl FnMut(&Event),
 ) -> Result<(), client::Error> {
     let mut after = 0;
-    let mut heard = Instant::now();
+    // Since when it is away; a server that only has nothing to tell is not.
+    let mut away: Option<Instant> = None;
     loop {
         let cut = match context.client.events(execution, after).await {
             Ok(mut stream) => loop {
+                away = None;
                 match stream.next().await {
                     Ok(Some(event)) => {
-                        heard = Instant::now();
                         if event.sequence > after {
                             after = event.sequence;
                             show(&event);
@@ -61,8 +62,9 @@ pub(super) async fn watch(
             },
             Err(error) => Some(error),
         };
+        let since = *away.get_or_insert_with(Instant::now);
         match cut {
-            Some(error) if !error.is_passing() || heard.elapsed() > PATIENCE => return Err(error),
+            Some(error) if !error.is_passing() || since.elapsed() > PATIENCE => return Err(error),
             Some(_) | None => tokio::time::sleep(PAUSE).await,
         }
     }

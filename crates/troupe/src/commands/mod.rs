@@ -74,9 +74,9 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Outcome {
 }
 
 impl Context<'_> {
-    /// The agent or workflow of this name or id. A text that looks like an id is taken for one.
+    /// The agent or workflow of this name or id. A text that is an id is taken for one.
     async fn named(&self, kind: Named, name_or_id: &str) -> Result<Value, client::Error> {
-        if name_or_id.starts_with(kind.prefix()) {
+        if kind.is_id(name_or_id) {
             return self.client.get(&[kind.path(), name_or_id]).await;
         }
         self.by_name(kind, name_or_id).await?.ok_or_else(|| client::Error::Unknown {
@@ -115,10 +115,11 @@ impl Named {
         }
     }
 
-    const fn prefix(self) -> &'static str {
+    /// Names may begin as ids do.
+    fn is_id(self, text: &str) -> bool {
         match self {
-            Self::Agent => "agt_",
-            Self::Workflow => "wf_",
+            Self::Agent => text.parse::<domain::AgentId>().is_ok(),
+            Self::Workflow => text.parse::<domain::WorkflowId>().is_ok(),
         }
     }
 }

@@ -43,6 +43,10 @@ impl DataDir {
     }
 
     /// Where a service keeps its tables.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn database(&self, service: &str) -> PathBuf {
         self.path.join(format!("{service}.db"))
     }

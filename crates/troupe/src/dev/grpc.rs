@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
-use contracts::FILE_DESCRIPTOR_SET;
+use contracts::{
+    FILE_DESCRIPTOR_SET,
+    agent_runner::v1::agent_runner_service_server,
+    communication::v1::{
+        agent_session_service_server, dead_letter_service_server, message_service_server, task_service_server,
+    },
+    orchestrator::v1::{execution_service_server, workflow_service_server},
+    registry::v1::registry_service_server,
+};
 use lifecycle::Shutdown;
 use tokio::net::TcpListener;
 use tonic::{
@@ -60,10 +68,31 @@ impl Grpc {
     }
 }
 
-/// Tells those who ask that no new work is taken.
+/// The services that health knows; the empty name is the server as a whole.
+const SERVICES: [&str; 9] = [
+    "",
+    registry_service_server::SERVICE_NAME,
+    agent_session_service_server::SERVICE_NAME,
+    task_service_server::SERVICE_NAME,
+    message_service_server::SERVICE_NAME,
+    dead_letter_service_server::SERVICE_NAME,
+    workflow_service_server::SERVICE_NAME,
+    execution_service_server::SERVICE_NAME,
+    agent_runner_service_server::SERVICE_NAME,
+];
+
+/// Tells those who ask that new work is taken.
+pub(super) async fn serving(health: &HealthReporter) {
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+}
+
+/// Tells those who ask that none is taken any more.
 pub(super) async fn not_serving(health: &HealthReporter) {
-    // The empty name is the server as a whole.
-    health.set_service_status("", ServingStatus::NotServing).await;
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,15 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads them: defaults, then the file, then the environment.
     pub(super) fn load(file: Option<&Path>) -> Result<Self, settings::Error> {
+        let services = [
+            registry::Settings::SERVICE,
+            communication::Settings::SERVICE,
+            orchestrator::Settings::SERVICE,
+            agent_runner::Settings::SERVICE,
+            gateway::Settings::SERVICE,
+        ];
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        settings::check_names(file, variables, &services)?;
         Ok(Self {
             registry: registry::Settings::load(file)?,
             communication: communication::Settings::load(file)?,
@@ -45,6 +54,7 @@ impl Settings {
 
     /// Puts the databases that have no place of their own into the data directory.
     pub(super) fn place(&mut self, data: &DataDir) {
+        self.agent_runner.private_dir.get_or_insert_with(|| data.path().to_owned());
         let databases = [
             ("registry", &mut self.registry.database),
             ("communication", &mut self.communication.database),
@@ -107,6 +117,7 @@ impl Services {
         let services =
             Self { registry, communication, orchestrator, agent_runner, gateway, health: HealthReporter::new() };
         services.listen(stages, http, grpc)?;
+        grpc::serving(&services.health).await;
         Ok(services)
     }
 

@@ -97,7 +97,11 @@ impl Definition {
     /// Checks a definition whole, and compiles it; on failure every fault, in the order of the document.
     pub fn parse(json: &[u8], limits: Limits) -> Result<Self, Vec<Fault>> {
         if json.len() > limits.max_bytes {
-            let message = format!("a definition has at most {} bytes, not {}", limits.max_bytes, json.len());
+            let message = format!(
+                "a definition has at most {} bytes (setting max_definition), not {}",
+                limits.max_bytes,
+                json.len()
+            );
             return Err(vec![Fault { pointer: String::new(), code: "definition_too_large", message }]);
         }
         let mut found = Found::default();
@@ -199,7 +203,7 @@ fn read_entries<'a>(top: &Fields<'a>, limits: Limits, faults: &mut Faults) -> Op
         faults.push(
             "/steps",
             "too_many_steps",
-            format!("a definition has at most {} steps, not {}", limits.max_steps, entries.len()),
+            format!("a definition has at most {} steps (setting max_steps), not {}", limits.max_steps, entries.len()),
         );
         return None;
     }

@@ -51,7 +51,11 @@ pub(super) async fn delegate(task: &Task) -> Result<Value, Failure> {
         return Err(Failure::invalid_input(format!("{} parts are more than {MOST_PARTS}", input.parts.len())));
     }
     let required = input.require.unwrap_or(input.parts.len());
-    let end = tokio::time::Instant::now() + deadline;
+    if required > input.parts.len() {
+        return Err(Failure::invalid_input(format!("`require` is {required}, of {} parts", input.parts.len())));
+    }
+    let end = tokio::time::Instant::now().checked_add(deadline);
+    let end = end.ok_or_else(|| Failure::invalid_input(format!("deadline {:?} is too far away", input.deadline)))?;
     let (to, action) = (&input.to, input.action.as_str());
     let ask = |(index, part): (usize, &Value)| {
         let (to, part) = (recipient(to), part.clone());

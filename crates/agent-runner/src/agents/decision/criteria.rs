@@ -63,6 +63,14 @@ impl Criteria {
                 "criteria need weights that are not negative, at least one of them above zero",
             ));
         }
+        let is_upside_down =
+            |criterion: &&Criterion| matches!((criterion.min, criterion.max), (Some(min), Some(max)) if min > max);
+        if let Some(criterion) = criteria.iter().find(is_upside_down) {
+            return Err(Failure::invalid_input(format!(
+                "the criterion {:?} has a `min` above its `max`",
+                criterion.name
+            )));
+        }
         let compile = |criterion: Criterion| {
             let of = match (&criterion.field, &criterion.expression) {
                 (None, Some(source)) => Of::Expression(Expression::compile(source)?),

@@ -297,9 +297,14 @@ impl Broker {
     /// Pays what was owed.
     pub(crate) fn pay(&mut self, id: SessionId, event: ToAgent) {
         if let Some(session) = self.sessions.get_mut(&id) {
+            let was_full = session.owed >= session.owed_at_most();
             session.owed = session.owed.saturating_sub(1);
             session.outbox.push(event);
-            session.end_if_finished();
+            if was_full {
+                self.pump(id);
+            } else {
+                session.end_if_finished();
+            }
         }
     }
 

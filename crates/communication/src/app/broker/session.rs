@@ -54,7 +54,16 @@ impl Session {
 
     /// May it be given something?
     pub(crate) fn has_room(&self) -> bool {
-        !self.draining && self.load() - self.replies < self.credits && self.has_room_for_replies()
+        !self.draining
+            && self.load() - self.replies < self.credits
+            && self.owed < self.owed_at_most()
+            && self.has_room_for_replies()
+    }
+
+    /// What may wait to be committed before it is given more: while the database stalls, an agent must not pile up results.
+    pub(crate) fn owed_at_most(&self) -> usize {
+        const LEAST: usize = 1_024;
+        self.credits.max(LEAST)
     }
 
     /// May it be given a reply? Also while it drains, for what it still works on.

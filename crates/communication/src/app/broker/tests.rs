@@ -199,6 +199,26 @@ fn a_result_of_another_namespaces_agent_is_no_answer_to_a_dispatch() {
 }
 
 #[test]
+fn a_session_whose_results_nobody_commits_is_given_no_more() {
+    let mut bench = Bench::new(10_000, 5);
+    let session = bench.open(AGENT, 1);
+    let ids: Vec<_> = (0..2_000).map(|number| format!("t{number}")).collect();
+    ids.iter().for_each(|id| bench.dispatch(id, clerk(), 0));
+    let mut done = Vec::new();
+    loop {
+        let given = bench.given(session);
+        if given.is_empty() {
+            break;
+        }
+        given.iter().for_each(|id| bench.finish(session, id));
+        done.extend(given);
+    }
+    assert_eq!(done.len(), 1_024);
+    bench.broker.acknowledge(&done[0]);
+    assert_eq!(bench.given(session), [ids[1_024].as_str()]);
+}
+
+#[test]
 fn a_result_that_is_too_large_fails_its_attempt() {
     let mut bench = Bench::new(16, 5);
     let session = bench.open(AGENT, 1);
