@@ -119,20 +119,20 @@ mod tests {
 
     #[test]
     fn what_no_service_would_read_is_refused_by_its_name() {
-        figment::Jail::expect_with(|jail| {
-            jail.create_file("good.toml", "[gateway]\nlisten = 1\n")?;
-            jail.create_file("bad.toml", "[gatewayy]\n")?;
-            let services = ["gateway", "agent-runner"];
-            let check = |file: &str, variable: &str| {
-                let refused = check_names(Some(Path::new(file)), [variable.to_owned()], &services);
-                refused.map_err(|error| error.to_string())
-            };
-            assert_eq!(check("good.toml", "TROUPE_AGENT_RUNNER__MAX_ROWS"), Ok(()));
-            assert_eq!(check("good.toml", "TROUPE_URL"), Ok(()));
-            assert!(check("bad.toml", "PATH").unwrap_err().contains("gatewayy"));
-            assert!(check("good.toml", "TROUPE_GATEWAYS__MAX_BODY").unwrap_err().contains("TROUPE_GATEWAYS__MAX_BODY"));
-            assert!(check("none.toml", "PATH").unwrap_err().contains("none.toml"));
-            Ok(())
-        });
+        let folder = std::env::temp_dir().join(format!("troupe-settings-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("good.toml"), "[gateway]\nlisten = 1\n").unwrap();
+        std::fs::write(folder.join("bad.toml"), "[gatewayy]\n").unwrap();
+        let services = ["gateway", "agent-runner"];
+        let check = |file: &str, variable: &str| {
+            let refused = check_names(Some(&folder.join(file)), [variable.to_owned()], &services);
+            refused.map_err(|error| error.to_string())
+        };
+        assert_eq!(check("good.toml", "TROUPE_AGENT_RUNNER__MAX_ROWS"), Ok(()));
+        assert_eq!(check("good.toml", "TROUPE_URL"), Ok(()));
+        assert!(check("bad.toml", "PATH").unwrap_err().contains("gatewayy"));
+        assert!(check("good.toml", "TROUPE_GATEWAYS__MAX_BODY").unwrap_err().contains("TROUPE_GATEWAYS__MAX_BODY"));
+        assert!(check("none.toml", "PATH").unwrap_err().contains("none.toml"));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -77,6 +77,9 @@ impl Output {
 
     /// Why the command failed, with what to do about it.
     pub(crate) fn failure(&self, error: &anyhow::Error) {
+        if self.json {
+            return self.note(failure_document(error).to_string());
+        }
         let mut text = format!("error: {error}");
         for cause in error.chain().skip(1) {
             let _ = write!(text, "\n  because {cause}");
@@ -219,6 +222,22 @@ pub(crate) fn now() -> DateTime<Utc> {
 /// How long ago a time of the API is; empty where there is none.
 pub(crate) fn age(text: &str) -> String {
     moment(text).map_or_else(String::new, |moment| format!("{} ago", duration(between(moment, now()))))
+}
+
+/// The same for programs, as one line on standard error.
+fn failure_document(error: &anyhow::Error) -> serde_json::Value {
+    let known = error.downcast_ref::<client::Error>();
+    let code = known.and_then(|error| match error {
+        client::Error::Problem(problem) => Some(problem.code.as_str()),
+        _ => None,
+    });
+    serde_json::json!({ "error": {
+        "code": code,
+        "message": error.to_string(),
+        "causes": error.chain().skip(1).map(ToString::to_string).collect::<Vec<_>>(),
+        "faults": known.map(client::Error::faults).unwrap_or_default(),
+        "hint": known.and_then(client::Error::hint),
+    } })
 }
 
 #[cfg(test)]

@@ -29,7 +29,10 @@ impl Event {
         match (sequence, kind) {
             (Some(sequence), Some(kind)) => Ok(Self { sequence, kind, document }),
             // The stream could not go on, and says why.
-            (None, None) if let Ok(problem) = serde_json::from_value(document.clone()) => {
+            (None, None)
+                if document.get("code").is_some()
+                    && let Ok(problem) = serde_json::from_value(document.clone()) =>
+            {
                 Err(Error::Problem(Box::new(problem)))
             }
             (_, None) | (None, _) => Err(Error::NotAnEvent(crate::output::shorten(&document.to_string(), 200))),

@@ -10,6 +10,7 @@ use super::{Context, Outcome};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The execution's id
+    #[arg(value_parser = super::id::<domain::ExecutionId>)]
     execution: String,
 }
 
@@ -17,6 +18,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 pub(crate) struct CancelArgs {
     /// The execution's id
+    #[arg(value_parser = super::id::<domain::ExecutionId>)]
     execution: String,
     /// Why, for the record
     #[arg(short, long, default_value = "")]

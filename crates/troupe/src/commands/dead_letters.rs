@@ -28,16 +28,19 @@ enum Action {
     /// Show one with its payload
     Show {
         /// Its id
+        #[arg(value_parser = super::id::<domain::DeadLetterId>)]
         dead_letter: String,
     },
     /// Queue its message again, with a fresh count of deliveries
     Replay {
         /// Its id
+        #[arg(value_parser = super::id::<domain::DeadLetterId>)]
         dead_letter: String,
     },
     /// Remove it for good
     Purge {
         /// Its id
+        #[arg(value_parser = super::id::<domain::DeadLetterId>)]
         dead_letter: String,
     },
 }

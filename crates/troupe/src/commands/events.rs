@@ -17,6 +17,7 @@ const MOST: usize = 1_000_000;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The execution's id
+    #[arg(value_parser = super::id::<domain::ExecutionId>)]
     execution: String,
     /// Go on with new events until the execution has ended
     #[arg(short, long)]

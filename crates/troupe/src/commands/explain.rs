@@ -14,6 +14,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The execution's id
+    #[arg(value_parser = super::id::<domain::ExecutionId>)]
     execution: String,
 }
 

@@ -73,6 +73,11 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Outcome {
     }
 }
 
+/// An id in an argument, refused where it is none: a text such as `..` would lead to another route.
+fn id<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 impl Context<'_> {
     /// The agent or workflow of this name or id. A text that is an id is taken for one.
     async fn named(&self, kind: Named, name_or_id: &str) -> Result<Value, client::Error> {

@@ -9,14 +9,15 @@ use crate::client::text;
 
 /// Options of `troupe send`.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("content").args(["payload", "input"]).required(true)))]
 pub(crate) struct Args {
     /// The agent's name or id
     agent: String,
     /// What the agent gets, as JSON
-    #[arg(short, long, value_name = "JSON", conflicts_with = "input")]
+    #[arg(short, long, value_name = "JSON")]
     payload: Option<String>,
     /// What the agent gets: a JSON or YAML file, or - for standard input
-    #[arg(short, long, value_name = "FILE|-", required_unless_present = "payload")]
+    #[arg(short, long, value_name = "FILE|-")]
     input: Option<PathBuf>,
     /// What kind of message it is; the agent knows the kinds
     #[arg(short = 't', long = "type")]

@@ -22,6 +22,7 @@ const MOST_EVENTS: usize = 20_000;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The execution's id
+    #[arg(value_parser = super::id::<domain::ExecutionId>)]
     execution: String,
     /// Also every instance of a `for_each` and every voter; failed ones show anyway
     #[arg(short, long)]

@@ -10,6 +10,7 @@ use super::{Context, Outcome, input};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The execution's id
+    #[arg(value_parser = super::id::<domain::ExecutionId>)]
     execution: String,
     /// The signal's name
     name: String,

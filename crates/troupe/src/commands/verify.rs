@@ -18,7 +18,7 @@ const AT_ONCE: usize = 8;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The execution's id
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_parser = super::id::<domain::ExecutionId>)]
     execution: Option<String>,
     /// Every execution of the namespace
     #[arg(long)]

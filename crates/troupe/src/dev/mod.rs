@@ -93,6 +93,9 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     let stages = Stages::new();
     let serving = serve(&settings, &stages, telemetry, (http, grpc), |http, grpc| {
         summary(http, grpc, &args.data_dir, output);
+        if output.is_json() {
+            return output.json_line(&serde_json::json!({ "http": http, "grpc": grpc }));
+        }
         output.line(format!("ready http={http} grpc={grpc}"))
     });
     let outcome = until_stopped(&stages, serving).await;

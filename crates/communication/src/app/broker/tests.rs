@@ -203,14 +203,18 @@ fn a_session_whose_results_nobody_commits_is_given_no_more() {
     let mut bench = Bench::new(10_000, 5);
     let session = bench.open(AGENT, 1);
     let ids: Vec<_> = (0..2_000).map(|number| format!("t{number}")).collect();
-    ids.iter().for_each(|id| bench.dispatch(id, clerk(), 0));
+    for id in &ids {
+        bench.dispatch(id, clerk(), 0);
+    }
     let mut done = Vec::new();
     loop {
         let given = bench.given(session);
         if given.is_empty() {
             break;
         }
-        given.iter().for_each(|id| bench.finish(session, id));
+        for id in &given {
+            bench.finish(session, id);
+        }
         done.extend(given);
     }
     assert_eq!(done.len(), 1_024);
