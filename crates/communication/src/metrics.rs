@@ -8,6 +8,8 @@ pub(crate) const SESSIONS_ENDED: &str = "troupe_sessions_ended_total";
 pub(crate) const TASKS_QUEUED: &str = "troupe_tasks_queued";
 /// Counter: hand-overs of tasks to sessions.
 pub(crate) const TASK_DELIVERIES: &str = "troupe_task_deliveries_total";
+/// Histogram, seconds: from the hand-over of a task to its result, by `agent_type`.
+pub(crate) const PROCESSING_SECONDS: &str = "agent_processing_duration_seconds";
 /// Counter: tasks whose session was lost or gave them back.
 pub(crate) const TASKS_REQUEUED: &str = "troupe_tasks_requeued_total";
 /// Counter: tasks refused because their queue was full.

@@ -61,6 +61,10 @@ pub(crate) struct StepCounts {
     skipped: u32,
     cancelled: u32,
     compensated: u32,
+    /// How many of the scheduled and running ones wait for an agent that lives; absent in lists, which do not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    waiting_for_agent: Option<u32>,
 }
 
 impl From<wire_api::StepCounts> for StepCounts {
@@ -76,8 +80,21 @@ impl From<wire_api::StepCounts> for StepCounts {
             skipped,
             cancelled,
             compensated,
+            waiting_for_agent,
         } = counts;
-        Self { pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated }
+        Self {
+            pending,
+            scheduled,
+            running,
+            retrying,
+            waiting,
+            completed,
+            failed,
+            skipped,
+            cancelled,
+            compensated,
+            waiting_for_agent,
+        }
     }
 }
 

@@ -210,6 +210,15 @@ pub(crate) async fn workflow_status(
             ended_at: None,
         });
     };
+    let execution = if execution.ended_at.is_some() {
+        execution
+    } else {
+        // What moves is asked for itself: a list does not know what waits for an agent.
+        let request =
+            wire_api::GetExecutionRequest { namespace: context.namespace.clone(), execution_id: execution.id };
+        let answer = app.call(app.executions().get_execution(context.request(request))).await?;
+        answer.execution.ok_or_else(|| app::lacking("an execution"))?
+    };
     Reply::ok(&LatestExecution {
         workflow_id: id.to_string(),
         status: ExecutionStatus::from_wire(execution.status)?.into(),

@@ -97,6 +97,7 @@ fn counts(counts: Counts) -> wire::StepCounts {
         skipped,
         cancelled,
         compensated,
+        waiting_for_agent: None,
     }
 }
 
@@ -134,12 +135,23 @@ const MOST_OUTPUTS: usize = contracts::MAX_MESSAGE_BYTES / 4;
 /// With input and output, and with steps where the snapshot has them.
 pub(super) fn execution(snapshot: &Snapshot) -> wire::Execution {
     let mut room = MOST_OUTPUTS;
+    let steps: Vec<_> = snapshot.steps.iter().map(|view| step(view, snapshot, &mut room)).collect();
+    let mut counts = counts(snapshot.summary.counts);
+    if !steps.is_empty() {
+        counts.waiting_for_agent = Some(steps.iter().filter(|step| waits_for_agent(step)).count() as u32);
+    }
     wire::Execution {
         input: bytes_or_empty(snapshot.input.as_ref()),
         output: bytes_or_empty(snapshot.output.as_ref()),
-        steps: snapshot.steps.iter().map(|view| step(view, snapshot, &mut room)).collect(),
+        step_counts: Some(counts),
+        steps,
         ..summary(&snapshot.summary)
     }
+}
+
+/// The step itself, or one of its instances.
+fn waits_for_agent(step: &wire::StepRun) -> bool {
+    step.state() == wire::StepState::WaitingForAgent || step.instances.iter().any(waits_for_agent)
 }
 
 /// A step; its output takes from the room for outputs, and is left out where there is none any more.

@@ -113,6 +113,7 @@ async fn a_step_shows_where_its_task_is() {
     let task = world.communication.dispatched(1).await;
     world.communication.tell(&task, Update::Waiting(TaskWaiting {}));
     world.until_step(&id, "a", StepState::WaitingForAgent).await;
+    assert_eq!(world.get(&id).await.step_counts.unwrap().waiting_for_agent, Some(1));
     let request = ExplainExecutionRequest { execution_id: id.clone(), ..ExplainExecutionRequest::default() };
     let explained = world.executions().explain_execution(request).await.unwrap().into_inner();
     assert_eq!((explained.waits[0].step_id.as_str(), explained.waits[0].kind.as_str()), ("a", "agent"));

@@ -4,7 +4,10 @@ mod agent;
 mod directory;
 mod selection;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use domain::{AgentId, Clock, Namespace, Payload};
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -29,7 +32,9 @@ pub(crate) struct Registry {
     writing: tokio::sync::Mutex<()>,
     chance: Mutex<(StdRng, Turns)>,
     /// Heard of since the database was last told.
-    heard: Mutex<std::collections::HashSet<AgentId>>,
+    heard: Mutex<HashSet<AgentId>>,
+    /// Agents alive, by type, as they were measured last.
+    active: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Registry {
@@ -51,6 +56,7 @@ impl Registry {
             writing: tokio::sync::Mutex::default(),
             chance: Mutex::new((StdRng::from_os_rng(), Turns::default())),
             heard: Mutex::default(),
+            active: Mutex::default(),
         })
     }
 
@@ -234,6 +240,15 @@ impl Registry {
         for liveness in Liveness::ALL {
             let count = agents.iter().filter(|snapshot| snapshot.liveness == liveness).count();
             ::metrics::gauge!(metrics::AGENTS, "status" => liveness.as_str()).set(count as f64);
+        }
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        // Types of which there is none any more are told as zero.
+        active.values_mut().for_each(|count| *count = 0);
+        for snapshot in agents.into_iter().filter(|snapshot| snapshot.liveness != Liveness::Offline) {
+            *active.entry(snapshot.agent.agent_type.clone()).or_default() += 1;
+        }
+        for (agent_type, count) in &*active {
+            ::metrics::gauge!(metrics::ACTIVE_AGENTS, "agent_type" => agent_type.clone()).set(f64::from(*count));
         }
     }
 

@@ -154,6 +154,7 @@ impl Broker {
             id,
             mailbox: opening.mailbox,
             fits,
+            agent_type: opening.agent_type.into(),
             credits: opening.credits as usize,
             tasks: HashSet::new(),
             messages: HashMap::new(),

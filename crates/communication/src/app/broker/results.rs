@@ -8,7 +8,10 @@ use super::{
     Broker, Replica,
     tasks::{Entry, State},
 };
-use crate::app::model::{Mailbox, Outcome, Task, TaskId, ToAgent, Update, What};
+use crate::{
+    app::model::{Mailbox, Outcome, Task, TaskId, ToAgent, Update, What},
+    metrics,
+};
 
 /// The result of a task that is not known here: dispatched in an earlier life of this process, or ended long ago. Which of
 /// the two, the orchestrator knows.
@@ -49,7 +52,14 @@ impl Broker {
             return;
         }
         let holder = match entry.state {
-            State::Held { session, .. } => Some(session),
+            State::Held { session: holder, since, .. } => {
+                if holder == from {
+                    let labels =
+                        [("agent_type", ::metrics::SharedString::from_shared(Arc::clone(&session.agent_type)))];
+                    ::metrics::histogram!(metrics::PROCESSING_SECONDS, &labels).record(since.elapsed().as_secs_f64());
+                }
+                Some(holder)
+            }
             State::Queued { place, .. } => {
                 let key = Arc::clone(&entry.key);
                 self.queues.remove(&key, place);

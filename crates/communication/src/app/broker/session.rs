@@ -29,6 +29,8 @@ pub(crate) struct Session {
     /// How many of the messages are replies: they take no credit, so that an agent whose tasks all wait for answers gets
     /// them. They have an allowance of their own, as large as the credit.
     pub(crate) replies: usize,
+    /// For the metrics.
+    pub(crate) agent_type: Arc<str>,
     pub(crate) outbox: Outbox<ToAgent>,
     /// Takes nothing new, and ends when it holds and is owed nothing.
     pub(crate) draining: bool,

@@ -39,6 +39,7 @@ pub(super) enum State {
         session: SessionId,
         agent: AgentId,
         turn: u64,
+        since: Instant,
     },
     /// Kept until the orchestrator has committed it; then all of `owed` are acknowledged.
     Ended {
@@ -307,7 +308,7 @@ impl Broker {
         let (Some(entry), Some(session)) = (self.tasks.get_mut(id), self.sessions.get_mut(&to)) else { return };
         self.turns += 1;
         entry.deliveries += 1;
-        entry.state = State::Held { session: to, agent: session.agent(), turn: self.turns };
+        entry.state = State::Held { session: to, agent: session.agent(), turn: self.turns, since: Instant::now() };
         session.last_turn = self.turns;
         session.tasks.insert(Arc::clone(id));
         session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.deliveries });
