@@ -1,5 +1,7 @@
 //! From a decision to its commit, and what comes after.
 
+use std::time::Duration;
+
 use domain::ExecutionId;
 use workflow::{Command, Effect, Event, Rejected, chain};
 
@@ -15,6 +17,9 @@ use crate::{
     metrics,
     store::{Append, NewEvent},
 };
+
+/// Before an execution is read again whose commit has failed.
+const RELOAD_AFTER_FAILURE: Duration = Duration::from_millis(250);
 
 /// Answers a caller, knowing whether its events are committed.
 type Answer = Box<dyn FnOnce(bool) + Send>;
@@ -164,7 +169,8 @@ impl Worker {
                 // Whoever has the shards now goes on with it.
                 continue;
             }
-            self.load(id, None);
+            // Not at once: what has failed now would fail again, as fast as it can be read.
+            self.load_after(id, RELOAD_AFTER_FAILURE);
             for ended in live.waiting {
                 self.load(id, Some(Input::Await { id, ended }));
             }

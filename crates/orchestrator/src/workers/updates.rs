@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use domain::{ExecutionId, Timestamp};
-use workflow::{Command, StepIndex, TaskKey, TaskPlace, Voter};
+use workflow::{Command, StepIndex, Target, TaskKey, TaskPlace, Voter};
 
-use super::{Input, live::Out, timers::Timer, voters::Wanted, worker::Worker};
+use super::{Input, Live, live::Out, timers::Timer, voters::Wanted, worker::Worker};
 use crate::exchange::{News, Outgoing, TaskUpdate};
 
 /// Between two looks for voters.
@@ -62,6 +62,13 @@ impl Out {
     }
 }
 
+/// Was a named agent asked, and another answers? A ballot is its voter's own.
+fn is_anothers(live: &Live, task: TaskKey, update: &TaskUpdate) -> bool {
+    let (News::Ended(_), Some(from)) = (&update.news, update.agent_id) else { return false };
+    let order = live.execution.task_order(task);
+    order.is_some_and(|order| matches!(order.target, Target::AgentId(asked) if asked != from))
+}
+
 impl Worker {
     pub(super) fn update(&mut self, update: TaskUpdate) {
         let id = update.execution;
@@ -77,7 +84,8 @@ impl Worker {
         let is_fenced_off = !update.namespace.is_empty()
             && live.execution.namespace().is_some_and(|namespace| namespace.as_str() != update.namespace);
         let task = live.compiled.plan.parse_task_id(&update.task_id).map(|(_, task)| task);
-        match task.filter(|task| !is_fenced_off && live.execution.is_current(*task)) {
+        let is_current = |task: &TaskKey| !is_fenced_off && live.execution.is_current(*task);
+        match task.filter(|task| is_current(task) && !is_anothers(live, *task, &update)) {
             Some(task) => self.current(id, task, update),
             // What made it stale may not be committed yet.
             None => {

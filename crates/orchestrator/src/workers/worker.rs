@@ -217,6 +217,14 @@ impl Worker {
         }
     }
 
+    /// Reads an execution from the log, a while from now.
+    pub(super) fn load_after(&mut self, id: ExecutionId, pause: Duration) {
+        if !self.loading.contains_key(&id) {
+            self.loading.insert(id, Vec::new());
+            self.begin_load(id, pause);
+        }
+    }
+
     fn begin_load(&mut self, id: ExecutionId, after: Duration) {
         let shared = Arc::clone(&self.shared);
         let read = async move {

@@ -11,6 +11,7 @@ use contracts::{
         ExchangeTasksRequest, ExchangeTasksResponse, Task, TaskBegun, TaskFailure, TaskHandedOver, TaskResult,
         TaskUpdate,
         orchestrator_event::Event,
+        task::Target,
         task_result::Outcome,
         task_service_server::{TaskService, TaskServiceServer},
         task_update::Update,
@@ -139,14 +140,13 @@ pub(crate) fn agent(number: u128) -> domain::AgentId {
     domain::AgentId::from_parts(1, number)
 }
 
-/// What the first agent says, as one of a namespace.
+/// What the agent that was asked says, or the first one, as one of a namespace.
 fn said(namespace: &str, task: &Task, update: Update) -> TaskUpdate {
-    TaskUpdate {
-        task_id: task.id.clone(),
-        agent_id: agent(1).to_string(),
-        namespace: namespace.to_owned(),
-        update: Some(update),
-    }
+    let agent_id = match &task.target {
+        Some(Target::AgentId(asked)) => asked.clone(),
+        Some(Target::AgentType(_) | Target::Capability(_)) | None => agent(1).to_string(),
+    };
+    TaskUpdate { task_id: task.id.clone(), agent_id, namespace: namespace.to_owned(), update: Some(update) }
 }
 
 fn result(task: &Task, outcome: Outcome) -> Update {

@@ -218,6 +218,11 @@ async fn a_decision_waits_visibly_until_enough_voters_live() {
     world.registry.are_alive(2);
     world.communication.dispatched(2).await;
     let votes = world.communication.heard().dispatched.clone();
+    // A ballot is its voter's own: nobody can cast another's.
+    let mut forged = votes[0].clone();
+    forged.target = votes[1].target.clone();
+    world.communication.complete(&forged, r#"{"choice": "no"}"#);
+    world.communication.acknowledged(&forged.id, 1).await;
     for task in &votes {
         assert_eq!(task.action, "vote");
         world.communication.complete(task, r#"{"choice": "yes"}"#);

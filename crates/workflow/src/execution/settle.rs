@@ -14,6 +14,7 @@ use super::{
 use crate::{
     Event, Failure, Purpose, SkipReason, StepIndex, Voter,
     decision::{Question, tally},
+    expression::within_limit,
     plan::{Decision, OnTimeout, StepKind, Voters},
 };
 
@@ -235,7 +236,10 @@ impl Decider<'_> {
     fn finish(&mut self) -> bool {
         let output = match &self.plan.output {
             Some(output) => output.evaluate(&View::of_execution(self.state)),
-            None => Ok(self.default_output()),
+            None => {
+                let output = self.default_output();
+                within_limit(output.as_str().len()).map(|()| output)
+            }
         };
         match output {
             Ok(output) => self.emit(Event::Completed { output }),

@@ -19,6 +19,7 @@ use std::{collections::HashMap, fmt, fmt::Write as _};
 
 use domain::Payload;
 
+pub(crate) use template::within_limit;
 pub use template::{Condition, Template};
 
 use self::{path::Path, program::Program};
@@ -32,6 +33,8 @@ const MAX_EXPRESSIONS: usize = 50_000;
 /// Bytes of a value with its expressions filled in: an input, an item list, an output. It has to fit into a message with
 /// room to spare, and into the log as one event.
 const MAX_VALUE: usize = 16 << 20;
+/// Items of a list that an expression gives to a `for_each`: each becomes an instance with a state of its own.
+const MAX_ITEMS: usize = 100_000;
 
 /// What an expression can see.
 pub trait Scope {

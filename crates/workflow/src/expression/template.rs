@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use domain::Payload;
 use serde_json::Value;
 
-use super::{Expression, Found, MAX_EXPRESSIONS, MAX_VALUE, Scope, Visible, Wrong};
+use super::{Expression, Found, MAX_EXPRESSIONS, MAX_ITEMS, MAX_VALUE, Scope, Visible, Wrong};
 use crate::{Failure, StepIndex};
 
 /// A JSON value with expressions in it. A text that is one lone expression keeps the expression's type; elsewhere in a text an
@@ -67,18 +67,23 @@ impl Template {
     /// Evaluated to a list: the items of a `for_each`, the options of a decision.
     pub fn evaluate_list(&self, scope: &dyn Scope) -> Result<Vec<Payload>, Failure> {
         let payload = self.evaluate(scope)?;
-        payload.parse().map_err(|_| {
+        let items: Vec<Payload> = payload.parse().map_err(|_| {
             let source = match &self.0 {
                 Node::Expression(expression) => format!("`{}`", super::shorten(&expression.source)),
                 Node::Literal(_) | Node::Text(_) | Node::List(_) | Node::Object(_) => "the value".to_owned(),
             };
             Failure::fatal("expression", format!("{source}: gives {}, not a list", super::shorten(payload.as_str())))
-        })
+        })?;
+        if items.len() > MAX_ITEMS {
+            let message = format!("the list has {} items; at most {MAX_ITEMS} are allowed", items.len());
+            return Err(Failure::fatal("too_many_items", message));
+        }
+        Ok(items)
     }
 }
 
 /// What is built is measured while it is built: ten thousand small expressions could name one large value.
-fn within_limit(length: usize) -> Result<(), Failure> {
+pub(crate) fn within_limit(length: usize) -> Result<(), Failure> {
     if length <= MAX_VALUE {
         return Ok(());
     }

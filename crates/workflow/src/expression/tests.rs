@@ -56,6 +56,14 @@ fn compile(value: &Value) -> Result<Template, Vec<&'static str>> {
 }
 
 #[test]
+fn a_list_has_an_end() {
+    let input = payload(&json!(vec![0; MAX_ITEMS + 1]).to_string());
+    let world = World { input, ..world() };
+    let failure = compile(&json!("${{ input }}")).unwrap().evaluate_list(&world).unwrap_err();
+    assert_eq!(failure.code, "too_many_items");
+}
+
+#[test]
 fn what_is_filled_in_is_bounded() {
     let large = payload(&json!("x".repeat(MAX_VALUE / 2)).to_string());
     let world = World { input: large, ..world() };
