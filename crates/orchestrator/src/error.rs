@@ -89,6 +89,7 @@ impl From<OrchestratorError> for Error {
             E::Rejected(Rejected::Ended) => Self::conflict("execution_ended", message),
             E::Rejected(Rejected::NotFailed) => Self::conflict("execution_not_failed", message),
             E::Rejected(Rejected::Compensated) => Self::conflict("execution_compensated", message),
+            E::Rejected(Rejected::TooManySignals) => later(Code::Exhausted, "too_many_signals", message),
             E::Rejected(Rejected::UnknownSignal) => Self::not_found("signal_unknown", message),
             E::Rejected(Rejected::AlreadyStarted) => Self::conflict("execution_started", message),
             E::Overloaded => later(Code::Exhausted, "overloaded", message),

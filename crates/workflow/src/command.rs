@@ -4,6 +4,9 @@ use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, Work
 
 use crate::{Failure, StepIndex, TaskKey, Voter};
 
+/// Signals of one name that an execution keeps for steps that may come to wait for them.
+pub(crate) const MOST_SIGNALS: usize = 1_000;
+
 /// What is asked of an execution, by a client, an agent, or time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -85,6 +88,9 @@ pub enum Rejected {
     /// No step of the workflow waits for such a signal.
     #[error("no step of the workflow waits for this signal")]
     UnknownSignal,
+    /// As many signals of this name are kept as one execution keeps, and no step waits for another.
+    #[error("{MOST_SIGNALS} signals of this name are kept already; no step waits for another")]
+    TooManySignals,
     /// It is started twice, or something else came before the start.
     #[error("the execution was started already, or not yet")]
     AlreadyStarted,

@@ -109,6 +109,9 @@ pub struct Question {
     pub options: Vec<String>,
 }
 
+/// Options of one decision: a full ranking of them is compared with each.
+const MOST_OPTIONS: usize = 1_000;
+
 impl Question {
     /// Reads back what [`Decision::voter_input`] made.
     pub fn from_payload(input: &Payload) -> Result<Self, Failure> {
@@ -129,7 +132,11 @@ impl Decision {
         let question = question.parse::<String>().unwrap_or_else(|_| question.as_str().to_owned());
         let mut options: Vec<String> = Vec::new();
         let mut seen = HashSet::new();
-        for option in self.options.evaluate_list(scope)? {
+        let given = self.options.evaluate_list(scope)?;
+        if given.len() > MOST_OPTIONS {
+            return Err(invalid(format!("a decision has at most {MOST_OPTIONS} options, not {}", given.len())));
+        }
+        for option in given {
             let text = option
                 .parse::<String>()
                 .map_err(|_| invalid(format!("an option is a text, not {}", quoted(option.as_str()))))?;

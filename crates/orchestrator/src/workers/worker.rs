@@ -1,7 +1,7 @@
 //! The loop of one worker.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
     convert::Infallible,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -129,7 +129,8 @@ impl Worker {
                 () = wait, if has_room => {}
                 () = shutdown.draining(), if !is_draining => is_draining = true,
             }
-            if !is_draining {
+            // Where nothing more may be decided, time decides nothing either.
+            if has_room && !is_draining {
                 self.fire_due();
             }
         }
@@ -219,8 +220,8 @@ impl Worker {
 
     /// Reads an execution from the log, a while from now.
     pub(super) fn load_after(&mut self, id: ExecutionId, pause: Duration) {
-        if !self.loading.contains_key(&id) {
-            self.loading.insert(id, Vec::new());
+        if let Entry::Vacant(place) = self.loading.entry(id) {
+            place.insert(Vec::new());
             self.begin_load(id, pause);
         }
     }

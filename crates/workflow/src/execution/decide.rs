@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Ballot, Command, Event, Failure, Plan, Purpose, Rejected, Start, StepIndex, TaskKey, Voter,
+    command::MOST_SIGNALS,
     decision::{Question, sound},
     plan::{OnFailure, StepKind},
 };
@@ -183,6 +184,10 @@ impl Decider<'_> {
         }
         let Some(mailbox) = self.state.mailboxes.get(&name) else { return Err(Rejected::UnknownSignal) };
         let waiting = mailbox.waiting.front().copied();
+        // They live as long as the execution: a client in a loop must not fill memory and log.
+        if waiting.is_none() && mailbox.kept.len() >= MOST_SIGNALS {
+            return Err(Rejected::TooManySignals);
+        }
         self.emit(Event::SignalReceived { id, name, payload, sender });
         if let Some(step) = waiting {
             self.complete(step, None);

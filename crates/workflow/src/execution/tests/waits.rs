@@ -51,6 +51,18 @@ fn a_signal_that_no_step_waits_for_is_refused() {
 }
 
 #[test]
+fn signals_that_nobody_waits_for_yet_are_kept_up_to_a_limit() {
+    let mut stage = approval(json!({ "name": "go" }));
+    for id in 1..=1_000 {
+        stage.signal(id, "go", json!(id)).unwrap();
+    }
+    assert_eq!(stage.signal(1_001, "go", json!(1)), Err(Rejected::TooManySignals));
+    assert_eq!(stage.signal(1_000, "go", json!(1)), Ok(0), "one that was taken stays taken");
+    stage.complete("a/1");
+    assert_eq!(stage.output(), json!({ "s": 1 }));
+}
+
+#[test]
 fn a_signal_that_does_not_come_fails_or_is_replaced() {
     let after_timeout = |on_timeout: Value| {
         let mut stage = approval(json!({ "name": "go", "timeout": "1m", "on_timeout": on_timeout }));
