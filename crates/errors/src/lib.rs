@@ -61,7 +61,10 @@ impl Error {
         let violation = Violation::new(field, code, message.to_string());
         Self::invalid(
             "request_invalid",
-            format!("the request is invalid: {}: {}", violation.field, violation.message),
+            match violation.field.as_str() {
+                "" => format!("the request is invalid: {}", violation.message),
+                field => format!("the request is invalid: {field}: {}", violation.message),
+            },
             vec![violation],
         )
     }

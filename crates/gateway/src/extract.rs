@@ -67,8 +67,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     }
 }
 
-/// A JSON body that may be left out.
-pub(crate) struct OptionalBody<T>(pub(crate) T);
+/// A JSON body that may be left out, and its bytes.
+pub(crate) struct OptionalBody<T> {
+    pub(crate) value: T,
+    pub(crate) bytes: Bytes,
+}
 
 impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
     type Rejection = Problem;
@@ -77,11 +80,11 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
         let format = Format::of(request.headers());
         let bytes = read(request, app).await?;
         if bytes.is_empty() {
-            return Ok(Self(T::default()));
+            return Ok(Self { value: T::default(), bytes });
         }
         match format? {
             // `null` says as little as no body at all.
-            Some(Format::Json) => Ok(Self(json::parse::<Option<T>>(&bytes)?.unwrap_or_default())),
+            Some(Format::Json) => Ok(Self { value: json::parse::<Option<T>>(&bytes)?.unwrap_or_default(), bytes }),
             Some(Format::Yaml) | None => Err(unsupported("application/json")),
         }
     }

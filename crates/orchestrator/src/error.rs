@@ -28,6 +28,8 @@ pub enum StartError {
 pub(crate) enum OrchestratorError {
     #[error("there is no workflow {0} in this namespace")]
     WorkflowNotFound(String),
+    #[error("the workflow {workflow} has no version {version}")]
+    VersionNotFound { workflow: domain::WorkflowId, version: u32 },
     #[error("the workflow {0} is archived")]
     WorkflowArchived(String),
     #[error("the definition is invalid: {}", describe(.0))]
@@ -74,6 +76,7 @@ impl From<OrchestratorError> for Error {
         let message = error.to_string();
         match error {
             E::WorkflowNotFound(_) => Self::not_found("workflow_not_found", message),
+            E::VersionNotFound { .. } => Self::not_found("workflow_version_not_found", message),
             E::WorkflowArchived(_) => Self::conflict("workflow_archived", message),
             E::DefinitionInvalid(faults) => {
                 let violations =

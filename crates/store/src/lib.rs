@@ -56,3 +56,12 @@ fn is_transient(error: &sqlx::Error) -> bool {
         _ => false,
     }
 }
+
+/// Does the database refuse what it is to write, so that the same would fail again, and something else would not?
+pub fn is_refused(error: &sqlx::Error) -> bool {
+    /// <https://sqlite.org/rescode.html>: TOOBIG, CONSTRAINT, MISMATCH. The lowest byte of an extended code.
+    const REFUSED: [u32; 3] = [18, 19, 20];
+    let sqlx::Error::Database(error) = error else { return false };
+    let code = error.code().and_then(|code| code.parse::<u32>().ok());
+    code.is_some_and(|code| REFUSED.contains(&(code & 0xff)))
+}

@@ -58,6 +58,16 @@ fn fail(id: &str, until_attempt: Option<u32>) -> Value {
     json!({ "id": id, "agent_type": "echo", "action": "fail", "input": input, "retry": retry })
 }
 
+/// A step that takes for ever, and says every half second that it lives.
+fn slow(limit: &str) -> Value {
+    let retry = json!({ "max_attempts": 2, "initial_interval": "20ms" });
+    let mut slow =
+        json!({ "id": "slow", "agent_type": "echo", "action": "sleep", "input": { "ms": 600_000 }, "retry": retry });
+    slow[limit] = json!("150ms");
+    slow["on_failure"] = json!({ "fallback": "${{ input.n }}" });
+    json!({ "steps": [slow], "output": "${{ steps.slow.output }}" })
+}
+
 const fn nothing(_: u64) -> Value {
     Value::Null
 }
@@ -181,5 +191,90 @@ pub(super) const KINDS: &[Kind] = &[
         status: "cancelled",
         output: nothing,
         events: &[("cancel_requested", 1), ("cancelled", 1)],
+    },
+    Kind {
+        name: "late-signal",
+        definition: || {
+            let on_timeout = json!({ "fallback": { "late": "${{ input.n }}" } });
+            let wait =
+                json!({ "id": "wait", "signal": { "name": "never", "timeout": "200ms", "on_timeout": on_timeout } });
+            json!({ "steps": [wait], "output": "${{ steps.wait.output.late }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_completed", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "overdue",
+        definition: || {
+            let mut first = echo("first", &json!("${{ input.n }}"));
+            first["compensate"] = json!({ "agent_type": "echo", "action": "unfirst" });
+            let wait = json!({ "id": "wait", "signal": { "name": "never" } });
+            json!({ "steps": [first, wait], "config": { "timeout": "300ms" } })
+        },
+        then: Then::Watch,
+        status: "failed",
+        output: nothing,
+        events: &[("failed", 1)],
+    },
+    Kind {
+        name: "first-of",
+        definition: || {
+            let sleep = json!({ "id": "sleep", "sleep": "100ms" });
+            let mut either = echo("either", &json!("${{ input.n }}"));
+            either["depends_on"] = json!(["one", "sleep"]);
+            either["join"] = json!("any");
+            json!({ "steps": [echo("one", &json!(1)), sleep, either], "output": "${{ steps.either.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_completed", 3), ("completed", 1)],
+    },
+    Kind {
+        name: "too-slow",
+        definition: || slow("timeout"),
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_failed", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "silent",
+        definition: || slow("heartbeat_timeout"),
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_failed", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "undecided",
+        definition: || {
+            let voters = json!({ "capability": "kill.nobody", "count": 2 });
+            let decision =
+                json!({ "question": "Go?", "options": ["go", "stay"], "voters": voters, "deadline": "200ms" });
+            json!({
+                "steps": [{ "id": "ask", "decision": decision, "on_failure": { "fallback": "${{ input.n }}" } }],
+                "output": "${{ steps.ask.output }}",
+            })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_failed", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "shaky-items",
+        definition: || {
+            let mut each = fail("each", Some(2));
+            each["for_each"] = json!("${{ input.items }}");
+            each["max_parallel"] = json!(2);
+            json!({ "steps": [each], "output": "${{ steps.each.output.size() }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |_| json!(6),
+        events: &[("step_completed", 7), ("completed", 1)],
     },
 ];

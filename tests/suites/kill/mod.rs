@@ -118,4 +118,6 @@ async fn check_nothing_left(server: &Server) {
     }
     let verified = testkit::troupe(&server.url(), &["verify", "--all", "--json"]).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
+    let liveness = api.get("/api/v1/liveness").await.expect(200);
+    assert_eq!(liveness["repaired"], 0, "the sweeper found what nothing would have woken: {liveness:#}");
 }

@@ -41,7 +41,7 @@ pub(crate) async fn cancel_execution(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<ExecutionId>,
-    OptionalBody(cancel): OptionalBody<Cancel>,
+    OptionalBody { value: cancel, .. }: OptionalBody<Cancel>,
 ) -> Result<Reply, Problem> {
     let request = wire_api::CancelExecutionRequest {
         namespace: context.namespace.clone(),
@@ -61,7 +61,7 @@ pub(crate) async fn pause_execution(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<ExecutionId>,
-    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+    OptionalBody { value: Nothing {}, .. }: OptionalBody<Nothing>,
 ) -> Result<Reply, Problem> {
     let request =
         wire_api::PauseExecutionRequest { namespace: context.namespace.clone(), execution_id: id.to_string() };
@@ -78,7 +78,7 @@ pub(crate) async fn resume_execution(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<ExecutionId>,
-    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+    OptionalBody { value: Nothing {}, .. }: OptionalBody<Nothing>,
 ) -> Result<Reply, Problem> {
     let request =
         wire_api::ResumeExecutionRequest { namespace: context.namespace.clone(), execution_id: id.to_string() };
@@ -95,7 +95,7 @@ pub(crate) async fn retry_execution(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<ExecutionId>,
-    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+    OptionalBody { value: Nothing {}, .. }: OptionalBody<Nothing>,
 ) -> Result<Reply, Problem> {
     let request =
         wire_api::RetryExecutionRequest { namespace: context.namespace.clone(), execution_id: id.to_string() };

@@ -144,7 +144,7 @@ pub(crate) async fn replay_dead_letter(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<DeadLetterId>,
-    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+    OptionalBody { value: Nothing {}, .. }: OptionalBody<Nothing>,
 ) -> Result<Reply, Problem> {
     let (app, context) = (&app, &context);
     // The dead letter's own id makes the call idempotent; the record only keeps the answer.

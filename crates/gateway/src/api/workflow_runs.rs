@@ -21,7 +21,7 @@ use super::{
 use crate::{
     app::{self, App},
     context::Context,
-    extract::{Body, OptionalBody, Path},
+    extract::{OptionalBody, Path},
     json::Any,
     problem::Problem,
     reply::Reply,
@@ -32,7 +32,7 @@ use crate::{
 const CANCELS_AT_ONCE: usize = 16;
 
 /// What to execute with.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"input": {"who": "world"}, "wait_ms": 1000}))]
 pub(crate) struct Start {
@@ -65,7 +65,7 @@ pub(crate) struct Started {
 }
 
 /// Execute a workflow.
-#[utoipa::path(post, path = "/api/v1/workflows/{id}/execute", tag = "workflows", request_body = Start,
+#[utoipa::path(post, path = "/api/v1/workflows/{id}/execute", tag = "workflows", request_body = inline(Option<Start>),
     params(("id" = inline(WorkflowId), Path, description = "the workflow")),
     responses(
         (status = 202, description = "recorded; nothing loses it any more", body = Started,
@@ -83,7 +83,7 @@ pub(crate) async fn execute_workflow(
     State(app): State<Arc<App>>,
     context: Context,
     Path(workflow): Path<WorkflowId>,
-    Body { value, bytes }: Body<Start>,
+    OptionalBody { value, bytes }: OptionalBody<Start>,
 ) -> Result<Reply, Problem> {
     let fresh = domain::ExecutionId::generate(&*app.clock);
     let (app, context) = (&app, &context);
@@ -239,7 +239,7 @@ pub(crate) async fn cancel_workflow(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<WorkflowId>,
-    OptionalBody(cancel): OptionalBody<Cancel>,
+    OptionalBody { value: cancel, .. }: OptionalBody<Cancel>,
 ) -> Result<Reply, Problem> {
     let reason = cancel.into_text();
     let (mut cancelled, mut page_token) = (0_usize, String::new());

@@ -1,13 +1,16 @@
 //! Calls about executions.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use domain::{ExecutionId, Namespace, Payload};
 use store::Page;
 use tokio::sync::oneshot;
 use workflow::{Command, Explanation, Start, Status};
 
-use super::{App, Snapshot};
+use super::{App, Compiled, Snapshot};
 use crate::{
     error::OrchestratorError,
     store::{EventRow, ExecutionFilter, Summary, WorkflowRef},
@@ -41,30 +44,22 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 impl App {
     /// Starts an execution; answers when its start is committed, and when it ends or the wait is over.
     pub(crate) async fn start(&self, call: StartCall) -> Result<Snapshot, OrchestratorError> {
-        if let Some(id) = call.id
-            && let Some(summary) = self.store.summary(id).await?
-        {
-            return self.started_before(&call, summary).await;
-        }
-        let head = self.plans.head(&call.namespace, &call.workflow).await?;
-        if head.is_archived {
-            return Err(OrchestratorError::WorkflowArchived(head.id.to_string()));
-        }
-        let compiled = self.plans.compiled(&call.namespace, head.id, call.version.unwrap_or(head.newest)).await?;
-        compiled.check_input(&call.input)?;
         let id = call.id.unwrap_or_else(|| ExecutionId::generate(self.clock.as_ref()));
-        let start = Start {
-            execution_id: id,
-            namespace: call.namespace.clone(),
-            workflow_id: head.id,
-            workflow_version: compiled.version,
-            input: call.input,
-            traceparent: call.traceparent,
+        let (start, compiled) = match self.prepare(&call, id).await {
+            Ok(prepared) => prepared,
+            // What could not be started now may have been before.
+            Err(error) => match call.id {
+                Some(id) if let Some(summary) = self.store.summary(id).await? => {
+                    return self.started_before(&call, summary).await;
+                }
+                _ => return Err(error),
+            },
         };
         let (reply, answer) = oneshot::channel();
         let (ended, end) = oneshot::channel();
         let ended = (!call.wait.is_zero()).then_some(ended);
-        self.workers.call(id, Input::Start(Box::new(Starting { start, compiled, reply, ended })))?;
+        let starting = Starting { start, is_id_chosen: call.id.is_some(), compiled, reply, ended };
+        self.workers.call(id, Input::Start(Box::new(starting)))?;
         let accepted = self.workers.answer(answer).await?;
         if call.wait.is_zero() {
             return Ok(accepted);
@@ -74,6 +69,28 @@ impl App {
             Err(OrchestratorError::Stopping) => Ok(accepted),
             ended => ended,
         }
+    }
+
+    async fn prepare(
+        &self,
+        call: &StartCall,
+        execution_id: ExecutionId,
+    ) -> Result<(Start, Arc<Compiled>), OrchestratorError> {
+        let head = self.plans.head(&call.namespace, &call.workflow).await?;
+        if head.is_archived {
+            return Err(OrchestratorError::WorkflowArchived(head.id.to_string()));
+        }
+        let compiled = self.plans.compiled(&call.namespace, head.id, call.version.unwrap_or(head.newest)).await?;
+        compiled.check_input(&call.input)?;
+        let start = Start {
+            execution_id,
+            namespace: call.namespace.clone(),
+            workflow_id: head.id,
+            workflow_version: compiled.version,
+            input: call.input.clone(),
+            traceparent: call.traceparent.clone(),
+        };
+        Ok((start, compiled))
     }
 
     /// The same start again.

@@ -102,9 +102,8 @@ impl Plans {
         if let Some(compiled) = self.compiled.get(&(id, version)).await {
             return Ok(compiled);
         }
-        let workflow = WorkflowRef::Id(id);
-        let row =
-            self.store.workflow(namespace, &workflow, Some(version)).await?.ok_or_else(|| not_found(&workflow))?;
+        let row = self.store.workflow(namespace, &WorkflowRef::Id(id), Some(version)).await?;
+        let row = row.ok_or(OrchestratorError::VersionNotFound { workflow: id, version })?;
         let compiled = Arc::new(compile(row)?);
         self.compiled.insert((id, version), Arc::clone(&compiled)).await;
         Ok(compiled)

@@ -54,8 +54,6 @@ pub(crate) struct Summary {
 /// Everything that one commit writes.
 #[derive(Debug, Default)]
 pub(crate) struct Append {
-    /// The shards that it touches, with the epochs under which they are held.
-    pub(crate) shards: Vec<(u32, i64)>,
     pub(crate) events: Vec<NewEvent>,
     /// Each execution at most once.
     pub(crate) summaries: Vec<Summary>,
@@ -144,8 +142,8 @@ pub(crate) enum Leased {
 /// Where everything is kept. Every call sees what was committed before it began.
 #[async_trait]
 pub(crate) trait Store: Send + Sync {
-    /// Appends all or nothing.
-    async fn append(&self, owner: &str, append: Append) -> Result<(), AppendError>;
+    /// Appends all or nothing, where `owner` holds the shards that it touches under the epochs in `claims`.
+    async fn append(&self, owner: &str, claims: &[(u32, i64)], append: &Append) -> Result<(), AppendError>;
     /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;

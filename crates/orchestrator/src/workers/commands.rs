@@ -29,18 +29,30 @@ impl Worker {
             if let Some(ended) = starting.ended {
                 self.wait_for_end(id, ended);
             }
-            return;
+        } else if starting.is_id_chosen {
+            // It may have been started, have ended and be out of memory since the caller looked.
+            self.load(id, Some(Input::Start(Box::new(starting))));
+        } else {
+            self.begin(starting);
+        }
+    }
+
+    /// Starts what the log does not have.
+    pub(super) fn begin(&mut self, starting: Starting) {
+        let id = starting.start.execution_id;
+        if self.find(id).is_some() {
+            return self.start(starting);
         }
         let most = self.shared.settings.max_executions;
         if self.shared.live.load(Ordering::Relaxed) >= most {
             let _ = starting.reply.send(Err(OrchestratorError::TooManyExecutions(most)));
             return;
         }
-        let Starting { start, compiled, reply, ended } = starting;
+        let Starting { start, compiled, reply, ended, .. } = starting;
         metrics::started(&compiled.name);
         let execution = Execution::new(compiled.plan.clone());
         let shard = self.shared.shard(id);
-        let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, shard);
+        let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, shard, self.batch);
         self.insert(id, live);
         match self.decide(id, Command::Start(start)) {
             Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
@@ -67,7 +79,7 @@ impl Worker {
         } else {
             match self.decide(id, command) {
                 Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
-                Err(rejected) => drop(reply.send(Err(OrchestratorError::Rejected(rejected)))),
+                Err(rejected) => self.refuse_after_commit(id, reply, OrchestratorError::Rejected(rejected)),
             }
         }
         self.retire(id);
@@ -122,21 +134,27 @@ impl Worker {
             let _ = reply.send(Ok(shown));
             return;
         }
-        self.open.after.replies.push(Box::new(move |is_committed| {
+        self.open.share(id).replies.push(Box::new(move |is_committed| {
             // A caller that has gone needs no answer.
             let _ = reply.send(if is_committed { Ok(shown) } else { Err(OrchestratorError::NotCommitted) });
         }));
     }
 
+    /// Refuses what the state does not allow, as soon as that state is committed.
+    fn refuse_after_commit(&mut self, id: ExecutionId, reply: Reply<Snapshot>, error: OrchestratorError) {
+        if self.live.get(&id).is_none_or(|live| live.pending == 0) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        self.open.share(id).replies.push(Box::new(move |is_committed| {
+            let _ = reply.send(Err(if is_committed { error } else { OrchestratorError::NotCommitted }));
+        }));
+    }
+
     /// Everything here that nothing will wake (I7), and what the database knows and memory does not.
     pub(super) fn census(&self, known: &[ExecutionId]) -> Census {
-        let is_stuck = |live: &Live| {
-            live.pending == 0
-                && !live.is_ended()
-                && (live.execution.wakeups() == 0
-                    || live.execution.tasks_out().iter().any(|task| !live.tasks.contains_key(task)))
-        };
-        let stuck = self.live.iter().filter(|(_, live)| is_stuck(live)).map(|(id, _)| *id).collect();
+        let is_stuck = |id: ExecutionId, live: &Live| live.pending == 0 && !self.lost(id, live).is_nothing();
+        let stuck = self.live.iter().filter(|(id, live)| is_stuck(**id, live)).map(|(id, _)| *id).collect();
         let here: HashSet<_> = self.live.keys().chain(self.ended.keys()).chain(self.loading.keys()).collect();
         let missing = known.iter().filter(|id| !here.contains(id)).copied().collect();
         Census { live: self.live.values().filter(|live| !live.is_ended()).count(), stuck, missing }
@@ -144,9 +162,10 @@ impl Worker {
 
     pub(super) fn compare(&self, replayed: &Execution) -> Comparison {
         let Some(live) = replayed.id().and_then(|id| self.find(id)) else { return Comparison::NotInMemory };
-        if live.pending > 0 || live.execution.last_sequence() != replayed.last_sequence() {
-            return Comparison::Elsewhere;
+        if live.execution.last_sequence() > replayed.last_sequence() {
+            return Comparison::Ahead;
         }
+        // Memory is never behind the log.
         if live.execution.is_same_as(replayed) { Comparison::Same } else { Comparison::Different }
     }
 }

@@ -7,10 +7,11 @@ use workflow::{Command, Effect, Event, Rejected, chain};
 
 use super::{
     Input, Live,
+    batch::{After, Open, Share},
     live::{Out, Search},
     timers::Timer,
     worker::Worker,
-    writer::Job,
+    writer::{Job, Outcome},
 };
 use crate::{
     exchange::Outgoing,
@@ -20,40 +21,8 @@ use crate::{
 
 /// Before an execution is read again whose commit has failed.
 const RELOAD_AFTER_FAILURE: Duration = Duration::from_millis(250);
-
-/// Answers a caller, knowing whether its events are committed.
-type Answer = Box<dyn FnOnce(bool) + Send>;
-
-/// What waits for a commit.
-#[derive(Default)]
-pub(super) struct After {
-    generation: u64,
-    pub(super) replies: Vec<Answer>,
-    effects: Vec<(ExecutionId, Effect)>,
-    /// Results to acknowledge.
-    pub(super) acks: Vec<String>,
-    /// Tasks that time took from their agents.
-    pub(super) cancels: Vec<(String, &'static str)>,
-    /// Executions with events in the batch, and their newest.
-    touched: Vec<(ExecutionId, u64)>,
-}
-
-/// The batch that is being filled.
-#[derive(Default)]
-pub(super) struct Open {
-    pub(super) append: Append,
-    pub(super) after: After,
-    touched: Vec<ExecutionId>,
-}
-
-impl Open {
-    pub(super) fn is_empty(&self) -> bool {
-        self.append.events.is_empty()
-            && self.after.replies.is_empty()
-            && self.after.acks.is_empty()
-            && self.after.cancels.is_empty()
-    }
-}
+/// Doubled for each time in a row that the database refused its events, up to this.
+const RELOAD_AFTER_FAILURE_AT_MOST: Duration = Duration::from_mins(1);
 
 impl Worker {
     /// Decides a command of an execution in memory; its events go to the open batch.
@@ -65,19 +34,19 @@ impl Worker {
             self.arm(id);
             return Ok(());
         }
-        if !live.in_open {
-            live.in_open = true;
+        let share = self.open.shares.entry(id).or_default();
+        if share.events.is_empty() {
             live.pending += 1;
-            self.open.touched.push(id);
         }
+        self.open.events += events.len();
         let mut sequence = live.execution.last_sequence() - events.len() as u64;
         for event in &events {
             sequence += 1;
             let data = event.encode();
             let hash = chain(&live.hash, sequence, now, &data);
             live.hash = hash;
-            self.open.append.events.push(NewEvent { execution: id, sequence, at: now, data, hash });
-            self.open.after.effects.extend(live.execution.effects(event).into_iter().map(|effect| (id, effect)));
+            share.events.push(NewEvent { execution: id, sequence, at: now, data, hash });
+            share.effects.extend(live.execution.effects(event));
             if let Event::StepFailed { step, index: None, .. } = event
                 && let Some(step) = live.compiled.plan.steps.get(*step as usize)
             {
@@ -93,90 +62,132 @@ impl Worker {
         if self.open.is_empty() || !self.has_place_in_flight() {
             return;
         }
-        let Open { mut append, mut after, touched } = std::mem::take(&mut self.open);
-        after.generation = self.generation;
-        for id in touched {
-            let Some(live) = self.live.get_mut(&id) else { continue };
-            live.in_open = false;
-            after.touched.push((id, live.execution.last_sequence()));
-            append.summaries.push(live.summary());
+        let Open { mut shares, events, resumed } = std::mem::take(&mut self.open);
+        let mut append = Append { events: Vec::with_capacity(events), ..Append::default() };
+        for (id, share) in &mut shares {
+            if share.events.is_empty() {
+                continue;
+            }
+            share.newest = share.events.last().map(|event| event.sequence);
+            append.events.append(&mut share.events);
+            append.summaries.extend(self.live.get(id).map(Live::summary));
         }
+        let after = After { number: self.batch, generation: self.generation, shares };
         if append.events.is_empty() && self.in_flight.is_empty() {
+            self.open.resumed = resumed;
             return self.done(after);
         }
-        let job = Job { worker: self.index, generation: self.generation, append };
+        self.batch += 1;
+        let job = Job { worker: self.index, generation: self.generation, resumed, append };
         self.in_flight.push_back(after);
         // The writer's queue has a place for every batch in flight; it is closed only when the service ends.
         let _ = self.jobs.send(job).await;
     }
 
     /// The oldest batch in flight was committed, or not.
-    pub(super) fn committed(&mut self, is_committed: bool) {
-        let Some(after) = self.in_flight.pop_front() else { return };
-        if is_committed {
-            self.done(after);
-        } else {
-            self.failed(after);
+    pub(super) fn committed(&mut self, outcome: Outcome) {
+        let Some(mut after) = self.in_flight.pop_front() else { return };
+        match outcome {
+            Outcome::Committed => self.done(after),
+            Outcome::Failed => self.failed(after),
+            Outcome::Except(refused) => {
+                let shares = after.split_off(&refused);
+                let number = after.number;
+                self.done(after);
+                for (id, share) in shares {
+                    self.refused(id, number, share);
+                }
+            }
         }
     }
 
     fn done(&mut self, after: After) {
-        for (id, sequence) in &after.touched {
-            if let Some(live) = self.live.get_mut(id) {
+        let number = after.number;
+        for (id, share) in &after.shares {
+            let Some(newest) = share.newest else { continue };
+            if let Some(live) = self.live.get_mut(id).filter(|live| live.since <= number) {
                 live.pending -= 1;
+                self.refusals.remove(id);
             }
-            self.shared.watchers.committed(*id, *sequence);
+            self.shared.watchers.committed(*id, newest);
         }
-        for answer in after.replies {
-            answer(true);
-        }
-        for (id, effect) in after.effects {
-            self.perform(id, effect);
-        }
-        for task_id in after.acks {
-            self.say(Outgoing::Ack { task_id });
-        }
-        for (task_id, reason) in after.cancels {
-            self.say(Outgoing::Cancel { task_id, reason });
-        }
-        for (id, _) in after.touched {
-            self.retire(id);
+        for (id, share) in after.shares {
+            for answer in share.replies {
+                answer(true);
+            }
+            for effect in share.effects {
+                self.perform(id, effect);
+            }
+            for task_id in share.acks {
+                self.say(Outgoing::Ack { task_id });
+            }
+            for (task_id, reason) in share.cancels {
+                self.say(Outgoing::Cancel { task_id, reason });
+            }
+            if share.newest.is_some() {
+                self.retire(id);
+            }
         }
     }
 
     /// Nothing of this batch is known to have happened. What builds on it is dropped, and read from the log again.
     fn failed(&mut self, after: After) {
-        let is_first = after.generation == self.generation;
-        after.replies.into_iter().for_each(|answer| answer(false));
-        if is_first {
-            self.generation += 1;
-            self.drop_uncommitted();
+        let mut acks = Vec::new();
+        for share in after.shares.into_values() {
+            share.replies.into_iter().for_each(|answer| answer(false));
+            acks.extend(share.acks);
         }
-        for task_id in after.acks {
+        if after.generation == self.generation {
+            self.generation += 1;
+            // The open batch builds on the failed one as well.
+            for share in std::mem::take(&mut self.open.shares).into_values() {
+                share.replies.into_iter().for_each(|answer| answer(false));
+                acks.extend(share.acks);
+            }
+            self.open.events = 0;
+            let dropped: Vec<_> = self.live.iter().filter(|(_, live)| live.pending > 0).map(|(id, _)| *id).collect();
+            for id in dropped {
+                self.read_again(id, RELOAD_AFTER_FAILURE);
+            }
+        }
+        for task_id in acks {
             self.settle(task_id);
         }
     }
 
-    fn drop_uncommitted(&mut self) {
-        // The open batch builds on the failed one as well.
-        let open = std::mem::take(&mut self.open);
-        open.after.replies.into_iter().for_each(|answer| answer(false));
-        let dropped: Vec<_> = self.live.iter().filter(|(_, live)| live.pending > 0).map(|(id, _)| *id).collect();
-        let is_fenced = self.shared.is_fenced();
-        for id in dropped {
-            let Some(live) = self.remove(id) else { continue };
-            if is_fenced {
-                // Whoever has the shards now goes on with it.
-                continue;
+    /// The database takes the events of everybody but this execution. It is read again, later and later, so that what is
+    /// wrong with it holds nobody else up.
+    fn refused(&mut self, id: ExecutionId, number: u64, share: Share) {
+        share.replies.into_iter().for_each(|answer| answer(false));
+        let mut acks = share.acks;
+        if self.live.get(&id).is_some_and(|live| live.since <= number) {
+            if let Some(open) = self.open.take(id) {
+                open.replies.into_iter().for_each(|answer| answer(false));
+                acks.extend(open.acks);
             }
-            // Not at once: what has failed now would fail again, as fast as it can be read.
-            self.load_after(id, RELOAD_AFTER_FAILURE);
-            for ended in live.waiting {
-                self.load(id, Some(Input::Await { id, ended }));
-            }
+            let refusals = self.refusals.entry(id).or_default();
+            *refusals += 1;
+            let pause = RELOAD_AFTER_FAILURE.saturating_mul(2_u32.saturating_pow(*refusals - 1));
+            tracing::error!(execution.id = %id, refusals, "the database refuses the events of an execution; it is read again");
+            self.open.resumed.push(id);
+            self.read_again(id, pause.min(RELOAD_AFTER_FAILURE_AT_MOST));
         }
-        for task_id in open.after.acks {
+        for task_id in acks {
             self.settle(task_id);
+        }
+    }
+
+    /// Drops what memory has of an execution, and reads its log after a pause: not at once, since what has failed now would
+    /// fail again as fast as it can be read.
+    fn read_again(&mut self, id: ExecutionId, pause: Duration) {
+        let Some(live) = self.remove(id) else { return };
+        if self.shared.is_fenced() {
+            // Whoever has the shards now goes on with it.
+            return;
+        }
+        self.load_after(id, pause);
+        for ended in live.waiting {
+            self.load(id, Some(Input::Await { id, ended }));
         }
     }
 

@@ -69,8 +69,8 @@ pub(super) struct Live {
     pub(super) shard: u32,
     /// Batches with events of it that are not committed yet, the open one included.
     pub(super) pending: u32,
-    /// Has the open batch events of it?
-    pub(super) in_open: bool,
+    /// The number of the batch that was open when it came into memory; what older ones say is of another life.
+    pub(super) since: u64,
     pub(super) due: Option<Timestamp>,
     pub(super) tasks: HashMap<TaskKey, Out>,
     pub(super) searches: HashMap<StepIndex, Search>,
@@ -79,7 +79,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(loaded: Loaded, shard: u32) -> Self {
+    pub(super) fn new(loaded: Loaded, shard: u32, since: u64) -> Self {
         let Loaded { execution, hash, compiled } = loaded;
         Self {
             execution,
@@ -87,7 +87,7 @@ impl Live {
             compiled,
             shard,
             pending: 0,
-            in_open: false,
+            since,
             due: None,
             tasks: HashMap::new(),
             searches: HashMap::new(),

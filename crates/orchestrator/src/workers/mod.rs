@@ -5,8 +5,10 @@
 //! while up to [`MAX_IN_FLIGHT`] of its batches are being committed. The writer merges the batches of all workers into one
 //! transaction. Only after the commit are effects performed, callers answered, results acknowledged and watchers told (I1,
 //! I3). Batches of a worker are committed in their order; when one fails, those after it fail as well, and the worker drops
-//! the executions that they touch and rebuilds them from the log.
+//! the executions that they touch and rebuilds them from the log. Where the database refuses the events of one execution, the
+//! others are committed without it.
 
+mod batch;
 mod commands;
 mod commit;
 mod lease;
@@ -53,6 +55,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, OrchestratorError>>;
 #[derive(Debug)]
 pub(crate) struct Starting {
     pub(crate) start: workflow::Start,
+    /// Did the caller choose the id? Then it may have been started before.
+    pub(crate) is_id_chosen: bool,
     pub(crate) compiled: Arc<Compiled>,
     pub(crate) reply: Reply<Snapshot>,
     /// Who waits for the end.
@@ -127,8 +131,8 @@ pub(crate) struct Census {
 pub(crate) enum Comparison {
     Same,
     Different,
-    /// Memory is at another event: it moved on, or its newest events are not committed yet.
-    Elsewhere,
+    /// Memory has moved on meanwhile.
+    Ahead,
     NotInMemory,
 }
 

@@ -1,12 +1,12 @@
 //! The safety net (I7): looks for executions that nothing will wake, repairs them, and counts. The count must stay zero.
 
-use std::{collections::HashSet, convert::Infallible, sync::atomic::Ordering};
+use std::{convert::Infallible, sync::atomic::Ordering};
 
-use domain::ExecutionId;
+use domain::{ExecutionId, Timestamp};
 use lifecycle::Shutdown;
-use workflow::{Command, Effect};
+use workflow::{Command, Effect, TaskKey};
 
-use super::{Input, Workers, worker::Worker};
+use super::{Input, Live, Workers, live::Out, timers::Timer, worker::Worker};
 use crate::metrics;
 
 /// Sweeps until the service ends.
@@ -36,6 +36,29 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
     }
 }
 
+/// What should wake an execution, and does not.
+#[derive(Debug)]
+pub(super) struct Lost {
+    /// Out, and not known to be.
+    tasks: Vec<TaskKey>,
+    /// Voters that nobody looks for.
+    searches: Vec<Effect>,
+    /// The state has something to do at a time, and no timer for it.
+    timer: bool,
+    /// It has not ended, and waits for nothing at all.
+    wakeup: bool,
+}
+
+impl Lost {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.count() == 0
+    }
+
+    fn count(&self) -> usize {
+        self.tasks.len() + self.searches.len() + usize::from(self.timer) + usize::from(self.wakeup)
+    }
+}
+
 impl Worker {
     pub(super) fn sweep(&mut self, known: Option<Vec<ExecutionId>>) {
         let ids: Vec<_> = self.live.iter().filter(|(_, live)| live.pending == 0).map(|(id, _)| *id).collect();
@@ -58,29 +81,166 @@ impl Worker {
         }
     }
 
+    /// What should wake the execution, and is gone.
+    pub(super) fn lost(&self, id: ExecutionId, live: &Live) -> Lost {
+        let is_armed = |at: Option<Timestamp>, timer| at.is_none_or(|at| self.timers.contains(&(at, id, timer)));
+        let is_timed = |task: TaskKey, out: &Out| {
+            is_armed(out.timeout_at, Timer::Timeout(task))
+                && is_armed(out.heartbeat_at, Timer::Heartbeat(task))
+                && is_armed(out.again_at, Timer::Dispatch(task))
+        };
+        let is_known = |task: &TaskKey| live.tasks.get(task).is_some_and(|out| is_timed(*task, out));
+        let is_sought = |effect: &Effect| {
+            matches!(effect, Effect::FindVoters { step, .. }
+                if live.searches.get(step).is_some_and(|search| is_armed(search.again_at, Timer::Voters(*step))))
+        };
+        let due = live.execution.next_due();
+        Lost {
+            tasks: live.execution.tasks_out().into_iter().filter(|task| !is_known(task)).collect(),
+            searches: live.execution.searches().filter(|effect| !is_sought(effect)).collect(),
+            timer: live.due != due || !is_armed(due, Timer::Due),
+            wakeup: !live.is_ended() && live.execution.wakeups() == 0,
+        }
+    }
+
     /// Answers how many things it repaired.
     fn repair(&mut self, id: ExecutionId) -> usize {
-        let now = self.shared.now();
         let Some(live) = self.live.get(&id) else { return 0 };
-        let is_late = live.execution.next_due().is_some_and(|due| due <= now);
-        let is_asleep = live.execution.wakeups() == 0;
-        let lost: Vec<_> =
-            live.execution.tasks_out().into_iter().filter(|task| !live.tasks.contains_key(task)).collect();
+        let lost = self.lost(id, live);
         let stale: Vec<_> = live.tasks.keys().filter(|task| !live.execution.is_current(**task)).copied().collect();
-        let orders: HashSet<_> = lost.iter().copied().collect();
-        let owed = if orders.is_empty() { Vec::new() } else { live.execution.outstanding() };
-        for task in stale {
+        let orders: Vec<_> = lost.tasks.iter().filter_map(|task| live.execution.task_order(*task)).collect();
+        let repairs = lost.count();
+        for task in stale.into_iter().chain(lost.tasks) {
             self.forget(id, task);
         }
-        for effect in owed {
-            if matches!(&effect, Effect::Dispatch(order) if orders.contains(&order.task)) {
-                self.perform(id, effect);
+        for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches) {
+            if let (Effect::FindVoters { step, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
+                live.searches.remove(step);
             }
+            self.perform(id, effect);
         }
-        if is_asleep || is_late {
-            // A tick is never refused once there is a first event.
+        if lost.timer
+            && let Some(live) = self.live.get_mut(&id)
+        {
+            live.due = None;
+        }
+        if lost.timer || lost.wakeup {
+            // A tick is never refused once there is a first event; it arms the timer.
             let _ = self.decide(id, Command::Tick);
         }
-        lost.len() + usize::from(is_asleep)
+        repairs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use domain::{Clock as _, ManualClock, Namespace, Payload, WorkflowId};
+    use serde_json::json;
+    use tokio::sync::{mpsc, oneshot};
+    use workflow::{Limits, Start};
+
+    use super::*;
+    use crate::{
+        Settings,
+        app::Plans,
+        store::{SqliteStore, Store, WorkflowRow},
+        workers::{Shared, Starting, worker::Ends, writer::Outcome},
+    };
+
+    /// A worker with one execution that waits for a task, for voters and for time.
+    async fn worker(directory: &std::path::Path) -> (Worker, ExecutionId) {
+        let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
+        let mut settings = Settings::default();
+        settings.database.path = directory.join("orchestrator.db");
+        let sqlite = ::store::Sqlite::open(&settings.database, &crate::MIGRATIONS).await.unwrap();
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::new(sqlite));
+        let definition = json!({"name": "waits", "steps": [
+            {"id": "task", "agent_type": "x"},
+            {"id": "sleep", "sleep": "1h"},
+            {"id": "decision", "decision": {"question": "?", "options": ["a", "b"], "strategy": "majority",
+                                            "voters": {"capability": "judge", "count": 3}}},
+        ]});
+        let namespace = Namespace::default();
+        let row = WorkflowRow {
+            id: WorkflowId::from_parts(1, 1),
+            namespace: namespace.clone(),
+            is_archived: false,
+            newest: 1,
+            created_at: clock.now(),
+            updated_at: clock.now(),
+            version: 1,
+            name: "waits".to_owned(),
+            description: String::new(),
+            definition: definition.to_string(),
+            step_count: 3,
+        };
+        store.create_workflow(&row).await.unwrap();
+        let plans = Arc::new(Plans::new(Arc::clone(&store), 1, Limits::default()));
+        let compiled = plans.compiled(&namespace, row.id, 1).await.unwrap();
+        let shared = Arc::new(Shared {
+            store,
+            plans,
+            clock: Arc::new(clock),
+            watchers: Arc::default(),
+            settings,
+            owner: "rep".to_owned(),
+            epochs: vec![1],
+            live: 0.into(),
+            repaired: 0.into(),
+            fenced: tokio::sync::watch::Sender::new(false),
+        });
+        let ends = Ends {
+            inputs: mpsc::channel(1).1,
+            jobs: mpsc::channel(8).0,
+            committed: mpsc::channel(1).1,
+            frames: mpsc::channel(1).0,
+            searches: mpsc::channel(8).0,
+        };
+        let mut worker = Worker::new(0, shared, ends, Vec::new());
+        let id = ExecutionId::from_parts(1, 1);
+        let start = Start {
+            execution_id: id,
+            namespace,
+            workflow_id: row.id,
+            workflow_version: 1,
+            input: Payload::null(),
+            traceparent: String::new(),
+        };
+        worker.start(Starting { start, is_id_chosen: false, compiled, reply: oneshot::channel().0, ended: None });
+        worker.flush().await;
+        worker.committed(Outcome::Committed);
+        (worker, id)
+    }
+
+    #[tokio::test]
+    async fn whatever_should_wake_an_execution_and_is_gone_is_found_and_repaired_once() {
+        type Lose = fn(&mut Worker, ExecutionId);
+        let directory = tempfile::tempdir().unwrap();
+        let (mut worker, id) = worker(directory.path()).await;
+        assert!(worker.census(&[]).stuck.is_empty());
+        let losses: [(&str, Lose); 5] = [
+            ("the task", |worker, id| worker.live.get_mut(&id).unwrap().tasks.clear()),
+            ("the search for voters", |worker, id| worker.live.get_mut(&id).unwrap().searches.clear()),
+            ("when to look again", |worker, id| {
+                let live = worker.live.get_mut(&id).unwrap();
+                live.searches.values_mut().for_each(|search| search.again_at = Some(Timestamp::from_millis(1)));
+            }),
+            ("all timers", |worker, _| worker.timers.clear()),
+            ("that a timer is armed", |worker, id| worker.live.get_mut(&id).unwrap().due = None),
+        ];
+        let mut repaired = 0;
+        for (what, lose) in losses {
+            lose(&mut worker, id);
+            assert_eq!(worker.census(&[]).stuck, [id], "{what}");
+            worker.sweep(None);
+            let now = worker.shared.repaired.load(Ordering::Relaxed);
+            assert!(now > repaired, "{what}");
+            repaired = now;
+            assert!(worker.census(&[]).stuck.is_empty(), "{what}");
+            worker.sweep(None);
+            assert_eq!(worker.shared.repaired.load(Ordering::Relaxed), repaired, "{what}");
+        }
     }
 }

@@ -62,9 +62,9 @@ impl Worker {
         }
     }
 
-    /// Does everything that is due.
+    /// Does everything that is due, as far as is known what came before it.
     pub(super) fn fire_due(&mut self) {
-        let now = self.shared.now();
+        let now = self.read_until;
         // Taken first: what is armed meanwhile waits for the next round, also where it is due at once.
         let is_due = |timers: &std::collections::BTreeSet<(Timestamp, ExecutionId, Timer)>| {
             timers.first().is_some_and(|(due, ..)| *due <= now)
@@ -133,7 +133,7 @@ impl Worker {
         self.forget(id, task);
         // The end of a task is never refused, only dropped.
         let _ = self.decide(id, Command::TaskEnded { task, agent_id, begun_at, outcome: Err(failure) });
-        self.open.after.cancels.push((task_id, reason));
+        self.open.share(id).cancels.push((task_id, reason));
     }
 
     /// Moves a volatile timer of a task.

@@ -120,7 +120,7 @@ impl Worker {
             let _ = self.decide(id, Command::TaskEnded { task, agent_id, begun_at, outcome });
         }
         if needs_ack {
-            self.open.after.acks.push(task_id);
+            self.open.share(id).acks.push(task_id);
         }
     }
 
@@ -145,7 +145,7 @@ impl Worker {
     /// Acknowledges with the next commit: after everything that was decided before.
     fn acknowledge(&mut self, update: TaskUpdate) {
         if update.needs_ack {
-            self.open.after.acks.push(update.task_id);
+            self.open.share(update.execution).acks.push(update.task_id);
         }
     }
 
@@ -184,11 +184,7 @@ impl Worker {
             let _ = self.decide(id, Command::VotersFound { step, voters: found });
             return;
         }
-        let is_wanted = live
-            .execution
-            .outstanding()
-            .iter()
-            .any(|effect| matches!(effect, workflow::Effect::FindVoters { step: wanted, .. } if *wanted == step));
+        let is_wanted = live.execution.voters_wanted(step).is_some();
         if !is_wanted {
             live.searches.remove(&step);
             return;

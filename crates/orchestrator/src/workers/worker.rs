@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
-    commit::{After, Open},
+    batch::{After, Open},
     timers::Timer,
     voters::Wanted,
     writer::{Job, Outcome},
@@ -50,6 +50,11 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     inputs: mpsc::Receiver<Input>,
+    /// Until when everything that had come in is read: no result is too late that was here in time.
+    pub(super) read_until: Timestamp,
+    /// Inputs that were here at `unread_since` and are not read yet.
+    unread: usize,
+    unread_since: Timestamp,
     pub(super) jobs: mpsc::Sender<Job>,
     committed: mpsc::Receiver<Outcome>,
     frames: mpsc::Sender<Vec<Outgoing>>,
@@ -65,7 +70,11 @@ pub(super) struct Worker {
     pub(super) timers: BTreeSet<(Timestamp, ExecutionId, Timer)>,
     pub(super) open: Open,
     pub(super) in_flight: VecDeque<After>,
+    /// The number of the open batch.
+    pub(super) batch: u64,
     pub(super) generation: u64,
+    /// How often in a row the database has refused the events of an execution.
+    pub(super) refusals: HashMap<ExecutionId, u32>,
     /// What communication is to be told.
     pub(super) outbox: VecDeque<Outgoing>,
     pub(super) is_attached: bool,
@@ -73,10 +82,14 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(index: usize, shared: Arc<Shared>, ends: Ends, recovered: Vec<(ExecutionId, Loaded)>) -> Self {
+        let now = shared.now();
         let mut worker = Self {
             index,
             shared,
             inputs: ends.inputs,
+            read_until: now,
+            unread: 0,
+            unread_since: now,
             jobs: ends.jobs,
             committed: ends.committed,
             frames: ends.frames,
@@ -89,7 +102,9 @@ impl Worker {
             timers: BTreeSet::new(),
             open: Open::default(),
             in_flight: VecDeque::new(),
+            batch: 0,
             generation: 0,
+            refusals: HashMap::new(),
             outbox: VecDeque::new(),
             is_attached: false,
         };
@@ -109,7 +124,7 @@ impl Worker {
             if is_draining && self.in_flight.is_empty() && self.open.is_empty() {
                 return Ok(());
             }
-            let has_room = self.open.append.events.len() < MOST_OPEN && !is_draining;
+            let has_room = self.open.events < MOST_OPEN && !is_draining;
             let wait = self.until_due();
             let frames = self.frames.clone();
             // All arms are cancel-safe. Commits come first: they free memory and answer callers.
@@ -122,6 +137,7 @@ impl Worker {
                 Some((id, loaded)) = self.loads.next(), if !self.loads.is_empty() => self.loaded(id, loaded),
                 taken = self.inputs.recv_many(&mut inbox, batch), if has_room => {
                     is_draining |= taken == 0;
+                    self.unread = self.unread.saturating_sub(taken);
                     for input in inbox.drain(..) {
                         self.take(input);
                     }
@@ -131,9 +147,21 @@ impl Worker {
             }
             // Where nothing more may be decided, time decides nothing either.
             if has_room && !is_draining {
+                self.look_at_inputs();
                 self.fire_due();
             }
         }
+    }
+
+    /// Finds out until when everything is read. Under load there is always something to read; what matters is since when.
+    fn look_at_inputs(&mut self) {
+        if self.unread > 0 {
+            return;
+        }
+        let now = self.shared.now();
+        self.unread = self.inputs.len();
+        self.read_until = if self.unread == 0 { now } else { self.unread_since };
+        self.unread_since = now;
     }
 
     /// Takes from the outbox what goes out at once: at least one event.
@@ -184,7 +212,7 @@ impl Worker {
     /// Takes an execution in that the log has, and does what it owes.
     pub(super) fn adopt(&mut self, id: ExecutionId, loaded: Loaded) {
         let shard = self.shared.shard(id);
-        let live = Live::new(loaded, shard);
+        let live = Live::new(loaded, shard, self.batch);
         let effects = live.execution.outstanding();
         self.insert(id, live);
         for effect in effects {
@@ -251,7 +279,12 @@ impl Worker {
             }
             Ok(None) => {
                 for input in waiting {
-                    self.refuse(input, || OrchestratorError::ExecutionNotFound(id));
+                    match input {
+                        Input::Start(starting) => self.begin(*starting),
+                        // What follows the start finds it.
+                        input if self.live.contains_key(&id) => self.take(input),
+                        input => self.refuse(input, || OrchestratorError::ExecutionNotFound(id)),
+                    }
                 }
             }
             Err(error) => {

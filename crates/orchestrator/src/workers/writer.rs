@@ -2,7 +2,11 @@
 //!
 //! No delay is added: at low load a batch commits alone, at high load the batches that came in during a commit make the next.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+    sync::Arc,
+};
 
 use domain::ExecutionId;
 use tokio::{sync::mpsc, time::Instant};
@@ -24,11 +28,19 @@ pub(super) struct Job {
     pub(super) worker: usize,
     /// Of the worker when it decided; a failed commit ends a generation, and with it the batches that build on it.
     pub(super) generation: u64,
+    /// Executions that it has read again since it learned that their events were refused.
+    pub(super) resumed: Vec<ExecutionId>,
     pub(super) append: Append,
 }
 
-/// Was it committed?
-pub(super) type Outcome = bool;
+/// What became of a batch.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Committed,
+    Failed,
+    /// Committed but for what these executions had in it.
+    Except(Arc<HashSet<ExecutionId>>),
+}
 
 /// Commits until all workers have ended.
 pub(super) async fn run(
@@ -41,48 +53,92 @@ pub(super) async fn run(
     let mut waiting = Vec::with_capacity(MOST);
     // The first generation of each worker whose batches build on nothing that failed.
     let mut valid = vec![0_u64; workers.len()];
+    // Executions whose events were refused, and which their worker has not read again yet.
+    let mut refused = HashSet::new();
     while jobs.recv_many(&mut waiting, MOST).await > 0 {
         let mut order = Vec::with_capacity(waiting.len());
         let mut merged = Merged::default();
         for job in waiting.drain(..) {
             let is_valid = job.generation >= valid[job.worker];
             order.push((job.worker, job.generation, is_valid));
+            for id in &job.resumed {
+                refused.remove(id);
+            }
             if is_valid {
-                merged.add(job.append);
+                merged.add(job.append, &refused);
             }
         }
-        let is_committed = commit(&shared, merged.finish(&shared)).await;
+        let outcome = commit(&shared, merged.append, &mut refused).await;
         for (worker, generation, is_valid) in order {
-            if !is_committed && is_valid {
+            let outcome = if is_valid { outcome.clone() } else { Outcome::Failed };
+            if is_valid && matches!(outcome, Outcome::Failed) {
                 valid[worker] = generation + 1;
             }
             // A worker leaves room for every batch in flight; one that has ended needs no answer.
-            let _ = workers[worker].send(is_committed && is_valid).await;
+            let _ = workers[worker].send(outcome).await;
         }
     }
     Ok(())
 }
 
-async fn commit(shared: &Shared, append: Append) -> Outcome {
+/// Commits what it can. What the database refuses is found by halves, and left out.
+async fn commit(shared: &Shared, append: Append, refused: &mut HashSet<ExecutionId>) -> Outcome {
+    let mut parts = vec![append];
+    let mut is_whole = true;
+    while let Some(part) = parts.pop() {
+        match commit_part(shared, &part).await {
+            Ok(()) => {}
+            Err(AppendError::Database(error)) if store::is_refused(&error) => match halves(part) {
+                Ok(halves) => parts.extend(halves),
+                Err(id) => drop(refused.insert(id)),
+            },
+            // What is committed already is: it must not be decided again.
+            Err(_) if !is_whole => {
+                let left = parts.iter().chain([&part]).flat_map(|part| &part.summaries);
+                refused.extend(left.map(|summary| summary.id));
+                break;
+            }
+            Err(_) => return Outcome::Failed,
+        }
+        is_whole = false;
+    }
+    if refused.is_empty() { Outcome::Committed } else { Outcome::Except(Arc::new(refused.clone())) }
+}
+
+/// Both halves of the executions, or the one that there is.
+fn halves(mut append: Append) -> Result<[Append; 2], ExecutionId> {
+    if let [only] = append.summaries.as_slice() {
+        return Err(only.id);
+    }
+    let summaries = append.summaries.split_off(append.summaries.len() / 2);
+    let second: HashSet<_> = summaries.iter().map(|summary| summary.id).collect();
+    let (events, kept) = append.events.into_iter().partition(|event| second.contains(&event.execution));
+    append.events = kept;
+    Ok([append, Append { events, summaries }])
+}
+
+async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError> {
     if append.events.is_empty() {
-        return true;
+        return Ok(());
     }
     let events = append.events.len();
     let started = Instant::now();
-    let error = match shared.store.append(&shared.owner, append).await {
-        Ok(()) => {
-            metrics::committed(events, started.elapsed());
-            return true;
+    let mut shards: Vec<_> = append.summaries.iter().map(|summary| summary.shard).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    let claims: Vec<_> = shards.into_iter().map(|shard| (shard, shared.epochs[shard as usize])).collect();
+    let appended = shared.store.append(&shared.owner, &claims, append).await;
+    match &appended {
+        Ok(()) => metrics::committed(events, started.elapsed()),
+        Err(error) => {
+            metrics::commit_failed();
+            tracing::error!(error = errors::chain(error), events, "a commit of the log failed");
+            if matches!(error, AppendError::Fenced) {
+                shared.fenced.send_replace(true);
+            }
         }
-        Err(error) => error,
-    };
-    metrics::commit_failed();
-    tracing::error!(error = errors::chain(&error), events, "a commit of the log failed");
-    match error {
-        AppendError::Fenced => drop(shared.fenced.send_replace(true)),
-        AppendError::Database(_) => {}
     }
-    false
+    appended
 }
 
 /// Batches in one.
@@ -93,7 +149,11 @@ struct Merged {
 }
 
 impl Merged {
-    fn add(&mut self, append: Append) {
+    fn add(&mut self, mut append: Append, refused: &HashSet<ExecutionId>) {
+        if !refused.is_empty() {
+            append.events.retain(|event| !refused.contains(&event.execution));
+            append.summaries.retain(|summary| !refused.contains(&summary.id));
+        }
         if self.append.events.is_empty() {
             self.append.events = append.events;
         } else {
@@ -113,13 +173,5 @@ impl Merged {
                 self.append.summaries.push(summary);
             }
         }
-    }
-
-    fn finish(mut self, shared: &Shared) -> Append {
-        let mut shards: Vec<_> = self.append.summaries.iter().map(|summary| summary.shard).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        self.append.shards = shards.into_iter().map(|shard| (shard, shared.epochs[shard as usize])).collect();
-        self.append
     }
 }

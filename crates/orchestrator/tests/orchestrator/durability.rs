@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contracts::orchestrator::v1::{ExecutionStatus, StartExecutionRequest};
+use contracts::orchestrator::v1::{ExecutionStatus, StartExecutionRequest, StepState};
 use serde_json::json;
 
 use crate::world::{World, chain, new_id, reason, start_of};
@@ -152,4 +152,79 @@ async fn whoever_waits_for_an_end_at_a_stop_hears_that_the_start_is_recorded() {
     let world = world.stop_and_start().await;
     world.communication.complete(&world.communication.dispatched(2).await, "1");
     world.until(&running.id, ExecutionStatus::Completed).await;
+}
+
+/// What the database refuses of one execution holds no other up, and goes on when the database takes it.
+#[tokio::test]
+async fn events_that_the_database_refuses_hold_nobody_else_up() {
+    const COUNT: usize = 100;
+    let world = World::start().await;
+    world.communication.echo();
+    let healthy = world.define(&chain("chain", &["a", "b", "c"])).await;
+    let poisoned = json!({"name": "bad", "steps": [
+        {"id": "s", "sleep": "200ms"},
+        {"id": "p", "signal": {"name": "poison"}, "depends_on": ["s"]},
+    ]});
+    let poisoned = world.define(&poisoned).await;
+    world
+        .sql(
+            "CREATE TRIGGER broken BEFORE INSERT ON execution_events WHEN instr(CAST(NEW.data AS TEXT), 'poison') > 0 \
+             BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        )
+        .await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(world.begin(&poisoned, &json!({})).await.id);
+    }
+    let runs = (0..COUNT).map(|_| async {
+        let mut last = None;
+        for _ in 0..5 {
+            let request = StartExecutionRequest { wait: Some(WAIT), ..start_of(&healthy) };
+            last = Some(world.run(request).await.status());
+        }
+        last
+    });
+    let ended = futures::future::join_all(runs).await;
+    assert!(ended.into_iter().all(|status| status == Some(ExecutionStatus::Completed)));
+
+    world.sql("DROP TRIGGER broken").await;
+    for id in ids {
+        world.until_step(&id, "p", StepState::Waiting).await;
+        assert_eq!(world.verify(&id).await.faults, [""; 0]);
+    }
+    assert_eq!(world.liveness().await.repaired, 0);
+}
+
+/// It may have ended and be out of memory between the look at the database and the start.
+#[tokio::test]
+async fn a_chosen_id_that_races_with_its_own_end_happens_once() {
+    let world = World::with(|settings| settings.ended_kept = 0).await;
+    world.communication.echo();
+    let workflow = world.define(&chain("one", &["a"])).await;
+    for _ in 0..20 {
+        let ids: Vec<_> = (0..16).map(|_| new_id()).collect();
+        let runs = ids.iter().chain(&ids).chain(&ids).map(|id| {
+            let request = StartExecutionRequest { execution_id: id.clone(), ..start_of(&workflow) };
+            async { world.run(request).await }
+        });
+        futures::future::join_all(runs).await;
+    }
+    assert_eq!(world.communication.task_ids().len(), 20 * 16);
+}
+
+/// One that goes on all the time is not faulty for it.
+#[tokio::test]
+async fn an_execution_can_be_verified_while_it_goes_on() {
+    let world = World::start().await;
+    world.communication.echo();
+    let names: Vec<String> = (0..1_000).map(|n| format!("s{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let workflow = world.define(&chain("long", &names)).await;
+    let id = world.begin(&workflow, &json!({})).await.id;
+    let mut verified = 0;
+    while world.get(&id).await.ended_at.is_none() {
+        assert_eq!(world.verify(&id).await.faults, [""; 0]);
+        verified += 1;
+    }
+    assert!(verified > 0);
 }

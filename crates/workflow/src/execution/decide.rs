@@ -12,6 +12,7 @@ use crate::{
     Ballot, Command, Event, Failure, Plan, Purpose, Rejected, Start, StepIndex, TaskKey, Voter,
     command::MOST_SIGNALS,
     decision::{Question, sound},
+    expression,
     plan::{OnFailure, StepKind},
 };
 
@@ -29,9 +30,10 @@ impl Execution {
     /// this state and replays the log.
     pub fn transition(&mut self, command: Command, now: Timestamp) -> Result<Vec<Event>, Rejected> {
         let mut decider = Decider { state: &mut self.state, plan: &self.plan, now, events: Vec::new() };
-        decider.command(command)?;
-        decider.settle();
-        Ok(decider.events)
+        let decided = decider.command(command).map(|()| decider.settle());
+        let events = decider.events;
+        expression::forget();
+        decided.map(|()| events)
     }
 }
 

@@ -52,8 +52,13 @@ impl Execution {
     pub fn outstanding(&self) -> Vec<Effect> {
         let orders = self.state.out.iter().filter_map(|task| self.task_order(*task));
         let mut effects: Vec<_> = orders.map(Effect::Dispatch).collect();
-        effects.extend(self.state.active.iter().filter_map(|step| self.voters_wanted(*step)));
+        effects.extend(self.searches());
         effects
+    }
+
+    /// The [`Effect::FindVoters`] among what is owed now.
+    pub fn searches(&self) -> impl Iterator<Item = Effect> {
+        self.state.active.iter().filter_map(|step| self.voters_wanted(*step))
     }
 
     /// The task as it is to be dispatched, where it is out.

@@ -7,8 +7,10 @@
 //!
 //! - [`path`]: a lone path such as `steps.load.output.rows` is looked up in the JSON text itself, without CEL.
 //! - [`program`]: everything else. Paths in it become slots, so that only what an evaluation reads is parsed.
+//! - [`meter`]: what an evaluation of it may spend.
 //! - [`template`]: JSON values with expressions in them.
 
+mod meter;
 mod path;
 mod program;
 mod template;
@@ -19,6 +21,7 @@ use std::{collections::HashMap, fmt, fmt::Write as _};
 
 use domain::Payload;
 
+pub(crate) use path::forget;
 pub(crate) use template::within_limit;
 pub use template::{Condition, Template};
 

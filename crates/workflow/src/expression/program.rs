@@ -4,7 +4,6 @@
 //! when the evaluation first reads it. So an evaluation parses only what it uses, and `has` on a path parses nothing.
 
 use std::{
-    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, LazyLock, OnceLock},
 };
@@ -13,7 +12,6 @@ use cel::{
     Context, Env, ExecutionError, IdedExpr, Value as Cel,
     common::{
         ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators},
-        types::{LIST_TYPE, MAP_TYPE},
         value::{CowVal, Val},
     },
     context::VariableResolver,
@@ -23,7 +21,7 @@ use domain::Payload;
 use serde_json::{Map, Number, Value};
 
 use super::{
-    Scope, Visible, Wrong,
+    Scope, Visible, Wrong, meter,
     path::{Path, ROOTS, Segment, unknown_variable},
 };
 use crate::StepIndex;
@@ -31,43 +29,17 @@ use crate::StepIndex;
 /// Brackets within brackets; the parser and the evaluation recurse on them.
 const MAX_NESTING: u16 = 24;
 /// Operators, dots and brackets in one expression; a chain of them makes a tree of that depth.
-const MAX_OPERATORS: usize = 200;
+pub(super) const MAX_OPERATORS: usize = 200;
 /// `map`, `filter`, `all`, `exists` within each other: each multiplies the work by the length of a list.
 const MAX_LOOPS: usize = 3;
-/// How often all loops of one evaluation go round; it takes well under a second.
-const MAX_ITERATIONS: u64 = 250_000;
-/// The function around the range of every loop, which counts them. No name that people can write.
-const COUNTED: &str = "$counted";
-
-thread_local! {
-    /// What is left of [`MAX_ITERATIONS`]. CEL's functions cannot carry state, and an evaluation stays on its thread.
-    static ITERATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
 /// The standard library and CEL's extensions for texts and numbers. `lists` is left out: `lists.range` makes lists of any length.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
     env.add_extension(extensions::strings).expect("the extension is added once");
     env.add_extension(extensions::math).expect("the extension is added once");
-    env.add_overload(COUNTED, "$counted(list)", vec![LIST_TYPE], counted).expect("the function is added once");
-    env.add_overload(COUNTED, "$counted(map)", vec![MAP_TYPE], counted).expect("the function is added once");
+    meter::declare(&mut env);
     Arc::new(env)
 });
-
-/// Gives back the range of a loop, and an error where the loops so far went round too often.
-fn counted<'b, 'v>(mut arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-    let range = arguments.pop().ok_or_else(ExecutionError::missing_argument_or_target)?;
-    let length = range.as_ref().as_sizer().map_or(0, |sizer| sizer.size().into_inner());
-    let left = ITERATIONS.get().checked_sub(length.unsigned_abs() + 1);
-    ITERATIONS.set(left.unwrap_or(0));
-    if left.is_none() {
-        return Err(ExecutionError::function_error(
-            "loop",
-            format!("more than {MAX_ITERATIONS} iterations; compute this in a step"),
-        ));
-    }
-    Ok(range)
-}
 
 /// An expression that is more than a path.
 #[derive(Debug)]
@@ -111,12 +83,13 @@ impl Program {
     }
 
     pub(super) fn evaluate(&self, scope: &dyn Scope) -> Result<Value, String> {
+        let index = scope.item().map(|(_, index)| index);
         let mut values = Values { slots: Vec::with_capacity(self.slots.len()) };
         for slot in &self.slots {
             let (Slot::Value(path) | Slot::Exists(path)) = slot;
-            values.slots.push(Filled { slot, whole: path.whole(scope)?, value: OnceLock::new() });
+            values.slots.push(Filled { slot, whole: path.whole(scope)?, index, value: OnceLock::new() });
         }
-        ITERATIONS.set(MAX_ITERATIONS);
+        meter::refill();
         let evaluate = || {
             let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
             context.set_variable_resolver(&values);
@@ -124,6 +97,9 @@ impl Program {
         };
         // The evaluator is not ours; a panic in it must fail the step, not the shard.
         let result = catch_unwind(AssertUnwindSafe(evaluate)).map_err(|_| "it cannot be evaluated".to_owned())?;
+        if meter::is_exhausted() {
+            return Err(meter::EXHAUSTED.to_owned());
+        }
         match result {
             Ok(value) => to_json(&value),
             Err(ExecutionError::UndeclaredReference(name)) => Err(values.explain(&name)),
@@ -141,6 +117,8 @@ struct Filled<'a> {
     slot: &'a Slot,
     /// Absent where the step has no output.
     whole: Option<Payload>,
+    /// The number of the `for_each` instance.
+    index: Option<u32>,
     /// Looked up when first read; an error says what is missing.
     value: OnceLock<Result<Box<dyn Val>, String>>,
 }
@@ -150,15 +128,17 @@ impl Filled<'_> {
         self.value.get_or_init(|| {
             let value = match (self.slot, &self.whole) {
                 (Slot::Exists(path), whole) => {
-                    Cel::Bool(whole.as_ref().is_some_and(|whole| path.descend(whole.as_str()).is_ok()))
+                    Cel::Bool(whole.as_ref().is_some_and(|whole| path.descend(whole, self.index).is_ok()))
                 }
                 (Slot::Value(_), None) => Cel::Null,
                 (Slot::Value(path), Some(whole)) => {
-                    let text = path.descend(whole.as_str())?;
+                    let text = path.descend(whole, self.index)?;
                     from_json(serde_json::from_str(text).map_err(|error| error.to_string())?)
                 }
             };
-            value.try_into().map_err(|error: ExecutionError| super::shorten(error))
+            let value: Box<dyn Val> = value.try_into().map_err(|error: ExecutionError| super::shorten(error))?;
+            meter::spend_for_data(value.as_ref()).map_err(super::shorten)?;
+            Ok(value)
         })
     }
 }
@@ -225,13 +205,11 @@ impl Rewrite<'_> {
             }
             Expr::Comprehension(comprehension) => self.visit_loop(comprehension),
         }
+        meter::guard(&mut node.expr);
     }
 
     fn visit_loop(&mut self, comprehension: &mut ComprehensionExpr) {
         self.visit(&mut comprehension.iter_range);
-        let range = std::mem::take(&mut comprehension.iter_range);
-        let call = CallExpr { func_name: COUNTED.to_owned(), target: None, args: vec![range] };
-        comprehension.iter_range = IdedExpr { id: 0, expr: Expr::Call(call) };
         self.visit(&mut comprehension.accu_init);
         let outer = self.bound.len();
         self.bound.push(comprehension.accu_var.clone());
@@ -250,24 +228,32 @@ impl Rewrite<'_> {
     }
 
     fn visit_call(&mut self, call: &mut CallExpr) {
-        self.check_function(call);
-        if let Some(target) = &mut call.target {
-            let namespace = matches!(&target.expr, Expr::Ident(name) if matches!(name.as_str(), "math" | "optional" | "strings") && !self.bound.contains(name));
-            if !namespace {
-                self.visit(target);
+        let namespace = call.target.as_deref().is_some_and(|target| self.is_namespace(target));
+        let operands = call.args.len() + usize::from(call.target.is_some());
+        match meter::replacement(&call.func_name, operands) {
+            Some(own) if !namespace => {
+                call.func_name = own.to_owned();
+                call.args.splice(..0, call.target.take().map(|target| *target));
             }
+            _ => self.check_function(call, namespace),
+        }
+        if let Some(target) = call.target.as_mut().filter(|_| !namespace) {
+            self.visit(target);
         }
         call.args.iter_mut().for_each(|argument| self.visit(argument));
     }
 
+    fn is_namespace(&self, target: &IdedExpr) -> bool {
+        meter::is_namespace(target) && !matches!(&target.expr, Expr::Ident(name) if self.bound.contains(name))
+    }
+
     /// Functions are known beforehand: called without arguments, an unknown one answers differently from a known one.
-    fn check_function(&mut self, call: &CallExpr) {
+    fn check_function(&mut self, call: &CallExpr, namespace: bool) {
         let name = &call.func_name;
         if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
             return;
         }
         let mut probe = call.clone();
-        let namespace = matches!(call.target.as_deref(), Some(IdedExpr { expr: Expr::Ident(target), .. }) if matches!(target.as_str(), "math" | "optional"));
         if let Some(target) = probe.target.as_deref_mut().filter(|_| !namespace) {
             target.expr = Expr::Literal(LiteralValue::Null);
         }
@@ -318,7 +304,7 @@ impl Rewrite<'_> {
                 }
                 Expr::Call(call) if call.func_name == operators::INDEX => {
                     let [operand, index] = call.args.as_slice() else { return None };
-                    segments.push(constant_segment(&index.expr)?);
+                    segments.push(self.segment(&index.expr)?);
                     node = &operand.expr;
                 }
                 Expr::Unspecified
@@ -334,6 +320,15 @@ impl Rewrite<'_> {
         }
     }
 
+    fn segment(&self, index: &Expr) -> Option<Segment> {
+        match index {
+            Expr::Literal(LiteralValue::String(text)) => Some(Segment::Field(text.inner().to_owned())),
+            Expr::Literal(LiteralValue::Int(number)) => usize::try_from(*number.inner()).ok().map(Segment::Element),
+            Expr::Ident(name) if name == "index" && !self.bound.contains(name) => Some(Segment::Index),
+            _ => None,
+        }
+    }
+
     fn slot(&mut self, slot: Slot) -> Expr {
         let index = self.slots.iter().position(|known| *known == slot).unwrap_or_else(|| {
             self.slots.push(slot);
@@ -341,14 +336,6 @@ impl Rewrite<'_> {
         });
         // No name that people can write.
         Expr::Ident(format!("${index}"))
-    }
-}
-
-fn constant_segment(expr: &Expr) -> Option<Segment> {
-    match expr {
-        Expr::Literal(LiteralValue::String(text)) => Some(Segment::Field(text.inner().to_owned())),
-        Expr::Literal(LiteralValue::Int(number)) => usize::try_from(*number.inner()).ok().map(Segment::Element),
-        _ => None,
     }
 }
 

@@ -109,6 +109,29 @@ fn a_lone_expression_keeps_its_type() {
         ("${{ math.greatest(input.amount, 9) }}", "9"),
         ("${{ false && input.gone }}", "false"),
         ("${{ type(input.amount) == int }}", "true"),
+        ("${{ 3 in input.list && !('x' in input.list) && 'b' in input.a }}", "true"),
+        ("${{ input.list != [3, 1] && input.a.b[1] == {'c': 'deep'} && 1 == 1.0 }}", "true"),
+        ("${{ input.name.matches('^A.a$') && matches(input.name, 'd') && !input.name.matches('x') }}", "true"),
+        (
+            "${{ 'a-b-a'.replace('a', 'xy') + 'aaa'.replace('a', 'b', 2) + 'ab'.replace('', '.') }}",
+            r#""xy-b-xybba.a.b.""#,
+        ),
+        (
+            "${{ 'a,b,c'.split(',') + 'a,b,c'.split(',', 2) + 'é!x'.split('') + 'éxy'.split('', 2) + 'x'.split(',', 0) }}",
+            r#"["a","b","c","a","b,c","é","!","x","é","xy"]"#,
+        ),
+        ("${{ ['a', 'b'].join() + ['a', 'b'].join(', ') + [].join('x') }}", r#""aba, b""#),
+        (
+            "${{ ['éaba'.indexOf('a'), 'éaba'.indexOf('a', 2), 'éaba'.indexOf('z'), 'a'.indexOf('', 5), 'aa'.indexOf('aa', 1)] }}",
+            "[1,3,-1,1,-1]",
+        ),
+        (
+            "${{ ['éaba'.lastIndexOf('a'), 'éaba'.lastIndexOf('a', 2), 'éaba'.lastIndexOf('ab', 1), 'aéb'.lastIndexOf('b', 1), 'ab'.lastIndexOf('')] }}",
+            "[3,1,1,-1,2]",
+        ),
+        ("${{ '%s has %.2f'.format([input.name, 1.5]) + strings.quote('x') }}", r#""Ada has 1.50\"x\"""#),
+        ("${{ input.list.map(x, x > 1, [x, 'v'])[1][0] }}", "2"),
+        ("${{ optional.of(input.a).value().b[0] + input.list.map(x, {'k': x}).filter(m, m.k == 3).size() }}", "2"),
     ];
     for (text, expected) in cases {
         assert_eq!(evaluate(text).map(|value| value.as_str().to_owned()), Ok(expected.to_owned()), "{text}");
@@ -210,7 +233,7 @@ fn loops_end() {
         "${{ input.list.all(a, input.list.all(b, b >= 0)) }}",
     ] {
         let failure = compile(&json!(text)).unwrap().evaluate(&world).unwrap_err();
-        assert!(failure.message.contains("iterations"), "{}", failure.message);
+        assert!(failure.message.contains("compute this in a step"), "{}", failure.message);
     }
     let once = compile(&json!("${{ input.list.map(a, a + 1).size() }}")).unwrap();
     assert_eq!(once.evaluate(&world).unwrap().as_str(), "1000");
@@ -309,4 +332,78 @@ proptest! {
             let _ = template.evaluate(&world());
         }
     }
+}
+
+/// Of each: an expression that wants far more time or memory than there is, and one of its kind that people write.
+#[test]
+fn what_an_evaluation_spends_is_bounded() {
+    let rows: Vec<_> =
+        (0..10_000).map(|n| json!({"name": format!("row {n}"), "amount": n, "tags": ["a", "b"]})).collect();
+    let input = json!({
+        "l": (0..10_000).collect::<Vec<_>>(), "few": (0..100).collect::<Vec<_>>(), "rows": rows,
+        "text": "lorem ipsum ".repeat(20_000), "a": "a".repeat(100_000), "b": "a".repeat(50_000) + "b",
+    });
+    let world = World { input: payload(&input.to_string()), ..world() };
+    let too_much = [
+        format!("input.text{}", ".replace('a', 'aaaaaaaaaa').replace(' ', 'aa')".repeat(9)),
+        "input.few.map(x, input.few.map(y, input.text))".to_owned(),
+        "input.l.map(x, input.text + 'x').size()".to_owned(),
+        "input.l.map(x, input.l)".to_owned(),
+        "input.l.filter(x, x in input.l).size()".to_owned(),
+        "input.l.filter(x, input.rows == input.rows).size()".to_owned(),
+        "input.l.map(x, input.l.map(y, y)).size()".to_owned(),
+        "input.l.map(x, 'ab').join(input.text).size()".to_owned(),
+        "input.l.map(x, input.text.split('')).size()".to_owned(),
+        "input.l.map(x, input.text.reverse()).size()".to_owned(),
+        "input.l.map(x, '%s'.format([input.rows])).size()".to_owned(),
+        "input.l.map(x, input.text.indexOf(input.b)).size()".to_owned(),
+        "input.l.map(x, input.text.matches(string(x) + '(.*a.*b.*){3}')).size()".to_owned(),
+        "input.l.map(x, input.l).size() > 0 || true".to_owned(),
+        "input.l.map(x, optional.of(input.rows)).size()".to_owned(),
+        "input.l.map(x, [input.rows, input.rows][1]).size()".to_owned(),
+    ];
+    for source in too_much {
+        let failure = compile(&json!(format!("${{{{ {source} }}}}"))).unwrap().evaluate(&world).unwrap_err();
+        assert!(failure.message.contains("compute this in a step"), "{source}: {}", failure.message);
+    }
+    let fine = [
+        "input.rows.filter(r, r.amount > 10 && r.name.matches('^row [0-9]+$')).map(r, {'name': r.name, 'double': r.amount * 2})",
+        "input.rows.filter(r, r.amount in input.few).map(r, r.name).join(', ')",
+        "input.few.map(x, input.few.filter(y, x + y == 100)).size()",
+        "input.a.indexOf(input.b) + input.a.lastIndexOf(input.b)",
+        "input.text.replace('lorem', 'LOREM').split(' ').filter(w, w.startsWith('L')).size()",
+        "input.rows.all(r, 'a' in r.tags) && input.rows.exists(r, r.tags == ['a', 'b'])",
+        "input.l.map(x, input.rows.size() + x)",
+    ];
+    for source in fine {
+        compile(&json!(format!("${{{{ {source} }}}}"))).unwrap().evaluate(&world).unwrap();
+    }
+}
+
+#[test]
+fn large_values_are_read_the_same_way_as_small_ones() {
+    let rows: Vec<_> = (0..5_000).map(|n| json!({"name": format!("row {n}")})).collect();
+    let mut input = json!({"rows": rows, "limit": 7}).to_string();
+    input.insert_str(1, r#""limit": 1, "#);
+    let mut world = World { input: payload(&input), ..world() };
+    let evaluate = |world: &World, text: &str| compile(&json!(text)).unwrap().evaluate(world);
+    for index in [0, 4_999, 17] {
+        world.item = Some((Payload::null(), index));
+        for text in ["${{ input.rows[index].name }}", "${{ input.rows[index].name + '' }}"] {
+            assert_eq!(evaluate(&world, text).unwrap().as_str(), format!(r#""row {index}""#));
+        }
+    }
+    assert_eq!(evaluate(&world, "${{ input.limit }}").unwrap().as_str(), "7");
+    assert_eq!(evaluate(&world, "${{ has(input.rows[0].gone) }}").unwrap().as_str(), "false");
+    world.item = Some((Payload::null(), 5_000));
+    for (text, part) in [
+        ("${{ input.rows[index] }}", "no element 5000 in `input.rows`"),
+        ("${{ input[0] }}", "`input` is not a list"),
+        ("${{ input.rows.x }}", "`input.rows` is not an object"),
+        ("${{ input.gone }}", "no field `gone`"),
+    ] {
+        let failure = evaluate(&world, text).unwrap_err();
+        assert!(failure.message.contains(part), "{text}: {}", failure.message);
+    }
+    path::forget();
 }

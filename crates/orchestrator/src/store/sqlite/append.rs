@@ -38,28 +38,33 @@ fn texts(head: &str, columns: usize, tail: &str) -> Texts {
 }
 
 /// Splits rows into chunks whose sizes are in [`SIZES`]; the index of the size comes with each chunk.
-fn chunks<T>(rows: Vec<T>) -> impl Iterator<Item = (usize, Vec<T>)> {
-    let mut rows = rows.into_iter();
+fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     std::iter::from_fn(move || {
-        let left = rows.len();
-        let size = SIZES.iter().position(|size| *size <= left)?;
-        Some((size, rows.by_ref().take(SIZES[size]).collect()))
+        let size = SIZES.iter().position(|size| *size <= rows.len())?;
+        let (chunk, rest) = rows.split_at(SIZES[size]);
+        rows = rest;
+        Some((size, chunk))
     })
 }
 
-pub(super) async fn append(sqlite: &Sqlite, owner: &str, append: Append) -> Result<(), AppendError> {
+pub(super) async fn append(
+    sqlite: &Sqlite,
+    owner: &str,
+    claims: &[(u32, i64)],
+    append: &Append,
+) -> Result<(), AppendError> {
     let mut transaction = sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
-    let claimed = serde_json::to_string(&append.shards).unwrap_or_default();
+    let claimed = serde_json::to_string(claims).unwrap_or_default();
     let held: i64 = sqlx::query_scalar(HELD).bind(claimed).bind(owner.to_owned()).fetch_one(&mut *transaction).await?;
-    if held != append.shards.len() as i64 {
+    if held != claims.len() as i64 {
         return Err(AppendError::Fenced);
     }
-    for (size, rows) in chunks(append.events) {
-        let query = rows.into_iter().fold(sqlx::query(EVENTS[size].as_str()), bind_event);
+    for (size, rows) in chunks(&append.events) {
+        let query = rows.iter().fold(sqlx::query(EVENTS[size].as_str()), bind_event);
         query.execute(&mut *transaction).await?;
     }
-    for (size, rows) in chunks(append.summaries) {
-        let query = rows.into_iter().fold(sqlx::query(SUMMARIES[size].as_str()), bind_summary);
+    for (size, rows) in chunks(&append.summaries) {
+        let query = rows.iter().fold(sqlx::query(SUMMARIES[size].as_str()), bind_summary);
         query.execute(&mut *transaction).await?;
     }
     Ok(transaction.commit().await?)
@@ -67,16 +72,16 @@ pub(super) async fn append(sqlite: &Sqlite, owner: &str, append: Append) -> Resu
 
 type Query = sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
-fn bind_event(query: Query, event: NewEvent) -> Query {
+fn bind_event(query: Query, event: &NewEvent) -> Query {
     query
         .bind(key(event.execution))
         .bind(event.sequence as i64)
         .bind(event.at.as_micros())
-        .bind(event.data)
+        .bind(event.data.clone())
         .bind(event.hash.to_vec())
 }
 
-fn bind_summary(query: Query, summary: Summary) -> Query {
+fn bind_summary(query: Query, summary: &Summary) -> Query {
     let failure = summary.failure.as_ref().and_then(|failure| serde_json::to_string(failure).ok());
     query
         .bind(key(summary.id))
@@ -91,7 +96,7 @@ fn bind_summary(query: Query, summary: Summary) -> Query {
         .bind(failure)
         .bind(summary.ended_at.map(domain::Timestamp::as_micros))
         .bind(summary.last_sequence as i64)
-        .bind(summary.last_hash)
+        .bind(summary.last_hash.clone())
 }
 
 #[cfg(test)]
@@ -102,9 +107,9 @@ mod tests {
     fn chunks_have_known_sizes_and_lose_nothing() {
         for count in [0, 1, 3, 255, 256, 1_000] {
             let mut found = Vec::new();
-            for (size, rows) in chunks((0..count).collect()) {
+            for (size, rows) in chunks(&(0..count).collect::<Vec<_>>()) {
                 assert_eq!(rows.len(), SIZES[size]);
-                found.extend(rows);
+                found.extend_from_slice(rows);
             }
             assert_eq!(found, (0..count).collect::<Vec<_>>());
         }

@@ -25,8 +25,8 @@ impl SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn append(&self, owner: &str, append: Append) -> Result<(), AppendError> {
-        append::append(&self.0, owner, append).await
+    async fn append(&self, owner: &str, claims: &[(u32, i64)], append: &Append) -> Result<(), AppendError> {
+        append::append(&self.0, owner, claims, append).await
     }
 
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {

@@ -1,12 +1,15 @@
 //! Paths: `input.a.b`, `steps.load.output.rows[0]`, `item`. They are looked up in the JSON text; nothing beside the path is
 //! parsed, and a whole value is shared, byte for byte.
 
-use std::fmt;
+mod outline;
+
+use std::{fmt, ops::Range};
 
 use domain::Payload;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub(crate) use self::outline::forget;
 use super::{Scope, Visible, Wrong};
 use crate::{StepIndex, definition::did_you_mean};
 
@@ -25,6 +28,8 @@ pub(super) enum Root {
 pub(super) enum Segment {
     Field(String),
     Element(usize),
+    /// `[index]`: the element with the number of the `for_each` instance.
+    Index,
 }
 
 impl fmt::Display for Segment {
@@ -32,6 +37,7 @@ impl fmt::Display for Segment {
         match self {
             Self::Field(name) => write!(formatter, "field `{name}`"),
             Self::Element(index) => write!(formatter, "element {index}"),
+            Self::Index => formatter.write_str("element `index`"),
         }
     }
 }
@@ -49,14 +55,13 @@ pub(super) const ROOTS: [&str; 5] = ["input", "steps", "item", "index", "executi
 impl Path {
     /// The path from the variable `root` through `segments`.
     pub(super) fn resolve(root: &str, mut segments: Vec<Segment>, visible: Visible<'_>) -> Result<Self, Wrong> {
+        if !visible.item && (root == "item" || root == "index" || segments.contains(&Segment::Index)) {
+            let name = if root == "item" { root } else { "index" };
+            let message = format!("`{name}` is there only in the task of a step with `for_each`");
+            return Err(Wrong::new("unknown_variable", message));
+        }
         let root = match root {
             "input" => Root::Input,
-            "item" | "index" if !visible.item => {
-                return Err(Wrong::new(
-                    "unknown_variable",
-                    format!("`{root}` is there only in the task of a step with `for_each`"),
-                ));
-            }
             "item" => Root::Item,
             "index" => Root::Index,
             "steps" => step_root(&mut segments, visible)?,
@@ -86,7 +91,7 @@ impl Path {
         if self.segments.is_empty() {
             return Ok(whole);
         }
-        let found = self.descend(whole.as_str())?;
+        let found = self.descend(&whole, scope.item().map(|(_, index)| index))?;
         Payload::from_slice(found.as_bytes()).map_err(|error| error.to_string())
     }
 
@@ -106,25 +111,28 @@ impl Path {
         }))
     }
 
-    /// The part of `whole`, a JSON text, to which its segments lead.
-    pub(super) fn descend<'a>(&self, whole: &'a str) -> Result<&'a str, String> {
-        let mut text = whole;
+    /// The part of the text of `whole` to which its segments lead; `index` stands for [`Segment::Index`].
+    pub(super) fn descend<'a>(&self, whole: &'a Payload, index: Option<u32>) -> Result<&'a str, String> {
+        let mut place = 0..whole.len();
+        let element = index.and_then(|index| usize::try_from(index).ok()).map(Segment::Element);
         for (depth, segment) in self.segments.iter().enumerate() {
-            let mut deserializer = serde_json::Deserializer::from_str(text);
-            let found = Pick(segment).deserialize(&mut deserializer);
-            text = match found {
-                Ok(Some(raw)) => raw.get(),
+            let segment = match (segment, &element) {
+                (Segment::Index, Some(element)) => element,
+                _ => segment,
+            };
+            place = match find(whole, place, segment) {
+                Ok(Some(found)) => found,
                 Ok(None) => return Err(format!("there is no {segment} in {}", self.describe(depth))),
                 Err(_) => {
                     let (article, kind) = match segment {
                         Segment::Field(_) => ("an", "object"),
-                        Segment::Element(_) => ("a", "list"),
+                        Segment::Element(_) | Segment::Index => ("a", "list"),
                     };
                     return Err(format!("{} is not {article} {kind}, so it has no {segment}", self.describe(depth)));
                 }
             };
         }
-        Ok(text)
+        Ok(&whole.as_str()[place])
     }
 
     /// The first `depth` segments, for people.
@@ -142,11 +150,25 @@ impl Path {
             let _ = match segment {
                 Segment::Field(name) => write!(text, ".{name}"),
                 Segment::Element(index) => write!(text, "[{index}]"),
+                Segment::Index => write!(text, "[index]"),
             };
         }
         text.push('`');
         text
     }
+}
+
+/// The place of `segment` in the value at `place`.
+fn find(whole: &Payload, place: Range<usize>, segment: &Segment) -> Result<Option<Range<usize>>, serde_json::Error> {
+    if place.len() >= outline::LARGE {
+        return outline::find(whole, place, segment);
+    }
+    let text = &whole.as_str()[place.clone()];
+    let found = Pick(segment).deserialize(&mut serde_json::Deserializer::from_str(text))?;
+    Ok(found.map(|raw| {
+        let begin = place.start + (raw.get().as_ptr().addr() - text.as_ptr().addr());
+        begin..begin + raw.get().len()
+    }))
 }
 
 /// Takes `<id>.output` off the front.
@@ -175,7 +197,7 @@ pub(super) fn unknown_variable(name: &str) -> Wrong {
     Wrong::new("unknown_variable", message)
 }
 
-/// Reads `source` as a path, where it is nothing else: a name, then `.name`, `["text"]`, `['text']` and `[number]`.
+/// Reads `source` as a path, where it is nothing else: a name, then `.name`, `["text"]`, `['text']`, `[number]` and `[index]`.
 pub(super) fn parse(source: &str) -> Option<(String, Vec<Segment>)> {
     let (root, mut rest) = split_name(source)?;
     let mut segments = Vec::new();
@@ -208,6 +230,9 @@ fn split_index(text: &str) -> Option<(Segment, &str)> {
         return plain.then_some((Segment::Field(inside.to_owned()), rest.strip_prefix(']')?));
     }
     let (digits, rest) = text.split_once(']')?;
+    if digits == "index" {
+        return Some((Segment::Index, rest));
+    }
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     Some((Segment::Element(plain.then(|| digits.parse().ok())??), rest))
 }
@@ -221,7 +246,7 @@ impl<'de> DeserializeSeed<'de> for Pick<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         match self.0 {
             Segment::Field(_) => deserializer.deserialize_map(self),
-            Segment::Element(_) => deserializer.deserialize_seq(self),
+            Segment::Element(_) | Segment::Index => deserializer.deserialize_seq(self),
         }
     }
 }

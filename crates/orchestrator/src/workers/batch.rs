@@ -1,0 +1,66 @@
+//! What is decided together is committed together: the batch that is being filled, and those whose commit is awaited.
+
+use std::collections::{HashMap, HashSet};
+
+use domain::ExecutionId;
+use workflow::Effect;
+
+use crate::store::NewEvent;
+
+/// Answers a caller, knowing whether its events are committed.
+pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;
+
+/// What one execution has in a batch.
+#[derive(Default)]
+pub(super) struct Share {
+    /// Of the open batch; the writer has those of a batch in flight.
+    pub(super) events: Vec<NewEvent>,
+    /// The number of its newest event in the batch, once that is in flight.
+    pub(super) newest: Option<u64>,
+    pub(super) replies: Vec<Answer>,
+    pub(super) effects: Vec<Effect>,
+    /// Results to acknowledge.
+    pub(super) acks: Vec<String>,
+    /// Tasks that time took from their agents.
+    pub(super) cancels: Vec<(String, &'static str)>,
+}
+
+/// The batch that is being filled.
+#[derive(Default)]
+pub(super) struct Open {
+    pub(super) shares: HashMap<ExecutionId, Share>,
+    pub(super) events: usize,
+    /// Executions read again after the database had refused their events.
+    pub(super) resumed: Vec<ExecutionId>,
+}
+
+impl Open {
+    pub(super) fn share(&mut self, id: ExecutionId) -> &mut Share {
+        self.shares.entry(id).or_default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.shares.is_empty()
+    }
+
+    pub(super) fn take(&mut self, id: ExecutionId) -> Option<Share> {
+        let share = self.shares.remove(&id)?;
+        self.events -= share.events.len();
+        Some(share)
+    }
+}
+
+/// A batch whose commit is awaited.
+#[derive(Default)]
+pub(super) struct After {
+    pub(super) number: u64,
+    pub(super) generation: u64,
+    pub(super) shares: HashMap<ExecutionId, Share>,
+}
+
+impl After {
+    /// Takes out what belongs to `executions`.
+    pub(super) fn split_off(&mut self, executions: &HashSet<ExecutionId>) -> Vec<(ExecutionId, Share)> {
+        self.shares.extract_if(|id, _| executions.contains(id)).collect()
+    }
+}
