@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 DATA_DIR ?= .troupe
+# Where `make cluster` keeps everything; PostgreSQL runs as its own user, so not below a private home.
+CLUSTER ?= /tmp/troupe-cluster
 VENV := target/venv
 SCHEMATHESIS := $(VENV)/bin/schemathesis
 # Pinned, so that a lint says the same everywhere.
@@ -25,8 +27,20 @@ build: ## Build everything that the tests need, once
 
 .PHONY: test
 test: build $(SCHEMATHESIS) ## Run every test; does its own set-up
-	SCHEMATHESIS=$(abspath $(SCHEMATHESIS)) cargo nextest run --workspace
+	@# Servers of its own, in a folder that the user of PostgreSQL can reach too.
+	set -e; servers=$$(mktemp -d); chmod 755 $$servers; trap "deploy/native/servers.sh down $$servers" EXIT; \
+	deploy/native/servers.sh up $$servers; \
+	TROUPE_TEST_SERVERS=$$servers SCHEMATHESIS=$(abspath $(SCHEMATHESIS)) cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
+
+.PHONY: cluster
+cluster: ## Start the five services as processes on PostgreSQL (installed where missing), REPLICAS (default 1) of each
+	cargo build --release --bin troupe
+	deploy/native/cluster.sh up $(CLUSTER)
+
+.PHONY: cluster-down
+cluster-down: ## Stop what `make cluster` started, and remove its data
+	deploy/native/cluster.sh down $(CLUSTER)
 
 .PHONY: test-kill
 test-kill: build ## Kill -9 the process TROUPE_KILLS times (default 500) under load, and check that nothing was lost

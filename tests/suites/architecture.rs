@@ -21,6 +21,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("settings", set(&[])),
         ("telemetry", set(&["settings"])),
         ("store", set(&["domain", "errors", "settings"])),
+        ("rpc", set(&["contracts", "errors", "settings"])),
         // The engine is pure: it knows the words and nothing that could reach the outside.
         ("workflow", set(&["domain"])),
         // Others build on it: no store and no settings of ours.
@@ -32,7 +33,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("agent-runner", shared(&["agent-sdk"])),
         ("gateway", shared(&[])),
         // The binary sees all of them, and so do the tests that drive it.
-        ("troupe", shared(SERVICES)),
+        ("troupe", shared(&[SERVICES, &["rpc"]].concat())),
         ("testkit", set(&[])),
         ("troupe-tests", set(&["testkit"])),
         ("custom-agent", set(&["agent-sdk"])),

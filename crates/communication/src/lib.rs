@@ -12,7 +12,6 @@ mod workers;
 
 use std::sync::Arc;
 
-use ::store::Sqlite;
 use contracts::Link;
 use domain::Clock;
 use lifecycle::Tasks;
@@ -22,13 +21,11 @@ use self::{
     api::{Api, Context, StreamLimits},
     app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages, Reason},
     peers::RegistryClient,
-    store::{SqliteStore, Store},
+    store::Store,
     transport::{Delivery, Direct, MailboxLimits, Sink, Transport},
     workers::{Parts, Writer},
 };
-pub use self::{error::StartError, settings::Settings};
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/communication");
+pub use self::{error::StartError, settings::Settings, store::MIGRATIONS};
 
 /// Unfinished messages that a start reads at once.
 const LOADED_AT_ONCE: usize = 1_000;
@@ -54,8 +51,7 @@ pub async fn start(
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Service, StartError> {
-    let sqlite = Sqlite::open(&settings.database, &MIGRATIONS).await?;
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::new(sqlite));
+    let store = store::open(&settings.database).await?;
     let limits = MailboxLimits { messages: settings.mailbox_limit, bytes: settings.mailbox_bytes.0 };
     let transport: Arc<dyn Transport> = Arc::new(Direct::new(limits));
     let journal = Arc::new(Journal::new(settings.log_buffer));

@@ -18,9 +18,7 @@ mod words;
 mod yaml;
 
 pub use error::{Error, StartError, check_listen};
+pub use idempotency::MIGRATIONS;
 pub use openapi::document;
 pub use service::{Gateway, Peers, start};
 pub use settings::Settings;
-
-/// The tables of the gateway.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/gateway");

@@ -6,14 +6,13 @@ use axum::{Router, serve::ListenerExt as _};
 use contracts::Link;
 use domain::Clock;
 use lifecycle::{OnExit, Shutdown, Tasks};
-use store::Sqlite;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
 
 use crate::{
     Settings, StartError, api,
     app::App,
-    idempotency::{Idempotency, Store},
+    idempotency::{self, Idempotency},
     middleware,
 };
 
@@ -43,7 +42,7 @@ pub async fn start(
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
-    let store = Store::new(Sqlite::open(&settings.database, &crate::MIGRATIONS).await?);
+    let store = idempotency::open(&settings.database).await?;
     let idempotency = Idempotency::new(store, Arc::clone(&clock), settings.idempotency_ttl);
     let app = Arc::new(App::new(settings, peers, clock, tasks.shutdown().clone(), idempotency));
     let janitor = Arc::clone(&app);

@@ -12,15 +12,9 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error("the orchestrator's database cannot be opened")]
     Database(#[from] store::OpenError),
-    /// The shards cannot be leased.
-    #[error("the shards cannot be leased")]
-    Lease(#[source] sqlx::Error),
-    /// Another replica holds shards.
-    #[error("another replica holds {0} of the shards")]
-    Leased(usize),
-    /// The executions that have not ended cannot be read.
-    #[error("the executions cannot be recovered")]
-    Recover(#[source] sqlx::Error),
+    /// The shards cannot be taken, or their executions not be recovered.
+    #[error("the shards cannot be taken over")]
+    Shards(#[from] sqlx::Error),
 }
 
 /// Why a call is refused.
@@ -48,6 +42,8 @@ pub(crate) enum OrchestratorError {
     TooManyExecutions(usize),
     #[error("{0}")]
     Rejected(Rejected),
+    #[error("the execution is being handed over to another replica")]
+    Moved,
     #[error("too many calls wait for the orchestrator")]
     Overloaded,
     #[error("the orchestrator is stopping")]
@@ -97,6 +93,7 @@ impl From<OrchestratorError> for Error {
             E::Rejected(Rejected::AlreadyStarted) => Self::conflict("execution_started", message),
             E::Overloaded => later(Code::Exhausted, "overloaded", message),
             E::Stopping => Self::unavailable("stopping", message),
+            E::Moved => later(Code::Unavailable, "shard_moving", message),
             E::NotCommitted => Self::unavailable("not_committed", message),
             E::TimedOut => Self::new(Code::Timeout, "timeout", message),
             E::Unreadable(..) => Self::internal(error),

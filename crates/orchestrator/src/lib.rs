@@ -15,29 +15,29 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize},
 };
 
-use ::store::Sqlite;
 use contracts::{
     Link,
     orchestrator::v1::{
         execution_service_server::ExecutionServiceServer, workflow_service_server::WorkflowServiceServer,
     },
 };
-use domain::{Clock, ExecutionId, ReplicaId};
-use futures::{StreamExt as _, stream};
+use domain::{Clock, ReplicaId};
 use lifecycle::{OnExit, Tasks};
 use tonic::service::Routes;
 
 use self::{
     api::Api,
-    app::{App, Loaded, Plans, load},
-    error::OrchestratorError,
-    store::{Leased, SqliteStore, Store},
+    app::{App, Plans, Replicas},
+    store::{Replica, Store},
     watch::Watchers,
-    workers::{Shared, Workers},
+    workers::{Holdings, Keeper, Shared, Workers},
 };
-pub use self::{error::StartError, settings::Settings};
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/orchestrator");
+pub use self::{
+    app::{Cluster, Connect},
+    error::StartError,
+    settings::Settings,
+    store::MIGRATIONS,
+};
 
 /// The services that an orchestrator calls.
 #[derive(Clone, Debug)]
@@ -46,12 +46,15 @@ pub struct Peers {
     pub registry: Link,
     /// Where tasks go, and results come from.
     pub communication: Link,
+    /// The other orchestrators, where there may be some.
+    pub cluster: Option<Cluster>,
 }
 
 /// A running orchestrator.
 #[derive(Clone)]
 pub struct Service {
     store: Arc<dyn Store>,
+    replica_id: String,
     executions: ExecutionServiceServer<Api>,
     workflows: WorkflowServiceServer<Api>,
 }
@@ -63,19 +66,12 @@ pub async fn start(
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Service, StartError> {
-    let sqlite = Sqlite::open(&settings.database, &MIGRATIONS).await?;
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::new(sqlite));
+    let store = store::open(&settings.database).await?;
+    let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
+    let shards = store.make_shards(settings.shards).await?;
     let owner = ReplicaId::generate(clock.as_ref()).to_string();
-    let now = clock.now();
-    let until = now + settings.lease;
-    let leased = store.lease(&owner, settings.shards, now, until, settings.take_over).await;
-    let epochs = match leased.map_err(StartError::Lease)? {
-        Leased::Shards(epochs) => epochs,
-        Leased::Others(count) => return Err(StartError::Leased(count)),
-    };
     let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
     let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits));
-    let recovered = recover(&store, &plans).await.map_err(StartError::Recover)?;
     let watchers = Arc::new(Watchers::default());
     let command_timeout = settings.command_timeout;
     let shared = Arc::new(Shared {
@@ -85,16 +81,22 @@ pub async fn start(
         watchers: Arc::clone(&watchers),
         settings,
         owner: owner.clone(),
-        epochs,
+        holdings: Holdings::new(shards),
+        is_alone,
         live: AtomicUsize::new(0),
         repaired: AtomicU64::new(0),
-        fenced: tokio::sync::watch::Sender::new(false),
     });
-    let (workers, ends) = Workers::spawn(&shared, recovered, peers.registry, tasks);
+    let (address, connect) =
+        peers.cluster.map_or_else(Default::default, |cluster| (cluster.address, Some(cluster.connect)));
+    let replicas = Replicas::new(Arc::clone(&store), owner.clone(), connect);
+    let (workers, ends) = Workers::spawn(&shared, peers.registry, tasks);
+    let mut keeper = Keeper::new(workers.clone(), Replica { id: owner.clone(), address });
+    keeper.begin().await?;
+    tasks.spawn("shard keeper", OnExit::StopService, keeper.run(tasks.shutdown().clone()));
     let shutdown = tasks.shutdown().clone();
-    let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, owner, shutdown.clone());
+    let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, owner.clone(), shutdown.clone());
     tasks.spawn("task exchange", OnExit::StopService, exchange);
-    let app = App { store: Arc::clone(&store), plans, workers, watchers, clock, command_timeout };
+    let app = App { store: Arc::clone(&store), plans, workers, replicas, watchers, clock, command_timeout };
     let api = Api::new(Arc::new(app), shutdown);
     let executions = ExecutionServiceServer::new(api.clone())
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
@@ -102,29 +104,7 @@ pub async fn start(
     let workflows = WorkflowServiceServer::new(api)
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-    Ok(Service { store, executions, workflows })
-}
-
-/// Rebuilds what has not ended (I4). A log that cannot be read keeps nobody else from starting: it is logged, and shows as
-/// stuck.
-async fn recover(store: &Arc<dyn Store>, plans: &Arc<Plans>) -> Result<Vec<(ExecutionId, Loaded)>, sqlx::Error> {
-    /// Logs that are read at once.
-    const AT_ONCE: usize = 4;
-    let ids = store.live().await?;
-    let reads = ids.into_iter().map(|id| async move { (id, load(store.as_ref(), plans, id).await) });
-    let mut reads = stream::iter(reads).buffer_unordered(AT_ONCE);
-    let mut recovered = Vec::new();
-    while let Some((id, loaded)) = reads.next().await {
-        match loaded {
-            Ok(Some(loaded)) => recovered.push((id, loaded)),
-            Ok(None) => tracing::error!(execution.id = %id, "an execution has no log"),
-            Err(OrchestratorError::Database(error)) => return Err(error),
-            Err(error) => {
-                tracing::error!(error = errors::chain(&error), execution.id = %id, "an execution cannot be recovered");
-            }
-        }
-    }
-    Ok(recovered)
+    Ok(Service { store, replica_id: owner, executions, workflows })
 }
 
 impl Service {
@@ -138,8 +118,11 @@ impl Service {
         Link::new(self.routes().prepare())
     }
 
-    /// Closes the database; after its tasks have ended.
+    /// Gives the shards back and closes the database; after its tasks have ended.
     pub async fn close(self) {
+        if let Err(error) = self.store.leave(&self.replica_id).await {
+            tracing::warn!(error = errors::chain(&error), "cannot give the shards back; their lease ends by itself");
+        }
         self.store.close().await;
     }
 }

@@ -14,6 +14,8 @@ const DURATION: &str = "workflow_duration_seconds";
 const STEP_FAILURES: &str = "workflow_step_failures_total";
 /// Executions that have not ended.
 const LIVE: &str = "orchestrator_live_executions";
+/// Shards that this replica writes.
+const SHARDS: &str = "orchestrator_shards";
 /// What nothing would wake, at the last sweep of each `worker`; must stay zero (I7).
 const STUCK: &str = "orchestrator_stuck_executions";
 /// Repairs of the sweeper.
@@ -43,6 +45,10 @@ pub(crate) fn step_failed(workflow: &str, step: &str) {
 
 pub(crate) fn live(executions: usize) {
     gauge!(LIVE).set(executions as f64);
+}
+
+pub(crate) fn shards(held: usize) {
+    gauge!(SHARDS).set(held as f64);
 }
 
 pub(crate) fn stuck(worker: usize, executions: usize) {

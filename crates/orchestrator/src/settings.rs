@@ -33,9 +33,10 @@ pub struct Settings {
     /// Default 10s.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
-    /// Does a start take the shards at once, even where the lease of another has not ended? Safe, since every append checks
-    /// the epoch, and right where one process uses the database: after a crash nobody waits for the lease. Default true.
-    pub take_over: bool,
+    /// Is this the only process on its database? Then a start takes all shards at once, also from a lease that has not ended:
+    /// after a crash nobody waits. Safe even where it is wrong, since every append checks the epoch. Where it is not set: yes
+    /// with SQLite, no with PostgreSQL, where replicas share the shards.
+    pub take_over: Option<bool>,
     /// How often the sweeper looks for executions that nothing will wake, and repairs them. Default 5s.
     #[serde(with = "humantime_serde")]
     pub sweep_interval: Duration,
@@ -61,7 +62,7 @@ impl Default for Settings {
             ended_kept: 256,
             plans_kept: 1_000,
             lease: Duration::from_secs(10),
-            take_over: true,
+            take_over: None,
             sweep_interval: Duration::from_secs(5),
             command_timeout: Duration::from_secs(30),
             voter_grace: Duration::from_secs(2),

@@ -10,7 +10,6 @@ mod workers;
 
 use std::sync::Arc;
 
-use ::store::Sqlite;
 use contracts::{Link, registry::v1::registry_service_server::RegistryServiceServer};
 use domain::Clock;
 use lifecycle::Tasks;
@@ -19,11 +18,8 @@ use tonic::service::Routes;
 use self::{
     api::Api,
     app::{Directory, Leases, Registry},
-    store::SqliteStore,
 };
-pub use self::{error::StartError, settings::Settings};
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/registry");
+pub use self::{error::StartError, settings::Settings, store::MIGRATIONS};
 
 /// A running registry.
 #[derive(Clone)]
@@ -34,10 +30,9 @@ pub struct Service {
 
 /// Opens the database and reads every agent. Nobody is alive before communication has said so.
 pub async fn start(settings: Settings, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Service, StartError> {
-    let sqlite = Sqlite::open(&settings.database, &MIGRATIONS).await?;
+    let store = store::open(&settings.database).await?;
     let leases = Leases { lease: settings.lease, late_after: settings.late_after };
     let directory = Directory::new(leases, settings.watch_buffer);
-    let store = Box::new(SqliteStore::new(sqlite));
     let registry = Registry::load(store, clock, directory, settings.max_config.0).await.map_err(StartError::Load)?;
     let registry = Arc::new(registry);
     workers::spawn(&registry, tasks);

@@ -6,6 +6,7 @@
 
 mod bytes;
 mod database;
+mod secret;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ use figment::{
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use bytes::ByteSize;
-pub use database::Database;
+pub use database::{Database, Place};
+pub use secret::Secret;
 
 /// Why settings could not be read.
 #[derive(Debug, thiserror::Error)]

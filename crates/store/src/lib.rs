@@ -3,40 +3,78 @@
 //! A service keeps its SQL to itself; this crate only opens, configures and migrates.
 
 mod cursor;
+mod migrations;
 mod page;
+mod postgres;
 mod sqlite;
 
+use settings::Place;
+
 pub use cursor::{PageSize, PageToken};
+pub use migrations::Migrations;
 pub use page::Page;
+pub use postgres::Postgres;
 pub use sqlite::Sqlite;
+
+/// An open database; a service has a store for each kind.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A file.
+    Sqlite(Sqlite),
+    /// A schema in a server.
+    Postgres(Postgres),
+}
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The folder or file cannot be used.
-    #[error("cannot open the database {path}")]
+    /// The file with the URL cannot be read.
+    #[error("the database has no place")]
+    Place(#[from] std::io::Error),
+    /// The folder, file or server cannot be used.
+    #[error("cannot open the database {place}")]
     Connect {
-        /// The file.
-        path: String,
+        /// The file, or the server and database.
+        place: String,
         /// Why.
         #[source]
         source: sqlx::Error,
     },
     /// Its tables could not be brought up to date.
-    #[error("cannot migrate the database {path}")]
+    #[error("cannot migrate the database {place}")]
     Migrate {
-        /// The file.
-        path: String,
+        /// The file, or the server and database.
+        place: String,
         /// Why.
         #[source]
         source: sqlx::migrate::MigrateError,
     },
 }
 
+impl Database {
+    /// Opens the database that the settings name, with tables that are up to date.
+    pub async fn open(settings: &settings::Database, migrations: &Migrations) -> Result<Self, OpenError> {
+        match settings.place()? {
+            Place::Sqlite(path) => Sqlite::open(settings, path, migrations.sqlite).await.map(Self::Sqlite),
+            Place::Postgres(url) => {
+                Postgres::open(settings, &url, migrations.service, migrations.postgres).await.map(Self::Postgres)
+            }
+        }
+    }
+
+    /// Closes it after its last statements.
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.close().await,
+            Self::Postgres(postgres) => postgres.close().await,
+        }
+    }
+}
+
 /// A database failure as callers may see it: unavailable where trying again may help, else internal.
 pub fn error(source: sqlx::Error) -> errors::Error {
     if is_transient(&source) {
-        let message = "the database cannot be used now; see whether its disk is full";
+        let message = "the database cannot be used now; see whether it runs, and whether its disk is full";
         errors::Error::unavailable("database_unavailable", message).caused_by(source)
     } else {
         errors::Error::internal(source)
@@ -44,24 +82,38 @@ pub fn error(source: sqlx::Error) -> errors::Error {
 }
 
 /// May the same statement work later, without a change of ours?
-fn is_transient(error: &sqlx::Error) -> bool {
-    /// <https://sqlite.org/rescode.html>: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN. The lowest byte of an extended code.
-    const TRANSIENT: [u32; 6] = [5, 6, 8, 10, 13, 14];
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    /// <https://sqlite.org/rescode.html>: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
+    const SQLITE: [u32; 6] = [5, 6, 8, 10, 13, 14];
+    /// SQLSTATE: connection exceptions, insufficient resources, operator intervention (a shutdown, a cancelled statement), a
+    /// failed serialization, a deadlock, a server that only reads for now, a transaction that idled too long.
+    const POSTGRES: [&str; 7] = ["08", "53", "57", "40001", "40P01", "25006", "25P03"];
     match error {
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => {
-            let code = error.code().and_then(|code| code.parse::<u32>().ok());
-            code.is_some_and(|code| TRANSIENT.contains(&(code & 0xff)))
-        }
+        sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => has_code(error.as_ref(), &SQLITE, &POSTGRES),
         _ => false,
     }
 }
 
 /// Does the database refuse what it is to write, so that the same would fail again, and something else would not?
 pub fn is_refused(error: &sqlx::Error) -> bool {
-    /// <https://sqlite.org/rescode.html>: TOOBIG, CONSTRAINT, MISMATCH. The lowest byte of an extended code.
-    const REFUSED: [u32; 3] = [18, 19, 20];
-    let sqlx::Error::Database(error) = error else { return false };
-    let code = error.code().and_then(|code| code.parse::<u32>().ok());
-    code.is_some_and(|code| REFUSED.contains(&(code & 0xff)))
+    /// <https://sqlite.org/rescode.html>: TOOBIG, CONSTRAINT, MISMATCH.
+    const SQLITE: [u32; 3] = [18, 19, 20];
+    /// SQLSTATE: data exceptions, integrity constraints, program limits, an exception of a trigger.
+    const POSTGRES: [&str; 4] = ["22", "23", "54", "P0"];
+    matches!(error, sqlx::Error::Database(error) if has_code(error.as_ref(), &SQLITE, &POSTGRES))
+}
+
+fn has_code(error: &dyn sqlx::error::DatabaseError, sqlite: &[u32], postgres: &[&str]) -> bool {
+    let Some(code) = error.code() else { return false };
+    if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+        return postgres.iter().any(|prefix| code.starts_with(prefix));
+    }
+    // The lowest byte of an extended code.
+    code.parse::<u32>().is_ok_and(|code| sqlite.contains(&(code & 0xff)))
 }

@@ -9,7 +9,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::OpenError;
+use crate::{OpenError, migrations};
 
 /// How long one statement waits for another process's lock before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,13 +27,13 @@ impl Sqlite {
     /// Opens (or makes) the file and brings its tables up to date.
     ///
     /// `synchronous=FULL` with a write-ahead log flushes at every commit: what is committed survives a power cut.
-    pub async fn open(settings: &Database, migrator: &Migrator) -> Result<Self, OpenError> {
-        let path = settings.path.display().to_string();
-        let connect = |source| OpenError::Connect { path: path.clone(), source };
-        if let Some(folder) = settings.path.parent() {
+    pub(crate) async fn open(settings: &Database, path: &Path, migrator: &Migrator) -> Result<Self, OpenError> {
+        let place = path.display().to_string();
+        let connect = |source| OpenError::Connect { place: place.clone(), source };
+        if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| connect(error.into()))?;
         }
-        let options = options(&settings.path);
+        let options = options(path);
         let pool = |connections: u32| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -49,7 +49,8 @@ impl Sqlite {
                 })
         };
         let writer = pool(1).connect_with(options.clone()).await.map_err(connect)?;
-        migrator.run(&writer).await.map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
+        let migrated = migrate(&writer, migrator, settings.migrate).await;
+        migrated.map_err(|source| OpenError::Migrate { place: place.clone(), source })?;
         let reader =
             pool(settings.max_connections.max(1)).connect_with(options.read_only(true)).await.map_err(connect)?;
         Ok(Self { writer, reader })
@@ -60,6 +61,11 @@ impl Sqlite {
         self.reader.close().await;
         self.writer.close().await;
     }
+}
+
+async fn migrate(pool: &SqlitePool, migrator: &Migrator, is_allowed: bool) -> Result<(), sqlx::migrate::MigrateError> {
+    let mut connection = pool.acquire().await?;
+    if is_allowed { migrator.run(&mut *connection).await } else { migrations::check(&mut *connection, migrator).await }
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -85,8 +91,8 @@ mod tests {
     #[tokio::test]
     async fn after_a_full_disk_it_goes_on_by_itself() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Database { path: folder.path().join("test.db"), ..Database::default() };
-        let database = Sqlite::open(&settings, &Migrator::DEFAULT).await.unwrap();
+        let path = folder.path().join("test.db");
+        let database = Sqlite::open(&Database::default(), &path, &Migrator::DEFAULT).await.unwrap();
         sqlx::query("CREATE TABLE t (x BLOB)").execute(&database.writer).await.unwrap();
         let write = async |size: i64| {
             let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -102,8 +108,8 @@ mod tests {
     #[tokio::test]
     async fn commits_flush_and_readers_see_them() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Database { path: folder.path().join("deep/test.db"), ..Database::default() };
-        let database = Sqlite::open(&settings, &Migrator::DEFAULT).await.unwrap();
+        let path = folder.path().join("deep/test.db");
+        let database = Sqlite::open(&Database::default(), &path, &Migrator::DEFAULT).await.unwrap();
         sqlx::query("CREATE TABLE t (x INTEGER)").execute(&database.writer).await.unwrap();
         sqlx::query("INSERT INTO t VALUES (7)").execute(&database.writer).await.unwrap();
         let read: i64 = sqlx::query_scalar("SELECT x FROM t").fetch_one(&database.reader).await.unwrap();

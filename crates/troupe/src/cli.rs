@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, commands, dev};
+use crate::{bench, commands, dev, serve};
 
 /// Durable multi-agent runtime: run agents and workflows so that nothing accepted is ever lost.
 #[derive(Debug, Parser)]
@@ -33,6 +33,10 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run all five services in this process, on SQLite files in a data directory
     Dev(dev::Args),
+    /// Run one service of a cluster in this process
+    Serve(serve::Args),
+    /// Bring the tables of a cluster's services up to date
+    Migrate(serve::migrate::Args),
     /// Create or update agents and workflows from files
     Apply(commands::apply::Args),
     /// Start an execution of a workflow, and follow it with --wait

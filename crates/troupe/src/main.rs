@@ -5,7 +5,9 @@ mod cli;
 mod client;
 mod commands;
 mod dev;
+mod host;
 mod output;
+mod serve;
 
 use std::{io, process::ExitCode, time::Duration};
 

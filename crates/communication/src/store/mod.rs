@@ -1,17 +1,39 @@
 //! Where messages and dead letters are recorded.
 
+mod postgres;
 mod rows;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ::store::Page;
+use ::store::{Database, Migrations, OpenError, Page};
 use async_trait::async_trait;
 use domain::{AgentId, Namespace, Timestamp};
 
-pub(crate) use self::sqlite::SqliteStore;
+use sqlx::migrate::Migrator;
+
+use self::{postgres::PostgresStore, sqlite::SqliteStore};
 use crate::app::{DeadLetter, Envelope, Kind, Message, Status};
+
+static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite/communication");
+static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/communication");
+/// What `troupe migrate` applies.
+pub static MIGRATIONS: Migrations = Migrations { service: "communication", sqlite: &SQLITE, postgres: &POSTGRES };
+
+/// Opens the database that the settings name.
+pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(match Database::open(settings, &MIGRATIONS).await? {
+        Database::Sqlite(sqlite) => Arc::new(SqliteStore::new(sqlite)),
+        Database::Postgres(postgres) => {
+            let place = "its PostgreSQL database".to_owned();
+            let store = PostgresStore::new(postgres).await;
+            Arc::new(store.map_err(|source| OpenError::Connect { place, source })?)
+        }
+    })
+}
 
 /// What one transaction writes.
 #[derive(Debug, Default)]
@@ -27,6 +49,8 @@ pub(crate) struct Batch {
 #[derive(Debug, PartialEq)]
 pub(crate) struct MessageUpdate {
     pub(crate) sequence: i64,
+    /// When the message was accepted: where its row is.
+    pub(crate) created_at: Timestamp,
     pub(crate) status: Status,
     pub(crate) deliveries: u32,
     /// When it was last handed over, if it was.

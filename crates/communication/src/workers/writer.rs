@@ -184,6 +184,7 @@ impl Work {
         let place = *self.places.entry(sequence).or_insert_with(|| {
             self.batch.updates.push(MessageUpdate {
                 sequence,
+                created_at: change.envelope.message.created_at,
                 status: change.status,
                 deliveries: change.deliveries,
                 delivered_at: None,

@@ -12,23 +12,23 @@ use std::{fmt::Display, future::Future, str::FromStr, sync::Arc, time::Duration}
 use domain::Clock;
 use http::StatusCode;
 
-pub(crate) use self::store::Store;
+pub use self::store::MIGRATIONS;
 use self::store::{Binding, Kept, Outcome};
+pub(crate) use self::store::{Store, open};
 use crate::{context::Context, problem::Problem, reply::Reply};
 
 /// How often expired records are removed.
 const JANITOR_EVERY: Duration = Duration::from_mins(5);
 
 /// The records, and how long they hold.
-#[derive(Debug)]
 pub(crate) struct Idempotency {
-    store: Store,
+    store: Box<dyn Store>,
     clock: Arc<dyn Clock>,
     ttl: Duration,
 }
 
 impl Idempotency {
-    pub(crate) fn new(store: Store, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
+    pub(crate) fn new(store: Box<dyn Store>, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
         Self { store, clock, ttl }
     }
 

@@ -17,7 +17,11 @@ use store::{PageSize, PageToken};
 use tonic::{Request, Response, Status};
 use workflow::Command;
 
-use super::{Api, watch_events, wire};
+use super::{
+    Api,
+    routed::{Answerer, routed},
+    watch_events, wire,
+};
 use crate::{
     app::StartCall,
     store::{ExecutionFilter, WorkflowRef},
@@ -35,15 +39,8 @@ impl Api {
         let snapshot = self.app.command(namespace, id, command).await?;
         Ok(Some(wire::summary(&snapshot.summary)))
     }
-}
 
-#[tonic::async_trait]
-impl ExecutionService for Api {
-    async fn start_execution(
-        &self,
-        request: Request<StartExecutionRequest>,
-    ) -> Result<Response<StartExecutionResponse>, Status> {
-        let request = request.into_inner();
+    async fn start(&self, request: StartExecutionRequest) -> Result<Response<StartExecutionResponse>, Status> {
         let workflow = match request.workflow {
             Some(Workflow::WorkflowId(id)) => WorkflowRef::Id(wire::workflow_id(&id)?),
             Some(Workflow::WorkflowName(name)) => WorkflowRef::Name(name),
@@ -63,14 +60,95 @@ impl ExecutionService for Api {
         Ok(Response::new(StartExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
     }
 
+    async fn get(&self, request: GetExecutionRequest) -> Result<Response<GetExecutionResponse>, Status> {
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let snapshot = self.app.get(&namespace, id, true).await?;
+        Ok(Response::new(GetExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
+    }
+
+    async fn cancel(&self, request: CancelExecutionRequest) -> Result<Response<CancelExecutionResponse>, Status> {
+        let command = Command::Cancel { reason: request.reason };
+        let execution = self.command(&request.namespace, &request.execution_id, command).await?;
+        Ok(Response::new(CancelExecutionResponse { execution }))
+    }
+
+    async fn pause(&self, request: PauseExecutionRequest) -> Result<Response<PauseExecutionResponse>, Status> {
+        let execution = self.command(&request.namespace, &request.execution_id, Command::Pause).await?;
+        Ok(Response::new(PauseExecutionResponse { execution }))
+    }
+
+    async fn resume(&self, request: ResumeExecutionRequest) -> Result<Response<ResumeExecutionResponse>, Status> {
+        let execution = self.command(&request.namespace, &request.execution_id, Command::Resume).await?;
+        Ok(Response::new(ResumeExecutionResponse { execution }))
+    }
+
+    async fn retry(&self, request: RetryExecutionRequest) -> Result<Response<RetryExecutionResponse>, Status> {
+        let execution = self.command(&request.namespace, &request.execution_id, Command::Retry).await?;
+        Ok(Response::new(RetryExecutionResponse { execution }))
+    }
+
+    async fn signal(&self, request: SignalExecutionRequest) -> Result<Response<SignalExecutionResponse>, Status> {
+        let invalid = |error| Error::invalid_field("signal_id", "invalid_id", error);
+        let id = request.signal_id.parse().map_err(invalid)?;
+        let payload = wire::payload("payload", &request.payload, Payload::null)?;
+        let command = Command::Signal { id, name: request.name, payload, sender: request.sender };
+        let execution = self.command(&request.namespace, &request.execution_id, command).await?;
+        Ok(Response::new(SignalExecutionResponse { execution }))
+    }
+
+    async fn explain(&self, request: ExplainExecutionRequest) -> Result<Response<ExplainExecutionResponse>, Status> {
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let (status, explanation) = self.app.explain(namespace, id).await?;
+        Ok(Response::new(wire::explanation(status, explanation)))
+    }
+
+    async fn verify(&self, request: VerifyExecutionRequest) -> Result<Response<VerifyExecutionResponse>, Status> {
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let found = self.app.verify(&namespace, id).await?;
+        Ok(Response::new(wire::verification(found)))
+    }
+
+    async fn watch(
+        &self,
+        request: WatchEventsRequest,
+    ) -> Result<Response<<Self as ExecutionService>::WatchEventsStream>, Status> {
+        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let events = watch_events::watch(self, &namespace, id, request.after_sequence).await?;
+        Ok(Response::new(events))
+    }
+}
+
+#[tonic::async_trait]
+impl ExecutionService for Api {
+    async fn start_execution(
+        &self,
+        request: Request<StartExecutionRequest>,
+    ) -> Result<Response<StartExecutionResponse>, Status> {
+        // An id of its own says which replica is to start it.
+        let mut request = request;
+        if request.get_ref().execution_id.is_empty() {
+            request.get_mut().execution_id = ExecutionId::generate(self.app.clock.as_ref()).to_string();
+        }
+        routed!(
+            self,
+            request,
+            start_execution,
+            |request: &StartExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.start(request)
+        )
+    }
+
     async fn get_execution(
         &self,
         request: Request<GetExecutionRequest>,
     ) -> Result<Response<GetExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
-        let snapshot = self.app.get(&namespace, id, true).await?;
-        Ok(Response::new(GetExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
+        routed!(
+            self,
+            request,
+            get_execution,
+            |request: &GetExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.get(request)
+        )
     }
 
     async fn list_executions(
@@ -101,53 +179,70 @@ impl ExecutionService for Api {
         &self,
         request: Request<CancelExecutionRequest>,
     ) -> Result<Response<CancelExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let command = Command::Cancel { reason: request.reason };
-        let execution = self.command(&request.namespace, &request.execution_id, command).await?;
-        Ok(Response::new(CancelExecutionResponse { execution }))
+        routed!(
+            self,
+            request,
+            cancel_execution,
+            |request: &CancelExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.cancel(request)
+        )
     }
 
     async fn pause_execution(
         &self,
         request: Request<PauseExecutionRequest>,
     ) -> Result<Response<PauseExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let execution = self.command(&request.namespace, &request.execution_id, Command::Pause).await?;
-        Ok(Response::new(PauseExecutionResponse { execution }))
+        routed!(
+            self,
+            request,
+            pause_execution,
+            |request: &PauseExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.pause(request)
+        )
     }
 
     async fn resume_execution(
         &self,
         request: Request<ResumeExecutionRequest>,
     ) -> Result<Response<ResumeExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let execution = self.command(&request.namespace, &request.execution_id, Command::Resume).await?;
-        Ok(Response::new(ResumeExecutionResponse { execution }))
+        routed!(
+            self,
+            request,
+            resume_execution,
+            |request: &ResumeExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.resume(request)
+        )
     }
 
     async fn retry_execution(
         &self,
         request: Request<RetryExecutionRequest>,
     ) -> Result<Response<RetryExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let execution = self.command(&request.namespace, &request.execution_id, Command::Retry).await?;
-        Ok(Response::new(RetryExecutionResponse { execution }))
+        routed!(
+            self,
+            request,
+            retry_execution,
+            |request: &RetryExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.retry(request)
+        )
     }
 
     async fn signal_execution(
         &self,
         request: Request<SignalExecutionRequest>,
     ) -> Result<Response<SignalExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let invalid = |error| Error::invalid_field("signal_id", "invalid_id", error);
-        let id = match wire::non_empty(&request.signal_id) {
-            Some(id) => id.parse().map_err(invalid)?,
-            None => SignalId::generate(self.app.clock.as_ref()),
-        };
-        let payload = wire::payload("payload", &request.payload, Payload::null)?;
-        let command = Command::Signal { id, name: request.name, payload, sender: request.sender };
-        let execution = self.command(&request.namespace, &request.execution_id, command).await?;
-        Ok(Response::new(SignalExecutionResponse { execution }))
+        // Given here, so that a repetition is the same signal.
+        let mut request = request;
+        if request.get_ref().signal_id.is_empty() {
+            request.get_mut().signal_id = SignalId::generate(self.app.clock.as_ref()).to_string();
+        }
+        routed!(
+            self,
+            request,
+            signal_execution,
+            |request: &SignalExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.signal(request)
+        )
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
@@ -168,43 +263,65 @@ impl ExecutionService for Api {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let request = request.into_inner();
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
-        let events = watch_events::watch(self, &namespace, id, request.after_sequence).await?;
-        Ok(Response::new(events))
+        let (route, message) = self.route(request);
+        let id = wire::execution_id(&message.execution_id)?;
+        match self.answerer(&route, id).await? {
+            Answerer::Here => self.watch(message).await,
+            // The watcher asks again when the stream ends early, from where it is.
+            Answerer::There(mut client) => {
+                let events = client.watch_events(route.request(message)).await?;
+                Ok(events.map(|events| -> Self::WatchEventsStream { Box::pin(events) }))
+            }
+        }
     }
 
     async fn explain_execution(
         &self,
         request: Request<ExplainExecutionRequest>,
     ) -> Result<Response<ExplainExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
-        let (status, explanation) = self.app.explain(namespace, id).await?;
-        Ok(Response::new(wire::explanation(status, explanation)))
+        routed!(
+            self,
+            request,
+            explain_execution,
+            |request: &ExplainExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.explain(request)
+        )
     }
 
     async fn verify_execution(
         &self,
         request: Request<VerifyExecutionRequest>,
     ) -> Result<Response<VerifyExecutionResponse>, Status> {
-        let request = request.into_inner();
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
-        let found = self.app.verify(&namespace, id).await?;
-        Ok(Response::new(wire::verification(found)))
+        routed!(
+            self,
+            request,
+            verify_execution,
+            |request: &VerifyExecutionRequest| wire::execution_id(&request.execution_id),
+            |request| self.verify(request)
+        )
     }
 
     async fn check_liveness(
         &self,
-        _request: Request<CheckLivenessRequest>,
+        request: Request<CheckLivenessRequest>,
     ) -> Result<Response<CheckLivenessResponse>, Status> {
+        let (route, message) = self.route(request);
         let found = self.app.liveness().await?;
-        Ok(Response::new(CheckLivenessResponse {
+        let mut total = CheckLivenessResponse {
             live: found.live as u64,
             stuck: found.stuck.len() as u64,
             repaired: found.repaired,
             stuck_execution_ids: found.stuck.iter().take(STUCK_SHOWN).map(ToString::to_string).collect(),
-        }))
+        };
+        for mut client in self.others(&route).await? {
+            let other = client.check_liveness(route.request(message)).await?.into_inner();
+            total.live += other.live;
+            total.stuck += other.stuck;
+            total.repaired += other.repaired;
+            total.stuck_execution_ids.extend(other.stuck_execution_ids);
+        }
+        total.stuck_execution_ids.truncate(STUCK_SHOWN);
+        Ok(Response::new(total))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The gRPC services: decoding, calling [`App`], encoding.
 
 mod executions;
+mod routed;
 mod watch_events;
 mod wire;
 mod workflows;

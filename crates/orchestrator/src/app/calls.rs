@@ -174,7 +174,8 @@ impl App {
 
     /// Counts what nothing will wake (I7).
     pub(crate) async fn liveness(&self) -> Result<Liveness, OrchestratorError> {
-        let census = self.workers.census(self.store.live().await?).await?;
+        let shards = self.workers.shared().holdings.shards();
+        let census = self.workers.census(self.store.live(&shards).await?).await?;
         let mut stuck = census.stuck;
         for id in census.missing {
             // It may have ended since the database was asked.

@@ -3,6 +3,7 @@
 mod calls;
 mod history;
 mod plans;
+mod replicas;
 mod snapshot;
 mod verify;
 mod workflows;
@@ -12,10 +13,12 @@ use std::{sync::Arc, time::Duration};
 use domain::Clock;
 use workflow::Status;
 
+pub use self::replicas::{Cluster, Connect};
 pub(crate) use self::{
     calls::StartCall,
     history::{Loaded, load},
     plans::{Compiled, Plans},
+    replicas::Replicas,
     snapshot::{Shown, Snapshot, summary_of},
     verify::Verification,
     workflows::Change,
@@ -32,6 +35,7 @@ pub(crate) struct App {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) plans: Arc<Plans>,
     pub(crate) workers: Workers,
+    pub(crate) replicas: Replicas,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) command_timeout: Duration,

@@ -117,7 +117,7 @@ impl App {
         let same = [
             ("id", expected.id == summary.id),
             ("namespace", expected.namespace == summary.namespace),
-            ("shard", self.workers.shared().shard(summary.id) == summary.shard),
+            ("shard", self.workers.shared().holdings.shard(summary.id) == summary.shard),
             ("created_at", expected.created_at == summary.created_at),
             ("status", expected.status == summary.status),
             ("counts", expected.counts == summary.counts),

@@ -3,16 +3,42 @@
 //! Everything about executions is written by [`Store::append`] alone: events and summaries together, in one transaction that
 //! checks the epoch of every shard that it touches (I2).
 
+mod postgres;
+mod rows;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
-use ::store::Page;
+use ::store::{Database, Migrations, OpenError, Page};
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
+use sqlx::migrate::Migrator;
 use workflow::{Counts, Failure, Status};
 
-pub(crate) use self::sqlite::SqliteStore;
+use self::{
+    postgres::PostgresStore,
+    rows::{counts_list, counts_of, id_of, key, parsed, unreadable},
+    sqlite::SqliteStore,
+};
+
+static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite/orchestrator");
+static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/orchestrator");
+/// What `troupe migrate` applies.
+pub static MIGRATIONS: Migrations = Migrations { service: "orchestrator", sqlite: &SQLITE, postgres: &POSTGRES };
+
+/// Opens the database that the settings name.
+pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(match Database::open(settings, &MIGRATIONS).await? {
+        Database::Sqlite(sqlite) => Arc::new(SqliteStore::new(sqlite)),
+        Database::Postgres(postgres) => Arc::new(PostgresStore::new(postgres)),
+    })
+}
 
 /// An event to append.
 #[derive(Clone, Debug)]
@@ -34,7 +60,7 @@ pub(crate) struct EventRow {
 }
 
 /// The summary of an execution.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Summary {
     pub(crate) id: ExecutionId,
     pub(crate) namespace: Namespace,
@@ -57,6 +83,16 @@ pub(crate) struct Append {
     pub(crate) events: Vec<NewEvent>,
     /// Each execution at most once.
     pub(crate) summaries: Vec<Summary>,
+    /// The epochs under which the shards of the executions are held; there may be more.
+    pub(crate) claims: HashMap<u32, i64>,
+}
+
+impl Append {
+    /// The shards that it touches, in their order, with their epochs.
+    fn held(&self) -> Vec<Held> {
+        let shards: BTreeSet<_> = self.summaries.iter().map(|summary| summary.shard).collect();
+        shards.into_iter().map(|shard| Held { shard, epoch: self.claims.get(&shard).copied().unwrap_or(0) }).collect()
+    }
 }
 
 /// Why an append wrote nothing.
@@ -69,8 +105,18 @@ pub(crate) enum AppendError {
     Database(#[from] sqlx::Error),
 }
 
+impl AppendError {
+    /// Is it the fault of some execution in it, so that others could be written without that one?
+    pub(crate) fn is_of_one(&self) -> bool {
+        match self {
+            Self::Fenced => true,
+            Self::Database(error) => ::store::is_refused(error),
+        }
+    }
+}
+
 /// A version of a workflow with what its workflow says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WorkflowRow {
     pub(crate) id: WorkflowId,
     pub(crate) namespace: Namespace,
@@ -130,39 +176,56 @@ pub(crate) struct ExecutionFilter {
     pub(crate) limit: i64,
 }
 
-/// Which shards a replica got, and under which epochs.
-#[derive(Clone, Debug)]
-pub(crate) enum Leased {
-    /// All, by id.
-    Shards(Vec<i64>),
-    /// So many belong to another.
-    Others(usize),
+/// A shard that a replica may write, and the epoch under which it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Held {
+    pub(crate) shard: u32,
+    pub(crate) epoch: i64,
+}
+
+/// A replica that lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replica {
+    /// `rep_…`
+    pub(crate) id: String,
+    /// `host:port` of its gRPC; empty where its callers are in its process.
+    pub(crate) address: String,
+}
+
+/// Who writes a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) shard: u32,
+    pub(crate) replica: Replica,
 }
 
 /// Where everything is kept. Every call sees what was committed before it began.
 #[async_trait]
 pub(crate) trait Store: Send + Sync {
-    /// Appends all or nothing, where `owner` holds the shards that it touches under the epochs in `claims`.
-    async fn append(&self, owner: &str, claims: &[(u32, i64)], append: &Append) -> Result<(), AppendError>;
+    /// Appends all or nothing, where `owner` holds the shards that it touches under the epochs that are claimed.
+    async fn append(&self, owner: &str, append: &Append) -> Result<(), AppendError>;
     /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>>;
-    /// All executions that have not ended.
-    async fn live(&self) -> sqlx::Result<Vec<ExecutionId>>;
+    /// The executions of these shards that have not ended.
+    async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>>;
 
-    /// Takes all shards for `owner`, each with the next epoch; makes `count` of them where there are none yet. Takes them from
-    /// a living lease only where `take_over` says so.
-    async fn lease(
-        &self,
-        owner: &str,
-        count: u32,
-        now: Timestamp,
-        until: Timestamp,
-        take_over: bool,
-    ) -> sqlx::Result<Leased>;
-    /// Keeps the lease on all shards of `owner`; answers how many those are.
-    async fn renew(&self, owner: &str, until: Timestamp) -> sqlx::Result<u64>;
+    /// Makes the shards where there are none yet; answers how many there are.
+    async fn make_shards(&self, count: u32) -> sqlx::Result<u32>;
+    /// Notes that a replica lives for another lease; answers with all that do, itself among them, in the order of ids.
+    async fn announce(&self, replica: &Replica, lease: Duration) -> sqlx::Result<Vec<Replica>>;
+    /// Takes shards for `owner`, at most so many, each with the next epoch: those that nobody holds or whose lease has ended
+    /// by the database's clock; with `take_over` any that another holds, too.
+    async fn claim(&self, owner: &str, most: usize, lease: Duration, take_over: bool) -> sqlx::Result<Vec<Held>>;
+    /// Keeps the lease on all shards of `owner`; answers which those are.
+    async fn renew(&self, owner: &str, lease: Duration) -> sqlx::Result<Vec<Held>>;
+    /// Gives shards back at once, so that another can take them.
+    async fn release(&self, owner: &str, shards: &[u32]) -> sqlx::Result<()>;
+    /// Gives all shards back, and lives no more.
+    async fn leave(&self, owner: &str) -> sqlx::Result<()>;
+    /// Who writes which shard; those that nobody does are left out.
+    async fn owners(&self) -> sqlx::Result<Vec<Owner>>;
 
     /// Stores version 1.
     async fn create_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written>;

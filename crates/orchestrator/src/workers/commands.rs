@@ -51,8 +51,11 @@ impl Worker {
         let Starting { start, compiled, reply, ended, .. } = starting;
         metrics::started(&compiled.name);
         let execution = Execution::new(compiled.plan.clone());
-        let shard = self.shared.shard(id);
-        let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, shard, self.batch);
+        let Some(held) = self.shared.holdings.held(id) else {
+            let _ = reply.send(Err(OrchestratorError::Moved));
+            return;
+        };
+        let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, held, self.batch);
         self.insert(id, live);
         match self.decide(id, Command::Start(start)) {
             Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),

@@ -70,7 +70,10 @@ impl Worker {
             }
             share.newest = share.events.last().map(|event| event.sequence);
             append.events.append(&mut share.events);
-            append.summaries.extend(self.live.get(id).map(Live::summary));
+            if let Some(live) = self.live.get(id) {
+                append.summaries.push(live.summary());
+                append.claims.insert(live.held.shard, live.held.epoch);
+            }
         }
         let after = After { number: self.batch, generation: self.generation, shares };
         if append.events.is_empty() && self.in_flight.is_empty() {
@@ -119,10 +122,10 @@ impl Worker {
                 self.perform(id, effect);
             }
             for task_id in share.acks {
-                self.say(Outgoing::Ack { task_id });
+                self.say(id, Outgoing::Ack { task_id });
             }
             for (task_id, reason) in share.cancels {
-                self.say(Outgoing::Cancel { task_id, reason });
+                self.say(id, Outgoing::Cancel { task_id, reason });
             }
             if share.newest.is_some() {
                 self.retire(id);
@@ -133,16 +136,18 @@ impl Worker {
     /// Nothing of this batch is known to have happened. What builds on it is dropped, and read from the log again.
     fn failed(&mut self, after: After) {
         let mut acks = Vec::new();
-        for share in after.shares.into_values() {
+        let mut undo = |id: ExecutionId, share: Share| {
             share.replies.into_iter().for_each(|answer| answer(false));
-            acks.extend(share.acks);
+            acks.extend(share.acks.into_iter().map(|task_id| (id, task_id)));
+        };
+        for (id, share) in after.shares {
+            undo(id, share);
         }
         if after.generation == self.generation {
             self.generation += 1;
             // The open batch builds on the failed one as well.
-            for share in std::mem::take(&mut self.open.shares).into_values() {
-                share.replies.into_iter().for_each(|answer| answer(false));
-                acks.extend(share.acks);
+            for (id, share) in std::mem::take(&mut self.open.shares) {
+                undo(id, share);
             }
             self.open.events = 0;
             let dropped: Vec<_> = self.live.iter().filter(|(_, live)| live.pending > 0).map(|(id, _)| *id).collect();
@@ -150,8 +155,8 @@ impl Worker {
                 self.read_again(id, RELOAD_AFTER_FAILURE);
             }
         }
-        for task_id in acks {
-            self.settle(task_id);
+        for (id, task_id) in acks {
+            self.settle(id, task_id);
         }
     }
 
@@ -173,7 +178,7 @@ impl Worker {
             self.read_again(id, pause.min(RELOAD_AFTER_FAILURE_AT_MOST));
         }
         for task_id in acks {
-            self.settle(task_id);
+            self.settle(id, task_id);
         }
     }
 
@@ -181,8 +186,8 @@ impl Worker {
     /// fail again as fast as it can be read.
     fn read_again(&mut self, id: ExecutionId, pause: Duration) {
         let Some(live) = self.remove(id) else { return };
-        if self.shared.is_fenced() {
-            // Whoever has the shards now goes on with it.
+        if !self.writes(id) {
+            // Whoever has the shard now goes on with it.
             return;
         }
         self.load_after(id, pause);
@@ -193,17 +198,16 @@ impl Worker {
 
     /// A result whose acknowledgement was lost with a batch: communication keeps it. Where it still counts, the repeated
     /// dispatch brings it again; where it does not, it is acknowledged.
-    pub(super) fn settle(&mut self, task_id: String) {
-        let Some(id) = task_id.split('/').next().and_then(|id| id.parse().ok()) else { return };
+    pub(super) fn settle(&mut self, id: ExecutionId, task_id: String) {
         if self.loading.contains_key(&id) {
-            return self.load(id, Some(Input::Settle { task_id }));
+            return self.load(id, Some(Input::Settle { id, task_id }));
         }
         let counts = self.live.get(&id).is_some_and(|live| {
             let task = live.compiled.plan.parse_task_id(&task_id).map(|(_, task)| task);
             task.is_some_and(|task| live.execution.is_current(task))
         });
         if !counts {
-            self.say(Outgoing::Ack { task_id });
+            self.say(id, Outgoing::Ack { task_id });
         }
     }
 
@@ -216,13 +220,13 @@ impl Worker {
                 if live.execution.is_current(order.task) {
                     live.tasks.insert(order.task, Out::new(&order));
                     let outgoing = dispatch(id, live, order);
-                    self.say(outgoing);
+                    self.say(id, outgoing);
                 }
             }
             Effect::Withdraw { task, reason } => {
                 let task_id = live.task_id(id, task);
                 self.forget(id, task);
-                self.say(Outgoing::Cancel { task_id, reason });
+                self.say(id, Outgoing::Cancel { task_id, reason });
             }
             Effect::FindVoters { step, voters, count, quorum } => {
                 let search = Search { target: voters, count, quorum, since: now, again_at: None };
@@ -236,10 +240,10 @@ impl Worker {
         }
     }
 
-    /// Tells communication, where it listens; what it misses it gets when it is back. A replica that lost its shards is
-    /// silent, or communication would take it for the owner of the tasks.
-    pub(super) fn say(&mut self, outgoing: Outgoing) {
-        if self.is_attached && !self.shared.is_fenced() {
+    /// Tells communication, where it listens; what it misses it gets when it is back. A replica that lost the shard is silent,
+    /// or communication would take it for the owner of the tasks.
+    pub(super) fn say(&mut self, id: ExecutionId, outgoing: Outgoing) {
+        if self.is_attached && self.shared.holdings.may_speak_of(id) {
             self.outbox.push_back(outgoing);
         }
     }
@@ -276,10 +280,10 @@ impl Worker {
     pub(super) fn attached(&mut self) {
         self.is_attached = true;
         self.outbox.clear();
-        if self.shared.is_fenced() {
-            return;
-        }
         for (id, live) in &self.live {
+            if !self.shared.holdings.may_speak_of(*id) {
+                continue;
+            }
             for task in live.tasks.keys() {
                 if let Some(order) = live.execution.task_order(*task) {
                     self.outbox.push_back(dispatch(*id, live, order));
@@ -293,7 +297,7 @@ impl Worker {
         let Some(live) = self.live.get(&id) else { return };
         let Some(order) = live.execution.task_order(task) else { return };
         let outgoing = dispatch(id, live, order);
-        self.say(outgoing);
+        self.say(id, outgoing);
     }
 
     /// The task is not out any more.

@@ -9,7 +9,7 @@ use workflow::{Execution, Overlay, StepIndex, Target, TaskKey, TaskOrder, TaskPl
 use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
     exchange::Delivery,
-    store::Summary,
+    store::{Held, Summary},
 };
 
 /// A task that was dispatched: volatile, and made anew after a restart.
@@ -66,7 +66,8 @@ pub(super) struct Live {
     /// Of the last event decided.
     pub(super) hash: [u8; 32],
     pub(super) compiled: Arc<Compiled>,
-    pub(super) shard: u32,
+    /// Its shard, under the epoch at which it came into memory.
+    pub(super) held: Held,
     /// Batches with events of it that are not committed yet, the open one included.
     pub(super) pending: u32,
     /// The number of the batch that was open when it came into memory; what older ones say is of another life.
@@ -79,13 +80,13 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(loaded: Loaded, shard: u32, since: u64) -> Self {
+    pub(super) fn new(loaded: Loaded, held: Held, since: u64) -> Self {
         let Loaded { execution, hash, compiled } = loaded;
         Self {
             execution,
             hash,
             compiled,
-            shard,
+            held,
             pending: 0,
             since,
             due: None,
@@ -100,11 +101,11 @@ impl Live {
     }
 
     pub(super) fn summary(&self) -> Summary {
-        summary_of(&self.execution, self.hash, self.shard, &self.compiled)
+        summary_of(&self.execution, self.hash, self.held.shard, &self.compiled)
     }
 
     pub(super) fn snapshot(&self, with_steps: bool) -> Snapshot {
-        let mut snapshot = Snapshot::of(&self.execution, self.hash, self.shard, &self.compiled);
+        let mut snapshot = Snapshot::of(&self.execution, self.hash, self.held.shard, &self.compiled);
         if with_steps {
             let shown =
                 |out: &Out| Shown { place: out.place.clone(), agent_id: out.agent_id, progress: out.progress.clone() };

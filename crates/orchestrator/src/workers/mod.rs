@@ -11,7 +11,9 @@
 mod batch;
 mod commands;
 mod commit;
-mod lease;
+mod holdings;
+mod keeper;
+mod leaving;
 mod live;
 mod sweep;
 mod timers;
@@ -31,17 +33,17 @@ use std::{
 use contracts::Link;
 use domain::{Clock, ExecutionId, Namespace, Timestamp};
 use lifecycle::{OnExit, Tasks};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use workflow::{Command, Execution, Explanation, Status, StepIndex, Voter};
 
-pub(crate) use self::writer::Fenced;
+pub(crate) use self::{holdings::Holdings, keeper::Keeper, writer::Fenced};
 use self::{live::Live, worker::Worker};
 use crate::{
     Settings,
     app::{Compiled, Loaded, Plans, Snapshot},
     error::OrchestratorError,
     exchange::{Outgoing, TaskUpdate},
-    store::Store,
+    store::{Held, Store},
     watch::Watchers,
 };
 
@@ -92,6 +94,7 @@ pub(crate) enum Input {
     Update(TaskUpdate),
     /// A result of the execution may have lost its acknowledgement in a commit that failed.
     Settle {
+        id: ExecutionId,
         task_id: String,
     },
     Voters {
@@ -103,6 +106,18 @@ pub(crate) enum Input {
     Attached,
     /// The stream is lost.
     Detached,
+    /// These shards are held, and these are their executions that have not ended.
+    Adopt {
+        held: Vec<Held>,
+        recovered: Vec<(ExecutionId, Loaded)>,
+    },
+    /// These shards are not to be written any more; answered when nothing of them is under way. `is_lost`: another writes them
+    /// already.
+    GiveUp {
+        shards: Arc<[u32]>,
+        is_lost: bool,
+        done: oneshot::Sender<()>,
+    },
     /// Look for what nothing will wake, and repair it. `known`: all that the database says has not ended.
     Sweep {
         known: Option<Vec<ExecutionId>>,
@@ -115,6 +130,29 @@ pub(crate) enum Input {
         replayed: Box<Execution>,
         reply: oneshot::Sender<Comparison>,
     },
+}
+
+impl Input {
+    /// The execution that it is about; only the replica that writes its shard takes it.
+    pub(crate) fn execution(&self) -> Option<ExecutionId> {
+        match self {
+            Self::Start(starting) => Some(starting.start.execution_id),
+            Self::Command { id, .. }
+            | Self::Get { id, .. }
+            | Self::Explain { id, .. }
+            | Self::Await { id, .. }
+            | Self::Settle { id, .. }
+            | Self::Voters { id, .. } => Some(*id),
+            Self::Update(update) => Some(update.execution),
+            Self::Attached
+            | Self::Detached
+            | Self::Adopt { .. }
+            | Self::GiveUp { .. }
+            | Self::Sweep { .. }
+            | Self::Census { .. }
+            | Self::Compare { .. } => None,
+        }
+    }
 }
 
 /// What a worker finds among its executions.
@@ -145,30 +183,15 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// `rep_…`
     pub(crate) owner: String,
-    /// The epoch of each shard.
-    pub(crate) epochs: Vec<i64>,
+    pub(crate) holdings: Holdings,
+    /// Is this the only process on its database? Then a start takes the shards at once, and their loss ends it.
+    pub(crate) is_alone: bool,
     /// Executions that have not ended.
     pub(crate) live: AtomicUsize,
     pub(crate) repaired: AtomicU64,
-    /// Has another replica taken the shards? Then nothing can be written any more, and nothing may be said to the outside
-    /// either: tasks and results are the other's now.
-    pub(crate) fenced: watch::Sender<bool>,
 }
 
 impl Shared {
-    /// The shard of an execution.
-    pub(crate) fn shard(&self, id: ExecutionId) -> u32 {
-        // FNV-1a: fixed for ever, since it decides who may write.
-        let hash = id.to_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        (hash % self.epochs.len().max(1) as u64) as u32
-    }
-
-    pub(crate) fn is_fenced(&self) -> bool {
-        *self.fenced.borrow()
-    }
-
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -188,16 +211,11 @@ pub(crate) struct ExchangeEnds {
 }
 
 impl Workers {
-    /// Starts writer, workers, lease, sweeper and the search for voters. `recovered` is what the log says has not ended.
-    pub(crate) fn spawn(
-        shared: &Arc<Shared>,
-        recovered: Vec<(ExecutionId, Loaded)>,
-        registry: Link,
-        tasks: &Tasks,
-    ) -> (Self, ExchangeEnds) {
+    /// Starts writer, workers, sweeper and the search for voters. They have no shards before a [`Keeper`] gives them some.
+    pub(crate) fn spawn(shared: &Arc<Shared>, registry: Link, tasks: &Tasks) -> (Self, ExchangeEnds) {
         /// Frames for the exchange that may wait; beyond it workers keep what they have to say.
         const FRAMES: usize = 16;
-        let count = shared.settings.workers.min(shared.epochs.len()).max(1);
+        let count = shared.settings.workers.min(shared.holdings.count()).max(1);
         let (frames, outgoing) = mpsc::channel(FRAMES);
         let (jobs, jobs_in) = mpsc::channel(count * (MAX_IN_FLIGHT + 1));
         let (searches, searches_in) = mpsc::channel(voters::QUEUE);
@@ -210,12 +228,8 @@ impl Workers {
             ends.push((input_in, done_in));
         }
         let workers = Self { shared: Arc::clone(shared), inputs: inputs.into(), shutdown: tasks.shutdown().clone() };
-        let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-        for (id, loaded) in recovered {
-            shares[workers.index(id)].push((id, loaded));
-        }
         tasks.spawn("log writer", OnExit::StopService, writer::run(Arc::clone(shared), jobs_in, committed));
-        for (index, ((input, done), share)) in ends.into_iter().zip(shares).enumerate() {
+        for (index, (input, done)) in ends.into_iter().enumerate() {
             let ends = worker::Ends {
                 inputs: input,
                 jobs: jobs.clone(),
@@ -223,11 +237,10 @@ impl Workers {
                 frames: frames.clone(),
                 searches: searches.clone(),
             };
-            let worker = Worker::new(index, Arc::clone(shared), ends, share);
+            let worker = Worker::new(index, Arc::clone(shared), ends);
             tasks.spawn("shard worker", OnExit::StopService, worker.run(tasks.shutdown().clone()));
         }
         let shutdown = tasks.shutdown();
-        tasks.spawn("lease", OnExit::StopService, lease::run(Arc::clone(shared), shutdown.clone()));
         tasks.spawn("sweeper", OnExit::StopService, sweep::run(workers.clone(), shutdown.clone()));
         let finder = voters::run(workers.clone(), registry, searches_in, shutdown.clone());
         tasks.spawn("voter search", OnExit::StopService, finder);
@@ -239,14 +252,15 @@ impl Workers {
     }
 
     fn index(&self, id: ExecutionId) -> usize {
-        self.shared.shard(id) as usize % self.inputs.len()
+        self.worker_of(self.shared.holdings.shard(id))
+    }
+
+    fn worker_of(&self, shard: u32) -> usize {
+        shard as usize % self.inputs.len()
     }
 
     /// A command or question of a caller: refused where too many wait.
     pub(crate) fn call(&self, id: ExecutionId, input: Input) -> Result<(), OrchestratorError> {
-        if self.shared.is_fenced() {
-            return Err(OrchestratorError::NotCommitted);
-        }
         if self.shutdown.is_draining() {
             return Err(OrchestratorError::Stopping);
         }

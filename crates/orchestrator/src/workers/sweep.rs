@@ -23,7 +23,7 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
         sweeps = sweeps.wrapping_add(1);
         let mut known = None;
         if sweeps.is_multiple_of(DATABASE_EVERY) {
-            match workers.shared.store.live().await {
+            match workers.shared.store.live(&workers.shared.holdings.shards()).await {
                 Ok(live) => known = Some(workers.split(live)),
                 Err(error) => tracing::warn!(error = errors::chain(&error), "the sweeper cannot read the executions"),
             }
@@ -61,14 +61,15 @@ impl Lost {
 
 impl Worker {
     pub(super) fn sweep(&mut self, known: Option<Vec<ExecutionId>>) {
-        let ids: Vec<_> = self.live.iter().filter(|(_, live)| live.pending == 0).map(|(id, _)| *id).collect();
+        let ids = self.live.iter().filter(|(id, live)| live.pending == 0 && self.writes(**id));
+        let ids: Vec<_> = ids.map(|(id, _)| *id).collect();
         let mut repairs = 0;
         for id in ids {
             repairs += self.repair(id);
         }
         for id in known.unwrap_or_default() {
             let is_here = self.live.contains_key(&id) || self.ended.contains_key(&id) || self.loading.contains_key(&id);
-            if !is_here {
+            if !is_here && self.writes(id) {
                 // It may have ended since the database was asked; reading it tells.
                 self.load(id, None);
             }
@@ -145,8 +146,8 @@ mod tests {
     use crate::{
         Settings,
         app::Plans,
-        store::{SqliteStore, Store, WorkflowRow},
-        workers::{Shared, Starting, worker::Ends, writer::Outcome},
+        store::{self, Held, WorkflowRow},
+        workers::{Holdings, Shared, Starting, worker::Ends, writer::Outcome},
     };
 
     /// A worker with one execution that waits for a task, for voters and for time.
@@ -154,8 +155,7 @@ mod tests {
         let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
         let mut settings = Settings::default();
         settings.database.path = directory.join("orchestrator.db");
-        let sqlite = ::store::Sqlite::open(&settings.database, &crate::MIGRATIONS).await.unwrap();
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::new(sqlite));
+        let store = store::open(&settings.database).await.unwrap();
         let definition = json!({"name": "waits", "steps": [
             {"id": "task", "agent_type": "x"},
             {"id": "sleep", "sleep": "1h"},
@@ -186,10 +186,10 @@ mod tests {
             watchers: Arc::default(),
             settings,
             owner: "rep".to_owned(),
-            epochs: vec![1],
+            holdings: Holdings::new(1),
+            is_alone: true,
             live: 0.into(),
             repaired: 0.into(),
-            fenced: tokio::sync::watch::Sender::new(false),
         });
         let ends = Ends {
             inputs: mpsc::channel(1).1,
@@ -198,7 +198,8 @@ mod tests {
             frames: mpsc::channel(1).0,
             searches: mpsc::channel(8).0,
         };
-        let mut worker = Worker::new(0, shared, ends, Vec::new());
+        let mut worker = Worker::new(0, shared, ends);
+        worker.take_shards(&[Held { shard: 0, epoch: 1 }], Vec::new());
         let id = ExecutionId::from_parts(1, 1);
         let start = Start {
             execution_id: id,

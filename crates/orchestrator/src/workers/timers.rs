@@ -79,6 +79,9 @@ impl Worker {
     }
 
     fn fire(&mut self, id: ExecutionId, timer: Timer) {
+        if !self.writes(id) {
+            return;
+        }
         let Some(live) = self.live.get_mut(&id) else { return };
         match timer {
             Timer::Due => {

@@ -99,10 +99,8 @@ impl Worker {
     fn release(&mut self, update: &TaskUpdate) {
         match update.news {
             News::HandedOver(_) | News::Begun | News::Alive | News::Shown(_) => {
-                self.say(Outgoing::Cancel {
-                    task_id: update.task_id.clone(),
-                    reason: "the task is not wanted any more",
-                });
+                let reason = "the task is not wanted any more";
+                self.say(update.execution, Outgoing::Cancel { task_id: update.task_id.clone(), reason });
             }
             News::Waiting | News::Requeued | News::Refused | News::Ended(_) => {}
         }
@@ -151,7 +149,7 @@ impl Worker {
 
     pub(super) fn acknowledge_now(&mut self, update: &TaskUpdate) {
         if update.needs_ack {
-            self.say(Outgoing::Ack { task_id: update.task_id.clone() });
+            self.say(update.execution, Outgoing::Ack { task_id: update.task_id.clone() });
         }
     }
 

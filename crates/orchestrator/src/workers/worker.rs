@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
     batch::{After, Open},
+    leaving::Leaving,
     timers::Timer,
     voters::Wanted,
     writer::{Job, Outcome},
@@ -78,12 +79,14 @@ pub(super) struct Worker {
     /// What communication is to be told.
     pub(super) outbox: VecDeque<Outgoing>,
     pub(super) is_attached: bool,
+    /// Shards that are being given up.
+    pub(super) leaving: Vec<Leaving>,
 }
 
 impl Worker {
-    pub(super) fn new(index: usize, shared: Arc<Shared>, ends: Ends, recovered: Vec<(ExecutionId, Loaded)>) -> Self {
+    pub(super) fn new(index: usize, shared: Arc<Shared>, ends: Ends) -> Self {
         let now = shared.now();
-        let mut worker = Self {
+        Self {
             index,
             shared,
             inputs: ends.inputs,
@@ -107,11 +110,8 @@ impl Worker {
             refusals: HashMap::new(),
             outbox: VecDeque::new(),
             is_attached: false,
-        };
-        for (id, loaded) in recovered {
-            worker.adopt(id, loaded);
+            leaving: Vec::new(),
         }
-        worker
     }
 
     /// Runs until a drain, then finishes what is in flight.
@@ -121,6 +121,7 @@ impl Worker {
         let mut is_draining = false;
         loop {
             self.flush().await;
+            self.finish_leaving();
             if is_draining && self.in_flight.is_empty() && self.open.is_empty() {
                 return Ok(());
             }
@@ -189,14 +190,19 @@ impl Worker {
     }
 
     fn take(&mut self, input: Input) {
+        if input.execution().is_some_and(|id| !self.writes(id)) {
+            return turn_away(input);
+        }
         match input {
+            Input::Adopt { held, recovered } => self.take_shards(&held, recovered),
+            Input::GiveUp { shards, is_lost, done } => self.give_up(&shards, is_lost, done),
             Input::Start(starting) => self.start(*starting),
             Input::Command { id, namespace, command, reply } => self.command(id, namespace, command, reply),
             Input::Get { id, namespace, with_steps, reply } => self.get(id, namespace, with_steps, reply),
             Input::Explain { id, namespace, reply } => self.explain(id, namespace, reply),
             Input::Await { id, ended } => self.wait_for_end(id, ended),
             Input::Update(update) => self.update(update),
-            Input::Settle { task_id } => self.settle(task_id),
+            Input::Settle { id, task_id } => self.settle(id, task_id),
             Input::Voters { id, step, found } => self.voters(id, step, found),
             Input::Attached => self.attached(),
             Input::Detached => {
@@ -211,8 +217,8 @@ impl Worker {
 
     /// Takes an execution in that the log has, and does what it owes.
     pub(super) fn adopt(&mut self, id: ExecutionId, loaded: Loaded) {
-        let shard = self.shared.shard(id);
-        let live = Live::new(loaded, shard, self.batch);
+        let Some(held) = self.shared.holdings.held(id) else { return };
+        let live = Live::new(loaded, held, self.batch);
         let effects = live.execution.outstanding();
         self.insert(id, live);
         for effect in effects {
@@ -269,6 +275,9 @@ impl Worker {
 
     fn loaded(&mut self, id: ExecutionId, loaded: Result<Option<Loaded>, OrchestratorError>) {
         let waiting = self.loading.remove(&id).unwrap_or_default();
+        if !self.writes(id) {
+            return waiting.into_iter().for_each(turn_away);
+        }
         match loaded {
             Ok(Some(loaded)) => {
                 self.adopt(id, loaded);
@@ -312,9 +321,11 @@ impl Worker {
             Input::Explain { reply, .. } => drop(reply.send(Err(why()))),
             Input::Start(starting) => drop(starting.reply.send(Err(why()))),
             Input::Update(update) => self.acknowledge_now(&update),
-            Input::Settle { task_id } => self.say(Outgoing::Ack { task_id }),
+            Input::Settle { id, task_id } => self.say(id, Outgoing::Ack { task_id }),
             Input::Await { .. }
             | Input::Voters { .. }
+            | Input::Adopt { .. }
+            | Input::GiveUp { .. }
             | Input::Attached
             | Input::Detached
             | Input::Sweep { .. }
@@ -323,7 +334,23 @@ impl Worker {
         }
     }
 
+    /// Is the shard of the execution held?
+    pub(super) fn writes(&self, id: ExecutionId) -> bool {
+        self.shared.holdings.held(id).is_some()
+    }
+
     pub(super) fn has_place_in_flight(&self) -> bool {
         self.in_flight.len() < MAX_IN_FLIGHT
+    }
+}
+
+/// Another replica writes the shard, or will in a moment. Callers go there; what communication says, it says there as well.
+fn turn_away(input: Input) {
+    // A caller that has gone needs no answer.
+    match input {
+        Input::Command { reply, .. } | Input::Get { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
+        Input::Explain { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
+        Input::Start(starting) => drop(starting.reply.send(Err(OrchestratorError::Moved))),
+        _ => {}
     }
 }

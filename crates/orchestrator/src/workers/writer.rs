@@ -88,9 +88,14 @@ async fn commit(shared: &Shared, append: Append, refused: &mut HashSet<Execution
     while let Some(part) = parts.pop() {
         match commit_part(shared, &part).await {
             Ok(()) => {}
-            Err(AppendError::Database(error)) if store::is_refused(&error) => match halves(part) {
+            Err(error) if error.is_of_one() => match halves(part) {
                 Ok(halves) => parts.extend(halves),
-                Err(id) => drop(refused.insert(id)),
+                Err(id) => {
+                    if matches!(error, AppendError::Fenced) {
+                        shared.holdings.fenced(shared.holdings.shard(id));
+                    }
+                    refused.insert(id);
+                }
             },
             // What is committed already is: it must not be decided again.
             Err(_) if !is_whole => {
@@ -114,7 +119,8 @@ fn halves(mut append: Append) -> Result<[Append; 2], ExecutionId> {
     let second: HashSet<_> = summaries.iter().map(|summary| summary.id).collect();
     let (events, kept) = append.events.into_iter().partition(|event| second.contains(&event.execution));
     append.events = kept;
-    Ok([append, Append { events, summaries }])
+    let claims = append.claims.clone();
+    Ok([append, Append { events, summaries, claims }])
 }
 
 async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError> {
@@ -123,19 +129,12 @@ async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError
     }
     let events = append.events.len();
     let started = Instant::now();
-    let mut shards: Vec<_> = append.summaries.iter().map(|summary| summary.shard).collect();
-    shards.sort_unstable();
-    shards.dedup();
-    let claims: Vec<_> = shards.into_iter().map(|shard| (shard, shared.epochs[shard as usize])).collect();
-    let appended = shared.store.append(&shared.owner, &claims, append).await;
+    let appended = shared.store.append(&shared.owner, append).await;
     match &appended {
         Ok(()) => metrics::committed(events, started.elapsed()),
         Err(error) => {
             metrics::commit_failed();
             tracing::error!(error = errors::chain(error), events, "a commit of the log failed");
-            if matches!(error, AppendError::Fenced) {
-                shared.fenced.send_replace(true);
-            }
         }
     }
     appended
@@ -154,6 +153,8 @@ impl Merged {
             append.events.retain(|event| !refused.contains(&event.execution));
             append.summaries.retain(|summary| !refused.contains(&summary.id));
         }
+        // Before a shard is held again, everything of its last epoch is answered: there is one claim of each.
+        self.append.claims.extend(append.claims);
         if self.append.events.is_empty() {
             self.append.events = append.events;
         } else {

@@ -100,7 +100,7 @@ async fn a_replica_that_lost_its_shards_writes_nothing() {
     // A result that the old replica hears is not acknowledged, and not in the log.
     let task = world.communication.dispatched(1).await;
     world.communication.complete(&task, "1");
-    assert_eq!(world.replica().ends().await.task, "lease");
+    assert_eq!(world.replica().ends().await.task, "shard keeper");
     assert_eq!(world.communication.heard().acknowledged, [""; 0]);
 
     let get = |id: &str| contracts::orchestrator::v1::GetExecutionRequest {

@@ -37,7 +37,7 @@ pub(crate) struct Replica {
 impl Replica {
     async fn start(settings: &Settings, communication: &Communication, registry: &Registry) -> Self {
         let tasks = Tasks::new(Shutdown::new());
-        let peers = Peers { registry: registry.link(), communication: communication.link() };
+        let peers = Peers { registry: registry.link(), communication: communication.link(), cluster: None };
         let service = orchestrator::start(settings.clone(), peers, Arc::new(SystemClock), &tasks).await.unwrap();
         Self { tasks, service }
     }

@@ -1,13 +1,30 @@
 //! Where agents are kept.
 
+mod postgres;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
+use ::store::{Database, Migrations, OpenError};
 use async_trait::async_trait;
 use domain::{AgentId, Timestamp};
+use sqlx::migrate::Migrator;
 
+use self::{postgres::PostgresStore, sqlite::SqliteStore};
 use crate::app::Agent;
 
-pub(crate) use sqlite::SqliteStore;
+static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite/registry");
+static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/registry");
+/// What `troupe migrate` applies.
+pub static MIGRATIONS: Migrations = Migrations { service: "registry", sqlite: &SQLITE, postgres: &POSTGRES };
+
+/// Opens the database that the settings name.
+pub(crate) async fn open(settings: &settings::Database) -> Result<Box<dyn Store>, OpenError> {
+    Ok(match Database::open(settings, &MIGRATIONS).await? {
+        Database::Sqlite(sqlite) => Box::new(SqliteStore::new(sqlite)),
+        Database::Postgres(postgres) => Box::new(PostgresStore::new(postgres)),
+    })
+}
 
 /// A database of agents. Names are unique among the agents of a namespace, also for two writers at once.
 #[async_trait]

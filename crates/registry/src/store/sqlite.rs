@@ -12,10 +12,10 @@ use crate::app::Agent;
 const NAME_KEY: &str = "agents.namespace, agents.name";
 
 /// A SQLite file.
-pub(crate) struct SqliteStore(Sqlite);
+pub(super) struct SqliteStore(Sqlite);
 
 impl SqliteStore {
-    pub(crate) const fn new(sqlite: Sqlite) -> Self {
+    pub(super) const fn new(sqlite: Sqlite) -> Self {
         Self(sqlite)
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     client::{self, Client},
     dev,
     output::Output,
+    serve,
 };
 
 /// What a command works with.
@@ -52,6 +53,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Outcome {
     };
     match cli.command {
         Command::Dev(args) => Box::pin(dev::run(args, output)).await,
+        Command::Serve(args) => Box::pin(serve::run(args, output)).await,
+        Command::Migrate(args) => serve::migrate::run(args, output).await,
         Command::Completions(args) => completions::run(&args),
         Command::Bench(args) => Box::pin(bench::run(args, output)).await,
         Command::Apply(args) => apply::run(args, &client()?).await,

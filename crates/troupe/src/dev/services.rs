@@ -11,14 +11,28 @@ use telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
-use super::{
+use super::data_dir::DataDir;
+use crate::host::{
     Stages,
-    data_dir::DataDir,
     grpc::{self, Grpc},
 };
 
 /// How long the databases may take to close.
 const CLOSE: Duration = Duration::from_secs(10);
+
+/// Refuses tables and variables that nobody reads.
+pub(crate) fn check_names(file: Option<&Path>) -> Result<(), settings::Error> {
+    let names = [
+        registry::Settings::SERVICE,
+        communication::Settings::SERVICE,
+        orchestrator::Settings::SERVICE,
+        agent_runner::Settings::SERVICE,
+        gateway::Settings::SERVICE,
+        crate::serve::Settings::SERVICE,
+    ];
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    settings::check_names(file, variables, &names)
+}
 
 /// The settings of all services; in a file each has its own table.
 #[derive(Debug, Serialize)]
@@ -34,15 +48,7 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads them: defaults, then the file, then the environment.
     pub(super) fn load(file: Option<&Path>) -> Result<Self, settings::Error> {
-        let services = [
-            registry::Settings::SERVICE,
-            communication::Settings::SERVICE,
-            orchestrator::Settings::SERVICE,
-            agent_runner::Settings::SERVICE,
-            gateway::Settings::SERVICE,
-        ];
-        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        settings::check_names(file, variables, &services)?;
+        check_names(file)?;
         Ok(Self {
             registry: registry::Settings::load(file)?,
             communication: communication::Settings::load(file)?,
@@ -62,7 +68,7 @@ impl Settings {
             ("gateway", &mut self.gateway.database),
         ];
         for (service, database) in databases {
-            if database.path.as_os_str().is_empty() {
+            if database.is_unplaced() {
                 database.path = data.database(service);
             }
         }
@@ -98,7 +104,8 @@ impl Services {
         let communication = communication::start(settings.communication.clone(), peers, Arc::clone(&clock), edge)
             .await
             .context("cannot start communication")?;
-        let peers = orchestrator::Peers { registry: registry.link(), communication: communication.link() };
+        let peers =
+            orchestrator::Peers { registry: registry.link(), communication: communication.link(), cluster: None };
         let orchestrator = orchestrator::start(settings.orchestrator.clone(), peers, Arc::clone(&clock), core)
             .await
             .context("cannot start the orchestrator")?;

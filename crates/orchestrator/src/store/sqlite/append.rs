@@ -7,8 +7,7 @@ use std::sync::LazyLock;
 
 use store::Sqlite;
 
-use super::key;
-use crate::store::{Append, AppendError, NewEvent, Summary};
+use crate::store::{Append, AppendError, NewEvent, Summary, counts_list, key};
 
 /// Rows per statement, the most first. The bind limit of SQLite is 32,766.
 const SIZES: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
@@ -47,14 +46,11 @@ fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     })
 }
 
-pub(super) async fn append(
-    sqlite: &Sqlite,
-    owner: &str,
-    claims: &[(u32, i64)],
-    append: &Append,
-) -> Result<(), AppendError> {
+pub(super) async fn append(sqlite: &Sqlite, owner: &str, append: &Append) -> Result<(), AppendError> {
     let mut transaction = sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
-    let claimed = serde_json::to_string(claims).unwrap_or_default();
+    let claims = append.held();
+    let claimed: Vec<_> = claims.iter().map(|held| (held.shard, held.epoch)).collect();
+    let claimed = serde_json::to_string(&claimed).unwrap_or_default();
     let held: i64 = sqlx::query_scalar(HELD).bind(claimed).bind(owner.to_owned()).fetch_one(&mut *transaction).await?;
     if held != claims.len() as i64 {
         return Err(AppendError::Fenced);
@@ -92,7 +88,7 @@ fn bind_summary(query: Query, summary: &Summary) -> Query {
         .bind(summary.workflow_version)
         .bind(summary.created_at.as_micros())
         .bind(crate::app::status_text(summary.status))
-        .bind(super::executions::counts_text(summary.counts))
+        .bind(serde_json::to_string(&counts_list(summary.counts)).unwrap_or_default())
         .bind(failure)
         .bind(summary.ended_at.map(domain::Timestamp::as_micros))
         .bind(summary.last_sequence as i64)

@@ -3,10 +3,8 @@
 use domain::{ExecutionId, Timestamp};
 use sqlx::{QueryBuilder, Row as _, sqlite::SqliteRow};
 use store::{Page, Sqlite};
-use workflow::Counts;
 
-use super::{id_of, key, parsed};
-use crate::store::{EventRow, ExecutionFilter, Summary};
+use crate::store::{EventRow, ExecutionFilter, Summary, counts_of, id_of, key, parsed, unreadable};
 
 const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, counts, \
                        failure, ended_at, last_sequence, last_hash";
@@ -33,9 +31,11 @@ pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Op
     row.as_ref().map(decode).transpose()
 }
 
-pub(super) async fn live(sqlite: &Sqlite) -> sqlx::Result<Vec<ExecutionId>> {
-    let query = "SELECT id FROM executions WHERE ended_at IS NULL ORDER BY shard, id";
-    let keys: Vec<Vec<u8>> = sqlx::query_scalar(query).fetch_all(&sqlite.reader).await?;
+pub(super) async fn live(sqlite: &Sqlite, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
+    let query = "SELECT id FROM executions WHERE ended_at IS NULL AND shard IN (SELECT value FROM json_each(?)) \
+                 ORDER BY shard, id";
+    let shards = serde_json::to_string(shards).unwrap_or_default();
+    let keys: Vec<Vec<u8>> = sqlx::query_scalar(query).bind(shards).fetch_all(&sqlite.reader).await?;
     keys.iter().map(|key| id_of(key)).collect()
 }
 
@@ -82,28 +82,12 @@ fn decode(row: &SqliteRow) -> sqlx::Result<Summary> {
         workflow_version: row.try_get("workflow_version")?,
         created_at: Timestamp::from_micros(row.try_get("created_at")?),
         status: crate::app::status_of(row.try_get("status")?).ok_or_else(|| unreadable("status"))?,
-        counts: counts_of(row.try_get("counts")?)?,
+        counts: counts_of(
+            &serde_json::from_str::<Vec<u32>>(row.try_get("counts")?).map_err(|_| unreadable("counts"))?,
+        )?,
         failure: failure.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         ended_at: row.try_get::<Option<i64>, _>("ended_at")?.map(Timestamp::from_micros),
         last_sequence: row.try_get::<i64, _>("last_sequence")? as u64,
         last_hash: row.try_get("last_hash")?,
     })
-}
-
-fn unreadable(column: &'static str) -> sqlx::Error {
-    sqlx::Error::ColumnDecode { index: column.to_owned(), source: "not what this release writes".into() }
-}
-
-/// Counts as a list, in the order of the states.
-pub(super) fn counts_text(counts: Counts) -> String {
-    let Counts { pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated } =
-        counts;
-    let list = [pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated];
-    serde_json::to_string(&list).unwrap_or_default()
-}
-
-fn counts_of(text: &str) -> sqlx::Result<Counts> {
-    let list: [u32; 10] = serde_json::from_str(text).map_err(|_| unreadable("counts"))?;
-    let [pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated] = list;
-    Ok(Counts { pending, scheduled, running, retrying, waiting, completed, failed, skipped, cancelled, compensated })
 }

@@ -5,28 +5,30 @@ mod executions;
 mod shards;
 mod workflows;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
 use store::{Page, Sqlite};
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Leased, Store, Summary, WorkflowFilter, WorkflowRef, WorkflowRow,
-    Written,
+    Append, AppendError, EventRow, ExecutionFilter, Held, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
+    WorkflowRow, Written,
 };
 
 /// A SQLite file.
-pub(crate) struct SqliteStore(Sqlite);
+pub(super) struct SqliteStore(Sqlite);
 
 impl SqliteStore {
-    pub(crate) const fn new(sqlite: Sqlite) -> Self {
+    pub(super) const fn new(sqlite: Sqlite) -> Self {
         Self(sqlite)
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn append(&self, owner: &str, claims: &[(u32, i64)], append: &Append) -> Result<(), AppendError> {
-        append::append(&self.0, owner, claims, append).await
+    async fn append(&self, owner: &str, append: &Append) -> Result<(), AppendError> {
+        append::append(&self.0, owner, append).await
     }
 
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
@@ -41,23 +43,36 @@ impl Store for SqliteStore {
         executions::list(&self.0, filter).await
     }
 
-    async fn live(&self) -> sqlx::Result<Vec<ExecutionId>> {
-        executions::live(&self.0).await
+    async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
+        executions::live(&self.0, shards).await
     }
 
-    async fn lease(
-        &self,
-        owner: &str,
-        count: u32,
-        now: Timestamp,
-        until: Timestamp,
-        take_over: bool,
-    ) -> sqlx::Result<Leased> {
-        shards::lease(&self.0, owner, count, now, until, take_over).await
+    async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {
+        shards::make(&self.0, count).await
     }
 
-    async fn renew(&self, owner: &str, until: Timestamp) -> sqlx::Result<u64> {
-        shards::renew(&self.0, owner, until).await
+    async fn announce(&self, replica: &Replica, lease: Duration) -> sqlx::Result<Vec<Replica>> {
+        shards::announce(&self.0, replica, lease).await
+    }
+
+    async fn claim(&self, owner: &str, most: usize, lease: Duration, take_over: bool) -> sqlx::Result<Vec<Held>> {
+        shards::claim(&self.0, owner, most, lease, take_over).await
+    }
+
+    async fn renew(&self, owner: &str, lease: Duration) -> sqlx::Result<Vec<Held>> {
+        shards::renew(&self.0, owner, lease).await
+    }
+
+    async fn release(&self, owner: &str, shards: &[u32]) -> sqlx::Result<()> {
+        shards::release(&self.0, owner, shards).await
+    }
+
+    async fn leave(&self, owner: &str) -> sqlx::Result<()> {
+        shards::leave(&self.0, owner).await
+    }
+
+    async fn owners(&self) -> sqlx::Result<Vec<Owner>> {
+        shards::owners(&self.0).await
     }
 
     async fn create_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
@@ -87,43 +102,5 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.0.close().await;
-    }
-}
-
-/// An id as the tables of executions keep it.
-fn key(id: ExecutionId) -> Vec<u8> {
-    id.to_bytes().to_vec()
-}
-
-/// The id that [`key`] was made of.
-fn id_of(key: &[u8]) -> sqlx::Result<ExecutionId> {
-    const RANDOM_BITS: u32 = 80;
-    let bits = key.try_into().map(u128::from_be_bytes).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(ExecutionId::from_parts((bits >> RANDOM_BITS) as u64, bits & ((1 << RANDOM_BITS) - 1)))
-}
-
-/// A text column that is something of ours.
-fn parsed<T>(text: &str) -> sqlx::Result<T>
-where
-    T: std::str::FromStr,
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_read_back_and_keep_the_order() {
-        let ids = [ExecutionId::from_parts(1, 2), ExecutionId::from_parts(1, 3), ExecutionId::from_parts(2, 0)];
-        for pair in ids.windows(2) {
-            assert!(key(pair[0]) < key(pair[1]));
-        }
-        for id in ids {
-            assert_eq!(id_of(&key(id)).unwrap(), id);
-        }
-        assert!(id_of(b"short").is_err());
     }
 }

@@ -4,8 +4,7 @@ use domain::{Namespace, Timestamp, WorkflowId};
 use sqlx::{QueryBuilder, Row as _, SqliteConnection, sqlite::SqliteRow};
 use store::{Page, Sqlite};
 
-use super::parsed;
-use crate::store::{WorkflowFilter, WorkflowRef, WorkflowRow, Written};
+use crate::store::{WorkflowFilter, WorkflowRef, WorkflowRow, Written, parsed};
 
 /// The columns that two active workflows of one name break.
 const NAME_KEY: &str = "workflows.namespace, workflows.name";

@@ -12,6 +12,7 @@ use contracts::{
     registry::v1::registry_service_server,
 };
 use lifecycle::Shutdown;
+use rpc::{Guard, Token};
 use tokio::net::TcpListener;
 use tonic::{
     service::Routes,
@@ -28,13 +29,14 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 
 /// All routes on one server.
 #[derive(Debug)]
-pub(super) struct Grpc {
+pub(crate) struct Grpc {
     routes: Routes,
+    guard: Guard,
 }
 
 impl Grpc {
     /// The services' routes, with reflection and health beside them. Says that it serves until `health` says otherwise.
-    pub(super) fn new(
+    pub(crate) fn new(
         services: impl IntoIterator<Item = Routes>,
         health: &HealthReporter,
     ) -> Result<Self, tonic_reflection::server::Error> {
@@ -52,16 +54,22 @@ impl Grpc {
         let merged = services
             .into_iter()
             .fold(own.into_axum_router(), |all, routes| all.merge(routes.into_axum_router().reset_fallback()));
-        Ok(Self { routes: Routes::from(merged).prepare() })
+        Ok(Self { routes: Routes::from(merged).prepare(), guard: Guard::new(None) })
+    }
+
+    /// Lets in only who presents the token.
+    pub(crate) fn guarded(self, token: Option<Token>) -> Self {
+        Self { guard: Guard::new(token), ..self }
     }
 
     /// Serves until the shutdown drains and every call has ended.
-    pub(super) async fn serve(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
+    pub(crate) async fn serve(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+            .layer(self.guard)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(incoming, async move { shutdown.draining().await })
             .await
@@ -82,14 +90,14 @@ const SERVICES: [&str; 9] = [
 ];
 
 /// Tells those who ask that new work is taken.
-pub(super) async fn serving(health: &HealthReporter) {
+pub(crate) async fn serving(health: &HealthReporter) {
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
 }
 
 /// Tells those who ask that none is taken any more.
-pub(super) async fn not_serving(health: &HealthReporter) {
+pub(crate) async fn not_serving(health: &HealthReporter) {
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }

@@ -1,6 +1,8 @@
 //! Messages and dead letters in SQLite. One statement per table and commit: multi-row inserts and updates, in chunks that
 //! stay below SQLite's bound on variables.
 
+mod rows;
+
 use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
@@ -9,17 +11,17 @@ use futures::StreamExt as _;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use store::{Page, Sqlite};
 
-use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows};
+use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows::history_lines};
 use crate::app::{DeadLetter, Envelope, Status};
 
 /// Rows of one statement: with 13 columns far below the 32,766 variables that a statement may have.
 const CHUNK: usize = 500;
 
 /// A SQLite file.
-pub(crate) struct SqliteStore(Sqlite);
+pub(super) struct SqliteStore(Sqlite);
 
 impl SqliteStore {
-    pub(crate) const fn new(sqlite: Sqlite) -> Self {
+    pub(super) const fn new(sqlite: Sqlite) -> Self {
         Self(sqlite)
     }
 }
@@ -69,7 +71,7 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
                 .push_bind(update.deliveries)
                 .push_bind(micros(update.delivered_at))
                 .push_bind(micros(update.acked_at))
-                .push_bind(rows::history_lines(&update.history));
+                .push_bind(history_lines(&update.history));
         });
         // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late.
         query.push(
@@ -224,7 +226,7 @@ impl Store for SqliteStore {
             rows::ENVELOPE
         );
         let revived = sqlx::query(AssertSqlSafe(query))
-            .bind(rows::history_lines(&[event]))
+            .bind(history_lines(&[event]))
             .bind(namespace.as_str().to_owned())
             .bind(message)
             .fetch_optional(&mut *transaction)
@@ -263,84 +265,5 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.0.close().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use domain::{AgentId, DeadLetterId, MessageId};
-    use settings::Database;
-
-    use super::*;
-    use crate::app::{Kind, Message};
-
-    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
-
-    fn envelope(sequence: i64) -> Arc<Envelope> {
-        let message = Message {
-            id: MessageId::from_parts(0, sequence.unsigned_abs().into()),
-            namespace: Namespace::default(),
-            sender: None,
-            agent: AgentId::from_parts(0, 1),
-            kind: "message".to_owned(),
-            payload: Bytes::from_static(b"1"),
-            correlation_id: String::new(),
-            reply_to: None,
-            priority: 5,
-            expires_at: None,
-            created_at: NOW,
-            traceparent: String::new(),
-        };
-        Arc::new(Envelope { sequence, message })
-    }
-
-    fn ended(sequence: i64, status: Status, acked_at: Option<Timestamp>) -> MessageUpdate {
-        MessageUpdate { sequence, status, deliveries: 1, delivered_at: None, acked_at, history: Vec::new() }
-    }
-
-    fn letter(envelope: &Envelope, at: Timestamp) -> DeadLetter {
-        DeadLetter {
-            id: DeadLetterId::from_parts(0, 1),
-            namespace: Namespace::default(),
-            kind: Kind::Message,
-            subject_id: envelope.message.id.to_string(),
-            target: String::new(),
-            reason: "expired".to_owned(),
-            detail: String::new(),
-            deliveries: 0,
-            payload: Bytes::from_static(b"1"),
-            created_at: at,
-            replayed_at: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn retention_takes_what_ended_long_ago_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let settings = Database { path: folder.path().join("test.db"), ..Database::default() };
-        let store = SqliteStore::new(Sqlite::open(&settings, &crate::MIGRATIONS).await.unwrap());
-        let inserts: Vec<_> = (1..=4).map(envelope).collect();
-        let letters = vec![letter(&inserts[2], NOW)];
-        let batch = Batch { inserts, updates: Vec::new(), letters };
-        assert_eq!(store.write(&batch).await.unwrap().len(), 4);
-        let later = NOW + std::time::Duration::from_mins(1);
-        let old = ended(1, Status::Acked, Some(NOW));
-        let new = ended(2, Status::Acked, Some(later));
-        let batch = Batch { updates: vec![old, new, ended(3, Status::Dead, None)], ..Batch::default() };
-        store.write(&batch).await.unwrap();
-        let left = async || {
-            let filter = MessageFilter::default();
-            let rows = store.messages(&filter, 10).await.unwrap();
-            rows.rows.into_iter().map(|record| record.sequence).collect::<Vec<_>>()
-        };
-        assert_eq!(store.clean(later, NOW, 10).await.unwrap(), 1, "the letter keeps its message");
-        assert_eq!(left().await, [4, 3, 2]);
-        assert_eq!(store.clean(later, later, 10).await.unwrap(), 1, "the letter alone: its message has just ended");
-        assert_eq!(left().await, [4, 3, 2]);
-        let much_later = later + std::time::Duration::from_mins(1);
-        assert_eq!(store.clean(much_later, later, 10).await.unwrap(), 2);
-        assert_eq!(left().await, [4], "what is unfinished stays");
-        assert_eq!(store.unfinished(0, 10).await.unwrap().rows.len(), 1);
     }
 }

@@ -1,0 +1,300 @@
+//! Messages and dead letters in PostgreSQL. One statement per table and commit, with a list for each column.
+
+mod rows;
+
+use std::{collections::HashSet, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use domain::{Namespace, Timestamp};
+use futures::StreamExt as _;
+use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder};
+use store::{Page, Postgres};
+
+use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows::history_lines};
+use crate::app::{DeadLetter, Envelope, Message, Status};
+
+/// A schema in PostgreSQL.
+pub(super) struct PostgresStore(Postgres);
+
+impl PostgresStore {
+    /// Makes the partitions of the coming days.
+    pub(super) async fn new(postgres: Postgres) -> sqlx::Result<Self> {
+        let store = Self(postgres);
+        store.keep_days().await?;
+        Ok(store)
+    }
+
+    /// Makes the partitions of the coming days, and drops empty old ones.
+    async fn keep_days(&self) -> sqlx::Result<()> {
+        sqlx::query("SELECT keep_message_days((now() AT TIME ZONE 'UTC')::date)").execute(&self.0.pool).await?;
+        Ok(())
+    }
+}
+
+fn time(at: Option<Timestamp>) -> Option<DateTime<Utc>> {
+    at.map(Timestamp::to_datetime)
+}
+
+async fn insert(connection: &mut PgConnection, envelopes: &[Arc<Envelope>]) -> sqlx::Result<HashSet<i64>> {
+    const INSERT: &str = "WITH given AS (SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], \
+        $6::text[], $7::bytea[], $8::text[], $9::text[], $10::int[], $11::text[], $12::timestamptz[], $13::timestamptz[]) \
+        AS given (sequence, namespace, id, agent_id, sender, kind, payload, correlation_id, reply_to, priority, traceparent, \
+                  created_at, expires_at)), \
+        fresh AS (INSERT INTO message_ids (namespace, id, sequence, created_at) \
+                  SELECT namespace, id, sequence, created_at FROM given ON CONFLICT (namespace, id) DO NOTHING \
+                  RETURNING sequence AS fresh_sequence) \
+        INSERT INTO messages (sequence, namespace, id, agent_id, sender, kind, payload, correlation_id, reply_to, priority, \
+                              traceparent, created_at, expires_at, status) \
+        SELECT given.*, 'accepted' FROM given JOIN fresh ON fresh_sequence = sequence RETURNING sequence";
+    fn column<'a, T>(envelopes: &'a [Arc<Envelope>], value: impl Fn(&'a Message) -> T) -> Vec<T> {
+        envelopes.iter().map(|envelope| value(&envelope.message)).collect()
+    }
+    if envelopes.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sequences: Vec<i64> = sqlx::query_scalar(INSERT)
+        .bind(envelopes.iter().map(|envelope| envelope.sequence).collect::<Vec<_>>())
+        .bind(column(envelopes, |message| message.namespace.as_str()))
+        .bind(column(envelopes, |message| message.id.to_string()))
+        .bind(column(envelopes, |message| message.agent.to_string()))
+        .bind(column(envelopes, |message| message.sender.map(|id| id.to_string()).unwrap_or_default()))
+        .bind(column(envelopes, |message| message.kind.as_str()))
+        .bind(column(envelopes, |message| message.payload.as_ref()))
+        .bind(column(envelopes, |message| message.correlation_id.as_str()))
+        .bind(column(envelopes, |message| message.reply_to.map(|id| id.to_string()).unwrap_or_default()))
+        .bind(column(envelopes, |message| i32::from(message.priority)))
+        .bind(column(envelopes, |message| message.traceparent.as_str()))
+        .bind(column(envelopes, |message| message.created_at.to_datetime()))
+        .bind(column(envelopes, |message| time(message.expires_at)))
+        .fetch_all(connection)
+        .await?;
+    Ok(sequences.into_iter().collect())
+}
+
+async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
+    // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late.
+    const UPDATE: &str = "UPDATE messages SET status = changes.status, deliveries = changes.deliveries, \
+        delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
+        acked_at = COALESCE(messages.acked_at, changes.acked_at), ended_at = COALESCE(messages.ended_at, changes.acked_at), \
+        history = messages.history || changes.history \
+        FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::int[], $5::timestamptz[], $6::timestamptz[], $7::text[]) \
+             AS changes (sequence, created_at, status, deliveries, delivered_at, acked_at, history) \
+        WHERE messages.sequence = changes.sequence AND messages.created_at = changes.created_at \
+              AND messages.status NOT IN ('acked', 'dead')";
+    fn column<T>(updates: &[MessageUpdate], value: impl Fn(&MessageUpdate) -> T) -> Vec<T> {
+        updates.iter().map(value).collect()
+    }
+    if updates.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(UPDATE)
+        .bind(column(updates, |update| update.sequence))
+        .bind(column(updates, |update| update.created_at.to_datetime()))
+        .bind(column(updates, |update| update.status.as_str()))
+        .bind(column(updates, |update| i32::try_from(update.deliveries).unwrap_or(i32::MAX)))
+        .bind(column(updates, |update| time(update.delivered_at)))
+        .bind(column(updates, |update| time(update.acked_at)))
+        .bind(column(updates, |update| history_lines(&update.history)))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn bury(connection: &mut PgConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
+    // After a commit whose outcome was lost the same comes again.
+    const INSERT: &str = "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, \
+        payload, created_at) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
+        $7::text[], $8::int[], $9::bytea[], $10::timestamptz[]) ON CONFLICT (id) DO NOTHING";
+    fn column<'a, T>(letters: &'a [DeadLetter], value: impl Fn(&'a DeadLetter) -> T) -> Vec<T> {
+        letters.iter().map(value).collect()
+    }
+    if letters.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(INSERT)
+        .bind(column(letters, |letter| letter.id.to_string()))
+        .bind(column(letters, |letter| letter.namespace.as_str()))
+        .bind(column(letters, |letter| letter.kind.as_str()))
+        .bind(column(letters, |letter| letter.subject_id.as_str()))
+        .bind(column(letters, |letter| letter.target.as_str()))
+        .bind(column(letters, |letter| letter.reason.as_str()))
+        .bind(column(letters, |letter| letter.detail.as_str()))
+        .bind(column(letters, |letter| i32::try_from(letter.deliveries).unwrap_or(i32::MAX)))
+        .bind(column(letters, |letter| letter.payload.as_ref()))
+        .bind(column(letters, |letter| letter.created_at.to_datetime()))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Leaves dead messages to retention whose letters are gone: nothing can replay them any more. One that was replayed and
+/// died again has another letter, and stays with that.
+async fn give_up(connection: &mut PgConnection, messages: &[(String, String)], at: Timestamp) -> sqlx::Result<()> {
+    const UPDATE: &str = "UPDATE messages SET ended_at = $1 FROM unnest($2::text[], $3::text[]) AS gone (namespace, id) \
+        JOIN message_ids ON message_ids.namespace = gone.namespace AND message_ids.id = gone.id \
+        WHERE messages.sequence = message_ids.sequence AND messages.created_at = message_ids.created_at \
+          AND messages.status = 'dead' AND NOT EXISTS (SELECT 1 FROM dead_letters \
+              WHERE dead_letters.subject_id = messages.id AND dead_letters.namespace = messages.namespace \
+                AND replayed_at IS NULL)";
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let (namespaces, ids): (Vec<_>, Vec<_>) = messages.iter().cloned().unzip();
+    sqlx::query(UPDATE).bind(at.to_datetime()).bind(namespaces).bind(ids).execute(connection).await?;
+    Ok(())
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
+        let mut transaction = self.0.pool.begin().await?;
+        let inserted = insert(&mut transaction, &batch.inserts).await?;
+        update(&mut transaction, &batch.updates).await?;
+        bury(&mut transaction, &batch.letters).await?;
+        transaction.commit().await?;
+        Ok(inserted)
+    }
+
+    async fn last_sequence(&self) -> sqlx::Result<i64> {
+        sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM messages").fetch_one(&self.0.pool).await
+    }
+
+    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > $1 \
+             ORDER BY sequence LIMIT $2",
+            rows::ENVELOPE
+        );
+        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.0.pool);
+        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+    }
+
+    async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>> {
+        let query = format!(
+            "SELECT {}, {} FROM messages WHERE (sequence, created_at) = \
+             (SELECT sequence, created_at FROM message_ids WHERE namespace = $1 AND id = $2)",
+            rows::ENVELOPE,
+            rows::RECORD
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(namespace.as_str()).bind(id);
+        query.fetch_optional(&self.0.pool).await?.as_ref().map(rows::record).transpose()
+    }
+
+    async fn messages(&self, filter: &MessageFilter, limit: usize) -> sqlx::Result<Page<Record>> {
+        let mut query = QueryBuilder::new(format!(
+            "SELECT {}, status, delivered_at, acked_at, '' AS history FROM messages WHERE namespace = ",
+            rows::ENVELOPE
+        ));
+        query.push_bind(filter.namespace.as_str().to_owned());
+        if let Some(agent) = filter.agent {
+            query.push(" AND agent_id = ").push_bind(agent.to_string());
+        }
+        if let Some(status) = filter.status {
+            query.push(" AND status = ").push_bind(status.as_str());
+        }
+        if let Some(id) = &filter.correlation_id {
+            // The index holds only those that have one.
+            query.push(" AND correlation_id <> '' AND correlation_id = ").push_bind(id.clone());
+        }
+        if let Some(before) = filter.before {
+            query.push(" AND sequence < ").push_bind(before);
+        }
+        query.push(" ORDER BY sequence DESC LIMIT ").push_bind(limit as i64 + 1);
+        let found = query.build().fetch(&self.0.pool);
+        let decode = |row: &_| rows::record(row).map(|record| Record { history: Vec::new(), ..record });
+        Page::read(found.boxed(), limit, decode, |record| record.message.payload.len()).await
+    }
+
+    async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>> {
+        let query = sqlx::query("SELECT * FROM dead_letters WHERE namespace = $1 AND id = $2");
+        let found = query.bind(namespace.as_str()).bind(id).fetch_optional(&self.0.pool).await?;
+        found.as_ref().map(rows::letter).transpose()
+    }
+
+    async fn letters(&self, filter: &LetterFilter, limit: usize) -> sqlx::Result<Page<DeadLetter>> {
+        let mut query = QueryBuilder::new("SELECT * FROM dead_letters WHERE namespace = ");
+        query.push_bind(filter.namespace.as_str().to_owned());
+        if let Some(kind) = filter.kind {
+            query.push(" AND kind = ").push_bind(kind.as_str());
+        }
+        if let Some(reason) = &filter.reason {
+            query.push(" AND reason = ").push_bind(reason.clone());
+        }
+        if !filter.include_replayed {
+            query.push(" AND replayed_at IS NULL");
+        }
+        if let Some(before) = &filter.before {
+            query.push(" AND id < ").push_bind(before.clone());
+        }
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit as i64 + 1);
+        let found = query.build().fetch(&self.0.pool);
+        Page::read(found.boxed(), limit, rows::letter, |letter| letter.payload.len()).await
+    }
+
+    async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>> {
+        const MARK: &str = "UPDATE dead_letters SET replayed_at = $1 WHERE namespace = $2 AND id = $3 AND kind = 'message' \
+                            AND replayed_at IS NULL RETURNING subject_id";
+        let mut transaction = self.0.pool.begin().await?;
+        let marked: Option<String> = sqlx::query_scalar(MARK)
+            .bind(now.to_datetime())
+            .bind(namespace.as_str())
+            .bind(id)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(message) = marked else { return Ok(None) };
+        let event = HistoryEvent { status: Status::Queued, at: now, detail: format!("replayed from {id}") };
+        let query = format!(
+            "UPDATE messages SET status = 'queued', deliveries = 0, expires_at = NULL, ended_at = NULL, \
+             history = history || $1 WHERE (sequence, created_at) = \
+             (SELECT sequence, created_at FROM message_ids WHERE namespace = $2 AND id = $3) AND status = 'dead' \
+             RETURNING {}",
+            rows::ENVELOPE
+        );
+        let revived = sqlx::query(AssertSqlSafe(query))
+            .bind(history_lines(&[event]))
+            .bind(namespace.as_str())
+            .bind(message)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some((envelope, _)) = revived.as_ref().map(rows::envelope).transpose()? else { return Ok(None) };
+        transaction.commit().await?;
+        Ok(Some(envelope))
+    }
+
+    async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool> {
+        let mut transaction = self.0.pool.begin().await?;
+        let purged: Option<String> =
+            sqlx::query_scalar("DELETE FROM dead_letters WHERE namespace = $1 AND id = $2 RETURNING subject_id")
+                .bind(namespace.as_str())
+                .bind(id)
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let Some(message) = purged else { return Ok(false) };
+        give_up(&mut transaction, &[(namespace.as_str().to_owned(), message)], now).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64> {
+        const LETTERS: &str = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE created_at < $1 \
+                               ORDER BY created_at, id LIMIT $2) RETURNING namespace, subject_id";
+        const MESSAGES: &str = "WITH ended AS (DELETE FROM messages WHERE (sequence, created_at) IN \
+                                (SELECT sequence, created_at FROM messages WHERE ended_at < $1 LIMIT $2) \
+                                RETURNING namespace, id) \
+                                DELETE FROM message_ids USING ended WHERE message_ids.namespace = ended.namespace \
+                                AND message_ids.id = ended.id";
+        let mut transaction = self.0.pool.begin().await?;
+        let old: Vec<(String, String)> =
+            sqlx::query_as(LETTERS).bind(letters.to_datetime()).bind(limit).fetch_all(&mut *transaction).await?;
+        give_up(&mut transaction, &old, letters).await?;
+        let ended = sqlx::query(MESSAGES).bind(messages.to_datetime()).bind(limit).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        self.keep_days().await?;
+        Ok(old.len() as u64 + ended.rows_affected())
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}

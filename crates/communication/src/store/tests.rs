@@ -1,0 +1,213 @@
+//! What every database of messages does, query for query.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use domain::{AgentId, DeadLetterId, MessageId, Namespace, Timestamp};
+use settings::Database;
+
+use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, open};
+use crate::app::{DeadLetter, Envelope, Kind, Message, Status};
+
+testkit::conformance! {
+    messages_and_letters_read_back_as_they_were_written
+    a_message_is_recorded_once
+    what_is_over_stays_over
+    lists_are_cut_and_filtered
+    a_dead_letter_is_replayed_once
+    retention_takes_what_ended_long_ago_and_nothing_else
+}
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+fn envelope(sequence: i64) -> Arc<Envelope> {
+    let message = Message {
+        id: MessageId::from_parts(0, sequence.unsigned_abs().into()),
+        namespace: Namespace::default(),
+        sender: None,
+        agent: AgentId::from_parts(0, 1),
+        kind: "message".to_owned(),
+        payload: Bytes::from_static(b"1"),
+        correlation_id: String::new(),
+        reply_to: None,
+        priority: 5,
+        expires_at: None,
+        created_at: NOW,
+        traceparent: String::new(),
+    };
+    Arc::new(Envelope { sequence, message })
+}
+
+fn ended(sequence: i64, status: Status, acked_at: Option<Timestamp>) -> MessageUpdate {
+    MessageUpdate {
+        sequence,
+        created_at: NOW,
+        status,
+        deliveries: 1,
+        delivered_at: None,
+        acked_at,
+        history: Vec::new(),
+    }
+}
+
+fn letter(envelope: &Envelope, at: Timestamp) -> DeadLetter {
+    DeadLetter {
+        id: DeadLetterId::from_parts(0, 1),
+        namespace: Namespace::default(),
+        kind: Kind::Message,
+        subject_id: envelope.message.id.to_string(),
+        target: String::new(),
+        reason: "expired".to_owned(),
+        detail: String::new(),
+        deliveries: 0,
+        payload: Bytes::from_static(b"1"),
+        created_at: at,
+        replayed_at: None,
+    }
+}
+
+fn batch(inserts: &[Arc<Envelope>]) -> Batch {
+    Batch { inserts: inserts.to_vec(), ..Batch::default() }
+}
+
+fn update(sequence: i64, status: Status) -> MessageUpdate {
+    let at = NOW + Duration::from_secs(1);
+    let history = vec![HistoryEvent { status, at, detail: format!("\"{sequence}\"\n") }];
+    let (delivered_at, acked_at) = (Some(at), (status == Status::Acked).then_some(at));
+    MessageUpdate { sequence, created_at: NOW, status, deliveries: 2, delivered_at, acked_at, history }
+}
+
+async fn messages_and_letters_read_back_as_they_were_written(place: Database) {
+    let store = open(&place).await.unwrap();
+    let message = Message {
+        sender: Some(AgentId::from_parts(0, 9)),
+        kind: "question".to_owned(),
+        payload: Bytes::from_static(br#"{"b":1,"a":"\u00e9"}"#),
+        correlation_id: "c-1".to_owned(),
+        reply_to: Some(AgentId::from_parts(0, 8)),
+        priority: 9,
+        expires_at: Some(NOW + Duration::from_micros(1)),
+        traceparent: "00-1-2-01".to_owned(),
+        ..envelope(1).message.clone()
+    };
+    let envelope = Arc::new(Envelope { sequence: 1, message });
+    let letter = DeadLetter { payload: Bytes::from_static(b"[1]"), deliveries: 7, ..letter(&envelope, NOW) };
+    let written = Batch { letters: vec![letter.clone()], ..batch(&[Arc::clone(&envelope)]) };
+    assert!(store.write(&written).await.unwrap().contains(&1));
+    store.write(&Batch { updates: vec![update(1, Status::Delivered)], ..Batch::default() }).await.unwrap();
+    store.close().await;
+    let store = open(&place).await.unwrap();
+    let namespace = Namespace::default();
+    let record = store.message(&namespace, &envelope.message.id.to_string()).await.unwrap().unwrap();
+    assert_eq!((record.sequence, &record.message), (1, &envelope.message));
+    assert_eq!((record.status, record.deliveries, record.acked_at), (Status::Delivered, 2, None));
+    assert_eq!(record.delivered_at, Some(NOW + Duration::from_secs(1)));
+    let accepted = HistoryEvent { status: Status::Accepted, at: NOW, detail: String::new() };
+    assert_eq!(record.history, [vec![accepted], update(1, Status::Delivered).history].concat());
+    let unfinished = store.unfinished(0, 10).await.unwrap().rows;
+    assert_eq!(
+        unfinished.iter().map(|(found, deliveries)| (found, *deliveries)).collect::<Vec<_>>(),
+        [(&*envelope, 2)]
+    );
+    assert_eq!(store.last_sequence().await.unwrap(), 1);
+    assert_eq!(store.letter(&namespace, &letter.id.to_string()).await.unwrap(), Some(letter));
+    let elsewhere: Namespace = "other".parse().unwrap();
+    assert_eq!(store.message(&elsewhere, &envelope.message.id.to_string()).await.unwrap(), None);
+    store.close().await;
+}
+
+async fn a_message_is_recorded_once(place: Database) {
+    let store = open(&place).await.unwrap();
+    assert_eq!(store.write(&batch(&[envelope(1)])).await.unwrap().len(), 1);
+    let again = Arc::new(Envelope { sequence: 2, message: envelope(1).message.clone() });
+    let twice = Arc::new(Envelope { sequence: 4, message: envelope(3).message.clone() });
+    let other = Message { namespace: "other".parse().unwrap(), ..envelope(1).message.clone() };
+    let other = Arc::new(Envelope { sequence: 5, message: other });
+    let inserted = store.write(&batch(&[again, envelope(3), twice, other])).await.unwrap();
+    assert_eq!(inserted, [3, 5].into());
+    store.close().await;
+}
+
+async fn what_is_over_stays_over(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.write(&batch(&[envelope(1), envelope(2)])).await.unwrap();
+    for status in [Status::Acked, Status::Delivered] {
+        store.write(&Batch { updates: vec![update(1, status)], ..Batch::default() }).await.unwrap();
+    }
+    let record = store.message(&Namespace::default(), &envelope(1).message.id.to_string()).await.unwrap().unwrap();
+    assert_eq!((record.status, record.history.len()), (Status::Acked, 2));
+    assert_eq!(store.unfinished(0, 10).await.unwrap().rows.len(), 1);
+    store.close().await;
+}
+
+async fn lists_are_cut_and_filtered(place: Database) {
+    let store = open(&place).await.unwrap();
+    let asked =
+        Message { correlation_id: "c".to_owned(), agent: AgentId::from_parts(0, 2), ..envelope(3).message.clone() };
+    let asked = Arc::new(Envelope { sequence: 3, message: asked });
+    store.write(&batch(&[envelope(1), envelope(2), asked, envelope(4)])).await.unwrap();
+    store.write(&Batch { updates: vec![update(2, Status::Acked)], ..Batch::default() }).await.unwrap();
+    let list = async |filter: MessageFilter, limit| {
+        let page = store.messages(&filter, limit).await.unwrap();
+        (page.rows.into_iter().map(|record| record.sequence).collect::<Vec<_>>(), page.is_last)
+    };
+    let all = MessageFilter::default;
+    assert_eq!(list(all(), 3).await, (vec![4, 3, 2], false));
+    assert_eq!(list(MessageFilter { before: Some(2), ..all() }, 3).await, (vec![1], true));
+    assert_eq!(list(MessageFilter { agent: Some(AgentId::from_parts(0, 2)), ..all() }, 9).await, (vec![3], true));
+    assert_eq!(list(MessageFilter { status: Some(Status::Acked), ..all() }, 9).await, (vec![2], true));
+    assert_eq!(list(MessageFilter { correlation_id: Some("c".to_owned()), ..all() }, 9).await, (vec![3], true));
+    assert_eq!(list(MessageFilter { namespace: "other".parse().unwrap(), ..all() }, 9).await, (vec![], true));
+    store.close().await;
+}
+
+async fn a_dead_letter_is_replayed_once(place: Database) {
+    let store = open(&place).await.unwrap();
+    let (namespace, dead) = (Namespace::default(), envelope(1));
+    let letter = letter(&dead, NOW);
+    let id = letter.id.to_string();
+    store.write(&batch(&[Arc::clone(&dead)])).await.unwrap();
+    let died = Batch { updates: vec![update(1, Status::Dead)], letters: vec![letter.clone()], ..Batch::default() };
+    store.write(&died).await.unwrap();
+    store.write(&Batch { letters: vec![letter], ..Batch::default() }).await.unwrap();
+    let all = LetterFilter { reason: Some("expired".to_owned()), kind: Some(Kind::Message), ..LetterFilter::default() };
+    assert_eq!(store.letters(&all, 9).await.unwrap().rows.len(), 1);
+    let later = NOW + Duration::from_secs(9);
+    assert_eq!(store.replay(&namespace, &id, later).await.unwrap().as_ref(), Some(&*dead));
+    assert_eq!(store.replay(&namespace, &id, later).await.unwrap(), None);
+    assert_eq!(store.letters(&all, 9).await.unwrap().rows, []);
+    let replayed = store.letters(&LetterFilter { include_replayed: true, ..all }, 9).await.unwrap().rows;
+    assert_eq!(replayed[0].replayed_at, Some(later));
+    let record = store.message(&namespace, &dead.message.id.to_string()).await.unwrap().unwrap();
+    assert_eq!((record.status, record.deliveries), (Status::Queued, 0));
+    assert!(store.purge(&namespace, &id, later).await.unwrap());
+    assert!(!store.purge(&namespace, &id, later).await.unwrap());
+    store.close().await;
+}
+
+async fn retention_takes_what_ended_long_ago_and_nothing_else(place: Database) {
+    let store = open(&place).await.unwrap();
+    let inserts: Vec<_> = (1..=4).map(envelope).collect();
+    let letters = vec![letter(&inserts[2], NOW)];
+    let batch = Batch { inserts, updates: Vec::new(), letters };
+    assert_eq!(store.write(&batch).await.unwrap().len(), 4);
+    let later = NOW + std::time::Duration::from_mins(1);
+    let old = ended(1, Status::Acked, Some(NOW));
+    let new = ended(2, Status::Acked, Some(later));
+    let batch = Batch { updates: vec![old, new, ended(3, Status::Dead, None)], ..Batch::default() };
+    store.write(&batch).await.unwrap();
+    let left = async || {
+        let filter = MessageFilter::default();
+        let rows = store.messages(&filter, 10).await.unwrap();
+        rows.rows.into_iter().map(|record| record.sequence).collect::<Vec<_>>()
+    };
+    assert_eq!(store.clean(later, NOW, 10).await.unwrap(), 1, "the letter keeps its message");
+    assert_eq!(left().await, [4, 3, 2]);
+    assert_eq!(store.clean(later, later, 10).await.unwrap(), 1, "the letter alone: its message has just ended");
+    assert_eq!(left().await, [4, 3, 2]);
+    let much_later = later + std::time::Duration::from_mins(1);
+    assert_eq!(store.clean(much_later, later, 10).await.unwrap(), 2);
+    assert_eq!(left().await, [4], "what is unfinished stays");
+    assert_eq!(store.unfinished(0, 10).await.unwrap().rows.len(), 1);
+    store.close().await;
+}

@@ -1,0 +1,144 @@
+//! The records' SQL.
+
+mod postgres;
+mod sqlite;
+
+use ::store::{Database, Migrations, OpenError};
+use async_trait::async_trait;
+use domain::Timestamp;
+use errors::Error;
+use http::StatusCode;
+use sqlx::migrate::Migrator;
+
+use self::{postgres::PostgresStore, sqlite::SqliteStore};
+use crate::reply::Reply;
+
+static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite/gateway");
+static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/gateway");
+/// What `troupe migrate` applies.
+pub static MIGRATIONS: Migrations = Migrations { service: "gateway", sqlite: &SQLITE, postgres: &POSTGRES };
+
+/// Opens the database that the settings name.
+pub(crate) async fn open(settings: &settings::Database) -> Result<Box<dyn Store>, OpenError> {
+    Ok(match Database::open(settings, &MIGRATIONS).await? {
+        Database::Sqlite(sqlite) => Box::new(SqliteStore::new(sqlite)),
+        Database::Postgres(postgres) => Box::new(PostgresStore::new(postgres)),
+    })
+}
+
+/// The largest answer that is kept, in bytes; a larger one is made anew from the same id.
+const MAX_KEPT: usize = 256 * 1024;
+/// Records that one statement of the janitor removes: it must not hold the database for long.
+const REMOVED_AT_ONCE: i64 = 1_000;
+
+/// What a key is bound to.
+pub(crate) struct Binding<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) route: &'a str,
+    pub(crate) body_hash: [u8; 32],
+}
+
+/// What is known of a request that came before.
+pub(crate) struct Kept {
+    /// What it created, or will create.
+    pub(crate) id: String,
+    /// Its answer, where it got one.
+    pub(crate) reply: Option<Reply>,
+}
+
+/// What became of a reservation.
+pub(crate) enum Outcome {
+    /// The key is ours, with our id.
+    Reserved,
+    /// The same request came before.
+    Bound(Kept),
+    /// The key belongs to another request.
+    Other,
+}
+
+/// A database of records.
+#[async_trait]
+pub(crate) trait Store: Send + Sync {
+    /// Binds the key to the request, unless it is bound already.
+    async fn reserve(
+        &self,
+        binding: &Binding<'_>,
+        id: &str,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Outcome, Error>;
+    /// Keeps the answer, and answers with the one that was kept before, if any.
+    async fn keep(&self, binding: &Binding<'_>, id: &str, given: &Reply) -> Result<Option<Reply>, Error>;
+    /// Removes what has expired, some at a time.
+    async fn remove_expired(&self, now: Timestamp) -> Result<u64, Error>;
+    /// Closes after the last statement.
+    async fn close(&self);
+}
+
+/// The janitor took it in this very moment: the client's next try reserves.
+fn just_expired() -> Error {
+    Error::unavailable("idempotency_record_expired", "the Idempotency-Key has just expired; try again")
+}
+
+/// A record as it was read: whose it is, and its answer.
+struct Found<'a> {
+    route: &'a str,
+    body_hash: &'a [u8],
+    id: String,
+    status: Option<i64>,
+    location: Option<String>,
+    body: Option<Vec<u8>>,
+}
+
+impl Found<'_> {
+    fn outcome(self, binding: &Binding<'_>) -> Result<Outcome, sqlx::Error> {
+        if self.route != binding.route || self.body_hash != binding.body_hash {
+            return Ok(Outcome::Other);
+        }
+        let Some(status) = self.status else { return Ok(Outcome::Bound(Kept { id: self.id, reply: None })) };
+        let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+        let status = status.ok_or_else(|| sqlx::Error::Decode("status is none of HTTP".into()))?;
+        let reply = Reply { status, location: self.location, body: self.body.unwrap_or_default() };
+        Ok(Outcome::Bound(Kept { id: self.id, reply: Some(reply) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    testkit::conformance! {
+        expired_records_are_taken_over_and_removed
+        the_first_answer_counts
+    }
+
+    const ROUTE: &str = "POST /api/v1/agents";
+
+    fn binding(key: &str) -> Binding<'_> {
+        Binding { namespace: "default", key, route: ROUTE, body_hash: [7; 32] }
+    }
+
+    async fn expired_records_are_taken_over_and_removed(place: settings::Database) {
+        let store = open(&place).await.unwrap();
+        let at = Timestamp::from_millis;
+        assert!(matches!(store.reserve(&binding("k"), "one", at(0), at(10)).await, Ok(Outcome::Reserved)));
+        let again = store.reserve(&binding("k"), "two", at(9), at(20)).await;
+        assert!(matches!(again, Ok(Outcome::Bound(Kept { id, reply: None })) if id == "one"));
+        assert!(matches!(store.reserve(&binding("k"), "two", at(10), at(20)).await, Ok(Outcome::Reserved)));
+        assert_eq!(store.remove_expired(at(19)).await.unwrap(), 0);
+        assert_eq!(store.remove_expired(at(20)).await.unwrap(), 1);
+        store.close().await;
+    }
+
+    async fn the_first_answer_counts(place: settings::Database) {
+        let store = open(&place).await.unwrap();
+        let at = Timestamp::from_millis;
+        store.reserve(&binding("k"), "one", at(0), at(10)).await.unwrap();
+        let reply = |body: &str| Reply { status: StatusCode::CREATED, location: None, body: body.into() };
+        assert!(store.keep(&binding("k"), "one", &reply("1")).await.unwrap().is_none());
+        let kept = store.keep(&binding("k"), "one", &reply("2")).await.unwrap().unwrap();
+        assert_eq!((kept.status, kept.body.as_slice()), (StatusCode::CREATED, b"1".as_slice()));
+        store.close().await;
+    }
+}

@@ -1,0 +1,125 @@
+//! Calls about one execution, answered by the replica that writes its shard, whichever replica was called.
+
+use std::time::Duration;
+
+use contracts::{Link, orchestrator::v1::execution_service_client::ExecutionServiceClient};
+use domain::ExecutionId;
+use errors::Error;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::Api;
+use crate::error::OrchestratorError;
+
+/// Says that a call was passed on: whoever gets it answers, or says that the shard moves.
+const FORWARDED: &str = "troupe-forwarded";
+/// Between two looks for the owner of a shard that moves.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+pub(super) type Client = ExecutionServiceClient<Link>;
+
+/// A way to ask the replica that writes a shard.
+pub(super) struct Route {
+    is_forwarded: bool,
+    metadata: MetadataMap,
+    patience: Instant,
+}
+
+/// Who answers.
+pub(super) enum Answerer {
+    /// This replica.
+    Here,
+    /// Another.
+    There(Box<Client>),
+}
+
+impl Route {
+    /// A request as it is passed on.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        *request.metadata_mut() = self.metadata.clone();
+        request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
+        request
+    }
+}
+
+impl Api {
+    pub(super) fn route<T>(&self, request: Request<T>) -> (Route, T) {
+        let (metadata, _, message) = request.into_parts();
+        let is_forwarded = metadata.contains_key(FORWARDED);
+        // A dead replica's shards are taken over within a lease.
+        let patience = Instant::now() + self.app.workers.shared().settings.lease + Duration::from_secs(5);
+        (Route { is_forwarded, metadata, patience }, message)
+    }
+
+    /// Who is to answer now. Waits while the shard is nobody's.
+    pub(super) async fn answerer(&self, route: &Route, id: ExecutionId) -> Result<Answerer, Status> {
+        loop {
+            let holdings = &self.app.workers.shared().holdings;
+            if holdings.held(id).is_some() {
+                return Ok(Answerer::Here);
+            }
+            if route.is_forwarded {
+                return Err(Error::from(OrchestratorError::Moved).into());
+            }
+            let owner = self.app.replicas.owner(holdings.shard(id)).await.map_err(OrchestratorError::Database)?;
+            if let Some(link) = owner {
+                return Ok(Answerer::There(Box::new(client(link))));
+            }
+            if Instant::now() > route.patience {
+                return Err(Error::from(OrchestratorError::Moved).into());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// All other replicas that write something; none for a call that was passed on.
+    pub(super) async fn others(&self, route: &Route) -> Result<Vec<Client>, Status> {
+        if route.is_forwarded {
+            return Ok(Vec::new());
+        }
+        let links = self.app.replicas.others().await.map_err(OrchestratorError::Database)?;
+        Ok(links.into_iter().map(client).collect())
+    }
+
+    /// Is the answer that the shard moves, or that its owner has just died? Then another has it in a moment; all calls that
+    /// are routed can be repeated. Waits before it says so.
+    pub(super) async fn is_to_repeat<T>(&self, route: &Route, answer: &Result<Response<T>, Status>) -> bool {
+        let Err(status) = answer else { return false };
+        // Ours all have details.
+        let is_gone = status.code() == tonic::Code::Unavailable && status.details().is_empty();
+        let is_moving = Error::from(status.clone()).reason == "shard_moving";
+        let is_to_repeat = !route.is_forwarded && (is_moving || is_gone) && Instant::now() < route.patience;
+        if is_to_repeat {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        is_to_repeat
+    }
+}
+
+fn client(link: Link) -> Client {
+    Client::new(link)
+        .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES)
+}
+
+/// Answers here or passes the call on: `routed!(self, request, method, |request| local)`. The message is cloned, since a call
+/// may have to be repeated.
+macro_rules! routed {
+    ($api:expr, $request:expr, $method:ident, $id:expr, $local:expr) => {{
+        let (route, message) = $api.route($request);
+        let id = $id(&message)?;
+        loop {
+            let answer = match $api.answerer(&route, id).await? {
+                $crate::api::routed::Answerer::Here => $local(message.clone()).await,
+                $crate::api::routed::Answerer::There(mut client) => {
+                    client.$method(route.request(message.clone())).await
+                }
+            };
+            if !$api.is_to_repeat(&route, &answer).await {
+                break answer;
+            }
+        }
+    }};
+}
+pub(super) use routed;

@@ -1,0 +1,95 @@
+//! Reading executions and their logs.
+
+use chrono::{DateTime, Utc};
+use domain::{ExecutionId, Timestamp};
+use sqlx::{QueryBuilder, Row as _, postgres::PgRow};
+use store::{Page, Postgres};
+
+use super::small;
+use crate::store::{EventRow, ExecutionFilter, Summary, counts_of, id_of, key, parsed, unreadable};
+
+const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, counts, \
+                       failure, ended_at, last_sequence, last_hash";
+
+pub(super) async fn events(
+    postgres: &Postgres,
+    id: ExecutionId,
+    after: u64,
+    limit: usize,
+) -> sqlx::Result<Page<EventRow>> {
+    let query = "SELECT sequence, at, data, hash FROM execution_events WHERE execution_id = $1 AND sequence > $2 \
+                 ORDER BY sequence LIMIT $3";
+    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit as i64 + 1).fetch(&postgres.pool);
+    let decode = |row: &PgRow| {
+        Ok(EventRow {
+            sequence: row.try_get::<i64, _>(0)? as u64,
+            at: Timestamp::from_datetime(row.try_get(1)?),
+            data: row.try_get(2)?,
+            hash: row.try_get(3)?,
+        })
+    };
+    Page::read(rows, limit, decode, |row| row.data.len()).await
+}
+
+pub(super) async fn summary(postgres: &Postgres, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
+    let mut query = QueryBuilder::<sqlx::Postgres>::new("SELECT ");
+    query.push(COLUMNS).push(" FROM executions WHERE id = ").push_bind(key(id));
+    let row = query.build().fetch_optional(&postgres.pool).await?;
+    row.as_ref().map(decode).transpose()
+}
+
+pub(super) async fn live(postgres: &Postgres, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
+    let shards: Vec<_> = shards.iter().map(|shard| *shard as i32).collect();
+    let query = "SELECT id FROM executions WHERE ended_at IS NULL AND shard = ANY($1) ORDER BY shard, id";
+    let keys: Vec<Vec<u8>> = sqlx::query_scalar(query).bind(shards).fetch_all(&postgres.pool).await?;
+    keys.iter().map(|key| id_of(key)).collect()
+}
+
+pub(super) async fn list(postgres: &Postgres, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>> {
+    let mut query = QueryBuilder::<sqlx::Postgres>::new("SELECT ");
+    query.push(COLUMNS).push(" FROM executions WHERE namespace = ").push_bind(filter.namespace.as_str().to_owned());
+    if let Some(id) = filter.workflow_id {
+        query.push(" AND workflow_id = ").push_bind(id.to_string());
+    }
+    if let Some(name) = &filter.workflow_name {
+        query.push(" AND workflow_name = ").push_bind(name.clone());
+    }
+    if !filter.statuses.is_empty() {
+        let statuses: Vec<_> = filter.statuses.iter().map(|status| crate::app::status_text(*status)).collect();
+        query.push(" AND status = ANY(").push_bind(statuses).push(")");
+    }
+    if let Some(from) = filter.created_after {
+        query.push(" AND created_at >= ").push_bind(from.to_datetime());
+    }
+    if let Some(before) = filter.created_before {
+        query.push(" AND created_at < ").push_bind(before.to_datetime());
+    }
+    if let Some((at, id)) = filter.after {
+        query.push(" AND (created_at, id) < (").push_bind(at.to_datetime()).push(", ").push_bind(key(id)).push(")");
+    }
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(filter.limit);
+    let rows = query.build().fetch_all(&postgres.pool).await?;
+    rows.iter().map(decode).collect()
+}
+
+fn decode(row: &PgRow) -> sqlx::Result<Summary> {
+    let failure: Option<&str> = row.try_get("failure")?;
+    let failure = failure.map(serde_json::from_str).transpose();
+    let counts: Vec<i32> = row.try_get("counts")?;
+    let counts: Vec<u32> = counts.into_iter().map(small).collect::<Result<_, _>>()?;
+    Ok(Summary {
+        id: id_of(row.try_get("id")?)?,
+        namespace: parsed(row.try_get("namespace")?)?,
+        shard: small(row.try_get("shard")?)?,
+        workflow_id: parsed(row.try_get("workflow_id")?)?,
+        workflow_name: row.try_get::<&str, _>("workflow_name")?.into(),
+        workflow_version: small(row.try_get("workflow_version")?)?,
+        created_at: Timestamp::from_datetime(row.try_get("created_at")?),
+        status: crate::app::status_of(row.try_get("status")?).ok_or_else(|| unreadable("status"))?,
+        counts: counts_of(&counts)?,
+        failure: failure.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        ended_at: row.try_get::<Option<DateTime<Utc>>, _>("ended_at")?.map(Timestamp::from_datetime),
+        last_sequence: row.try_get::<i64, _>("last_sequence")? as u64,
+        last_hash: row.try_get("last_hash")?,
+    })
+}

@@ -1,0 +1,114 @@
+//! The log, the workflows and the shards in PostgreSQL.
+
+mod append;
+mod executions;
+mod shards;
+mod workflows;
+
+use std::time::Duration;
+
+use ::store::{Page, Postgres};
+use async_trait::async_trait;
+use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
+
+use super::{
+    Append, AppendError, EventRow, ExecutionFilter, Held, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
+    WorkflowRow, Written,
+};
+
+/// A schema in PostgreSQL.
+pub(super) struct PostgresStore(Postgres);
+
+impl PostgresStore {
+    pub(super) const fn new(postgres: Postgres) -> Self {
+        Self(postgres)
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn append(&self, owner: &str, append: &Append) -> Result<(), AppendError> {
+        append::append(&self.0, owner, append).await
+    }
+
+    async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
+        executions::events(&self.0, id, after, limit).await
+    }
+
+    async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
+        executions::summary(&self.0, id).await
+    }
+
+    async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>> {
+        executions::list(&self.0, filter).await
+    }
+
+    async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
+        executions::live(&self.0, shards).await
+    }
+
+    async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {
+        shards::make(&self.0, count).await
+    }
+
+    async fn announce(&self, replica: &Replica, lease: Duration) -> sqlx::Result<Vec<Replica>> {
+        shards::announce(&self.0, replica, lease).await
+    }
+
+    async fn claim(&self, owner: &str, most: usize, lease: Duration, take_over: bool) -> sqlx::Result<Vec<Held>> {
+        shards::claim(&self.0, owner, most, lease, take_over).await
+    }
+
+    async fn renew(&self, owner: &str, lease: Duration) -> sqlx::Result<Vec<Held>> {
+        shards::renew(&self.0, owner, lease).await
+    }
+
+    async fn release(&self, owner: &str, shards: &[u32]) -> sqlx::Result<()> {
+        shards::release(&self.0, owner, shards).await
+    }
+
+    async fn leave(&self, owner: &str) -> sqlx::Result<()> {
+        shards::leave(&self.0, owner).await
+    }
+
+    async fn owners(&self) -> sqlx::Result<Vec<Owner>> {
+        shards::owners(&self.0).await
+    }
+
+    async fn create_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
+        workflows::create(&self.0, row).await
+    }
+
+    async fn update_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
+        workflows::update(&self.0, row).await
+    }
+
+    async fn archive_workflow(&self, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
+        workflows::archive(&self.0, id, now).await
+    }
+
+    async fn workflow(
+        &self,
+        namespace: &Namespace,
+        workflow: &WorkflowRef,
+        version: Option<u32>,
+    ) -> sqlx::Result<Option<WorkflowRow>> {
+        workflows::get(&self.0, namespace, workflow, version).await
+    }
+
+    async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>> {
+        workflows::list(&self.0, filter).await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+/// A number that the database keeps as a signed one; those of ours are small.
+fn small<T: TryFrom<i32>>(number: i32) -> sqlx::Result<T>
+where
+    T::Error: std::error::Error + Send + Sync + 'static,
+{
+    T::try_from(number).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

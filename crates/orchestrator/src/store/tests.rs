@@ -1,0 +1,253 @@
+//! What every database of executions does, query for query.
+
+use std::{collections::HashMap, time::Duration};
+
+use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
+use settings::Database;
+use workflow::{Counts, Failure, Status};
+
+use super::{
+    Append, AppendError, ExecutionFilter, Held, NewEvent, Owner, Replica, Summary, WorkflowFilter, WorkflowRef,
+    WorkflowRow, Written, open,
+};
+
+testkit::conformance! {
+    executions_read_back_as_they_were_written
+    a_commit_is_all_or_nothing_and_an_event_is_written_once
+    only_who_holds_a_shard_under_its_epoch_writes
+    shards_are_shared_and_change_hands
+    executions_are_listed_newest_first_and_filtered
+    a_workflow_keeps_its_versions
+    a_name_belongs_to_one_active_workflow
+}
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+const LEASE: Duration = Duration::from_mins(1);
+
+fn summary(number: u128) -> Summary {
+    Summary {
+        id: ExecutionId::from_parts(1, number),
+        namespace: Namespace::default(),
+        shard: 0,
+        workflow_id: WorkflowId::from_parts(1, 1),
+        workflow_name: "a name".into(),
+        workflow_version: 3,
+        created_at: NOW + Duration::from_micros(u64::try_from(number).unwrap()),
+        status: Status::Running,
+        counts: Counts { pending: 1, running: 2, completed: 4_000, ..Counts::default() },
+        failure: None,
+        ended_at: None,
+        last_sequence: 1,
+        last_hash: vec![7; 32],
+    }
+}
+
+fn event(summary: &Summary, sequence: u64) -> NewEvent {
+    let data = format!(r#"{{"n":{sequence},"text":"\u0000 é"}}"#).into_bytes();
+    NewEvent { execution: summary.id, sequence, at: NOW, data, hash: [9; 32] }
+}
+
+fn append(events: Vec<NewEvent>, summaries: Vec<Summary>, held: &[Held]) -> Append {
+    Append { events, summaries, claims: held.iter().map(|held| (held.shard, held.epoch)).collect::<HashMap<_, _>>() }
+}
+
+async fn executions_read_back_as_they_were_written(place: Database) {
+    let store = open(&place).await.unwrap();
+    assert_eq!(store.make_shards(2).await.unwrap(), 2);
+    let held = store.claim("one", 2, LEASE, false).await.unwrap();
+    let first = summary(1);
+    let second = Summary { shard: 1, ..summary(2) };
+    let events = vec![event(&first, 1), event(&first, 2), event(&second, 1)];
+    store.append("one", &append(events, vec![first.clone(), second.clone()], &held)).await.unwrap();
+    let failure = Failure::fatal("broken", "\"why\"");
+    let ended = Summary {
+        status: Status::Failed,
+        counts: Counts { failed: 7, ..Counts::default() },
+        failure: Some(failure),
+        ended_at: Some(NOW),
+        last_sequence: 3,
+        last_hash: vec![8; 32],
+        ..first.clone()
+    };
+    store.append("one", &append(vec![event(&first, 3)], vec![ended.clone()], &held)).await.unwrap();
+    store.close().await;
+
+    let store = open(&place).await.unwrap();
+    assert_eq!(store.summary(first.id).await.unwrap(), Some(ended));
+    assert_eq!(store.summary(second.id).await.unwrap(), Some(second.clone()));
+    assert_eq!(store.summary(summary(3).id).await.unwrap(), None);
+    let page = store.events(first.id, 1, 1).await.unwrap();
+    assert!(!page.is_last);
+    assert_eq!((page.rows[0].sequence, page.rows[0].at), (2, NOW));
+    assert_eq!((&page.rows[0].data, page.rows[0].hash.as_slice()), (&event(&first, 2).data, [9_u8; 32].as_slice()));
+    assert_eq!(store.events(first.id, 0, 9).await.unwrap().rows.len(), 3);
+    assert_eq!(store.live(&[0, 1]).await.unwrap(), [second.id]);
+    assert_eq!(store.live(&[0]).await.unwrap(), []);
+    store.close().await;
+}
+
+async fn a_commit_is_all_or_nothing_and_an_event_is_written_once(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.make_shards(1).await.unwrap();
+    let held = store.claim("one", 1, LEASE, false).await.unwrap();
+    let (first, second) = (summary(1), summary(2));
+    store.append("one", &append(vec![event(&first, 1)], vec![first.clone()], &held)).await.unwrap();
+    let events = vec![event(&second, 1), event(&first, 1)];
+    let refused = store.append("one", &append(events, vec![second.clone(), first.clone()], &held)).await.unwrap_err();
+    assert!(matches!(&refused, AppendError::Database(_)) && refused.is_of_one(), "{refused:?}");
+    assert_eq!(store.summary(second.id).await.unwrap(), None);
+    assert_eq!(store.events(first.id, 0, 9).await.unwrap().rows.len(), 1);
+    store.close().await;
+}
+
+async fn only_who_holds_a_shard_under_its_epoch_writes(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.make_shards(2).await.unwrap();
+    let old = store.claim("one", 2, LEASE, false).await.unwrap();
+    let new = store.claim("two", 2, LEASE, true).await.unwrap();
+    assert!(old.iter().zip(&new).all(|(old, new)| new.epoch == old.epoch + 1), "{old:?} {new:?}");
+    let written = async |owner: &str, held: &[Held]| {
+        let first = summary(1);
+        store.append(owner, &append(vec![event(&first, 1)], vec![first], held)).await
+    };
+    assert!(matches!(written("one", &old).await, Err(AppendError::Fenced)));
+    assert!(matches!(written("one", &new).await, Err(AppendError::Fenced)), "the epoch alone is not enough");
+    assert!(matches!(written("two", &old).await, Err(AppendError::Fenced)), "the owner alone is not enough");
+    assert!(matches!(written("two", &[]).await, Err(AppendError::Fenced)), "nothing is written without a claim");
+    written("two", &new).await.unwrap();
+    store.close().await;
+}
+
+async fn shards_are_shared_and_change_hands(place: Database) {
+    let store = open(&place).await.unwrap();
+    assert_eq!(store.make_shards(4).await.unwrap(), 4);
+    assert_eq!(store.make_shards(9).await.unwrap(), 4, "their number never changes");
+    let replica = |id: &str| Replica { id: id.to_owned(), address: format!("{id}:1") };
+    let (one, two) = (replica("one"), replica("two"));
+    assert_eq!(store.announce(&one, LEASE).await.unwrap(), std::slice::from_ref(&one));
+    assert_eq!(store.announce(&two, LEASE).await.unwrap(), [one.clone(), two.clone()]);
+    let shards = |held: Vec<Held>| {
+        let mut shards: Vec<_> = held.into_iter().map(|held| held.shard).collect();
+        shards.sort_unstable();
+        shards
+    };
+    assert_eq!(shards(store.claim("one", 3, LEASE, false).await.unwrap()), [0, 1, 2]);
+    assert_eq!(shards(store.claim("two", 3, Duration::ZERO, false).await.unwrap()), [3]);
+    assert_eq!(shards(store.renew("one", LEASE).await.unwrap()), [0, 1, 2]);
+    let owners = store.owners().await.unwrap();
+    assert_eq!(owners.len(), 3, "a lease that has ended is nobody's");
+    assert_eq!(owners[0], Owner { shard: 0, replica: one });
+    assert_eq!(shards(store.claim("one", 9, LEASE, false).await.unwrap()), [3], "of the other, whose lease has ended");
+    assert_eq!(store.renew("two", LEASE).await.unwrap(), []);
+    store.release("one", &[1, 2]).await.unwrap();
+    assert_eq!(shards(store.claim("two", 1, LEASE, false).await.unwrap()), [1]);
+    store.release("one", &[1]).await.unwrap();
+    assert_eq!(shards(store.renew("two", LEASE).await.unwrap()), [1], "what another holds cannot be released");
+    store.leave("two").await.unwrap();
+    assert_eq!(store.renew("two", LEASE).await.unwrap(), []);
+    assert_eq!(store.announce(&replica("one"), LEASE).await.unwrap().len(), 1);
+    store.close().await;
+}
+
+async fn executions_are_listed_newest_first_and_filtered(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.make_shards(1).await.unwrap();
+    let held = store.claim("one", 1, LEASE, false).await.unwrap();
+    let other = Summary { workflow_id: WorkflowId::from_parts(1, 2), workflow_name: "other".into(), ..summary(3) };
+    let ended = Summary { status: Status::Completed, ended_at: Some(NOW), ..summary(4) };
+    let elsewhere = Summary { namespace: "elsewhere".parse().unwrap(), ..summary(5) };
+    let summaries = vec![summary(1), summary(2), other.clone(), ended.clone(), elsewhere];
+    let events = summaries.iter().map(|summary| event(summary, 1)).collect();
+    store.append("one", &append(events, summaries, &held)).await.unwrap();
+    let all = ExecutionFilter {
+        namespace: Namespace::default(),
+        workflow_id: None,
+        workflow_name: None,
+        statuses: Vec::new(),
+        created_after: None,
+        created_before: None,
+        after: None,
+        limit: 9,
+    };
+    let list = async |filter: ExecutionFilter| {
+        let rows = store.list(&filter).await.unwrap();
+        rows.into_iter().map(|row| row.created_at.as_micros() - NOW.as_micros()).collect::<Vec<_>>()
+    };
+    assert_eq!(list(all.clone()).await, [4, 3, 2, 1]);
+    assert_eq!(list(ExecutionFilter { limit: 2, ..all.clone() }).await, [4, 3]);
+    let after = Some((other.created_at, other.id));
+    assert_eq!(list(ExecutionFilter { after, ..all.clone() }).await, [2, 1]);
+    assert_eq!(list(ExecutionFilter { workflow_id: Some(other.workflow_id), ..all.clone() }).await, [3]);
+    assert_eq!(list(ExecutionFilter { workflow_name: Some("other".to_owned()), ..all.clone() }).await, [3]);
+    let statuses = vec![Status::Completed, Status::Failed];
+    assert_eq!(list(ExecutionFilter { statuses, ..all.clone() }).await, [4]);
+    let (from, to) = (summary(2).created_at, ended.created_at);
+    assert_eq!(list(ExecutionFilter { created_after: Some(from), created_before: Some(to), ..all }).await, [3, 2]);
+    store.close().await;
+}
+
+fn workflow(number: u128, name: &str) -> WorkflowRow {
+    WorkflowRow {
+        id: WorkflowId::from_parts(1, number),
+        namespace: Namespace::default(),
+        is_archived: false,
+        newest: 1,
+        created_at: NOW,
+        updated_at: NOW,
+        version: 1,
+        name: name.to_owned(),
+        description: "what it does".to_owned(),
+        definition: r#"{"b": 1, "a": "\u0000"}"#.to_owned(),
+        step_count: 2,
+    }
+}
+
+async fn a_workflow_keeps_its_versions(place: Database) {
+    let store = open(&place).await.unwrap();
+    let first = workflow(1, "first");
+    assert_eq!(store.create_workflow(&first).await.unwrap(), Written::Done);
+    let second = WorkflowRow { version: 2, newest: 2, name: "second".to_owned(), step_count: 9, ..first.clone() };
+    assert_eq!(store.update_workflow(&second).await.unwrap(), Written::Done);
+    assert_eq!(store.update_workflow(&second).await.unwrap(), Written::Changed);
+    let namespace = Namespace::default();
+    let get = async |workflow: WorkflowRef, version| store.workflow(&namespace, &workflow, version).await.unwrap();
+    assert_eq!(get(WorkflowRef::Id(first.id), Some(1)).await, Some(WorkflowRow { newest: 2, ..first.clone() }));
+    assert_eq!(get(WorkflowRef::Name("second".to_owned()), None).await, Some(second.clone()));
+    assert_eq!(get(WorkflowRef::Name("first".to_owned()), None).await, None);
+    assert_eq!(get(WorkflowRef::Id(first.id), Some(3)).await, None);
+    let elsewhere = "elsewhere".parse().unwrap();
+    assert_eq!(store.workflow(&elsewhere, &WorkflowRef::Id(first.id), None).await.unwrap(), None);
+    store.close().await;
+}
+
+async fn a_name_belongs_to_one_active_workflow(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.create_workflow(&workflow(1, "name")).await.unwrap();
+    assert_eq!(store.create_workflow(&workflow(2, "name")).await.unwrap(), Written::NameTaken);
+    store.create_workflow(&workflow(3, "other")).await.unwrap();
+    let renamed = WorkflowRow { version: 2, ..workflow(3, "name") };
+    assert_eq!(store.update_workflow(&renamed).await.unwrap(), Written::NameTaken);
+    assert!(store.create_workflow(&workflow(1, "new")).await.is_err(), "an id that is taken is a fault");
+    let later = NOW + Duration::from_secs(1);
+    assert!(store.archive_workflow(workflow(1, "").id, later).await.unwrap());
+    assert!(!store.archive_workflow(workflow(1, "").id, later).await.unwrap());
+    assert_eq!(store.update_workflow(&renamed).await.unwrap(), Written::Done);
+    let list = async |include_archived: bool, name: Option<&str>| {
+        let (namespace, name) = (Namespace::default(), name.map(str::to_owned));
+        let filter = WorkflowFilter { namespace, include_archived, name, after: None, limit: 9 };
+        let page = store.workflows(&filter).await.unwrap();
+        page.rows.into_iter().map(|row| (row.id, row.version, row.is_archived)).collect::<Vec<_>>()
+    };
+    let (archived, active) = (workflow(1, "").id, workflow(3, "").id);
+    assert_eq!(list(false, None).await, [(active, 2, false)]);
+    assert_eq!(list(true, Some("name")).await, [(archived, 1, true), (active, 2, false)]);
+    let filter = WorkflowFilter {
+        namespace: Namespace::default(),
+        include_archived: true,
+        name: None,
+        after: Some(archived),
+        limit: 9,
+    };
+    assert_eq!(store.workflows(&filter).await.unwrap().rows.len(), 1);
+    store.close().await;
+}

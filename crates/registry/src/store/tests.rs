@@ -1,0 +1,70 @@
+//! What every database of agents does, query for query.
+
+use domain::{AgentId, Payload, Timestamp};
+use settings::Database;
+
+use super::open;
+use crate::app::Agent;
+
+testkit::conformance! {
+    agents_read_back_as_they_were_written_also_after_a_restart
+    a_name_is_one_agent_of_its_namespace
+    who_was_heard_of_is_noted_and_the_deleted_are_left_out
+}
+
+fn agent(number: u128, name: &str) -> Agent {
+    Agent {
+        id: AgentId::from_parts(1, number),
+        namespace: "default".parse().unwrap(),
+        agent_type: "clerk".to_owned(),
+        name: name.to_owned(),
+        capabilities: vec!["sort".to_owned(), "rate \"it\"".to_owned()],
+        config: Payload::from_slice(br#"{"b":1,"a":[null,"\u00e9"]}"#).unwrap(),
+        revision: 1,
+        created_at: Timestamp::from_micros(1_700_000_000_123_456),
+        updated_at: Timestamp::from_micros(1_700_000_000_123_457),
+    }
+}
+
+async fn agents_read_back_as_they_were_written_also_after_a_restart(place: Database) {
+    let store = open(&place).await.unwrap();
+    let (first, second) = (agent(1, "ann"), agent(2, "bob"));
+    assert!(store.insert(&second).await.unwrap());
+    assert!(store.insert(&first).await.unwrap());
+    let changed = Agent { name: "cyd".to_owned(), capabilities: Vec::new(), revision: 2, ..second };
+    assert!(store.update(&changed).await.unwrap());
+    store.close().await;
+    let store = open(&place).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), [(first, None), (changed, None)]);
+    store.close().await;
+}
+
+async fn a_name_is_one_agent_of_its_namespace(place: Database) {
+    let store = open(&place).await.unwrap();
+    assert!(store.insert(&agent(1, "ann")).await.unwrap());
+    assert!(!store.insert(&agent(2, "ann")).await.unwrap());
+    assert!(store.insert(&Agent { namespace: "other".parse().unwrap(), ..agent(3, "ann") }).await.unwrap());
+    assert!(store.insert(&agent(4, "bob")).await.unwrap());
+    assert!(!store.update(&agent(4, "ann")).await.unwrap());
+    assert!(store.insert(&agent(1, "cyd")).await.is_err(), "an id that is taken is a fault, and no taken name");
+    store.delete(AgentId::from_parts(1, 1)).await.unwrap();
+    assert!(store.update(&agent(4, "ann")).await.unwrap(), "a deleted agent's name is free");
+    store.close().await;
+}
+
+async fn who_was_heard_of_is_noted_and_the_deleted_are_left_out(place: Database) {
+    let store = open(&place).await.unwrap();
+    let (ann, bob) = (agent(1, "ann"), agent(2, "bob"));
+    store.insert(&ann).await.unwrap();
+    store.insert(&bob).await.unwrap();
+    store.delete(bob.id).await.unwrap();
+    let at = Timestamp::from_micros;
+    store.heard(&[(ann.id, at(5)), (bob.id, at(6))]).await.unwrap();
+    store.heard(&[]).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), [(ann.clone(), Some(at(5)))]);
+    store.heard(&[(ann.id, at(7))]).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), [(ann.clone(), Some(at(7)))]);
+    store.delete(ann.id).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), []);
+    store.close().await;
+}

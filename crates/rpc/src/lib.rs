@@ -1,0 +1,9 @@
+#![doc = include_str!("../README.md")]
+
+mod client;
+mod guard;
+mod token;
+
+pub use client::{ConnectError, Replicas, connect};
+pub use guard::{Guard, Guarded};
+pub use token::Token;

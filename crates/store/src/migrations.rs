@@ -1,0 +1,24 @@
+//! What brings tables up to date, and whether they are.
+
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+
+/// The migrations of one service, for each database.
+#[derive(Clone, Copy, Debug)]
+pub struct Migrations {
+    /// The service: its schema in PostgreSQL.
+    pub service: &'static str,
+    /// For SQLite.
+    pub sqlite: &'static Migrator,
+    /// For PostgreSQL.
+    pub postgres: &'static Migrator,
+}
+
+/// Fails where the tables are older than the program.
+pub(crate) async fn check<C: Migrate>(connection: &mut C, migrator: &Migrator) -> Result<(), MigrateError> {
+    let applied = connection.list_applied_migrations("_sqlx_migrations").await?;
+    let is_applied = |version| applied.iter().any(|migration| migration.version == version);
+    match migrator.iter().map(|migration| migration.version).find(|version| !is_applied(*version)) {
+        None => Ok(()),
+        Some(version) => Err(MigrateError::VersionNotPresent(version)),
+    }
+}

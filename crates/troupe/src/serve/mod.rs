@@ -1,0 +1,126 @@
+//! `troupe serve <service>`: one service of a cluster in this process, on the database that its settings name, calling the
+//! others over gRPC.
+//!
+//! `ready grpc=…` (or `http=…` for the gateway) on standard output says that it answers. A stop works as that of `dev`: first
+//! what takes work in, then what that stands on, then the database is closed. A second signal cuts.
+
+mod http;
+pub(crate) mod migrate;
+mod service;
+mod settings;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use ::settings::Settings as _;
+use anyhow::{Context as _, ensure};
+use lifecycle::OnExit;
+use telemetry::{LogFormat, Telemetry};
+use tonic_health::server::HealthReporter;
+
+use self::service::Service;
+pub(crate) use self::settings::Settings;
+use crate::{
+    commands::Outcome,
+    host::{
+        LogArgs, Stages, bind,
+        grpc::{self, Grpc},
+        told, until_stopped,
+    },
+    output::Output,
+};
+
+/// Options of `troupe serve`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which service
+    #[arg(value_enum)]
+    service: Name,
+    /// A TOML file with a table per service, and one named `serve`
+    #[arg(long, env = "TROUPE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// A service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Name {
+    /// Agents
+    Registry,
+    /// Messages, tasks and agents' sessions
+    Communication,
+    /// Workflows and executions
+    Orchestrator,
+    /// Built-in agents
+    AgentRunner,
+    /// The HTTP API
+    Gateway,
+}
+
+pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
+    let file = args.config.as_deref();
+    crate::dev::check_names(file).map_err(|error| told(error.into()))?;
+    let settings = Settings::load(file).map_err(|error| told(error.into()))?;
+    let telemetry = args.log.install(LogFormat::Json)?;
+    let stages = Stages::new();
+    let serving = serve(args.service, file, &settings, &stages, telemetry, output);
+    until_stopped(&stages, serving).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(
+    name: Name,
+    file: Option<&std::path::Path>,
+    settings: &Settings,
+    stages: &Stages,
+    telemetry: Telemetry,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let token = settings.token()?;
+    if token.is_none() {
+        for address in [Some(settings.listen), settings.http].into_iter().flatten() {
+            ensure!(
+                address.ip().to_canonical().is_loopback(),
+                "{address} is open to others, and no serve.token_file says who may come in"
+            );
+        }
+    }
+    let health = HealthReporter::new();
+    let shutdown = stages.edge.shutdown().clone();
+    let is_gateway = name == Name::Gateway;
+    let listener = if is_gateway { None } else { Some(bind(settings.listen, "serve.listen").await?) };
+    let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
+    let advertised = advertised(settings, address);
+    let service =
+        match Service::start(name, file, settings, token.as_ref(), advertised, stages, telemetry.clone()).await {
+            Ok(service) => service,
+            Err(error) => {
+                stages.cut();
+                return Err(told(error));
+            }
+        };
+    let ready = match listener {
+        Some(listener) => {
+            let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;
+            let server = server.guarded(token).serve(listener, shutdown.clone());
+            stages.edge.spawn("grpc", OnExit::StopService, server);
+            address.map(|address| format!("grpc={address}"))
+        }
+        None => service.http(stages).await?.map(|address| format!("http={address}")),
+    };
+    if let Some(address) = settings.http.filter(|_| !is_gateway) {
+        let listener = bind(address, "serve.http").await?;
+        stages.edge.spawn("http", OnExit::StopService, http::serve(listener, telemetry, shutdown));
+    }
+    grpc::serving(&health).await;
+    output.line(format!("ready {}", ready.unwrap_or_default()))?;
+    stages.stopping().await;
+    grpc::not_serving(&health).await;
+    let ended = stages.end().await;
+    service.close().await;
+    Ok(ended?)
+}
+
+fn advertised(settings: &Settings, address: Option<SocketAddr>) -> String {
+    let own = || address.map(|address| address.to_string()).unwrap_or_default();
+    settings.advertise.clone().unwrap_or_else(own)
+}
