@@ -46,6 +46,11 @@ cluster-down: ## Stop what `make cluster` started, and remove its data
 test-kill: build ## Kill -9 the process TROUPE_KILLS times (default 500) under load, and check that nothing was lost
 	TROUPE_KILLS=$${TROUPE_KILLS:-500} cargo nextest run -p troupe-tests -E 'test(kill::)' --no-capture
 
+.PHONY: test-faults
+test-faults: build ## Kill, stop and roll the processes of a cluster TROUPE_FAULTS times (default 120), and write docs/reliability.md
+	TROUPE_FAULTS=$${TROUPE_FAULTS:-120} TROUPE_FAULTS_REPORT=$(CURDIR)/docs/reliability.md \
+	cargo nextest run --workspace -E 'test(faults::)' --no-capture
+
 .PHONY: test-simulator
 test-simulator: ## Run TROUPE_SIM_RUNS (default 200,000) random histories of the engine
 	TROUPE_SIM_RUNS=$${TROUPE_SIM_RUNS:-200000} cargo nextest run --release -p workflow -E 'binary(simulator)' --no-capture

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A cluster on this machine, without containers: PostgreSQL, RabbitMQ and Redis of its own (see servers.sh), and the five
+# A cluster on this machine, without containers: a PostgreSQL of its own (see servers.sh), and the five
 # services as processes, each as often as REPLICAS says. Everything is in one folder and listens on loopback.
 #
 #   cluster.sh up DIR        start what does not run; prints where the gateway answers
@@ -56,7 +56,7 @@ wait_ready() {
 }
 
 up() {
-    "$here/servers.sh" up "$dir/servers"
+    "$here/servers.sh" up "$dir/servers" postgres
     # shellcheck disable=SC1091 # written by servers.sh
     . "$dir/servers/env"
     [ -f "$dir/token" ] || (umask 077; head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$dir/token")

@@ -2,13 +2,14 @@
 # PostgreSQL, RabbitMQ and Redis of one's own, without containers: in one folder, on their own ports, loopback only. For tests
 # and for `make cluster`; nothing of it touches servers that run already. Missing programs are installed from Debian's packages.
 #
-#   servers.sh up DIR       start what does not run, and write DIR/env with the addresses
+#   servers.sh up DIR [postgres] [rabbitmq] [redis]
+#                           start what does not run (all, or those that are named), and write DIR/env with the addresses
 #   servers.sh down DIR     stop everything and remove DIR
 #   servers.sh stop|kill|start DIR postgres|rabbitmq|redis     one server, its data kept; kill is immediate
 #   servers.sh vhost DIR NAME     make a virtual host in RabbitMQ
 set -euo pipefail
 
-usage() { sed -n '5,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '5,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 verb=$1
 mkdir -p "$2"
@@ -156,7 +157,14 @@ case $verb in
         flock 9
         install_missing
         # The servers must not hold the lock when this script has ended.
-        { postgres start; rabbitmq start; redis start; } 9>&-
+        wanted=("${@:3}")
+        [ ${#wanted[@]} -gt 0 ] || wanted=(postgres rabbitmq redis)
+        for server in "${wanted[@]}"; do
+            case $server in
+                postgres | rabbitmq | redis) "$server" start 9>&- ;;
+                *) usage ;;
+            esac
+        done
         cat >"$dir/env" <<EOF
 TROUPE_TEST_POSTGRES=postgres://troupe@127.0.0.1:$(port postgres)/postgres
 TROUPE_TEST_AMQP=amqp://guest:guest@127.0.0.1:$(port rabbitmq)/%2f

@@ -5,5 +5,6 @@ mod bad_input;
 mod contract;
 mod documentation;
 mod examples;
+mod faults;
 mod kill;
 mod smoke;

@@ -5,12 +5,14 @@
 //! and with the server's own words.
 
 mod api;
+mod cluster;
 mod command;
 mod server;
 mod servers;
 mod wait;
 
 pub use api::{Answer, Api};
+pub use cluster::{Cluster, Size, TWO_ORCHESTRATORS};
 pub use command::{Output, binary, troupe, workspace};
 pub use server::Server;
 pub use servers::Servers;

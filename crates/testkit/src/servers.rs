@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -21,6 +22,16 @@ pub struct Servers {
     amqp: String,
     /// Redis, as `redis://host:port`; shared by all tests.
     pub redis: String,
+    /// Do they end with this value?
+    is_private: bool,
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        if self.is_private {
+            script(&["down", &self.folder.to_string_lossy()]);
+        }
+    }
 }
 
 impl Servers {
@@ -34,12 +45,37 @@ impl Servers {
             let folder = std::env::var_os("TROUPE_TEST_SERVERS")
                 .map_or_else(|| std::env::temp_dir().join("troupe-test-servers"), PathBuf::from);
             script(&["up", &folder.to_string_lossy()]);
-            Self::read(folder)
+            Self::read(folder, false)
         })
     }
 
-    fn read(folder: PathBuf) -> Self {
-        let text = std::fs::read_to_string(folder.join("env")).expect("the script has written the addresses");
+    /// Starts some of the servers (`postgres`, `rabbitmq`, `redis`) for one test, which may do to them what it likes. They end
+    /// with this value.
+    ///
+    /// # Panics
+    /// Where a server does not start, with its script's own words.
+    pub fn private(names: &[&str]) -> Self {
+        let folder = std::env::temp_dir().join(unique());
+        let place = folder.to_string_lossy().into_owned();
+        script(&[&["up", &place], names].concat());
+        Self::read(folder, true)
+    }
+
+    /// Does `verb` (`start`, `stop` or `kill`) to a server; its data stays.
+    ///
+    /// # Panics
+    /// Where that cannot be done.
+    pub fn control(&self, verb: &str, server: &str) {
+        script(&[verb, &self.folder.to_string_lossy(), server]);
+    }
+
+    /// The URL of PostgreSQL's first database.
+    pub fn postgres(&self) -> &str {
+        &self.postgres
+    }
+
+    fn read(folder: PathBuf, is_private: bool) -> Self {
+        let text = fs::read_to_string(folder.join("env")).expect("the script has written the addresses");
         let mut found: HashMap<_, _> = text.lines().filter_map(|line| line.split_once('=')).collect();
         let mut take = |name| found.remove(name).unwrap_or_else(|| panic!("no {name} in {text:?}")).to_owned();
         Self {
@@ -47,6 +83,7 @@ impl Servers {
             amqp: take("TROUPE_TEST_AMQP"),
             redis: take("TROUPE_TEST_REDIS"),
             folder,
+            is_private,
         }
     }
 

@@ -22,15 +22,15 @@ const CLIENTS: usize = 6;
 
 /// What the server said yes to.
 #[derive(Default)]
-pub(super) struct Accepted {
+pub(crate) struct Accepted {
     /// Executions, with their kind and number.
-    pub(super) executions: HashMap<String, (usize, u64)>,
+    pub(crate) executions: HashMap<String, (usize, u64)>,
     /// Messages.
-    pub(super) messages: Vec<String>,
+    pub(crate) messages: Vec<String>,
 }
 
 /// The clients.
-pub(super) struct Driver {
+pub(crate) struct Driver {
     url: watch::Sender<String>,
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<Accepted>>,
@@ -38,7 +38,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn start(url: String, agent: &str) -> Self {
+    pub(crate) fn start(url: String, agent: &str) -> Self {
         let (url, _) = watch::channel(url);
         let driver = Self { url, stop: Arc::default(), accepted: Arc::default(), clients: JoinSet::new() };
         driver.spawn_clients(agent)
@@ -62,12 +62,12 @@ impl Driver {
     }
 
     /// The server listens elsewhere now.
-    pub(super) fn moved_to(&self, url: String) {
+    pub(crate) fn moved_to(&self, url: String) {
         self.url.send_replace(url);
     }
 
     /// Lets every client finish what it is at.
-    pub(super) async fn stop(mut self) -> Accepted {
+    pub(crate) async fn stop(mut self) -> Accepted {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client does not panic");

@@ -3,21 +3,21 @@
 //! `TROUPE_KILLS` says how often (100 unless set); the seed of the moments is printed and `TROUPE_KILL_SEED` repeats it (the
 //! machine's own timing of course does not repeat).
 
-mod driver;
+pub(crate) mod driver;
 mod kinds;
 
 use std::{collections::HashMap, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use testkit::{Server, eventually};
+use testkit::{Api, Server, eventually};
 
 use self::{
     driver::{Accepted, Driver},
     kinds::KINDS,
 };
 
-fn from_environment(name: &str, default: impl FnOnce() -> u64) -> u64 {
+pub(crate) fn from_environment(name: &str, default: impl FnOnce() -> u64) -> u64 {
     std::env::var(name)
         .ok()
         .map_or_else(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
@@ -31,7 +31,7 @@ async fn nothing_accepted_is_lost_or_done_twice_when_the_process_is_killed() {
     let mut random = StdRng::seed_from_u64(seed);
 
     let mut server = Server::start().await;
-    let agent = prepare(&server).await;
+    let agent = prepare(&server.api()).await;
     let driver = Driver::start(server.url(), &agent);
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
@@ -44,17 +44,17 @@ async fn nothing_accepted_is_lost_or_done_twice_when_the_process_is_killed() {
     println!("{} executions and {} messages were accepted", accepted.executions.len(), accepted.messages.len());
     assert!(accepted.executions.len() as u64 >= kills, "the driver must have been at work");
 
-    check_all(&server, &accepted).await;
+    check_all(&server.api(), &accepted).await;
+    check_nothing_left(&server.api(), &server.url()).await;
     assert!(!server.log().contains("panicked"), "{}", server.log());
     assert_eq!(server.stop().await, Some(0), "{}", server.log());
 
     server.restart().await;
-    check_nothing_left(&server).await;
+    check_nothing_left(&server.api(), &server.url()).await;
 }
 
 /// Workflows and voters; answers with the agent that gets messages.
-async fn prepare(server: &Server) -> String {
-    let api = server.api();
+pub(crate) async fn prepare(api: &Api) -> String {
     for kind in KINDS {
         api.define(&kind.definition()).await;
     }
@@ -67,8 +67,7 @@ async fn prepare(server: &Server) -> String {
     api.post("/api/v1/agents", &mailbox).await.expect(201)["id"].as_str().expect("an agent has an id").to_owned()
 }
 
-async fn check_all(server: &Server, accepted: &Accepted) {
-    let api = server.api();
+pub(crate) async fn check_all(api: &Api, accepted: &Accepted) {
     for (id, &(kind, number)) in &accepted.executions {
         let execution = api.ended(id).await;
         let kind = &KINDS[kind];
@@ -85,7 +84,6 @@ async fn check_all(server: &Server, accepted: &Accepted) {
         })
         .await;
     }
-    check_nothing_left(server).await;
 }
 
 /// Each result was used once, and each thing that must happen did.
@@ -110,13 +108,12 @@ fn check_log(kind: &kinds::Kind, events: &[Value]) {
 }
 
 /// Every execution is terminal, and none owes a wake-up that nobody will give.
-async fn check_nothing_left(server: &Server) {
-    let api = server.api();
+pub(crate) async fn check_nothing_left(api: &Api, url: &str) {
     for status in ["running", "paused", "compensating"] {
         let left = api.all(&format!("/api/v1/executions?status={status}")).await;
         assert!(left.is_empty(), "{status}: {left:#?}");
     }
-    let verified = testkit::troupe(&server.url(), &["verify", "--all", "--json"]).await;
+    let verified = testkit::troupe(url, &["verify", "--all", "--json"]).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
     let liveness = api.get("/api/v1/liveness").await.expect(200);
     assert_eq!(liveness["repaired"], 0, "the sweeper found what nothing would have woken: {liveness:#}");

@@ -97,8 +97,8 @@ async fn read(
 /// One event, checked.
 enum Said {
     Dispatch(Task),
-    Cancel { task: String, reason: String },
-    Ack(String),
+    Cancel { task: String, reason: String, epoch: i64 },
+    Ack { task: String, epoch: i64 },
 }
 
 /// A batch is one visit to the broker; up to a fault it is carried out.
@@ -120,8 +120,9 @@ fn hear(attached: &Attached<'_>, events: Vec<OrchestratorEvent>, offset: usize) 
         for one in said {
             match one {
                 Said::Dispatch(task) => broker.dispatch(&attached.attachment, task),
-                Said::Cancel { task, reason } => broker.cancel(&task, &reason),
-                Said::Ack(task) => broker.acknowledge(&task),
+                Said::Cancel { task, epoch, .. } | Said::Ack { task, epoch } if broker.is_outdated(&task, epoch) => {}
+                Said::Cancel { task, reason, .. } => broker.cancel(&task, &reason),
+                Said::Ack { task, .. } => broker.acknowledge(&task),
             }
         }
     }
@@ -130,18 +131,19 @@ fn hear(attached: &Attached<'_>, events: Vec<OrchestratorEvent>, offset: usize) 
 
 fn read_event(event: OrchestratorEvent, index: usize) -> Result<Said, CommunicationError> {
     let at = |path| wire::At::event(index, path);
+    let epoch = event.epoch;
     match event.event.ok_or_else(|| wire::missing(at("event")))? {
         Event::Attach(_) => {
             Err(CommunicationError::field(at("attach"), "unexpected", "only the first event is an attach"))
         }
-        Event::Dispatch(task) => wire::task(at("dispatch"), task).map(Said::Dispatch),
+        Event::Dispatch(task) => wire::task(at("dispatch"), task, epoch).map(Said::Dispatch),
         Event::Cancel(cancel) => {
             wire::text(at("cancel.task_id"), &cancel.task_id)?;
-            Ok(Said::Cancel { task: cancel.task_id, reason: cancel.reason })
+            Ok(Said::Cancel { task: cancel.task_id, reason: cancel.reason, epoch })
         }
         Event::Ack(ack) => {
             wire::text(at("ack.task_id"), &ack.task_id)?;
-            Ok(Said::Ack(ack.task_id))
+            Ok(Said::Ack { task: ack.task_id, epoch })
         }
     }
 }

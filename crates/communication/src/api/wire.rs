@@ -255,7 +255,7 @@ pub(super) fn dead_letter(letter: DeadLetter) -> proto::DeadLetter {
 }
 
 /// Reads a task that is dispatched; `at` is where it is in the request.
-pub(super) fn task(at: At<'_>, task: proto::Task) -> Faulty<Task> {
+pub(super) fn task(at: At<'_>, task: proto::Task, epoch: i64) -> Faulty<Task> {
     use proto::task::Target as Wire;
     let field = |name| at.field(name);
     text(field("id"), &task.id)?;
@@ -284,6 +284,7 @@ pub(super) fn task(at: At<'_>, task: proto::Task) -> Faulty<Task> {
         timeout_ms: task.timeout_ms,
         heartbeat_timeout_ms: task.heartbeat_timeout_ms,
         traceparent: task.traceparent,
+        epoch,
     })
 }
 

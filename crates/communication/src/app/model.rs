@@ -49,6 +49,8 @@ pub(crate) struct Task {
     pub(crate) timeout_ms: u64,
     pub(crate) heartbeat_timeout_ms: u64,
     pub(crate) traceparent: String,
+    /// Under which the dispatcher writes the execution.
+    pub(crate) epoch: i64,
 }
 
 /// How an attempt ended.

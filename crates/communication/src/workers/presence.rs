@@ -29,8 +29,9 @@ pub(super) async fn run(
         };
         let mut reports = hub.take_unreported();
         if all {
-            let present = hub.broker().reports();
-            reports.extend(present);
+            let broker = hub.broker();
+            broker.offer_again(std::time::Instant::now());
+            reports.extend(broker.reports());
         }
         report(&hub, &directory, reports).await;
         if ended {

@@ -260,7 +260,7 @@ pub(crate) struct Orchestrator {
 
 impl Orchestrator {
     pub(crate) async fn say(&self, event: orchestrator_event::Event) {
-        let events = vec![proto::OrchestratorEvent { event: Some(event) }];
+        let events = vec![proto::OrchestratorEvent { event: Some(event), epoch: 1 }];
         self.events.send(proto::ExchangeTasksRequest { events }).await.unwrap();
     }
 

@@ -57,6 +57,13 @@ impl Outgoing {
     }
 }
 
+/// The same with the epoch under which the shard of the execution is held.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) epoch: i64,
+    pub(crate) outgoing: Outgoing,
+}
+
 /// One hand-over of a task: the same again says nothing new.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
@@ -107,7 +114,7 @@ type Client = TaskServiceClient<Link>;
 pub(crate) async fn run(
     workers: Workers,
     communication: Link,
-    mut outgoing: mpsc::Receiver<Vec<Outgoing>>,
+    mut outgoing: mpsc::Receiver<Vec<Said>>,
     replica_id: String,
     shutdown: Shutdown,
 ) -> Result<(), Infallible> {
@@ -157,7 +164,7 @@ async fn open(client: &mut Client, replica_id: &str) -> Result<Stream, Status> {
     const TIMEOUT: Duration = Duration::from_secs(10);
     let (down, frames) = mpsc::channel(FRAMES);
     let attach = Event::Attach(Attach { replica_id: replica_id.to_owned() });
-    let attach = ExchangeTasksRequest { events: vec![OrchestratorEvent { event: Some(attach) }] };
+    let attach = ExchangeTasksRequest { events: vec![OrchestratorEvent { event: Some(attach), epoch: 0 }] };
     down.try_send(attach).map_err(|_| Status::internal("the new stream is full"))?;
     let call = client.exchange_tasks(ReceiverStream::new(frames));
     let up = tokio::time::timeout(TIMEOUT, call).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
@@ -166,11 +173,7 @@ async fn open(client: &mut Client, replica_id: &str) -> Result<Stream, Status> {
 }
 
 /// Both directions at once: neither waits for the other, so that two full buffers cannot hold each other up.
-async fn carry(
-    workers: &Workers,
-    mut stream: Stream,
-    outgoing: &mut mpsc::Receiver<Vec<Outgoing>>,
-) -> Result<(), Status> {
+async fn carry(workers: &Workers, mut stream: Stream, outgoing: &mut mpsc::Receiver<Vec<Said>>) -> Result<(), Status> {
     let acks = stream.down.clone();
     let down = async {
         while let Some(frame) = outgoing.recv().await {
@@ -189,7 +192,8 @@ async fn carry(
                 match wire::update(update) {
                     Ok(update) => workers.tell(update.execution, Input::Update(update)).await,
                     Err(Unreadable { result_of: Some(task_id) }) => {
-                        refused.push(wire::event(Outgoing::Ack { task_id }));
+                        // It is nobody's, whatever the epoch.
+                        refused.push(wire::event(Said { epoch: i64::MAX, outgoing: Outgoing::Ack { task_id } }));
                     }
                     Err(Unreadable { result_of: None }) => {}
                 }

@@ -8,9 +8,9 @@ use contracts::communication::v1::{
 use domain::Payload;
 use workflow::{Failure, Target};
 
-use super::{Delivery, News, Outgoing, TaskUpdate, Unreadable};
+use super::{Delivery, News, Outgoing, Said, TaskUpdate, Unreadable};
 
-pub(super) fn event(outgoing: Outgoing) -> OrchestratorEvent {
+pub(super) fn event(Said { epoch, outgoing }: Said) -> OrchestratorEvent {
     let event = match outgoing {
         Outgoing::Dispatch { task_id, execution, namespace, step_id, traceparent, order } => Event::Dispatch(Task {
             id: task_id,
@@ -30,7 +30,7 @@ pub(super) fn event(outgoing: Outgoing) -> OrchestratorEvent {
         Outgoing::Cancel { task_id, reason } => Event::Cancel(CancelDispatch { task_id, reason: reason.to_owned() }),
         Outgoing::Ack { task_id } => Event::Ack(AckResult { task_id }),
     };
-    OrchestratorEvent { event: Some(event) }
+    OrchestratorEvent { event: Some(event), epoch }
 }
 
 fn target(target: Target) -> task::Target {

@@ -14,7 +14,7 @@ use super::{
     writer::{Job, Outcome},
 };
 use crate::{
-    exchange::Outgoing,
+    exchange::{Outgoing, Said},
     metrics,
     store::{Append, NewEvent},
 };
@@ -243,8 +243,10 @@ impl Worker {
     /// Tells communication, where it listens; what it misses it gets when it is back. A replica that lost the shard is silent,
     /// or communication would take it for the owner of the tasks.
     pub(super) fn say(&mut self, id: ExecutionId, outgoing: Outgoing) {
-        if self.is_attached && self.shared.holdings.may_speak_of(id) {
-            self.outbox.push_back(outgoing);
+        if self.is_attached
+            && let Some(epoch) = self.shared.holdings.may_speak_of(id)
+        {
+            self.outbox.push_back(Said { epoch, outgoing });
         }
     }
 
@@ -281,12 +283,10 @@ impl Worker {
         self.is_attached = true;
         self.outbox.clear();
         for (id, live) in &self.live {
-            if !self.shared.holdings.may_speak_of(*id) {
-                continue;
-            }
+            let Some(epoch) = self.shared.holdings.may_speak_of(*id) else { continue };
             for task in live.tasks.keys() {
                 if let Some(order) = live.execution.task_order(*task) {
-                    self.outbox.push_back(dispatch(*id, live, order));
+                    self.outbox.push_back(Said { epoch, outgoing: dispatch(*id, live, order) });
                 }
             }
         }

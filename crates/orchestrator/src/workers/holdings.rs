@@ -58,9 +58,11 @@ impl Holdings {
         (epoch > 0).then_some(Held { shard, epoch })
     }
 
-    /// Is it held, and has the lease not ended meanwhile? A process that was stopped finds out before it speaks.
-    pub(crate) fn may_speak_of(&self, id: ExecutionId) -> bool {
-        self.held(id).is_some() && Instant::now() < *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Under which epoch it is held, where the lease has not ended meanwhile: a process that was stopped finds out before it
+    /// speaks.
+    pub(crate) fn may_speak_of(&self, id: ExecutionId) -> Option<i64> {
+        let held = self.held(id)?;
+        (Instant::now() < *self.ends.lock().unwrap_or_else(PoisonError::into_inner)).then_some(held.epoch)
     }
 
     pub(super) fn set(&self, held: Held) {

@@ -42,7 +42,7 @@ use crate::{
     Settings,
     app::{Compiled, Loaded, Plans, Snapshot},
     error::OrchestratorError,
-    exchange::{Outgoing, TaskUpdate},
+    exchange::{Said, TaskUpdate},
     store::{Held, Store},
     watch::Watchers,
 };
@@ -207,7 +207,7 @@ pub(crate) struct Workers {
 
 /// The ends that the exchange holds.
 pub(crate) struct ExchangeEnds {
-    pub(crate) outgoing: mpsc::Receiver<Vec<Outgoing>>,
+    pub(crate) outgoing: mpsc::Receiver<Vec<Said>>,
 }
 
 impl Workers {

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     app::{Loaded, load},
     error::OrchestratorError,
-    exchange::Outgoing,
+    exchange::{Outgoing, Said},
 };
 
 /// Events that may wait for a free place in flight; beyond it nothing more is decided.
@@ -40,7 +40,7 @@ pub(super) struct Ends {
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) jobs: mpsc::Sender<Job>,
     pub(super) committed: mpsc::Receiver<Outcome>,
-    pub(super) frames: mpsc::Sender<Vec<Outgoing>>,
+    pub(super) frames: mpsc::Sender<Vec<Said>>,
     pub(super) searches: mpsc::Sender<Wanted>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Worker {
     unread_since: Timestamp,
     pub(super) jobs: mpsc::Sender<Job>,
     committed: mpsc::Receiver<Outcome>,
-    frames: mpsc::Sender<Vec<Outgoing>>,
+    frames: mpsc::Sender<Vec<Said>>,
     pub(super) searches: mpsc::Sender<Wanted>,
     /// All that have not ended, and those whose end is not committed.
     pub(super) live: HashMap<ExecutionId, Live>,
@@ -77,7 +77,7 @@ pub(super) struct Worker {
     /// How often in a row the database has refused the events of an execution.
     pub(super) refusals: HashMap<ExecutionId, u32>,
     /// What communication is to be told.
-    pub(super) outbox: VecDeque<Outgoing>,
+    pub(super) outbox: VecDeque<Said>,
     pub(super) is_attached: bool,
     /// Shards that are being given up.
     pub(super) leaving: Vec<Leaving>,
@@ -166,11 +166,11 @@ impl Worker {
     }
 
     /// Takes from the outbox what goes out at once: at least one event.
-    fn next_frame(&mut self) -> Vec<Outgoing> {
+    fn next_frame(&mut self) -> Vec<Said> {
         let mut bytes = 0;
-        let fits = |outgoing: &&Outgoing| {
+        let fits = |said: &&Said| {
             let is_first = bytes == 0;
-            bytes += outgoing.size();
+            bytes += said.outgoing.size();
             is_first || bytes <= FRAME_BYTES
         };
         let count = self.outbox.iter().take(FRAME).take_while(fits).count();

@@ -1,6 +1,9 @@
 //! How tasks end: results are kept until the orchestrator has committed them, and offered again until then.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use domain::SessionId;
 
@@ -84,7 +87,8 @@ impl Broker {
             self.pump(other);
         }
         if let Some(entry) = self.tasks.get_mut(&id) {
-            entry.state = State::Ended { agent, owed: vec![from], outcome: outcome.clone() };
+            let since = Instant::now();
+            entry.state = State::Ended { agent, owed: vec![from], outcome: outcome.clone(), since };
             let update = Update::new(id, Some(agent), What::Ended(outcome));
             self.orchestrators.tell(Some(&entry.replica), update);
         }
@@ -151,6 +155,22 @@ impl Broker {
         };
         for session in owed {
             self.pay(session, ToAgent::ResultAck(id.into()));
+        }
+    }
+
+    /// Offers to all what nobody has acknowledged for long: whoever was told may have lost the execution since.
+    pub(crate) fn offer_again(&self, now: Instant) {
+        /// Far longer than a commit takes.
+        const LONG: Duration = Duration::from_secs(5);
+        for (id, entry) in &self.tasks {
+            if let State::Ended { agent, outcome, since, .. } = &entry.state
+                && now.saturating_duration_since(*since) >= LONG
+            {
+                self.orchestrators.tell(None, Update::new(Arc::clone(id), Some(*agent), What::Ended(outcome.clone())));
+            }
+        }
+        for (id, foreign) in &self.foreign {
+            self.orchestrators.tell(None, foreign.update(id));
         }
     }
 

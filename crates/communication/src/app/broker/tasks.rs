@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub(super) key: Arc<QueueKey>,
     /// Who dispatched it last.
     pub(super) replica: Replica,
+    /// Under which it did.
+    pub(super) epoch: i64,
     pub(super) deliveries: u32,
     pub(super) state: State,
 }
@@ -46,6 +48,7 @@ pub(super) enum State {
         agent: AgentId,
         owed: Vec<SessionId>,
         outcome: Outcome,
+        since: Instant,
     },
     /// Its dead letter is being recorded.
     Dying {
@@ -59,10 +62,7 @@ impl Broker {
     /// Gives a task to a session, or queues it. A task that is here already stays as it is.
     pub(crate) fn dispatch(&mut self, from: &Attachment, task: Task) {
         let replica = &from.replica;
-        if !self.orchestrators.is_current(from)
-            || self.is_known(replica, &task.id)
-            || self.claim_foreign(replica, &task)
-        {
+        if !self.orchestrators.is_current(from) || self.is_known(replica, &task) || self.claim_foreign(replica, &task) {
             return;
         }
         let key = Arc::new(QueueKey { namespace: task.namespace.clone(), target: task.target.clone() });
@@ -75,18 +75,34 @@ impl Broker {
         }
         let place = self.queues.push(&key, task.priority, false, Arc::clone(&id));
         let state = State::Queued { place, told_waiting: false };
-        let entry =
-            Entry { task: Arc::new(task), key: Arc::clone(&key), replica: Arc::clone(replica), deliveries: 0, state };
+        let entry = Entry {
+            epoch: task.epoch,
+            task: Arc::new(task),
+            key: Arc::clone(&key),
+            replica: Arc::clone(replica),
+            deliveries: 0,
+            state,
+        };
         self.tasks.insert(Arc::clone(&id), entry);
         self.serve(&key);
         self.tell_if_waiting(&id);
     }
 
+    /// Does somebody who has lost the execution speak of its task?
+    pub(crate) fn is_outdated(&self, id: &str, epoch: i64) -> bool {
+        self.tasks.get(id).is_some_and(|entry| epoch < entry.epoch)
+    }
+
     /// A repeated dispatch: nothing happens, but a new dispatcher takes the task over and is told where it is.
-    fn is_known(&mut self, replica: &Replica, id: &TaskId) -> bool {
+    fn is_known(&mut self, replica: &Replica, task: &Task) -> bool {
+        let id = &task.id;
         let Some(entry) = self.tasks.get_mut(id) else { return false };
+        if task.epoch < entry.epoch {
+            return true;
+        }
         let is_new = entry.replica != *replica;
         entry.replica = Arc::clone(replica);
+        entry.epoch = task.epoch;
         let (agent, what) = match &entry.state {
             State::Ended { agent, outcome, .. } => (Some(*agent), What::Ended(outcome.clone())),
             // Told again in any case: what was told over an earlier stream may have been lost with it.

@@ -20,6 +20,8 @@ pub(super) struct Bench {
     pub(super) updates: Outbox<Update>,
     pub(super) outboxes: BTreeMap<SessionId, Outbox<ToAgent>>,
     sessions: u128,
+    /// Of the next dispatch.
+    epoch: i64,
 }
 
 pub(super) const AGENT: AgentId = AgentId::from_parts(1, 1);
@@ -32,7 +34,7 @@ impl Bench {
         let mut broker = Broker::new(limits, transport, Arc::new(Journal::new(1_024)), clock);
         let updates = Outbox::new(100_000);
         let attachment = broker.attach("rep_1", updates.clone());
-        Self { broker, attachment, updates, outboxes: BTreeMap::new(), sessions: 0 }
+        Self { broker, attachment, updates, outboxes: BTreeMap::new(), sessions: 0, epoch: 1 }
     }
 
     pub(super) fn open(&mut self, agent: AgentId, credits: u32) -> SessionId {
@@ -72,6 +74,7 @@ impl Bench {
             timeout_ms: 0,
             heartbeat_timeout_ms: 0,
             traceparent: String::new(),
+            epoch: self.epoch,
         };
         self.broker.dispatch(&self.attachment, task);
     }
@@ -274,4 +277,46 @@ fn an_agent_that_learns_something_gets_the_work_for_it() {
     let mailbox = Mailbox { namespace: Namespace::default(), agent: AGENT };
     bench.broker.refit(&mailbox, "clerk", &["sort".to_owned(), "bind".to_owned()]);
     assert_eq!(bench.given(session), ["a"]);
+}
+
+#[test]
+fn whoever_has_lost_an_execution_is_not_heard() {
+    let mut bench = Bench::new(8, 3);
+    let session = bench.open(AGENT, 1);
+    let (old, old_updates) = (bench.attachment.clone(), bench.updates.clone());
+    bench.dispatch("a", clerk(), 0);
+    assert_eq!(bench.given(session), ["a"]);
+    // Another has taken it over.
+    bench.updates = Outbox::new(100);
+    bench.attachment = bench.broker.attach("rep_2", bench.updates.clone());
+    bench.epoch = 2;
+    bench.dispatch("a", clerk(), 0);
+    old_updates.drain();
+    // What the first still says comes too late.
+    let new = std::mem::replace(&mut bench.attachment, old);
+    bench.epoch = 1;
+    bench.dispatch("a", clerk(), 0);
+    assert!(bench.broker.is_outdated("a", 1) && !bench.broker.is_outdated("a", 2));
+    bench.attachment = new;
+    bench.finish(session, "a");
+    assert!(matches!(bench.told().last(), Some((_, What::Ended(_)))));
+    assert_eq!(old_updates.drain().len(), 0);
+}
+
+#[test]
+fn a_result_that_nobody_acknowledges_is_offered_to_all() {
+    let mut bench = Bench::new(8, 3);
+    let session = bench.open(AGENT, 1);
+    bench.dispatch("a", clerk(), 0);
+    bench.finish(session, "a");
+    let other = Outbox::new(100);
+    bench.broker.attach("rep_2", other.clone());
+    bench.told();
+    bench.broker.offer_again(Instant::now());
+    assert_eq!((bench.told().len(), other.drain().len()), (0, 0), "it may be under way");
+    bench.broker.offer_again(Instant::now() + Duration::from_secs(6));
+    assert_eq!((bench.told().len(), other.drain().len()), (1, 1));
+    bench.broker.acknowledge("a");
+    bench.broker.offer_again(Instant::now() + Duration::from_secs(6));
+    assert_eq!((bench.told().len(), other.drain().len()), (0, 0));
 }
