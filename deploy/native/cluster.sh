@@ -5,7 +5,8 @@
 #   cluster.sh up DIR        start what does not run; prints where the gateway answers
 #   cluster.sh down DIR      stop everything and remove DIR
 #
-# TROUPE_BIN: the program (target/release/troupe). REPLICAS: of each service but the gateway (1). HTTP: the gateway's address
+# TROUPE_BIN: the program (target/release/troupe). REPLICAS: of orchestrator and
+# agent-runner (1); the others are one each. HTTP: the gateway's address
 # (127.0.0.1:8080).
 set -euo pipefail
 
@@ -26,9 +27,12 @@ port() {
     cat "$file"
 }
 
+# How many there are of a service.
+count() { case $1 in orchestrator | agent-runner) echo "$replicas" ;; *) echo 1 ;; esac }
+
 addresses() {
     local list=
-    for number in $(seq "$replicas"); do list+="127.0.0.1:$(port "$1-$number"),"; done
+    for number in $(seq "$(count "$1")"); do list+="127.0.0.1:$(port "$1-$number"),"; done
     echo "${list%,}"
 }
 
@@ -84,10 +88,10 @@ TOML
     "$bin" migrate --config "$dir/troupe.toml" >/dev/null
     local service number
     for service in registry communication orchestrator agent-runner; do
-        for number in $(seq "$replicas"); do
+        for number in $(seq "$(count "$service")"); do
             start "$service-$number" "$service" TROUPE_SERVE__LISTEN="127.0.0.1:$(port "$service-$number")"
         done
-        for number in $(seq "$replicas"); do wait_ready "$service-$number"; done
+        for number in $(seq "$(count "$service")"); do wait_ready "$service-$number"; done
     done
     start gateway-1 gateway
     wait_ready gateway-1

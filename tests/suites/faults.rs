@@ -78,28 +78,26 @@ async fn whatever_dies_in_a_cluster_nothing_accepted_is_lost_or_done_twice() {
 
 /// What docs/reliability.md says.
 fn report(done: &BTreeMap<Fault, u32>, executions: usize, messages: usize) -> String {
-    let mut text = String::from(
-        "# Reliability\n\n\
-         Written by `make test-faults`: a cluster of two orchestrators and one of each other service on PostgreSQL, with a lease of\n\
-         2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and mailbox messages), while\n\
-         these things were done to it at random moments.\n\n\
-         | fault | times | outcome |\n| --- | ---: | --- |\n",
-    );
-    for (fault, times) in done {
+    let row = |(fault, times): (&Fault, &u32)| {
         let what = match fault {
             Fault::Kill(service) => format!("SIGKILL of one {service}, started again up to 3 s later"),
             Fault::Pause(service) => format!("SIGSTOP of one {service} for 4 s, then SIGCONT"),
             Fault::Roll(service) => format!("SIGTERM and start of every {service} in turn"),
             Fault::KillPostgres => "immediate stop of PostgreSQL, and start".to_owned(),
         };
-        text += &format!("| {what} | {times} | nothing lost, nothing twice |\n");
-    }
-    text += &format!(
-        "\nAll {executions} executions that were accepted ended as they must with the right output, each result once in its log, and\n\
+        format!("| {what} | {times} | nothing lost, nothing twice |")
+    };
+    let rows = done.iter().map(row).collect::<Vec<_>>().join("\n");
+    format!(
+        "# Reliability\n\n\
+         Written by `make test-faults`: a cluster of two orchestrators and one of each other service on PostgreSQL, with a lease of\n\
+         2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and mailbox messages), while\n\
+         these things were done to it at random moments.\n\n\
+         | fault | times | outcome |\n| --- | ---: | --- |\n{rows}\n\n\
+         All {executions} executions that were accepted ended as they must with the right output, each result once in its log, and\n\
          every log replays to what memory says; all {messages} accepted messages were acknowledged; the sweeper found nothing that\n\
          would not have been woken.\n"
-    );
-    text
+    )
 }
 
 async fn apply(cluster: &mut Cluster, fault: Fault, random: &mut StdRng) {

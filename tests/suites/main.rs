@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod cluster;
 mod contract;
 mod documentation;
 mod examples;

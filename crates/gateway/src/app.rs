@@ -17,7 +17,7 @@ use errors::{Code, Error};
 use lifecycle::Shutdown;
 use tokio::sync::Semaphore;
 
-use crate::{Peers, Settings, idempotency::Idempotency, problem::Problem};
+use crate::{ApiKey, Peers, Settings, idempotency::Idempotency, problem::Problem};
 
 /// The gateway's parts, shared by all requests.
 pub(crate) struct App {
@@ -25,6 +25,8 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
     pub(crate) idempotency: Idempotency,
+    /// What clients must present; nothing where it is absent.
+    pub(crate) api_key: Option<ApiKey>,
     /// Permits for requests in work.
     pub(crate) requests: Arc<Semaphore>,
     /// Permits for open event streams.
@@ -50,10 +52,11 @@ impl App {
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         idempotency: Idempotency,
+        api_key: Option<ApiKey>,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(settings.max_requests));
         let streams = Arc::new(Semaphore::new(settings.max_streams));
-        Self { settings, clock, shutdown, idempotency, requests, streams, peers }
+        Self { settings, clock, shutdown, idempotency, api_key, requests, streams, peers }
     }
 
     clients! {

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Everybody who reaches it could do everything.
-    #[error("refusing to listen on {0}: there is no authentication yet, so only loopback (127.0.0.1, [::1]) is safe")]
+    #[error(
+        "refusing to listen on {0} without authentication: set gateway.api_key_file, or listen on loopback (127.0.0.1, [::1])"
+    )]
     Unprotected(SocketAddr),
 }
 
@@ -16,11 +18,23 @@ pub enum StartError {
     /// Its database does not open.
     #[error("the gateway's database does not open")]
     Database(#[from] store::OpenError),
+    /// The file with the API key cannot be read or made.
+    #[error("the API key cannot be read from {}", path.display())]
+    KeyFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The API key can be guessed.
+    #[error("the API key must be at least 16 characters")]
+    ShortKey,
 }
 
-/// May the gateway listen here? Only on loopback, as long as nobody has to say who they are.
-pub fn check_listen(address: SocketAddr) -> Result<(), Error> {
-    if address.ip().to_canonical().is_loopback() { Ok(()) } else { Err(Error::Unprotected(address)) }
+/// May the gateway listen here? Only on loopback, where nobody has to say who they are.
+pub fn check_listen(address: SocketAddr, is_protected: bool) -> Result<(), Error> {
+    if is_protected || address.ip().to_canonical().is_loopback() { Ok(()) } else { Err(Error::Unprotected(address)) }
 }
 
 #[cfg(test)]
@@ -30,10 +44,12 @@ mod tests {
     #[test]
     fn only_loopback_is_listened_on_without_authentication() {
         for safe in ["127.0.0.1:8080", "127.9.9.9:0", "[::1]:8080", "[::ffff:127.0.0.1]:1"] {
-            assert_eq!(check_listen(safe.parse().unwrap()), Ok(()), "{safe}");
+            assert_eq!(check_listen(safe.parse().unwrap(), false), Ok(()), "{safe}");
         }
         for unsafe_address in ["0.0.0.0:8080", "[::]:8080", "192.168.1.1:80"] {
-            let error = check_listen(unsafe_address.parse().unwrap()).unwrap_err().to_string();
+            let address = unsafe_address.parse().unwrap();
+            assert_eq!(check_listen(address, true), Ok(()));
+            let error = check_listen(address, false).unwrap_err().to_string();
             assert!(error.contains("authentication"), "{error}");
         }
     }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod api;
+mod api_key;
 mod app;
 mod context;
 mod error;
@@ -17,6 +18,7 @@ mod settings;
 mod words;
 mod yaml;
 
+pub use api_key::ApiKey;
 pub use error::{Error, StartError, check_listen};
 pub use idempotency::MIGRATIONS;
 pub use openapi::document;

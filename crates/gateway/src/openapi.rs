@@ -82,7 +82,8 @@ pub fn document() -> OpenApi {
 /// Adds the headers and failures that every operation of its kind has.
 fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     let in_api = path.starts_with("/api/");
-    let mut failures = vec![StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE];
+    let mut failures =
+        vec![StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE];
     let mut parameters = vec![header::<Key>("X-Correlation-ID", "ties requests together; comes back in the answer")];
     if in_api {
         parameters.push(header::<Name>("X-Namespace", "the fence around everything; `default` where absent"));

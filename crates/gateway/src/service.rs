@@ -10,7 +10,7 @@ use telemetry::Telemetry;
 use tokio::net::TcpListener;
 
 use crate::{
-    Settings, StartError, api,
+    ApiKey, Settings, StartError, api,
     app::App,
     idempotency::{self, Idempotency},
     middleware,
@@ -38,13 +38,14 @@ pub struct Gateway {
 /// Opens the database and starts the janitor. Serves nobody yet: see [`Gateway::serve`].
 pub async fn start(
     settings: Settings,
+    api_key: Option<ApiKey>,
     peers: Peers,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
     let store = idempotency::open(&settings.database).await?;
     let idempotency = Idempotency::new(store, Arc::clone(&clock), settings.idempotency_ttl);
-    let app = Arc::new(App::new(settings, peers, clock, tasks.shutdown().clone(), idempotency));
+    let app = Arc::new(App::new(settings, peers, clock, tasks.shutdown().clone(), idempotency, api_key));
     let janitor = Arc::clone(&app);
     tasks.spawn("gateway.janitor", OnExit::Continue, async move {
         // Both arms are cancel-safe: a statement that is dropped is undone.

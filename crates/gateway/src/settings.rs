@@ -1,9 +1,9 @@
 //! The gateway's options.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use settings::{ByteSize, Database};
+use settings::{ByteSize, Database, Secret};
 
 /// How long an execute request may wait for the end of its execution, as the orchestrator bounds it.
 pub(crate) const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -12,9 +12,12 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where HTTP clients are served. Anything but loopback is refused while there is no authentication.
-    /// Default 127.0.0.1:8080.
+    /// Where HTTP clients are served. Anything but loopback wants an API key. Default 127.0.0.1:8080.
     pub listen: SocketAddr,
+    /// What clients present as `X-API-Key`, at least 16 characters. Default none: nobody has to present anything.
+    pub api_key: Option<Secret>,
+    /// A file with the API key; where it is missing it is made, with a new key that is told once. Default none.
+    pub api_key_file: Option<PathBuf>,
     /// Where idempotency records are kept.
     pub database: Database,
     /// The largest request body; larger ones are answered with 413. Below the largest definition that the orchestrator
@@ -53,6 +56,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            api_key: None,
+            api_key_file: None,
             database: Database::default(),
             max_body: ByteSize(5 << 20),
             call_timeout: Duration::from_secs(10),

@@ -3,21 +3,17 @@
 use std::{str::FromStr, time::Duration};
 
 use contracts::Link;
-use http::{HeaderValue, Request, header::AUTHORIZATION};
 use serde::{Deserialize, Serialize};
-use tonic::{
-    body::Body,
-    transport::{Channel, Endpoint},
-};
-use tower::{ServiceExt as _, util::MapRequest};
+use tonic::transport::Endpoint;
 
-use crate::Token;
+use crate::{Token, balance::Balanced};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How often a quiet connection is asked whether it lives, and how long it may take to say so.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);
+/// How often a connection is asked whether it lives, and how long it may take to say so: a replica that is stopped or cut off
+/// keeps calls no longer than the two together.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(3);
 
 /// Where the replicas of a service are: `host:port`, several with commas between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,24 +87,11 @@ pub fn connect(replicas: &Replicas, token: Option<&Token>) -> Result<Link, Conne
             .initial_stream_window_size(4 << 20))
     };
     let endpoints = replicas.0.iter().map(endpoint).collect::<Result<Vec<_>, ConnectError>>()?;
-    let channel = match endpoints.as_slice() {
-        [] => return Err(ConnectError::Nowhere),
-        [only] => only.connect_lazy(),
-        _ => Channel::balance_list(endpoints.into_iter()),
-    };
-    Ok(Link::new(presenting(channel, token.map(Token::header))))
-}
-
-fn presenting(
-    channel: Channel,
-    header: Option<HeaderValue>,
-) -> MapRequest<Channel, impl FnMut(Request<Body>) -> Request<Body> + Clone + Send + Sync + 'static> {
-    channel.map_request(move |mut request: Request<Body>| {
-        if let Some(header) = &header {
-            request.headers_mut().insert(AUTHORIZATION, header.clone());
-        }
-        request
-    })
+    if endpoints.is_empty() {
+        return Err(ConnectError::Nowhere);
+    }
+    let channels = endpoints.iter().map(Endpoint::connect_lazy).collect();
+    Ok(Link::new(Balanced::new(channels, token.map(Token::header))))
 }
 
 #[cfg(test)]

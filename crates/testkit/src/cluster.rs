@@ -49,7 +49,7 @@ struct Process {
 }
 
 impl Cluster {
-    /// Starts one on empty tables, with more settings in the words of the file.
+    /// Starts one on empty tables, with more settings of the gateway in the words of the file.
     ///
     /// # Panics
     /// Where something does not become ready.
@@ -112,6 +112,11 @@ impl Cluster {
     pub fn logs(&self) -> String {
         let log = |name: &String| format!("--- {name}\n{}", log_of(self.directory.path(), name));
         self.order.iter().map(log).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What a process has logged so far.
+    pub fn log(&self, name: &str) -> String {
+        log_of(self.directory.path(), name)
     }
 
     /// SIGKILL, at once.

@@ -23,6 +23,9 @@ pub(crate) struct Global {
     /// The namespace to work in
     #[arg(short, long, global = true, env = "TROUPE_NAMESPACE", default_value = "default", value_name = "NAME")]
     pub(crate) namespace: String,
+    /// The API key of a gateway that wants one
+    #[arg(long, global = true, env = "TROUPE_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
     /// Print JSON for programs instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,

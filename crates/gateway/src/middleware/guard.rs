@@ -1,6 +1,6 @@
 //! Keeps web pages of others out.
 //!
-//! While there is no authentication, whoever reaches the gateway may do everything, and a browser on the same machine
+//! Without an API key whoever reaches the gateway may do everything, and a browser on the same machine
 //! reaches it for every page that it shows. Two checks stop that: the name by which the gateway is addressed must be one
 //! of its own (a page cannot choose it: DNS rebinding), and a request that a page sends must come from the gateway's own
 //! page (cross-site requests).
@@ -17,7 +17,7 @@ use http::{StatusCode, header};
 use crate::{app::App, problem::Problem};
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match check(&app, &request) {
+    match check(&app, &request).and_then(|()| check_key(&app, &request)) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -30,7 +30,8 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
     };
     let host = text(header::HOST)?.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
     let host = host.ok_or_else(|| refused("a request must name its Host"))?;
-    if !is_own_name(host_name(host), &app.settings.allowed_hosts) {
+    // A page that knows the key has it from somebody who may.
+    if app.api_key.is_none() && !is_own_name(host_name(host), &app.settings.allowed_hosts) {
         return Err(refused("this Host is not a name of the gateway (setting allowed_hosts)"));
     }
     if let Some(origin) = text(header::ORIGIN)? {
@@ -44,6 +45,18 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         return Err(refused("pages of another site may not call the gateway"));
     }
     Ok(())
+}
+
+/// Probes have no credentials, and health tells nothing else.
+const OPEN: [&str; 3] = ["/health", "/health/live", "/health/ready"];
+
+fn check_key(app: &App, request: &Request) -> Result<(), Problem> {
+    let is_let_in = app.api_key.as_ref().is_none_or(|key| key.is(request.headers().get("x-api-key")));
+    if is_let_in || OPEN.contains(&request.uri().path()) {
+        return Ok(());
+    }
+    let detail = "this gateway wants its API key in the header X-API-Key";
+    Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail))
 }
 
 fn refused(detail: &'static str) -> Problem {

@@ -112,7 +112,7 @@ async fn start(mut settings: Settings, backend: &Backend, path: PathBuf, shutdow
     let link = backend.link();
     let peers = Peers { registry: link.clone(), orchestrator: link.clone(), communication: link, telemetry: None };
     let tasks = Tasks::new(shutdown.clone());
-    gateway::start(settings, peers, Arc::new(SystemClock), &tasks).await.unwrap()
+    gateway::start(settings, None, peers, Arc::new(SystemClock), &tasks).await.unwrap()
 }
 
 pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {

@@ -9,6 +9,9 @@ pub(crate) enum Error {
     /// The server's address is none.
     #[error("{0:?} is not the URL of a server")]
     Url(String),
+    /// No header can carry the API key.
+    #[error("the API key has characters that no key has")]
+    ApiKey,
     /// The namespace cannot exist.
     #[error("{namespace:?} is not a namespace")]
     Namespace {
@@ -59,6 +62,7 @@ impl Error {
         match self {
             Self::Problem(problem) => problem.errors.iter().map(Fault::to_string).collect(),
             Self::Url(_)
+            | Self::ApiKey
             | Self::Namespace { .. }
             | Self::Client(_)
             | Self::Unreachable { .. }
@@ -91,7 +95,8 @@ impl Error {
             Self::OtherType { name, .. } => {
                 Some(format!("delete it first with `troupe agents delete {name}`, or choose another name"))
             }
-            Self::Namespace { .. }
+            Self::ApiKey
+            | Self::Namespace { .. }
             | Self::Client(_)
             | Self::Unreachable { .. }
             | Self::Cut(_)
@@ -105,6 +110,7 @@ impl Error {
             Self::Unreachable { .. } | Self::Cut(_) => true,
             Self::Problem(problem) => matches!(problem.status, 429 | 503 | 504),
             Self::Url(_)
+            | Self::ApiKey
             | Self::Namespace { .. }
             | Self::Client(_)
             | Self::Foreign { .. }

@@ -42,8 +42,14 @@ impl Client {
         domain::check_name(&global.namespace)
             .map_err(|source| Error::Namespace { namespace: global.namespace.clone(), source })?;
         let agent = concat!("troupe-cli/", env!("CARGO_PKG_VERSION"));
-        let http =
-            reqwest::Client::builder().connect_timeout(CONNECT).user_agent(agent).build().map_err(Error::Client)?;
+        let mut headers = header::HeaderMap::new();
+        if let Some(key) = &global.api_key {
+            let mut key = header::HeaderValue::from_str(key).map_err(|_| Error::ApiKey)?;
+            key.set_sensitive(true);
+            headers.insert("X-API-Key", key);
+        }
+        let http = reqwest::Client::builder().connect_timeout(CONNECT).user_agent(agent).default_headers(headers);
+        let http = http.build().map_err(Error::Client)?;
         Ok(Self { http, base, namespace: global.namespace.clone() })
     }
 
@@ -152,7 +158,7 @@ mod tests {
     use super::*;
 
     fn global(url: &str, namespace: &str) -> Global {
-        Global { url: url.to_owned(), namespace: namespace.to_owned(), json: false }
+        Global { url: url.to_owned(), namespace: namespace.to_owned(), json: false, api_key: None }
     }
 
     #[test]

@@ -228,7 +228,7 @@ mod tests {
     async fn following_goes_on_where_the_stream_was_cut() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let global = Global { url, namespace: "team".to_owned(), json: false };
+        let global = Global { url, namespace: "team".to_owned(), json: false, api_key: None };
         let output = Output::new(false);
         let client = Client::new(&global).unwrap();
         let context = Context { client, namespace: global.namespace, output: &output };

@@ -56,9 +56,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
         output.document(&settings)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for address in [settings.gateway.listen, args.grpc] {
-        gateway::check_listen(address)?;
-    }
+    // Nothing asks for credentials on the gRPC port yet.
+    gateway::check_listen(args.grpc, false)?;
+    let has_key = settings.gateway.api_key.is_some() || settings.gateway.api_key_file.is_some();
+    gateway::check_listen(settings.gateway.listen, has_key)?;
     let telemetry = args.log.install(LogFormat::Readable)?;
     let data = DataDir::take(&args.data_dir)?;
     settings.place(&data);

@@ -119,8 +119,10 @@ impl Services {
             orchestrator: orchestrator.link(),
             telemetry: Some(telemetry),
         };
-        let gateway =
-            gateway::start(settings.gateway.clone(), peers, clock, edge).await.context("cannot start the gateway")?;
+        let key = crate::host::api_key(&settings.gateway)?;
+        let gateway = gateway::start(settings.gateway.clone(), key, peers, clock, edge)
+            .await
+            .context("cannot start the gateway")?;
         let services =
             Self { registry, communication, orchestrator, agent_runner, gateway, health: HealthReporter::new() };
         services.listen(stages, http, grpc)?;

@@ -120,6 +120,15 @@ pub(crate) async fn until_stopped(
     }
 }
 
+/// The gateway's API key. A new one is told once, on standard error: whoever starts the gateway is its first user.
+pub(crate) fn api_key(settings: &gateway::Settings) -> anyhow::Result<Option<gateway::ApiKey>> {
+    let file = settings.api_key_file.clone().unwrap_or_default();
+    let told = |key: &str| {
+        eprintln!("a new API key was made, and is kept in {}; clients present it as X-API-Key:\n{key}", file.display());
+    };
+    Ok(gateway::ApiKey::of(settings, told)?)
+}
+
 /// An error with what to do about it, where that is known.
 pub(crate) fn told(error: anyhow::Error) -> anyhow::Error {
     let hint = error.chain().find_map(|cause| {

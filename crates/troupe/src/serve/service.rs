@@ -73,14 +73,15 @@ impl Service {
                 let settings = gateway::Settings::load(file)?;
                 placed("gateway", &settings.database)?;
                 let listen = settings.listen;
-                gateway::check_listen(listen)?;
+                let key = crate::host::api_key(&settings)?;
+                gateway::check_listen(listen, key.is_some())?;
                 let peers = gateway::Peers {
                     registry: registry()?,
                     communication: communication()?,
                     orchestrator: link("orchestrator", &serve.orchestrator)?,
                     telemetry: Some(telemetry),
                 };
-                Self::Gateway(gateway::start(settings, peers, clock, &stages.edge).await?, listen)
+                Self::Gateway(gateway::start(settings, key, peers, clock, &stages.edge).await?, listen)
             }
         })
     }

@@ -1,4 +1,4 @@
-//! A server behind a guard, and clients with and without the token, over a real connection.
+//! Servers and clients over real connections: who is let in, and which replica is called.
 
 use std::time::Duration;
 
@@ -50,4 +50,30 @@ async fn nobody_comes_in_without_the_token_and_health_is_open() {
 
 fn tonic_health_codec() -> tonic_prost::ProstCodec<HealthCheckRequest, tonic_health::pb::HealthCheckResponse> {
     tonic_prost::ProstCodec::default()
+}
+
+#[tokio::test]
+async fn a_call_goes_past_replicas_that_cannot_be_reached() {
+    let tasks = Tasks::new(Shutdown::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alive = listener.local_addr().unwrap();
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_, health) = tonic_health::server::health_reporter();
+    let server = Server::builder().add_service(health).serve_with_incoming(TcpIncoming::from(listener));
+    tasks.spawn("server", OnExit::StopService, server);
+
+    let replicas: Replicas = format!("{dead},{alive}").parse().unwrap();
+    let client = HealthClient::new(connect(&replicas, None).unwrap());
+    let calls = (0..20).map(|_| {
+        let mut client = client.clone();
+        async move { client.check(HealthCheckRequest::default()).await }
+    });
+    for answer in futures::future::join_all(calls).await {
+        answer.unwrap();
+    }
+    let replicas: Replicas = dead.to_string().parse().unwrap();
+    let gone = HealthClient::new(connect(&replicas, None).unwrap()).check(HealthCheckRequest::default()).await;
+    assert_eq!(gone.unwrap_err().code(), Code::Unavailable);
+    tasks.shutdown().cut();
+    let _ = tasks.join(Duration::ZERO).await;
 }

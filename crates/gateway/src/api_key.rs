@@ -1,0 +1,91 @@
+//! The key without which an open gateway answers nobody.
+
+use std::{fmt, fs, io, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+
+use http::HeaderValue;
+use settings::Secret;
+
+use crate::{Settings, StartError};
+
+/// What clients present as `X-API-Key`. Only its hash is kept.
+#[derive(Clone)]
+pub struct ApiKey(blake3::Hash);
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ApiKey")
+    }
+}
+
+/// The shortest key: shorter ones can be guessed.
+const SHORTEST: usize = 16;
+
+impl ApiKey {
+    /// The key that the settings name. A file that is missing is made, with a new key; `made` is called with that, since
+    /// nobody else knows it.
+    pub fn of(settings: &Settings, made: impl FnOnce(&str)) -> Result<Option<Self>, StartError> {
+        if let Some(path) = settings.api_key_file.as_deref().filter(|path| settings.api_key.is_none() && !path.exists())
+        {
+            let key = make(path).map_err(|source| StartError::KeyFile { path: path.to_owned(), source })?;
+            made(&key);
+        }
+        let file = settings.api_key_file.as_deref();
+        let key = Secret::given(settings.api_key.as_ref(), file)
+            .map_err(|source| StartError::KeyFile { path: file.unwrap_or(Path::new("")).to_owned(), source })?;
+        let Some(key) = key else { return Ok(None) };
+        if key.reveal().len() < SHORTEST {
+            return Err(StartError::ShortKey);
+        }
+        Ok(Some(Self(blake3::hash(key.reveal().as_bytes()))))
+    }
+
+    /// Is it what was presented? Hashes are compared in a time that does not tell where they differ.
+    pub(crate) fn is(&self, presented: Option<&HeaderValue>) -> bool {
+        presented.is_some_and(|presented| blake3::hash(presented.as_bytes()) == self.0)
+    }
+}
+
+/// Writes a new key into a file that only its owner can read.
+fn make(path: &Path) -> io::Result<String> {
+    let mut random = [0_u8; 32];
+    fs::File::open("/dev/urandom").and_then(|mut source| io::Read::read_exact(&mut source, &mut random))?;
+    let key = format!("trp_{}", blake3::Hash::from(random).to_hex());
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(key.as_bytes())?;
+    file.sync_all()?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn settings(key: Option<&str>, file: Option<&Path>) -> Settings {
+        Settings { api_key: key.map(Secret::new), api_key_file: file.map(Path::to_owned), ..Settings::default() }
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_only_it_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/key");
+        let mut told = None;
+        let key = ApiKey::of(&settings(None, Some(&path)), |made| told = Some(made.to_owned())).unwrap().unwrap();
+        let told = told.unwrap();
+        assert!(key.is(Some(&HeaderValue::from_str(&told).unwrap())));
+        assert!(!key.is(Some(&HeaderValue::from_static("trp_another"))) && !key.is(None));
+        let again = ApiKey::of(&settings(None, Some(&path)), |_| panic!("it is there already")).unwrap().unwrap();
+        assert!(again.is(Some(&HeaderValue::from_str(&told).unwrap())));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_key_that_can_be_guessed_is_refused_and_none_is_none() {
+        assert!(matches!(ApiKey::of(&settings(Some("short"), None), |_| ()), Err(StartError::ShortKey)));
+        assert!(ApiKey::of(&settings(None, None), |_| ()).unwrap().is_none());
+    }
+}

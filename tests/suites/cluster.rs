@@ -1,0 +1,85 @@
+//! The cluster on purpose, not at random: shards that move, and doors that stay closed.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use testkit::{Cluster, TWO_ORCHESTRATORS, eventually, troupe};
+
+/// I2: a replica that was stopped for longer than its lease wakes up with timers that are due, and decides; what it decides is
+/// not written, since the shards are another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_owner_that_wakes_up_writes_nothing() {
+    const COUNT: usize = 40;
+    let mut cluster = Cluster::start(TWO_ORCHESTRATORS, "").await;
+    let api = cluster.api();
+    let nap = json!({
+        "name": "nap",
+        "steps": [{ "id": "sleep", "sleep": "2s" }, { "id": "after", "agent_type": "echo", "depends_on": ["sleep"] }],
+    });
+    let workflow = api.define(&nap).await;
+    let mut executions = Vec::new();
+    for _ in 0..COUNT {
+        let started = api.post(&format!("/api/v1/workflows/{workflow}/execute"), &json!({})).await.expect(202);
+        executions.push(started["execution_id"].as_str().expect("an execution has an id").to_owned());
+    }
+    cluster.pause("orchestrator-1");
+    for id in &executions {
+        // Calls that had been sent to the one that was stopped end as unavailable; the others wait for the new owner.
+        eventually("the other replica has taken it over and ended it", async || {
+            let answer = api.get(&format!("/api/v1/executions/{id}")).await;
+            if answer.status == 200 && answer.body["status"] == "completed" { Ok(()) } else { Err(answer) }
+        })
+        .await;
+    }
+    cluster.resume("orchestrator-1");
+    eventually("the one that wakes up is fenced off", async || {
+        let logs = cluster.log("orchestrator-1");
+        if logs.contains("another replica has taken shards of this one") { Ok(()) } else { Err(logs) }
+    })
+    .await;
+    // It gets its share again, and everything is as the other one left it.
+    for id in &executions {
+        let verified = api.get(&format!("/api/v1/executions/{id}/verify")).await.expect(200);
+        assert_eq!(verified["faults"], json!([]), "{verified:#}");
+        assert_eq!(api.ended(id).await["status"], "completed");
+    }
+    assert_eq!(cluster.ended(), [""; 0]);
+}
+
+/// A replica that stops gives its shards back: calls wait a moment, and none fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_hands_over_without_a_failed_call() {
+    // So long a lease that nobody waits for its end here.
+    let mut cluster = Cluster::start(TWO_ORCHESTRATORS, "").await;
+    let api = cluster.api();
+    let wait = json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }] });
+    let workflow = api.define(&wait).await;
+    let mut executions = Vec::new();
+    for _ in 0..40 {
+        let started = api.post(&format!("/api/v1/workflows/{workflow}/execute"), &json!({})).await.expect(202);
+        executions.push(started["execution_id"].as_str().expect("an execution has an id").to_owned());
+    }
+    assert_eq!(cluster.stop("orchestrator-2").await, Some(0));
+    for id in &executions {
+        let signal = api.request(Method::POST, &format!("/api/v1/executions/{id}/signals/go")).json(&json!({}));
+        let answer = api.send(signal.timeout(Duration::from_secs(9))).await.expect("the gateway answers");
+        assert!(answer.status < 300, "{answer:?}");
+        assert_eq!(api.ended(id).await["status"], "completed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_gateway_wants_its_key_and_the_processes_their_token() {
+    let key = "a-key-of-the-tests";
+    let settings = format!("api_key = {key:?}\n");
+    let cluster = Cluster::start(TWO_ORCHESTRATORS, &settings).await;
+    let api = cluster.api();
+    let refused = api.get("/api/v1/executions").await;
+    assert_eq!((refused.status, &refused.body["code"]), (401, &json!("unauthenticated")));
+    api.get("/health/ready").await.expect(200);
+    let wrong = troupe(&cluster.url(), &["ps", "--api-key", "another-key-of-16"]).await;
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("X-API-Key"), "{}", wrong.stderr);
+    let right = troupe(&cluster.url(), &["ps", "--api-key", key]).await;
+    assert_eq!(right.code, Some(0), "{}", right.stderr);
+}
