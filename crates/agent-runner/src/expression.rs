@@ -137,6 +137,8 @@ mod tests {
         let row = to_cel(&json!({ "mag": 5.5, "place": "Alaska" }));
         let expression = Expression::compile("row.mag >= 5.0 && row.place.startsWith('Al')").unwrap();
         assert!(expression.is_true(&[("row", &row)]).unwrap());
+        let expression = Expression::compile("row.place.matches('^A.*a$')").unwrap();
+        assert!(expression.is_true(&[("row", &row)]).unwrap());
         assert_eq!(Expression::compile("row.mag").unwrap().is_true(&[("row", &row)]).unwrap_err().code, "expression");
         assert_eq!(Expression::compile("rwo.mag").unwrap().evaluate(&[("row", &row)]).unwrap_err().code, "expression");
     }
