@@ -185,6 +185,20 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    /// A test that fails shows what its processes have logged last.
+    fn drop(&mut self) {
+        const LINES: usize = 150;
+        if std::thread::panicking() {
+            for name in &self.order {
+                let log = log_of(self.directory.path(), name);
+                let lines: Vec<_> = log.lines().collect();
+                eprintln!("--- {name}\n{}", lines[lines.len().saturating_sub(LINES)..].join("\n"));
+            }
+        }
+    }
+}
+
 async fn spawn(directory: &Path, name: &str, process: &Process) -> anyhow::Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(log_path(directory, name))?;
     let mut child = Command::new(command::binary())

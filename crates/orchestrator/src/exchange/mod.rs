@@ -1,7 +1,8 @@
 //! The stream to communication: tasks down, news of them up.
 //!
 //! It is opened again whenever it ends, with a growing pause, and then the workers dispatch everything that is out anew:
-//! communication drops what it has already (I3). While it is down nothing is kept for it here.
+//! communication drops what it has already (I3). While it is down nothing is kept for it here. A replica is silent too while
+//! its lease has ended, and opens the stream anew when the lease is back: what it had to say meanwhile is said then.
 
 mod wire;
 
@@ -208,5 +209,6 @@ async fn carry(workers: &Workers, mut stream: Stream, outgoing: &mut mpsc::Recei
     tokio::select! {
         ended = down => ended,
         ended = up => ended,
+        () = workers.shared().holdings.regained.notified() => Err(Status::aborted("the lease of the shards had ended")),
     }
 }

@@ -21,16 +21,18 @@ use crate::store::Held;
 pub(crate) struct Holdings {
     /// By shard; zero where it is not held.
     epochs: Box<[AtomicI64]>,
-    /// When the lease ends by this machine's steady clock, which runs on while the process is stopped.
-    ends: Mutex<Instant>,
+    /// When the lease ends by this machine's steady clock, which runs on while the process is stopped; none before the first.
+    ends: Mutex<Option<Instant>>,
     /// An append was fenced off: the keeper is to look at once.
     pub(super) doubt: Notify,
+    /// The lease was renewed after it had ended: what was to be said meanwhile was not, see [`Self::may_speak_of`].
+    pub(crate) regained: Notify,
 }
 
 impl Holdings {
     pub(crate) fn new(shards: u32) -> Self {
         let epochs = (0..shards).map(|_| AtomicI64::new(0)).collect();
-        Self { epochs, ends: Mutex::new(Instant::now()), doubt: Notify::new() }
+        Self { epochs, ends: Mutex::new(None), doubt: Notify::new(), regained: Notify::new() }
     }
 
     /// The shard of an execution.
@@ -62,7 +64,8 @@ impl Holdings {
     /// speaks.
     pub(crate) fn may_speak_of(&self, id: ExecutionId) -> Option<i64> {
         let held = self.held(id)?;
-        (Instant::now() < *self.ends.lock().unwrap_or_else(PoisonError::into_inner)).then_some(held.epoch)
+        let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.is_some_and(|ends| Instant::now() < ends).then_some(held.epoch)
     }
 
     pub(super) fn set(&self, held: Held) {
@@ -87,6 +90,44 @@ impl Holdings {
 
     /// The lease was asked for at `asked`, and given.
     pub(super) fn renewed(&self, asked: Instant, lease: Duration) {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = asked + lease;
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read under the lock: whoever found the lease ended before this was silent, and is heard of now.
+        let had_ended = ends.is_some_and(|ends| ends <= Instant::now());
+        *ends = Some(asked + lease);
+        if had_ended {
+            self.regained.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{ExecutionId, SystemClock};
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn who_was_silent_for_lack_of_a_lease_hears_that_it_is_back() {
+        let holdings = Holdings::new(1);
+        let heard = || holdings.regained.notified().now_or_never().is_some();
+        let id = ExecutionId::generate(&SystemClock);
+        holdings.set(Held { shard: 0, epoch: 3 });
+        assert_eq!(holdings.may_speak_of(id), None, "no lease yet");
+
+        let now = Instant::now();
+        holdings.renewed(now, LEASE);
+        assert_eq!(holdings.may_speak_of(id), Some(3));
+        holdings.renewed(now, LEASE);
+        assert!(!heard(), "it never ended");
+
+        let long_ago = now.checked_sub(LEASE * 2).expect("the machine is up for longer than that");
+        holdings.renewed(long_ago, LEASE);
+        assert_eq!(holdings.may_speak_of(id), None, "it has ended");
+        holdings.renewed(Instant::now(), LEASE);
+        assert_eq!(holdings.may_speak_of(id), Some(3));
+        assert!(heard(), "what was not said is to be said");
     }
 }
