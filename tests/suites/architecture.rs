@@ -17,20 +17,21 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("contracts", set(&[])),
         ("domain", set(&[])),
         ("errors", set(&[])),
+        ("expressions", set(&[])),
         ("lifecycle", set(&[])),
         ("settings", set(&[])),
         ("telemetry", set(&["settings"])),
         ("store", set(&["domain", "errors", "settings"])),
         ("rpc", set(&["contracts", "errors", "settings"])),
         // The engine is pure: it knows the words and nothing that could reach the outside.
-        ("workflow", set(&["domain"])),
+        ("workflow", set(&["domain", "expressions"])),
         // Others build on it: no store and no settings of ours.
         ("agent-sdk", set(&["contracts", "domain", "errors", "lifecycle"])),
         // Services meet in `contracts`, never in each other.
         ("registry", shared(&[])),
         ("communication", shared(&[])),
         ("orchestrator", shared(&["workflow"])),
-        ("agent-runner", shared(&["agent-sdk"])),
+        ("agent-runner", shared(&["agent-sdk", "expressions"])),
         ("gateway", shared(&[])),
         // The binary sees all of them, and so do the tests that drive it.
         ("troupe", shared(&[SERVICES, &["rpc"]].concat())),

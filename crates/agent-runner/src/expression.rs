@@ -1,54 +1,33 @@
-//! CEL for row logic and rules: compiled once per task, evaluated per row. Whatever people write, it neither panics nor
-//! overflows the stack; how long it may run is bounded by its size and the size of its data.
-
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, LazyLock},
-};
+//! CEL for row logic and rules: compiled once per task, evaluated per row. The variables are whole values under a name.
 
 use agent_sdk::Failure;
-use cel::{Context, Env, Value as Cel, extensions, objects};
-use serde_json::{Map, Number, Value};
+use expressions::{Cel, Names, Program, Values, Wrong, ast::Expr, shorten};
+use serde_json::Value;
 
-/// The longest expression, in bytes.
-const MOST_BYTES: usize = 4096;
-/// Operators, dots and brackets in one expression: a chain of them makes a tree of that depth.
-const MOST_OPERATORS: usize = 200;
-/// Brackets within brackets; the parser and the evaluation recurse on them.
-const DEEPEST: u16 = 24;
-
-/// The standard library and CEL's extensions for texts and numbers; no `lists`, whose `range` makes lists of any length.
-static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
-    let mut env = Env::stdlib();
-    env.add_extension(extensions::strings).expect("the extension is added once");
-    env.add_extension(extensions::math).expect("the extension is added once");
-    Arc::new(env)
-});
+/// JSON as an expression sees it.
+pub(crate) fn to_cel(value: &Value) -> Cel {
+    expressions::to_cel(value.clone())
+}
 
 /// A compiled expression.
 #[derive(Debug)]
 pub(crate) struct Expression {
     source: String,
-    expression: cel::IdedExpr,
+    program: Program,
+    variables: Vec<String>,
 }
 
 impl Expression {
     /// Compiles `source`; the text says what is wrong with it.
     pub(crate) fn parse(source: &str) -> Result<Self, String> {
-        let shown = shorten(source);
-        if source.len() > MOST_BYTES
-            || source.bytes().filter(|byte| b".+-*/%<>=!&|?:([{,".contains(byte)).count() > MOST_OPERATORS
-        {
-            return Err(format!("`{shown}` is too long; at most {MOST_BYTES} bytes and {MOST_OPERATORS} operators"));
+        let mut names = Variables(Vec::new());
+        match Program::parse(source, &mut names) {
+            Ok(program) => Ok(Self { source: source.to_owned(), program, variables: names.0 }),
+            Err(wrongs) => {
+                let why = wrongs.first().map_or("it cannot be used", |wrong| wrong.message.as_str());
+                Err(format!("`{}`: {why}", shorten(source)))
+            }
         }
-        let parse = || ENVIRONMENT.parser().max_recursion_depth(DEEPEST).parse(source);
-        // The parser is known to panic on some malformed texts.
-        let parsed = catch_unwind(AssertUnwindSafe(parse)).map_err(|_| format!("`{shown}` is not a CEL expression"))?;
-        let expression = parsed.map_err(|errors| {
-            let why = errors.errors.first().map_or("it does not parse", |error| error.msg.as_str());
-            format!("`{shown}` is not a CEL expression: {}", shorten(why))
-        })?;
-        Ok(Self { source: source.to_owned(), expression })
     }
 
     /// Compiles `source`. Failure: `invalid_expression`.
@@ -58,26 +37,13 @@ impl Expression {
 
     /// Its value with these variables. Failure: `expression`, not retryable.
     pub(crate) fn evaluate(&self, variables: &[(&str, &Cel)]) -> Result<Value, Failure> {
-        let evaluate = || {
-            let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-            for (name, value) in variables {
-                context.add_variable_from_value(*name, (*value).clone());
-            }
-            Cel::resolve(&self.expression, &context)
-                .map_err(|error| shorten(&error.to_string()))
-                .and_then(|value| to_json(&value))
-        };
-        let evaluated =
-            catch_unwind(AssertUnwindSafe(evaluate)).unwrap_or_else(|_| Err("it cannot be evaluated".to_owned()));
-        evaluated.map_err(|why| self.failure(&why))
+        self.program.evaluate(&Bound { names: &self.variables, variables }).map_err(|why| self.failure(&why))
     }
 
     /// Its truth; anything but true or false is a failure too.
     pub(crate) fn is_true(&self, variables: &[(&str, &Cel)]) -> Result<bool, Failure> {
         let value = self.evaluate(variables)?;
-        value
-            .as_bool()
-            .ok_or_else(|| self.failure(&format!("gives {}, not true or false", shorten(&value.to_string()))))
+        value.as_bool().ok_or_else(|| self.failure(&format!("gives {}, not true or false", shorten(&value))))
     }
 
     fn failure(&self, why: &str) -> Failure {
@@ -85,44 +51,34 @@ impl Expression {
     }
 }
 
-fn shorten(text: &str) -> String {
-    const LONGEST: usize = 300;
-    if text.len() <= LONGEST { text.to_owned() } else { format!("{}…", &text[..text.floor_char_boundary(LONGEST)]) }
-}
+/// The variables of an expression, in the order of their slots.
+struct Variables(Vec<String>);
 
-/// JSON as CEL sees it.
-pub(crate) fn to_cel(value: &Value) -> Cel {
-    match value {
-        Value::Null => Cel::Null,
-        Value::Bool(truth) => Cel::Bool(*truth),
-        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(integer), _) => Cel::Int(integer),
-            (None, Some(integer)) => Cel::UInt(integer),
-            (None, None) => Cel::Float(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => Cel::String(Arc::new(text.clone())),
-        Value::Array(elements) => Cel::List(Arc::new(elements.iter().map(to_cel).collect())),
-        Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, value)| (objects::Key::from(key.clone()), to_cel(value)));
-            Cel::Map(objects::Map { map: Arc::new(fields.collect()) })
-        }
+impl Names for Variables {
+    fn slot(&mut self, expr: &Expr, _: &[String]) -> Result<Option<usize>, Wrong> {
+        let Expr::Ident(name) = expr else { return Ok(None) };
+        Ok(Some(self.0.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.0.push(name.clone());
+            self.0.len() - 1
+        })))
     }
 }
 
-/// The fields of objects come sorted: CEL's maps have no order, and the same input must give the same text.
-fn to_json(value: &Cel) -> Result<Value, String> {
-    match value {
-        Cel::Float(float) => Number::from_f64(*float)
-            .map(Value::Number)
-            .ok_or_else(|| format!("gives {float}, which JSON does not have")),
-        Cel::List(elements) => elements.iter().map(to_json).collect(),
-        Cel::Map(map) => {
-            let fields = map.map.iter().map(|(key, value)| Ok((key.to_string(), to_json(value)?)));
-            let mut fields = fields.collect::<Result<Vec<_>, String>>()?;
-            fields.sort_by(|(left, _), (right, _)| left.cmp(right));
-            Ok(Value::Object(fields.into_iter().collect::<Map<_, _>>()))
-        }
-        other => other.json().map_err(|_| "gives a value that JSON does not have".to_owned()),
+/// The values of the variables of an expression.
+struct Bound<'a> {
+    /// By slot.
+    names: &'a [String],
+    variables: &'a [(&'a str, &'a Cel)],
+}
+
+impl Values for Bound<'_> {
+    fn value(&self, slot: usize) -> Result<Cel, String> {
+        let name = &self.names[slot];
+        let found = self.variables.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| (*value).clone()).ok_or_else(|| {
+            let known: Vec<_> = self.variables.iter().map(|(known, _)| format!("`{known}`")).collect();
+            format!("there is no `{name}`; it sees {}", known.join(", "))
+        })
     }
 }
 
@@ -163,5 +119,15 @@ mod tests {
             let outcome = Expression::compile(source).and_then(|expression| expression.evaluate(&[]));
             assert!(outcome.is_err(), "{source}");
         }
+    }
+
+    #[test]
+    fn a_row_costs_no_more_than_a_moment() {
+        let row = to_cel(&json!({ "few": [vec![1; 200], vec![2; 200]], "text": "a".repeat(100_000) }));
+        let expression =
+            Expression::compile("row.few.all(x, x.all(y, row.text.replace('a', row.text) != ''))").unwrap();
+        let failure = expression.is_true(&[("row", &row)]).unwrap_err();
+        assert!(failure.message.contains("too much time or memory"), "{}", failure.message);
+        assert!(Expression::compile("row.all(a, row.all(b, row.all(c, row.all(d, true))))").is_err());
     }
 }

@@ -6,30 +6,26 @@
 //! `has(input.a.b)` tells beforehand.
 //!
 //! - [`path`]: a lone path such as `steps.load.output.rows` is looked up in the JSON text itself, without CEL.
-//! - [`program`]: everything else. Paths in it become slots, so that only what an evaluation reads is parsed.
-//! - [`meter`]: what an evaluation of it may spend.
+//! - [`slots`]: everything else. Paths in it become slots, so that only what an evaluation reads is parsed.
 //! - [`template`]: JSON values with expressions in them.
 
-mod meter;
 mod path;
-mod program;
+mod slots;
 mod template;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, fmt, fmt::Write as _};
+use std::{collections::HashMap, fmt};
 
 use domain::Payload;
+use expressions::{MAX_LENGTH, Wrong, shorten};
 
 pub(crate) use path::forget;
 pub(crate) use template::within_limit;
 pub use template::{Condition, Template};
 
-use self::{path::Path, program::Program};
+use self::{path::Path, slots::PathProgram};
 use crate::{Failure, StepIndex, definition::Faults};
-
-/// The longest expression, in bytes. Those that people write have a few dozen.
-const MAX_LENGTH: usize = 4096;
 
 /// The most expressions in one definition: parsing them all must stay a matter of a second.
 const MAX_EXPRESSIONS: usize = 50_000;
@@ -71,19 +67,6 @@ pub(crate) struct Found {
     expressions: usize,
 }
 
-/// What is wrong with one expression.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Wrong {
-    code: &'static str,
-    message: String,
-}
-
-impl Wrong {
-    fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-}
-
 /// A parsed expression.
 #[derive(Debug)]
 pub(crate) struct Expression {
@@ -95,7 +78,7 @@ pub(crate) struct Expression {
 #[derive(Debug)]
 enum Kind {
     Path(Path),
-    Program(Box<Program>),
+    Program(Box<PathProgram>),
 }
 
 impl Expression {
@@ -105,8 +88,7 @@ impl Expression {
             return Err(vec![Wrong::new("expression_invalid", "the expression is empty")]);
         }
         if source.len() > MAX_LENGTH {
-            let message =
-                format!("an expression has at most {MAX_LENGTH} bytes, not {}; compute this in a step", source.len());
+            let message = format!("an expression has at most {MAX_LENGTH} bytes, not {}", source.len());
             return Err(vec![Wrong::new("expression_too_long", message)]);
         }
         let kind = match path::parse(source) {
@@ -115,7 +97,7 @@ impl Expression {
                 reads.extend(path.step());
                 Kind::Path(path)
             }
-            None => Kind::Program(Box::new(Program::parse(source, visible, reads)?)),
+            None => Kind::Program(Box::new(PathProgram::parse(source, visible, reads)?)),
         };
         Ok(Self { source: source.into(), kind })
     }
@@ -142,26 +124,4 @@ impl Expression {
     fn failure(&self, why: &dyn fmt::Display) -> Failure {
         Failure::fatal("expression", format!("`{}`: {}", shorten(&self.source), shorten(why)))
     }
-}
-
-/// The start of a text that may be as long as a payload; the rest is never formatted.
-fn shorten(text: impl fmt::Display) -> String {
-    const LONGEST: usize = 400;
-    struct Short(String);
-    impl fmt::Write for Short {
-        fn write_str(&mut self, part: &str) -> fmt::Result {
-            let room = LONGEST.saturating_sub(self.0.len());
-            if part.len() <= room {
-                self.0.push_str(part);
-                return Ok(());
-            }
-            self.0.push_str(&part[..part.floor_char_boundary(room)]);
-            self.0.push('…');
-            Err(fmt::Error)
-        }
-    }
-    let mut short = Short(String::new());
-    // The only error is the one that ends the formatting early.
-    let _ = write!(short, "{text}");
-    short.0
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use domain::Payload;
+use expressions::shorten;
 use serde_json::Value;
 
 use super::{Expression, Found, MAX_EXPRESSIONS, MAX_ITEMS, MAX_VALUE, Scope, Visible, Wrong};
@@ -69,10 +70,10 @@ impl Template {
         let payload = self.evaluate(scope)?;
         let items: Vec<Payload> = payload.parse().map_err(|_| {
             let source = match &self.0 {
-                Node::Expression(expression) => format!("`{}`", super::shorten(&expression.source)),
+                Node::Expression(expression) => format!("`{}`", shorten(&expression.source)),
                 Node::Literal(_) | Node::Text(_) | Node::List(_) | Node::Object(_) => "the value".to_owned(),
             };
-            Failure::fatal("expression", format!("{source}: gives {}, not a list", super::shorten(payload.as_str())))
+            Failure::fatal("expression", format!("{source}: gives {}, not a list", shorten(payload.as_str())))
         })?;
         if items.len() > MAX_ITEMS {
             let message = format!("the list has {} items; at most {MAX_ITEMS} are allowed", items.len());

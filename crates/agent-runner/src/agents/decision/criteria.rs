@@ -1,7 +1,7 @@
 //! Weighted scoring: each criterion gives every candidate a share from 0 to 1, and weights add them up.
 
 use agent_sdk::{Failure, Task};
-use cel::Value as Cel;
+use expressions::Cel;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

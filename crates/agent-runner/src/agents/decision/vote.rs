@@ -1,8 +1,8 @@
 //! A voter: rules first, then weighted criteria over the options, then what is chosen otherwise.
 
 use agent_sdk::{Failure, Task};
-use cel::Value as Cel;
 use errors::Violation;
+use expressions::Cel;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

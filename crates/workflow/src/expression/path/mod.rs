@@ -6,11 +6,12 @@ mod outline;
 use std::{fmt, ops::Range};
 
 use domain::Payload;
+use expressions::Wrong;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 pub(crate) use self::outline::forget;
-use super::{Scope, Visible, Wrong};
+use super::{Scope, Visible};
 use crate::{StepIndex, definition::did_you_mean};
 
 /// Where a path begins.

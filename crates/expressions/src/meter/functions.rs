@@ -40,7 +40,7 @@ const REPLACED: [(&str, usize, &str, Function); 14] = [
 ];
 
 /// The name of the function that stands in the place of `name` called with `operands`, the target included.
-pub(in crate::expression) fn replacement(name: &str, operands: usize) -> Option<&'static str> {
+pub(crate) fn replacement(name: &str, operands: usize) -> Option<&'static str> {
     REPLACED.iter().find(|(replaced, wanted, ..)| *replaced == name && *wanted == operands).map(|(.., own, _)| *own)
 }
 

@@ -1,11 +1,9 @@
 //! What an evaluation may spend: time and memory, both counted in one budget, so that no expression holds a worker for long or
 //! takes the process down, whatever data it meets.
 //!
-//! CEL itself counts nothing. So [`meter`] puts guards around everything whose cost depends on the size of a value: they
+//! CEL itself counts nothing. So [`guard`] puts guards around everything whose cost depends on the size of a value: they
 //! spend before the work is done. Where one operand says how often another is copied or looked at, no guard around either
 //! would do; [`functions`] replaces those functions and operators by ones that know their price.
-//!
-//! [`meter`]: super::program
 
 mod functions;
 
@@ -25,7 +23,7 @@ pub(super) use functions::replacement;
 /// What one evaluation may spend. A byte looked at or copied costs one; all of it takes well under two seconds, and no more
 /// than about as many bytes of memory.
 const BUDGET: u64 = 128 << 20;
-/// A round of a loop: the operators in it, of which there are at most [`super::program::MAX_OPERATORS`].
+/// A round of a loop: the operators in it, of which there are at most [`crate::program::MAX_OPERATORS`].
 const ROUND: u64 = 512;
 /// A value that is looked at, or copied for a moment.
 const SEEN: u64 = 16;
@@ -58,7 +56,7 @@ pub(super) fn is_exhausted() -> bool {
     LEFT.get().is_none()
 }
 
-pub(super) const EXHAUSTED: &str = "it takes too much time or memory on this data; compute this in a step";
+pub(super) const EXHAUSTED: &str = "it takes too much time or memory on this data";
 
 /// Takes `amount` from the budget.
 pub(super) fn spend(amount: u64) -> Result<(), ExecutionError> {
