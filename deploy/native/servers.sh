@@ -113,6 +113,10 @@ rabbitmq() {
                 [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && return
                 setsid nohup "$rabbitmq_lib/rabbitmq-server" >"$dir/rabbitmq/out" 2>&1 </dev/null &
                 "$rabbitmq_lib/rabbitmqctl" wait --timeout 90 "$RABBITMQ_PID_FILE" >/dev/null
+                # A client that asks a quorum queue before it has elected can leave it without a leader for good in Debian's
+                # version (rabbitmq/rabbitmq-server#10070).
+                "$rabbitmq_lib/rabbitmqctl" eval \
+                    '[ra:trigger_election(amqqueue:get_pid(Q)) || Q <- rabbit_amqqueue:list_by_type(rabbit_quorum_queue)], ok.' >/dev/null
                 ;;
             stop)
                 [ -n "$pid" ] || return 0

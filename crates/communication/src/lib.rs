@@ -12,7 +12,7 @@ mod workers;
 
 use std::sync::Arc;
 
-use contracts::Link;
+use contracts::{Link, Links};
 use domain::Clock;
 use lifecycle::Tasks;
 use tonic::service::Routes;
@@ -22,10 +22,14 @@ use self::{
     app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages, Reason},
     peers::RegistryClient,
     store::Store,
-    transport::{Delivery, Direct, MailboxLimits, Sink, Transport},
+    transport::{Delivery, Direct, MailboxLimits, RabbitMq, Sink, Transport},
     workers::{Parts, Writer},
 };
-pub use self::{error::StartError, settings::Settings, store::MIGRATIONS};
+pub use self::{
+    error::StartError,
+    settings::{QueueType, RabbitMq as RabbitMqSettings, Settings, TransportKind},
+    store::MIGRATIONS,
+};
 
 /// Unfinished messages that a start reads at once.
 const LOADED_AT_ONCE: usize = 1_000;
@@ -33,8 +37,10 @@ const LOADED_AT_ONCE: usize = 1_000;
 /// Links to the services that communication calls.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// Who the agents are.
+    /// Who the agents are: any replica knows.
     pub registry: Link,
+    /// Every replica, since each has to hear who is alive.
+    pub registries: Links,
 }
 
 /// A running communication.
@@ -44,7 +50,8 @@ pub struct Service {
     routes: Routes,
 }
 
-/// Opens the database, puts every unfinished message back into its mailbox, and starts what runs by itself.
+/// Opens the database, puts every unfinished message back into its mailbox where no broker keeps it, and starts what runs by
+/// itself.
 pub async fn start(
     settings: Settings,
     peers: Peers,
@@ -52,11 +59,12 @@ pub async fn start(
     tasks: &Tasks,
 ) -> Result<Service, StartError> {
     let store = store::open(&settings.database).await?;
-    let limits = MailboxLimits { messages: settings.mailbox_limit, bytes: settings.mailbox_bytes.0 };
-    let transport: Arc<dyn Transport> = Arc::new(Direct::new(limits));
+    let (transport, rabbitmq) = transport(&settings, &clock);
     let journal = Arc::new(Journal::new(settings.log_buffer));
     let hub = hub(&settings, &transport, &journal, &clock);
-    refill(&*store, &*transport, &hub, settings.delivery_limit).await.map_err(StartError::Load)?;
+    if rabbitmq.is_none() {
+        refill(&*store, &*transport, &hub, settings.delivery_limit).await.map_err(StartError::Load)?;
+    }
     let registry = RegistryClient::new(peers.registry, settings.registry_timeout);
     let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache));
     let writer = Writer {
@@ -64,8 +72,6 @@ pub async fn start(
         store: Arc::clone(&store),
         transport: Arc::clone(&transport),
         hub: Arc::clone(&hub),
-        clock: Arc::clone(&clock),
-        sequence: store.last_sequence().await.map_err(StartError::Load)?,
     };
     let messages = Messages {
         directory: Arc::clone(&directory),
@@ -90,9 +96,22 @@ pub async fn start(
         tasks: tasks.clone(),
         limits: StreamLimits::from(&settings),
     });
-    let parts = Parts { hub, directory, registry, transport, store: Arc::clone(&store), clock };
+    let parts = Parts { hub, directory, registry, transport, rabbitmq, store: Arc::clone(&store), clock };
     workers::spawn(parts, writer, &settings, tasks);
     Ok(Service { store, routes: api.routes() })
+}
+
+/// The transport that the settings name; and as itself where it has work of its own to do.
+fn transport(settings: &Settings, clock: &Arc<dyn Clock>) -> (Arc<dyn Transport>, Option<Arc<RabbitMq>>) {
+    let limits = MailboxLimits { messages: settings.mailbox_limit, bytes: settings.mailbox_bytes.0 };
+    match settings.transport {
+        TransportKind::Direct => (Arc::new(Direct::new(limits)), None),
+        TransportKind::Rabbitmq => {
+            let rabbitmq = RabbitMq::new(settings.rabbitmq.clone(), limits, settings.delivery_limit, Arc::clone(clock));
+            let rabbitmq = Arc::new(rabbitmq);
+            (Arc::clone(&rabbitmq) as _, Some(rabbitmq))
+        }
+    }
 }
 
 /// The broker behind its lock, told by the transport what arrives and what expires.

@@ -1,9 +1,9 @@
 //! What operators can set.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use settings::{ByteSize, Database};
+use settings::{ByteSize, Database, Secret};
 
 /// The settings of communication; variables start with `TROUPE_COMMUNICATION__`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,10 @@ use settings::{ByteSize, Database};
 pub struct Settings {
     /// Where messages and dead letters are kept.
     pub database: Database,
+    /// What carries messages to their mailboxes: `direct` for a single replica, `rabbitmq` for any number. Default direct.
+    pub transport: TransportKind,
+    /// How RabbitMQ is used, where it is the transport.
+    pub rabbitmq: RabbitMq,
     /// How often agents are asked to ping. Default 5s.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
@@ -64,12 +68,72 @@ pub struct Settings {
     pub dead_letter_retention: Duration,
 }
 
+/// What carries messages to their mailboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransportKind {
+    /// Memory, refilled from the database after a restart.
+    Direct,
+    /// RabbitMQ.
+    Rabbitmq,
+}
+
+/// How RabbitMQ is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RabbitMq {
+    /// As `amqp://user:password@host:port/virtual-host`, or `amqps://…`.
+    pub url: Option<Secret>,
+    /// A file with the URL, for deployments that mount their secrets.
+    pub url_file: Option<PathBuf>,
+    /// Of new queues: `quorum`, replicated by RabbitMQ's own nodes, or `classic`. Queues that exist stay as they are.
+    /// Default quorum.
+    pub queue_type: QueueType,
+    /// Messages of one mailbox that are fetched before they are taken. Larger is faster, until it delays what another
+    /// replica could take. Default 128.
+    pub prefetch: u16,
+    /// Messages that are published before the first of them is confirmed. Default 512.
+    pub publish_window: usize,
+    /// How long a connection may take to be made, and a wave of messages to be confirmed. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How long a message may be accepted and not be with the broker before another replica takes it over. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub relay_after: Duration,
+}
+
+/// What kind of queues RabbitMQ makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueType {
+    /// Replicated, and at-least-once in its dead-lettering.
+    Quorum,
+    /// On one node.
+    Classic,
+}
+
+impl Default for RabbitMq {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_file: None,
+            queue_type: QueueType::Quorum,
+            prefetch: 128,
+            publish_window: 512,
+            timeout: Duration::from_secs(10),
+            relay_after: Duration::from_secs(10),
+        }
+    }
+}
+
 const DAY: Duration = Duration::from_hours(24);
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             database: Database::default(),
+            transport: TransportKind::Direct,
+            rabbitmq: RabbitMq::default(),
             heartbeat_interval: Duration::from_secs(5),
             session_lease: Duration::from_secs(15),
             max_credits: 10_000,
@@ -115,6 +179,13 @@ impl settings::Settings for Settings {
             ("heartbeat_interval", self.heartbeat_interval.as_millis() as usize),
             ("report_interval", self.report_interval.as_millis() as usize),
         ];
+        let rabbitmq = &self.rabbitmq;
+        if self.transport == TransportKind::Rabbitmq && rabbitmq.url.is_none() && rabbitmq.url_file.is_none() {
+            return Err(("rabbitmq", "needs a `url` or `url_file` where it is the transport".to_owned()));
+        }
+        if rabbitmq.prefetch == 0 || rabbitmq.publish_window == 0 || rabbitmq.timeout.is_zero() {
+            return Err(("rabbitmq", "`prefetch`, `publish_window` and `timeout` must be more than zero".to_owned()));
+        }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((field, _)) => Err((field, "must be more than zero".to_owned())),
             None => Ok(()),

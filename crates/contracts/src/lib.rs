@@ -1,10 +1,11 @@
 //! The contracts between the services, generated from `proto/`: messages, servers, clients and the descriptor set.
 //!
-//! Generated types stop at a service's `api/`; nothing else belongs here but [`Link`], over which clients call.
+//! Generated types stop at a service's `api/`; nothing else belongs here but [`Link`], over which clients call, and
+//! [`Links`] for those that call every replica.
 
 mod link;
 
-pub use link::Link;
+pub use link::{Link, Links, Replica};
 
 /// All contracts as an encoded `FileDescriptorSet`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/troupe.bin"));

@@ -2,9 +2,11 @@
 
 use std::{
     fmt,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use tokio::sync::watch;
 use tonic::body::Body;
 use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
 
@@ -27,6 +29,45 @@ impl Link {
         S::Future: Send + 'static,
     {
         Self(BoxCloneSyncService::new(service.map_err(Into::into)))
+    }
+}
+
+/// One replica of a service.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Its `host:port`; empty where it is in this process. Two replicas never have the same.
+    pub address: Arc<str>,
+    /// The way to it, and to no other.
+    pub link: Link,
+}
+
+/// The replicas of a service, each with a link of its own, for whoever has to speak to every one of them. They may come and
+/// go. A service of which any replica will do is reached over a single [`Link`].
+#[derive(Clone, Debug)]
+pub struct Links(watch::Receiver<Arc<[Replica]>>);
+
+impl Links {
+    /// One replica for good.
+    pub fn one(link: Link) -> Self {
+        let (_, replicas) = watch::channel(Arc::from([Replica { address: Arc::from(""), link }]));
+        Self(replicas)
+    }
+
+    /// Those that somebody else finds out about.
+    pub const fn watched(replicas: watch::Receiver<Arc<[Replica]>>) -> Self {
+        Self(replicas)
+    }
+
+    /// Those that there are now, which counts as having seen them.
+    pub fn now(&mut self) -> Arc<[Replica]> {
+        Arc::clone(&self.0.borrow_and_update())
+    }
+
+    /// Waits until there are others than were seen last; for ever where they cannot change. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

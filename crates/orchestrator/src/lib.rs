@@ -16,7 +16,7 @@ use std::sync::{
 };
 
 use contracts::{
-    Link,
+    Link, Links,
     orchestrator::v1::{
         execution_service_server::ExecutionServiceServer, workflow_service_server::WorkflowServiceServer,
     },
@@ -44,8 +44,8 @@ pub use self::{
 pub struct Peers {
     /// Who may vote.
     pub registry: Link,
-    /// Where tasks go, and results come from.
-    pub communication: Link,
+    /// Where tasks go, and results come from: every replica of it.
+    pub communication: Links,
     /// The other orchestrators, where there may be some.
     pub cluster: Option<Cluster>,
 }
@@ -94,7 +94,9 @@ pub async fn start(
     keeper.begin().await?;
     tasks.spawn("shard keeper", OnExit::StopService, keeper.run(tasks.shutdown().clone()));
     let shutdown = tasks.shutdown().clone();
-    let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, owner.clone(), shutdown.clone());
+    let mut communication = peers.communication;
+    let communication = communication.now()[0].link.clone();
+    let exchange = exchange::run(workers.clone(), communication, ends.outgoing, owner.clone(), shutdown.clone());
     tasks.spawn("task exchange", OnExit::StopService, exchange);
     let app = App { store: Arc::clone(&store), plans, workers, replicas, watchers, clock, command_timeout };
     let api = Api::new(Arc::new(app), shutdown);

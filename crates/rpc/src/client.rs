@@ -1,9 +1,10 @@
 //! Links to the replicas of a service.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
-use contracts::Link;
+use contracts::{Link, Links, Replica};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
 use crate::{Token, balance::Balanced};
@@ -74,6 +75,21 @@ pub enum ConnectError {
 
 /// A link to the replicas of a service. It connects when it is used, and again when a connection is lost.
 pub fn connect(replicas: &Replicas, token: Option<&Token>) -> Result<Link, ConnectError> {
+    let channels = endpoints(replicas)?.iter().map(Endpoint::connect_lazy).collect();
+    Ok(Link::new(Balanced::new(channels, token.map(Token::header))))
+}
+
+/// A link to each replica of a service, for whoever has to speak to all of them.
+pub fn connect_each(replicas: &Replicas, token: Option<&Token>) -> Result<Links, ConnectError> {
+    let to_one = |(endpoint, address): (Endpoint, &String)| Replica {
+        address: Arc::from(address.as_str()),
+        link: Link::new(Balanced::new(vec![endpoint.connect_lazy()], token.map(Token::header))),
+    };
+    let each: Arc<[_]> = endpoints(replicas)?.into_iter().zip(&replicas.0).map(to_one).collect();
+    Ok(Links::watched(watch::channel(each).1))
+}
+
+fn endpoints(replicas: &Replicas) -> Result<Vec<Endpoint>, ConnectError> {
     let endpoint = |address: &String| {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|source| ConnectError::Address { address: address.clone(), source })?;
@@ -90,8 +106,7 @@ pub fn connect(replicas: &Replicas, token: Option<&Token>) -> Result<Link, Conne
     if endpoints.is_empty() {
         return Err(ConnectError::Nowhere);
     }
-    let channels = endpoints.iter().map(Endpoint::connect_lazy).collect();
-    Ok(Link::new(Balanced::new(channels, token.map(Token::header))))
+    Ok(endpoints)
 }
 
 #[cfg(test)]

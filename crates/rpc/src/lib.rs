@@ -5,6 +5,6 @@ mod client;
 mod guard;
 mod token;
 
-pub use client::{ConnectError, Replicas, connect};
+pub use client::{ConnectError, Replicas, connect, connect_each};
 pub use guard::{Guard, Guarded};
 pub use token::Token;

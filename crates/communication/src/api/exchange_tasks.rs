@@ -26,8 +26,10 @@ impl TaskService for Api {
         request: Request<Streaming<ExchangeTasksRequest>>,
     ) -> Result<Response<Self::ExchangeTasksStream>, Status> {
         let outbox = Outbox::new(self.0.limits.orchestrator_buffer);
-        let encode =
-            |batch: Vec<Update>| ExchangeTasksResponse { updates: batch.into_iter().map(wire::update).collect() };
+        let encode = |batch: Vec<Update>| ExchangeTasksResponse {
+            updates: batch.into_iter().map(wire::update).collect(),
+            serving: Vec::new(),
+        };
         let outgoing = Outgoing::new(outbox.clone(), encode);
         let (context, requests) = (Arc::clone(&self.0), request.into_inner());
         self.0.tasks.spawn("communication.orchestrator", OnExit::Continue, async move {
@@ -99,6 +101,7 @@ enum Said {
     Dispatch(Task),
     Cancel { task: String, reason: String, epoch: i64 },
     Ack { task: String, epoch: i64 },
+    Locate { task: String, epoch: i64 },
 }
 
 /// A batch is one visit to the broker; up to a fault it is carried out.
@@ -123,6 +126,7 @@ fn hear(attached: &Attached<'_>, events: Vec<OrchestratorEvent>, offset: usize) 
                 Said::Cancel { task, epoch, .. } | Said::Ack { task, epoch } if broker.is_outdated(&task, epoch) => {}
                 Said::Cancel { task, reason, .. } => broker.cancel(&task, &reason),
                 Said::Ack { task, .. } => broker.acknowledge(&task),
+                Said::Locate { task, epoch } => broker.locate(&attached.attachment, &task, epoch),
             }
         }
     }
@@ -144,6 +148,10 @@ fn read_event(event: OrchestratorEvent, index: usize) -> Result<Said, Communicat
         Event::Ack(ack) => {
             wire::text(at("ack.task_id"), &ack.task_id)?;
             Ok(Said::Ack { task: ack.task_id, epoch })
+        }
+        Event::Locate(locate) => {
+            wire::text(at("locate.task_id"), &locate.task_id)?;
+            Ok(Said::Locate { task: locate.task_id, epoch })
         }
     }
 }

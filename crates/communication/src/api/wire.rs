@@ -350,6 +350,7 @@ pub(super) fn update(update: Update) -> proto::TaskUpdate {
         }),
         What::Refused(reason) => Wire::Refused(proto::TaskRefused { reason }),
         What::Requeued(reason) => Wire::Requeued(proto::TaskRequeued { reason }),
+        What::Unknown => Wire::Unknown(proto::TaskUnknown {}),
     };
     proto::TaskUpdate {
         task_id,

@@ -4,7 +4,7 @@
 //! The lock is held for microseconds and never across a wait. Order of locks: broker, then transport or journal or outbox.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     broker::{Broker, Opening, Report},
-    model::{Mailbox, Reason, ToAgent},
+    model::{Envelope, Mailbox, Reason, ToAgent},
     outbox::Outbox,
 };
 use crate::{
@@ -112,11 +112,15 @@ impl Hub {
 }
 
 impl Sink for Hub {
+    fn queued(&self, envelope: &Arc<Envelope>) {
+        self.broker().queued_message(envelope);
+    }
+
     fn arrived(&self, mailbox: &Mailbox) {
         self.broker().wake_mailbox(mailbox);
     }
 
-    fn expired(&self, delivery: Delivery) {
-        self.broker().bury_message(&delivery, Reason::Expired, "");
+    fn dead(&self, delivery: Delivery, reason: Reason) {
+        self.broker().bury_message(&delivery, reason, "");
     }
 }

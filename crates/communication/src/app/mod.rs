@@ -17,8 +17,8 @@ pub(crate) use self::{
     journal::{Change, Entry, Journal, Recorded},
     messages::{Draft, Messages, Submitted},
     model::{
-        DeadLetter, Envelope, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Reason, Status, Target, Task, TaskId,
-        ToAgent, Update, What,
+        DeadLetter, Envelope, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Reason, Status, Target, Task, ToAgent,
+        Update, What,
     },
     outbox::{Outbox, Weigh},
 };

@@ -259,14 +259,22 @@ impl Update {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
     Waiting,
-    HandedOver { session: SessionId, delivery: u32 },
+    HandedOver {
+        session: SessionId,
+        delivery: u32,
+    },
     Begun,
     Alive,
     Shown(Bytes),
     Ended(Outcome),
-    DeadLettered { letter: DeadLetterId, reason: &'static str },
+    DeadLettered {
+        letter: DeadLetterId,
+        reason: &'static str,
+    },
     Refused(String),
     Requeued(String),
+    /// It is not here.
+    Unknown,
 }
 
 /// What a delivery's id names.

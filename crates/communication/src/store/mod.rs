@@ -26,7 +26,11 @@ pub static MIGRATIONS: Migrations = Migrations { service: "communication", sqlit
 /// Opens the database that the settings name.
 pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match Database::open(settings, &MIGRATIONS).await? {
-        Database::Sqlite(sqlite) => Arc::new(SqliteStore::new(sqlite)),
+        Database::Sqlite(sqlite) => {
+            let place = settings.path.display().to_string();
+            let store = SqliteStore::new(sqlite).await;
+            Arc::new(store.map_err(|source| OpenError::Connect { place, source })?)
+        }
         Database::Postgres(postgres) => {
             let place = "its PostgreSQL database".to_owned();
             let store = PostgresStore::new(postgres).await;
@@ -108,10 +112,16 @@ pub(crate) struct LetterFilter {
 pub(crate) trait Store: Send + Sync + 'static {
     /// Writes a batch in one transaction; answers with the sequences of the messages that were inserted.
     async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>>;
-    /// The highest sequence so far; 0 where there is none.
-    async fn last_sequence(&self) -> sqlx::Result<i64>;
+    /// That many sequences, ascending: higher than all that were given before, by whomever.
+    async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>>;
     /// What is neither acked nor dead, in the order of acceptance, after a sequence, with the number of deliveries.
     async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>>;
+    /// What was accepted before a time, and is not yet known to be with the broker: like [`Self::unfinished`].
+    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>>;
+    /// What expired before a time and is in nobody's hands, with the number of deliveries, at most `limit`.
+    async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>>;
+    /// The messages of these sequences that there are, in no order.
+    async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>>;
     /// One message with its history.
     async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>>;
     /// Messages without histories, newest first.

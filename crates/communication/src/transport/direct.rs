@@ -11,8 +11,11 @@ use std::{
 
 use domain::Timestamp;
 
-use super::{Delivery, Full, Settlement, Sink, Transport, Wanted};
-use crate::app::{Envelope, MAX_PRIORITY, Mailbox};
+use super::{
+    Delivery, Full, Settlement, Sink, Transport, Wanted,
+    rooms::{MailboxLimits, Rooms},
+};
+use crate::app::{Envelope, MAX_PRIORITY, Mailbox, Reason};
 
 /// Mailboxes in memory.
 pub(crate) struct Direct {
@@ -21,15 +24,9 @@ pub(crate) struct Direct {
     state: Mutex<State>,
 }
 
-/// What one mailbox holds at most, waiting and held together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MailboxLimits {
-    pub(crate) messages: usize,
-    pub(crate) bytes: usize,
-}
-
 #[derive(Default)]
 struct State {
+    rooms: Rooms,
     mailboxes: HashMap<Mailbox, Contents>,
     /// By due time, then sequence.
     delayed: BTreeMap<(Instant, i64), Delivery>,
@@ -47,8 +44,6 @@ struct Contents {
     replies: BTreeSet<Place>,
     /// Sequences of what is handed over or delayed.
     away: HashMap<i64, Away>,
-    messages: usize,
-    bytes: usize,
 }
 
 enum Away {
@@ -71,6 +66,14 @@ impl Direct {
 
     fn sink(&self) -> Option<Arc<dyn Sink>> {
         self.sink.get().and_then(Weak::upgrade)
+    }
+
+    fn put(&self, envelope: Arc<Envelope>, deliveries: u32) {
+        let mailbox = envelope.message.mailbox();
+        self.lock().put(Delivery { envelope, count: deliveries });
+        if let Some(sink) = self.sink() {
+            sink.arrived(&mailbox);
+        }
     }
 }
 
@@ -108,13 +111,11 @@ impl State {
         self.mailboxes.entry(mailbox).or_default().put(delivery);
     }
 
+    /// A message is gone.
     fn give_back(&mut self, mailbox: &Mailbox, bytes: usize) {
-        if let Some(contents) = self.mailboxes.get_mut(mailbox) {
-            contents.messages = contents.messages.saturating_sub(1);
-            contents.bytes = contents.bytes.saturating_sub(bytes);
-            if contents.messages == 0 {
-                self.mailboxes.remove(mailbox);
-            }
+        self.rooms.release(mailbox, bytes);
+        if self.mailboxes.get(mailbox).is_some_and(|contents| contents.waiting.is_empty() && contents.away.is_empty()) {
+            self.mailboxes.remove(mailbox);
         }
     }
 
@@ -169,37 +170,23 @@ impl Transport for Direct {
     }
 
     fn reserve(&self, mailbox: &Mailbox, bytes: usize) -> Result<(), Full> {
-        let mut state = self.lock();
-        let found = state.mailboxes.get(mailbox).map_or((0, 0), |contents| (contents.messages, contents.bytes));
-        // One message always fits, however large: its size has a limit of its own.
-        if found.0 >= self.limits.messages || (found.0 > 0 && found.1 + bytes > self.limits.bytes) {
-            return Err(Full);
-        }
-        let contents = state.mailboxes.entry(mailbox.clone()).or_default();
-        contents.messages += 1;
-        contents.bytes += bytes;
-        Ok(())
+        self.lock().rooms.reserve(mailbox, bytes, self.limits)
     }
 
     fn release(&self, mailbox: &Mailbox, bytes: usize) {
-        self.lock().give_back(mailbox, bytes);
+        self.lock().rooms.release(mailbox, bytes);
     }
 
-    fn publish(&self, envelope: Arc<Envelope>, deliveries: u32) {
-        let mailbox = envelope.message.mailbox();
-        self.lock().put(Delivery { envelope, count: deliveries });
+    fn publish(&self, envelope: Arc<Envelope>) {
         if let Some(sink) = self.sink() {
-            sink.arrived(&mailbox);
+            sink.queued(&envelope);
         }
+        self.put(envelope, 0);
     }
 
     fn readmit(&self, envelope: Arc<Envelope>, deliveries: u32) {
-        let mut state = self.lock();
-        let contents = state.mailboxes.entry(envelope.message.mailbox()).or_default();
-        contents.messages += 1;
-        contents.bytes += envelope.message.payload.len();
-        drop(state);
-        self.publish(envelope, deliveries);
+        self.lock().rooms.take(&envelope.message.mailbox(), envelope.message.payload.len());
+        self.put(envelope, deliveries);
     }
 
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery> {
@@ -238,6 +225,7 @@ impl Transport for Direct {
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery> {
         let mut state = self.lock();
         let Some(contents) = state.mailboxes.remove(mailbox) else { return Vec::new() };
+        state.rooms.clear(mailbox);
         let mut found: Vec<_> = contents.waiting.into_values().collect();
         for (sequence, away) in contents.away {
             if let Away::Delayed(due) = away {
@@ -259,7 +247,7 @@ impl Transport for Direct {
         drop(state);
         let Some(sink) = self.sink() else { return };
         for delivery in expired {
-            sink.expired(delivery);
+            sink.dead(delivery, Reason::Expired);
         }
         for mailbox in &woken {
             sink.arrived(mailbox);

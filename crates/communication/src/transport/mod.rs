@@ -6,6 +6,10 @@
 //! settlement gets lost comes again, which every consumer must bear anyway.
 
 mod direct;
+mod rabbitmq;
+mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, Weak},
@@ -14,8 +18,8 @@ use std::{
 
 use domain::Timestamp;
 
-pub(crate) use self::direct::{Direct, MailboxLimits};
-use crate::app::{Envelope, Mailbox};
+pub(crate) use self::{direct::Direct, rabbitmq::RabbitMq, rooms::MailboxLimits};
+use crate::app::{DeadLetter, Envelope, Mailbox, Reason};
 
 /// One hand-over of a message.
 #[derive(Clone, Debug)]
@@ -50,10 +54,12 @@ pub(crate) struct Full;
 /// Who is told what a transport notices. Never called from within a call to the transport that its caller makes under a
 /// lock: only `publish`, `readmit` and `advance` call it.
 pub(crate) trait Sink: Send + Sync {
+    /// A message is in its mailbox for the first time.
+    fn queued(&self, envelope: &Arc<Envelope>);
     /// There may be something to take.
     fn arrived(&self, mailbox: &Mailbox);
-    /// A message's time ran out before it was taken; the transport has forgotten it. `count` is how often it was handed over.
-    fn expired(&self, delivery: Delivery);
+    /// A message cannot be taken any more; the transport has forgotten it. `count` is how often it was handed over.
+    fn dead(&self, delivery: Delivery, reason: Reason);
 }
 
 /// A way for messages from the record to the mailboxes.
@@ -64,15 +70,23 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn reserve(&self, mailbox: &Mailbox, bytes: usize) -> Result<(), Full>;
     /// Gives room back that is not needed.
     fn release(&self, mailbox: &Mailbox, bytes: usize);
-    /// Takes over a recorded message with the number of its deliveries so far; its room has been reserved.
-    fn publish(&self, envelope: Arc<Envelope>, deliveries: u32);
-    /// Takes over a message that was recorded in another life: before a restart, or as a dead letter. Takes room whether
-    /// there is some or not, since the message is accepted already.
+    /// Takes over a message that was just recorded; its room has been reserved.
+    fn publish(&self, envelope: Arc<Envelope>);
+    /// Takes over a message that was recorded in another life: before a restart, by another replica, or as a dead letter, with
+    /// the number of its deliveries. Takes room whether there is some or not, since the message is accepted already.
     fn readmit(&self, envelope: Arc<Envelope>, deliveries: u32);
+    /// Somebody here takes from a mailbox from now on.
+    fn open(&self, _mailbox: &Mailbox) {}
+    /// Nobody here does any more; nothing of it is held.
+    fn close(&self, _mailbox: &Mailbox) {}
     /// Hands over the next message of a mailbox, if there is one; whoever takes it settles it.
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery>;
     /// Ends a hand-over. Unknown ones are ignored.
     fn settle(&self, delivery: &Delivery, settlement: Settlement);
+    /// It is recorded how a message ended: with a letter where it died.
+    fn recorded(&self, _envelope: &Arc<Envelope>, _letter: Option<&DeadLetter>) {}
+    /// It is recorded that a task died.
+    fn task_died(&self, _letter: &DeadLetter) {}
     /// Takes everything out of a mailbox that nobody holds, for good: its agent is gone.
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery>;
     /// Acts on the time: what expired is reported, what was delayed comes back. Called several times a second.

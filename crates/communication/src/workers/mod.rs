@@ -22,7 +22,7 @@ use crate::{
     app::{Directory, Hub},
     peers::RegistryClient,
     store::Store,
-    transport::Transport,
+    transport::{RabbitMq, Transport},
 };
 
 /// How often delays and expiries are looked at: nothing is later than this.
@@ -34,6 +34,7 @@ pub(crate) struct Parts {
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: RegistryClient,
     pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) rabbitmq: Option<Arc<RabbitMq>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -42,7 +43,11 @@ pub(crate) struct Parts {
 pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &Tasks) {
     let (sessions_over, last) = watch::channel(false);
     tasks.spawn("communication.writer", OnExit::StopService, writer.run(last));
-    let Parts { hub, directory, registry, transport, store, clock } = parts;
+    let Parts { hub, directory, registry, transport, rabbitmq, store, clock } = parts;
+    if let Some(rabbitmq) = rabbitmq {
+        let run = rabbitmq.run(Arc::clone(&store), sessions_over.subscribe());
+        tasks.spawn("communication.rabbitmq", OnExit::StopService, run);
+    }
     let shutdown = tasks.shutdown().clone();
     let stop = stop::run(Arc::clone(&hub), shutdown.clone(), settings.drain_timeout, sessions_over.clone());
     tasks.spawn("communication.stop", OnExit::StopService, stop);

@@ -1,5 +1,5 @@
 //! The one writer: everything that waits to be recorded becomes one transaction, and what follows from the commit is done
-//! after it: senders are answered, messages go to the transport, orchestrators hear of dead tasks.
+//! after it: senders are answered, messages go to the transport, which hears of ends too, and orchestrators hear of dead tasks.
 //!
 //! Invariant: messages are published in the order of their sequences, which is the order in which they were submitted.
 
@@ -9,11 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::Clock;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    app::{Change, Entry, Envelope, Hub, Journal, Recorded, Status, TaskId},
+    app::{Change, Entry, Envelope, Hub, Journal, Message, Recorded, Status},
     error::CommunicationError,
     metrics,
     store::{Batch, HistoryEvent, MessageUpdate, Store},
@@ -31,12 +30,12 @@ pub(crate) struct Writer {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) clock: Arc<dyn Clock>,
-    /// The highest sequence that was given.
-    pub(crate) sequence: i64,
 }
 
-/// A message of a batch, and who waits for it.
+/// A message that is to be recorded, and who waits for it.
+type Send = (Message, oneshot::Sender<Recorded>);
+
+/// The same, with its place in the order.
 struct Sent {
     envelope: Arc<Envelope>,
     reply: oneshot::Sender<Recorded>,
@@ -47,7 +46,8 @@ struct Sent {
 struct Work {
     batch: Batch,
     sent: Vec<Sent>,
-    dead_tasks: Vec<TaskId>,
+    /// What is not a send: it is written again where the commit fails.
+    kept: Vec<Entry>,
     /// Where in `batch.updates` a message is.
     places: HashMap<i64, usize>,
 }
@@ -82,28 +82,21 @@ impl Writer {
     async fn write(&mut self, entries: Vec<Entry>) -> Result<(), sqlx::Error> {
         let (count, begun) = (entries.len(), Instant::now());
         let mut work = Work::default();
-        // What is not a send is kept: it is written again where the commit fails.
-        let mut kept = Vec::new();
+        let mut sends = Vec::new();
         for entry in entries {
             match entry {
-                Entry::Send { message, reply } => {
-                    self.sequence += 1;
-                    let envelope = Arc::new(Envelope { sequence: self.sequence, message });
-                    work.batch.inserts.push(Arc::clone(&envelope));
-                    work.sent.push(Sent { envelope, reply });
-                }
+                Entry::Send { message, reply } => sends.push((message, reply)),
                 Entry::Change(change) => {
                     work.change(&change);
-                    kept.push(Entry::Change(change));
+                    work.kept.push(Entry::Change(change));
                 }
                 Entry::DeadTask { task, letter } => {
-                    work.dead_tasks.push(Arc::clone(&task));
                     work.batch.letters.push(letter.clone());
-                    kept.push(Entry::DeadTask { task, letter });
+                    work.kept.push(Entry::DeadTask { task, letter });
                 }
             }
         }
-        match self.store.write(&work.batch).await {
+        match self.commit(&mut work, &mut sends).await {
             Ok(inserted) => {
                 ::metrics::histogram!(metrics::COMMIT_ENTRIES).record(count as f64);
                 ::metrics::histogram!(metrics::COMMIT_SECONDS).record(begun.elapsed().as_secs_f64());
@@ -112,10 +105,25 @@ impl Writer {
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, entries = count, "cannot record messages");
-                self.failed(work.sent, kept);
+                let sent = work.sent.into_iter().map(|Sent { envelope, reply }| (envelope.message.clone(), reply));
+                self.failed(sent.chain(sends));
+                self.journal.put_back(work.kept);
                 Err(error)
             }
         }
+    }
+
+    /// Gives the messages their sequences, and writes all.
+    async fn commit(&self, work: &mut Work, sends: &mut Vec<Send>) -> Result<HashSet<i64>, sqlx::Error> {
+        if !sends.is_empty() {
+            let sequences = self.store.next_sequences(sends.len()).await?;
+            for (sequence, (message, reply)) in sequences.into_iter().zip(sends.drain(..)) {
+                let envelope = Arc::new(Envelope { sequence, message });
+                work.batch.inserts.push(Arc::clone(&envelope));
+                work.sent.push(Sent { envelope, reply });
+            }
+        }
+        self.store.write(&work.batch).await
     }
 
     async fn committed(&self, work: Work, inserted: &HashSet<i64>) {
@@ -123,32 +131,28 @@ impl Writer {
             let labels = [("kind", letter.kind.as_str().to_owned()), ("reason", letter.reason.clone())];
             ::metrics::counter!(metrics::DEAD_LETTERS, &labels).increment(1);
         }
-        if !work.dead_tasks.is_empty() {
-            let mut broker = self.hub.broker();
-            work.dead_tasks.iter().for_each(|task| broker.buried(task));
+        for entry in &work.kept {
+            match entry {
+                Entry::Change(Change { envelope, status: Status::Acked | Status::Dead, letter, .. }) => {
+                    self.transport.recorded(envelope, letter.as_ref());
+                }
+                Entry::DeadTask { task, letter } => {
+                    self.transport.task_died(letter);
+                    self.hub.broker().buried(task);
+                }
+                Entry::Change(_) | Entry::Send { .. } => {}
+            }
         }
         ::metrics::counter!(metrics::MESSAGES_ACCEPTED).increment(inserted.len() as u64);
         for sent in work.sent {
             if inserted.contains(&sent.envelope.sequence) {
                 // A sender that does not wait any more has its message recorded all the same.
                 let _ = sent.reply.send(Ok(Status::Accepted));
-                self.publish(sent.envelope);
+                self.transport.publish(sent.envelope);
             } else {
                 self.repeated(sent).await;
             }
         }
-    }
-
-    fn publish(&self, envelope: Arc<Envelope>) {
-        self.journal.note(Entry::Change(Change {
-            envelope: Arc::clone(&envelope),
-            status: Status::Queued,
-            at: self.clock.now(),
-            deliveries: 0,
-            detail: String::new(),
-            letter: None,
-        }));
-        self.transport.publish(envelope, 0);
     }
 
     /// A message whose id was recorded before: the sender hears how that one is.
@@ -166,14 +170,12 @@ impl Writer {
         let _ = sent.reply.send(status);
     }
 
-    fn failed(&self, sent: Vec<Sent>, kept: Vec<Entry>) {
-        for sent in sent {
-            let message = &sent.envelope.message;
+    fn failed(&self, sent: impl Iterator<Item = Send>) {
+        for (message, reply) in sent {
             self.transport.release(&message.mailbox(), message.payload.len());
             // Nobody has to listen.
-            let _ = sent.reply.send(Err(CommunicationError::NotRecorded));
+            let _ = reply.send(Err(CommunicationError::NotRecorded));
         }
-        self.journal.put_back(kept);
     }
 }
 
@@ -194,8 +196,12 @@ impl Work {
             self.batch.updates.len() - 1
         });
         let update = &mut self.batch.updates[place];
-        update.status = change.status;
-        update.deliveries = change.deliveries;
+        // The broker may say late that it has a message, which was handed over since.
+        let is_late = change.status == Status::Queued && change.deliveries < update.deliveries;
+        if !is_late {
+            update.status = change.status;
+            update.deliveries = change.deliveries;
+        }
         match change.status {
             Status::Delivered => update.delivered_at = update.delivered_at.or(Some(change.at)),
             Status::Acked => update.acked_at = Some(change.at),

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use communication::{Peers, Service, Settings};
 use contracts::{
-    Link,
+    Link, Links,
     communication::v1::{
         self as proto, agent_event, agent_session_service_client::AgentSessionServiceClient,
         dead_letter_service_client::DeadLetterServiceClient, message_service_client::MessageServiceClient,
@@ -48,7 +48,7 @@ impl World {
 
     async fn open(settings: &Settings, registry: &FakeRegistry) -> (Tasks, Service) {
         let tasks = Tasks::new(Shutdown::new());
-        let peers = Peers { registry: registry.link() };
+        let peers = Peers { registry: registry.link(), registries: Links::one(registry.link()) };
         let clock = std::sync::Arc::new(domain::SystemClock);
         let service = communication::start(settings.clone(), peers, clock, &tasks).await.unwrap();
         (tasks, service)

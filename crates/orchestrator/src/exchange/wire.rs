@@ -66,6 +66,7 @@ pub(super) fn update(wire: Wire) -> Result<TaskUpdate, Unreadable> {
         Update::DeadLettered(dead) => News::Ended(Err(Failure::fatal("dead_lettered", dead.reason))),
         Update::Refused(_) => News::Refused,
         Update::Requeued(_) => News::Requeued,
+        Update::Enqueued(_) | Update::Unknown(_) => return Err(NOTHING),
     };
     let agent_id = wire.agent_id.parse().ok();
     Ok(TaskUpdate { execution, task_id: wire.task_id, agent_id, namespace: wire.namespace, news, needs_ack })

@@ -9,7 +9,7 @@ use contracts::{
     Link,
     communication::v1::{
         ExchangeTasksRequest, ExchangeTasksResponse, Task, TaskBegun, TaskFailure, TaskHandedOver, TaskResult,
-        TaskUpdate,
+        TaskUnknown, TaskUpdate,
         orchestrator_event::Event,
         task::Target,
         task_result::Outcome,
@@ -81,13 +81,13 @@ impl Communication {
 
     /// Tells the orchestrator something about a task.
     pub(crate) fn tell(&self, task: &Task, update: Update) {
-        self.send(Ok(ExchangeTasksResponse { updates: vec![said("default", task, update)] }));
+        self.send(Ok(ExchangeTasksResponse { updates: vec![said("default", task, update)], ..Default::default() }));
     }
 
     /// The same, from an agent of another namespace.
     pub(crate) fn complete_from(&self, namespace: &str, task: &Task, output: &str) {
         let update = result(task, Outcome::Output(output.to_owned().into()));
-        self.send(Ok(ExchangeTasksResponse { updates: vec![said(namespace, task, update)] }));
+        self.send(Ok(ExchangeTasksResponse { updates: vec![said(namespace, task, update)], ..Default::default() }));
     }
 
     pub(crate) fn hand_over(&self, task: &Task) {
@@ -129,9 +129,13 @@ impl Communication {
                 }
                 Event::Cancel(cancel) => heard.cancelled.push(cancel.task_id),
                 Event::Ack(ack) => heard.acknowledged.push(ack.task_id),
+                Event::Locate(locate) => {
+                    let update = Some(Update::Unknown(TaskUnknown {}));
+                    updates.push(TaskUpdate { task_id: locate.task_id, update, ..Default::default() });
+                }
             }
         }
-        ExchangeTasksResponse { updates }
+        ExchangeTasksResponse { updates, ..Default::default() }
     }
 }
 

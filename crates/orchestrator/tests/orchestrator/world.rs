@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use contracts::{
-    Link,
+    Link, Links,
     orchestrator::v1::{
         CheckLivenessRequest, CheckLivenessResponse, CreateWorkflowRequest, Event, Execution, ExecutionStatus,
         GetExecutionRequest, ListEventsRequest, StartExecutionRequest, StepRun, StepState, VerifyExecutionRequest,
@@ -37,7 +37,7 @@ pub(crate) struct Replica {
 impl Replica {
     async fn start(settings: &Settings, communication: &Communication, registry: &Registry) -> Self {
         let tasks = Tasks::new(Shutdown::new());
-        let peers = Peers { registry: registry.link(), communication: communication.link(), cluster: None };
+        let peers = Peers { registry: registry.link(), communication: Links::one(communication.link()), cluster: None };
         let service = orchestrator::start(settings.clone(), peers, Arc::new(SystemClock), &tasks).await.unwrap();
         Self { tasks, service }
     }

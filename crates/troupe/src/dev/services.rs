@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use contracts::Links;
 use domain::{Clock, SystemClock};
 use lifecycle::OnExit;
 use serde::Serialize;
@@ -100,12 +101,15 @@ impl Services {
             .await
             .context("cannot start the registry")?;
         // It needs no link to the orchestrator: results go back on the stream on which the orchestrator sends its tasks.
-        let peers = communication::Peers { registry: registry.link() };
+        let peers = communication::Peers { registry: registry.link(), registries: Links::one(registry.link()) };
         let communication = communication::start(settings.communication.clone(), peers, Arc::clone(&clock), edge)
             .await
             .context("cannot start communication")?;
-        let peers =
-            orchestrator::Peers { registry: registry.link(), communication: communication.link(), cluster: None };
+        let peers = orchestrator::Peers {
+            registry: registry.link(),
+            communication: Links::one(communication.link()),
+            cluster: None,
+        };
         let orchestrator = orchestrator::start(settings.orchestrator.clone(), peers, Arc::clone(&clock), core)
             .await
             .context("cannot start the orchestrator")?;

@@ -4,10 +4,10 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
-use contracts::Link;
+use contracts::{Link, Links};
 use domain::{Clock, SystemClock};
 use lifecycle::OnExit;
-use rpc::{Replicas, Token, connect};
+use rpc::{Replicas, Token, connect, connect_each};
 use telemetry::Telemetry;
 use tonic::service::Routes;
 
@@ -39,6 +39,9 @@ impl Service {
         let link = |service: &str, replicas: &Replicas| -> anyhow::Result<Link> {
             connect(replicas, token).with_context(|| format!("serve.{service} does not say where to find it"))
         };
+        let links = |service: &str, replicas: &Replicas| -> anyhow::Result<Links> {
+            connect_each(replicas, token).with_context(|| format!("serve.{service} does not say where to find it"))
+        };
         let registry = || link("registry", &serve.registry);
         let communication = || link("communication", &serve.communication);
         Ok(match name {
@@ -50,7 +53,8 @@ impl Service {
             Name::Communication => {
                 let settings = communication::Settings::load(file)?;
                 placed("communication", &settings.database)?;
-                let peers = communication::Peers { registry: registry()? };
+                let peers =
+                    communication::Peers { registry: registry()?, registries: links("registry", &serve.registry)? };
                 Self::Communication(communication::start(settings, peers, clock, &stages.edge).await?)
             }
             Name::Orchestrator => {
@@ -59,7 +63,7 @@ impl Service {
                 let cluster = orchestrator::Cluster { address: advertised, connect: connector(token.cloned()) };
                 let peers = orchestrator::Peers {
                     registry: registry()?,
-                    communication: communication()?,
+                    communication: links("communication", &serve.communication)?,
                     cluster: Some(cluster),
                 };
                 Self::Orchestrator(orchestrator::start(settings, peers, clock, &stages.core).await?)

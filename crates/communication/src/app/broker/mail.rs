@@ -9,13 +9,19 @@ use super::{Broker, QueueKey, Session};
 use crate::{
     app::{
         journal::{Change, Entry},
-        model::{DeadLetter, Kind, Mailbox, Reason, Status, Target, ToAgent},
+        model::{DeadLetter, Envelope, Kind, Mailbox, Reason, Status, Target, ToAgent},
     },
     metrics,
     transport::{Delivery, Settlement, Wanted},
 };
 
 impl Broker {
+    /// A message has come to its mailbox.
+    pub(crate) fn queued_message(&self, envelope: &Arc<Envelope>) {
+        let delivery = Delivery { envelope: Arc::clone(envelope), count: 0 };
+        self.journal.note(change(&*self.clock, &delivery, Status::Queued, String::new()));
+    }
+
     /// There may be something in a mailbox: the agent's sessions take it, as far as they have credit.
     pub(crate) fn wake_mailbox(&mut self, mailbox: &Mailbox) {
         let key = QueueKey { namespace: mailbox.namespace.clone(), target: Target::Agent(mailbox.agent) };

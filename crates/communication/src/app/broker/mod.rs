@@ -166,7 +166,11 @@ impl Broker {
             owed: 0,
             last_turn: 0,
         };
-        self.mailboxes.entry(session.mailbox.clone()).or_default().push(id);
+        let takers = self.mailboxes.entry(session.mailbox.clone()).or_default();
+        takers.push(id);
+        if takers.len() == 1 {
+            self.transport.open(&session.mailbox);
+        }
         self.sessions.insert(id, session);
         match self.phase {
             Phase::Running => self.pump(id),
@@ -184,14 +188,15 @@ impl Broker {
         }
         if let Some(ids) = self.mailboxes.get_mut(&session.mailbox) {
             ids.retain(|one| *one != id);
-            if ids.is_empty() {
-                self.mailboxes.remove(&session.mailbox);
-            }
         }
         // What it held may be of queues that it has left: as a draining one, or as its agent changed.
         let mut touched: HashSet<_> = self.return_tasks(&session, why).into_iter().collect();
         touched.extend(session.fits.iter().cloned());
         self.return_messages(&session, why);
+        if self.mailboxes.get(&session.mailbox).is_some_and(Vec::is_empty) {
+            self.mailboxes.remove(&session.mailbox);
+            self.transport.close(&session.mailbox);
+        }
         for key in &touched {
             self.serve(key);
         }

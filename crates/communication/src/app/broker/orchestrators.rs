@@ -71,7 +71,12 @@ impl Weigh for Update {
         let payload = match &self.what {
             What::Shown(detail) => detail.len(),
             What::Ended(outcome) => outcome.size(),
-            What::Waiting | What::HandedOver { .. } | What::Begun | What::Alive | What::DeadLettered { .. } => 0,
+            What::Waiting
+            | What::HandedOver { .. }
+            | What::Begun
+            | What::Alive
+            | What::DeadLettered { .. }
+            | What::Unknown => 0,
             What::Refused(reason) | What::Requeued(reason) => reason.len(),
         };
         payload + 128

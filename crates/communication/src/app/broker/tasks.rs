@@ -95,14 +95,27 @@ impl Broker {
 
     /// A repeated dispatch: nothing happens, but a new dispatcher takes the task over and is told where it is.
     fn is_known(&mut self, replica: &Replica, task: &Task) -> bool {
-        let id = &task.id;
+        self.take_over(replica, &task.id, task.epoch)
+    }
+
+    /// Answers where a task is, to whoever is to hear of it from now on.
+    pub(crate) fn locate(&mut self, from: &Attachment, id: &str, epoch: i64) {
+        if self.orchestrators.is_current(from) && !self.take_over(&from.replica, id, epoch) {
+            self.orchestrators.tell(Some(&from.replica), Update::new(id.into(), None, What::Unknown));
+        }
+    }
+
+    /// False where the task is not here.
+    fn take_over(&mut self, replica: &Replica, id: &str, epoch: i64) -> bool {
+        let Some((id, _)) = self.tasks.get_key_value(id) else { return false };
+        let id = &Arc::clone(id);
         let Some(entry) = self.tasks.get_mut(id) else { return false };
-        if task.epoch < entry.epoch {
+        if epoch < entry.epoch {
             return true;
         }
         let is_new = entry.replica != *replica;
         entry.replica = Arc::clone(replica);
-        entry.epoch = task.epoch;
+        entry.epoch = epoch;
         let (agent, what) = match &entry.state {
             State::Ended { agent, outcome, .. } => (Some(*agent), What::Ended(outcome.clone())),
             // Told again in any case: what was told over an earlier stream may have been lost with it.

@@ -73,7 +73,8 @@ async fn insert(connection: &mut PgConnection, envelopes: &[Arc<Envelope>]) -> s
 }
 
 async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
-    // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late.
+    // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what was
+    // handed over again is not taken back by whoever held it before.
     const UPDATE: &str = "UPDATE messages SET status = changes.status, deliveries = changes.deliveries, \
         delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
         acked_at = COALESCE(messages.acked_at, changes.acked_at), ended_at = COALESCE(messages.ended_at, changes.acked_at), \
@@ -81,7 +82,8 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
         FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::int[], $5::timestamptz[], $6::timestamptz[], $7::text[]) \
              AS changes (sequence, created_at, status, deliveries, delivered_at, acked_at, history) \
         WHERE messages.sequence = changes.sequence AND messages.created_at = changes.created_at \
-              AND messages.status NOT IN ('acked', 'dead')";
+              AND messages.status NOT IN ('acked', 'dead') AND messages.deliveries <= changes.deliveries \
+              AND (changes.status <> 'queued' OR changes.deliveries > 0 OR messages.status = 'accepted')";
     fn column<T>(updates: &[MessageUpdate], value: impl Fn(&MessageUpdate) -> T) -> Vec<T> {
         updates.iter().map(value).collect()
     }
@@ -102,10 +104,10 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
 }
 
 async fn bury(connection: &mut PgConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
-    // After a commit whose outcome was lost the same comes again.
+    // After a commit whose outcome was lost the same comes again; and several replicas may see a message die.
     const INSERT: &str = "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, \
         payload, created_at) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
-        $7::text[], $8::int[], $9::bytea[], $10::timestamptz[]) ON CONFLICT (id) DO NOTHING";
+        $7::text[], $8::int[], $9::bytea[], $10::timestamptz[]) ON CONFLICT DO NOTHING";
     fn column<'a, T>(letters: &'a [DeadLetter], value: impl Fn(&'a DeadLetter) -> T) -> Vec<T> {
         letters.iter().map(value).collect()
     }
@@ -156,8 +158,9 @@ impl Store for PostgresStore {
         Ok(inserted)
     }
 
-    async fn last_sequence(&self) -> sqlx::Result<i64> {
-        sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM messages").fetch_one(&self.0.pool).await
+    async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>> {
+        let query = "SELECT nextval('messages_sequence') FROM generate_series(1, $1)";
+        sqlx::query_scalar(query).bind(count as i64).fetch_all(&self.0.pool).await
     }
 
     async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
@@ -168,6 +171,32 @@ impl Store for PostgresStore {
         );
         let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.0.pool);
         Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+    }
+
+    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status = 'accepted' AND created_at < $1 AND sequence > $2 \
+             ORDER BY sequence LIMIT $3",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(after).bind(limit as i64 + 1);
+        let found = query.fetch(&self.0.pool);
+        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+    }
+
+    async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status IN ('accepted', 'queued') AND expires_at < $1 LIMIT $2",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(limit as i64);
+        query.fetch_all(&self.0.pool).await?.iter().map(rows::envelope).collect()
+    }
+
+    async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
+        let query = format!("SELECT {}, status FROM messages WHERE sequence = ANY($1)", rows::ENVELOPE);
+        let found = sqlx::query(AssertSqlSafe(query)).bind(sequences.to_vec()).fetch_all(&self.0.pool).await?;
+        found.iter().map(rows::found).collect()
     }
 
     async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>> {

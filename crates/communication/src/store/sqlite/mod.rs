@@ -3,7 +3,13 @@
 
 mod rows;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use domain::{Namespace, Timestamp};
@@ -17,12 +23,19 @@ use crate::app::{DeadLetter, Envelope, Status};
 /// Rows of one statement: with 13 columns far below the 32,766 variables that a statement may have.
 const CHUNK: usize = 500;
 
-/// A SQLite file.
-pub(super) struct SqliteStore(Sqlite);
+/// A SQLite file, for one process.
+pub(super) struct SqliteStore {
+    database: Sqlite,
+    /// The highest sequence that was given.
+    sequence: AtomicI64,
+}
 
 impl SqliteStore {
-    pub(super) const fn new(sqlite: Sqlite) -> Self {
-        Self(sqlite)
+    /// Reads how far sequences have come.
+    pub(super) async fn new(database: Sqlite) -> sqlx::Result<Self> {
+        let sequence =
+            sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM messages").fetch_one(&database.reader).await?;
+        Ok(Self { database, sequence: AtomicI64::new(sequence) })
     }
 }
 
@@ -73,14 +86,17 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
                 .push_bind(micros(update.acked_at))
                 .push_bind(history_lines(&update.history));
         });
-        // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late.
+        // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what
+        // was handed over again is not taken back by whoever held it before.
         query.push(
             ") UPDATE messages SET status = changes.status, deliveries = changes.deliveries, \
              delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
              acked_at = COALESCE(messages.acked_at, changes.acked_at), \
              ended_at = COALESCE(messages.ended_at, changes.acked_at), \
              history = messages.history || changes.history \
-             FROM changes WHERE messages.sequence = changes.sequence AND messages.status NOT IN ('acked', 'dead')",
+             FROM changes WHERE messages.sequence = changes.sequence AND messages.status NOT IN ('acked', 'dead') \
+             AND messages.deliveries <= changes.deliveries \
+             AND (changes.status <> 'queued' OR changes.deliveries > 0 OR messages.status = 'accepted')",
         );
         query.build().persistent(false).execute(&mut *connection).await?;
     }
@@ -105,8 +121,8 @@ async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx
                 .push_bind(letter.payload.as_ref())
                 .push_bind(letter.created_at.as_micros());
         });
-        // After a commit whose outcome was lost the same comes again.
-        query.push(" ON CONFLICT (id) DO NOTHING");
+        // After a commit whose outcome was lost the same comes again; and several may see a message die.
+        query.push(" ON CONFLICT DO NOTHING");
         query.build().persistent(false).execute(&mut *connection).await?;
     }
     Ok(())
@@ -127,7 +143,7 @@ async fn give_up(connection: &mut SqliteConnection, messages: &[(String, String)
 #[async_trait]
 impl Store for SqliteStore {
     async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
-        let mut transaction = self.0.writer.begin().await?;
+        let mut transaction = self.database.writer.begin().await?;
         let inserted = insert(&mut transaction, &batch.inserts).await?;
         update(&mut transaction, &batch.updates).await?;
         bury(&mut transaction, &batch.letters).await?;
@@ -135,8 +151,10 @@ impl Store for SqliteStore {
         Ok(inserted)
     }
 
-    async fn last_sequence(&self) -> sqlx::Result<i64> {
-        sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM messages").fetch_one(&self.0.reader).await
+    async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let last = self.sequence.fetch_add(count, Ordering::Relaxed);
+        Ok((last + 1..=last + count).collect())
     }
 
     async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
@@ -145,14 +163,44 @@ impl Store for SqliteStore {
              ORDER BY sequence LIMIT ?",
             rows::ENVELOPE
         );
-        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.0.reader);
+        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.database.reader);
         Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+    }
+
+    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status = 'accepted' AND created_at < ? AND sequence > ? \
+             ORDER BY sequence LIMIT ?",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(before.as_micros()).bind(after).bind(limit as i64 + 1);
+        let found = query.fetch(&self.database.reader);
+        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+    }
+
+    async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status IN ('accepted', 'queued') AND expires_at < ? LIMIT ?",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(before.as_micros()).bind(limit as i64);
+        query.fetch_all(&self.database.reader).await?.iter().map(rows::envelope).collect()
+    }
+
+    async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
+        let query = format!(
+            "SELECT {}, status FROM messages WHERE sequence IN (SELECT value FROM json_each(?))",
+            rows::ENVELOPE
+        );
+        let sequences = serde_json::to_string(sequences).unwrap_or_default();
+        let found = sqlx::query(AssertSqlSafe(query)).bind(sequences).fetch_all(&self.database.reader).await?;
+        found.iter().map(rows::found).collect()
     }
 
     async fn message(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<Record>> {
         let query = format!("SELECT {}, {} FROM messages WHERE namespace = ? AND id = ?", rows::ENVELOPE, rows::RECORD);
         let query = sqlx::query(AssertSqlSafe(query)).bind(namespace.as_str().to_owned()).bind(id.to_owned());
-        query.fetch_optional(&self.0.reader).await?.as_ref().map(rows::record).transpose()
+        query.fetch_optional(&self.database.reader).await?.as_ref().map(rows::record).transpose()
     }
 
     async fn messages(&self, filter: &MessageFilter, limit: usize) -> sqlx::Result<Page<Record>> {
@@ -175,7 +223,7 @@ impl Store for SqliteStore {
             query.push(" AND sequence < ").push_bind(before);
         }
         query.push(" ORDER BY sequence DESC LIMIT ").push_bind(limit as i64 + 1);
-        let found = query.build().fetch(&self.0.reader);
+        let found = query.build().fetch(&self.database.reader);
         let decode = |row: &_| rows::record(row).map(|record| Record { history: Vec::new(), ..record });
         Page::read(found.boxed(), limit, decode, |record| record.message.payload.len()).await
     }
@@ -184,7 +232,7 @@ impl Store for SqliteStore {
         let query = sqlx::query("SELECT * FROM dead_letters WHERE namespace = ? AND id = ?")
             .bind(namespace.as_str().to_owned())
             .bind(id.to_owned());
-        query.fetch_optional(&self.0.reader).await?.as_ref().map(rows::letter).transpose()
+        query.fetch_optional(&self.database.reader).await?.as_ref().map(rows::letter).transpose()
     }
 
     async fn letters(&self, filter: &LetterFilter, limit: usize) -> sqlx::Result<Page<DeadLetter>> {
@@ -203,12 +251,12 @@ impl Store for SqliteStore {
             query.push(" AND id < ").push_bind(before.clone());
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(limit as i64 + 1);
-        let found = query.build().fetch(&self.0.reader);
+        let found = query.build().fetch(&self.database.reader);
         Page::read(found.boxed(), limit, rows::letter, |letter| letter.payload.len()).await
     }
 
     async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>> {
-        let mut transaction = self.0.writer.begin().await?;
+        let mut transaction = self.database.writer.begin().await?;
         let marked: Option<String> = sqlx::query_scalar(
             "UPDATE dead_letters SET replayed_at = ? WHERE namespace = ? AND id = ? AND kind = 'message' \
              AND replayed_at IS NULL RETURNING subject_id",
@@ -237,7 +285,7 @@ impl Store for SqliteStore {
     }
 
     async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool> {
-        let mut transaction = self.0.writer.begin().await?;
+        let mut transaction = self.database.writer.begin().await?;
         let purged: Option<String> =
             sqlx::query_scalar("DELETE FROM dead_letters WHERE namespace = ? AND id = ? RETURNING subject_id")
                 .bind(namespace.as_str().to_owned())
@@ -251,7 +299,7 @@ impl Store for SqliteStore {
     }
 
     async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64> {
-        let mut transaction = self.0.writer.begin().await?;
+        let mut transaction = self.database.writer.begin().await?;
         let query = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE created_at < ? \
                      ORDER BY created_at, id LIMIT ?) RETURNING namespace, subject_id";
         let old: Vec<(String, String)> =
@@ -264,6 +312,6 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        self.0.close().await;
+        self.database.close().await;
     }
 }

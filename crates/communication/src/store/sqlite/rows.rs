@@ -5,7 +5,7 @@ use domain::Timestamp;
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use crate::{
-    app::{DeadLetter, Envelope, Message},
+    app::{DeadLetter, Envelope, Message, Status},
     store::{
         Record,
         rows::{history, kind, optional_agent, parsed, status},
@@ -36,6 +36,12 @@ pub(super) fn envelope(row: &SqliteRow) -> sqlx::Result<(Envelope, u32)> {
         traceparent: row.try_get("traceparent")?,
     };
     Ok((Envelope { sequence: row.try_get("sequence")?, message }, row.try_get("deliveries")?))
+}
+
+/// Besides those of an envelope, `status`.
+pub(super) fn found(row: &SqliteRow) -> sqlx::Result<(Envelope, u32, Status)> {
+    let (envelope, deliveries) = envelope(row)?;
+    Ok((envelope, deliveries, status(row.try_get("status")?)?))
 }
 
 /// The columns that [`record`] reads besides those of an envelope.

@@ -129,7 +129,8 @@ fn check(bench: &Bench, believed: &mut Believed) {
             | What::Begun
             | What::Alive
             | What::Shown(_)
-            | What::Requeued(_) => {}
+            | What::Requeued(_)
+            | What::Unknown => {}
         }
     }
     for session in bench.broker.sessions.values() {

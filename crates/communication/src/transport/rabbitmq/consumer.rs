@@ -1,0 +1,252 @@
+//! From the broker to the mailboxes here: those that somebody takes from are consumed, as far ahead as the prefetch.
+//!
+//! What the broker delivers is looked up in the record, which knows whether it is over, and how often it was handed over. The
+//! broker is told of a message when its end is recorded.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::try_join_all,
+    stream::{self, BoxStream, SelectAll},
+};
+use lapin::{
+    Consumer,
+    message::Delivery as Arrival,
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    RabbitMq,
+    held::Verdict,
+    link::{Link, LinkError, queue_of},
+    publisher::{REVIVED, sequence_of},
+};
+use crate::{
+    app::{Mailbox, Reason, Status},
+    store::Store,
+    transport::{Delivery, Sink as _, Transport as _},
+};
+
+/// Messages that are looked up at once.
+const BATCH: usize = 256;
+/// How often it is seen to that the connection is alive, and that the mailboxes of deleted agents are empty.
+const EVERY: Duration = Duration::from_secs(1);
+/// Pause between connections.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Until `over` turns true.
+pub(super) async fn run(transport: Arc<RabbitMq>, store: Arc<dyn Store>, mut over: watch::Receiver<bool>) {
+    loop {
+        let ended = tokio::select! {
+            ended = consume(&transport, &*store) => ended,
+            // The broker gives to others what is not acknowledged.
+            _ = over.wait_for(|over| *over) => return,
+        };
+        transport.disconnected();
+        if let Err(error) = ended {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no messages come from the broker now");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn consume(transport: &RabbitMq, store: &dyn Store) -> Result<(), LinkError> {
+    let settings = &transport.settings;
+    let link = Link::open(transport, "consumes").await?;
+    link.channel.basic_qos(settings.prefetch, BasicQosOptions::default()).await?;
+    let mut consuming =
+        Consuming { transport, store, link, consumers: HashMap::new(), arrivals: SelectAll::new(), next: 0 };
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    consuming.follow().await?;
+    loop {
+        // All arms are cancel-safe.
+        tokio::select! {
+            Some(first) = consuming.arrivals.next(), if !consuming.arrivals.is_empty() => consuming.receive(first).await?,
+            () = transport.changed.notified() => consuming.follow().await?,
+            () = transport.settled.notified() => consuming.tell().await?,
+            _ = ticks.tick() => consuming.look_after().await?,
+        }
+    }
+}
+
+/// What one consumer yields: its mailbox, its tag, and a message, or that it has ended.
+type Yield = (Mailbox, ShortString, Option<lapin::Result<Arrival>>);
+
+/// One connection's consumers.
+struct Consuming<'a> {
+    transport: &'a RabbitMq,
+    store: &'a dyn Store,
+    link: Link<'a>,
+    consumers: HashMap<Mailbox, ShortString>,
+    arrivals: SelectAll<BoxStream<'static, Yield>>,
+    /// Numbers consumers.
+    next: u64,
+}
+
+impl Consuming<'_> {
+    /// Consumes the mailboxes that are open, and no others.
+    async fn follow(&mut self) -> Result<(), LinkError> {
+        let wanted = self.transport.wanted();
+        let closed: Vec<_> = self.consumers.keys().filter(|mailbox| !wanted.contains(*mailbox)).cloned().collect();
+        for mailbox in closed {
+            if let Some(tag) = self.consumers.remove(&mailbox) {
+                self.link.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+            }
+        }
+        for mailbox in wanted {
+            if !self.consumers.contains_key(&mailbox) {
+                self.begin(mailbox).await?;
+            }
+        }
+        self.tell().await
+    }
+
+    async fn begin(&mut self, mailbox: Mailbox) -> Result<(), LinkError> {
+        self.link.declare_mailbox(&mailbox).await?;
+        self.next += 1;
+        let tag: ShortString = format!("{}-{}", queue_of(&mailbox), self.next).into();
+        let options = BasicConsumeOptions::default();
+        let queue = queue_of(&mailbox).into();
+        let consumer: Consumer =
+            self.link.channel.basic_consume(queue, tag.clone(), options, FieldTable::default()).await?;
+        self.consumers.insert(mailbox.clone(), tag.clone());
+        let arrivals = consumer.map(Some).chain(stream::once(async { None }));
+        self.arrivals.push(arrivals.map(move |arrival| (mailbox.clone(), tag.clone(), arrival)).boxed());
+        Ok(())
+    }
+
+    /// Takes in what has arrived: the first, and what else is there already.
+    async fn receive(&mut self, first: Yield) -> Result<(), LinkError> {
+        let mut arrived = vec![first];
+        while arrived.len() < BATCH
+            && let Some(Some(next)) = self.arrivals.next().now_or_never()
+        {
+            arrived.push(next);
+        }
+        let mut unknown = Vec::new();
+        for (mailbox, consumer, arrival) in arrived {
+            let Some(arrival) = arrival.transpose()? else {
+                // Ended by us, or its queue was deleted.
+                if self.consumers.get(&mailbox) == Some(&consumer) {
+                    self.consumers.remove(&mailbox);
+                    self.transport.changed.notify_one();
+                }
+                continue;
+            };
+            let tag = arrival.delivery_tag;
+            let Some(sequence) = sequence_of(&arrival.properties) else {
+                // Somebody else has put it there.
+                self.transport.verdict(tag, Verdict::DeadLetter);
+                continue;
+            };
+            let is_revived = matches!(
+                arrival.properties.headers().as_ref().and_then(|headers| headers.inner().get(REVIVED)),
+                Some(AMQPValue::Boolean(true))
+            );
+            if !self.consumers.contains_key(&mailbox) {
+                self.transport.verdict(tag, Verdict::Requeue);
+            } else if !self.transport.held().attach(sequence, tag, is_revived) {
+                unknown.push((sequence, tag, is_revived));
+            }
+        }
+        self.look_up(&unknown).await?;
+        self.tell().await
+    }
+
+    async fn look_up(&mut self, arrivals: &[(i64, u64, bool)]) -> Result<(), LinkError> {
+        if arrivals.is_empty() {
+            return Ok(());
+        }
+        let sequences: Vec<_> = arrivals.iter().map(|(sequence, ..)| *sequence).collect();
+        let patience = self.transport.settings.timeout;
+        let found =
+            timeout(patience, self.store.by_sequence(&sequences)).await.map_err(|_| LinkError::Silent(patience))??;
+        let mut found: HashMap<_, _> =
+            found.into_iter().map(|(envelope, count, status)| (envelope.sequence, (envelope, count, status))).collect();
+        for (sequence, tag, is_revived) in arrivals {
+            match found.remove(sequence) {
+                Some((_, _, Status::Dead)) => self.transport.verdict(*tag, Verdict::DeadLetter),
+                Some((envelope, count, Status::Accepted | Status::Queued | Status::Delivered)) => {
+                    self.transport.admit(Delivery { envelope: Arc::new(envelope), count }, *tag);
+                }
+                // One of this batch that comes twice, or nothing that anybody still knows of.
+                Some((_, _, Status::Acked)) | None => {
+                    if !self.transport.held().attach(*sequence, *tag, *is_revived) {
+                        self.transport.verdict(*tag, Verdict::Ack);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the broker what has become of its deliveries.
+    async fn tell(&mut self) -> Result<(), LinkError> {
+        let verdicts = self.transport.held().take_verdicts();
+        let channel = &self.link.channel;
+        let tell = verdicts.into_iter().map(|(tag, verdict)| async move {
+            let requeue = verdict == Verdict::Requeue;
+            match verdict {
+                Verdict::Ack => channel.basic_ack(tag, BasicAckOptions::default()).await,
+                Verdict::Requeue | Verdict::DeadLetter => {
+                    channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false }).await
+                }
+            }
+        });
+        try_join_all(tell).await?;
+        Ok(())
+    }
+
+    async fn look_after(&mut self) -> Result<(), LinkError> {
+        if !self.link.channel.status().connected() {
+            return Err(LinkError::Closed);
+        }
+        for mailbox in self.transport.deleted() {
+            if self.consumers.contains_key(&mailbox)
+                && !self.transport.held().has(&mailbox)
+                && self.link.waiting(&mailbox).await? == 0
+            {
+                self.transport.forget(&mailbox);
+                self.follow().await?;
+                let delete = QueueDeleteOptions::default();
+                self.link.channel.queue_delete(queue_of(&mailbox).into(), delete).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RabbitMq {
+    /// A message is here: it waits to be taken, unless nobody may take it any more.
+    fn admit(&self, delivery: Delivery, tag: u64) {
+        self.held().admit(&delivery.envelope, tag);
+        let is_deleted = self.deleted().contains(&delivery.envelope.message.mailbox());
+        let reason = match delivery.count >= self.delivery_limit {
+            _ if is_deleted => Reason::AgentDeleted,
+            true => Reason::DeliveryLimit,
+            false => return self.local.readmit(delivery.envelope, delivery.count),
+        };
+        if let Some(inbound) = self.inbound.get() {
+            inbound.dead(delivery, reason);
+        }
+    }
+
+    /// Mailboxes to consume.
+    fn wanted(&self) -> HashSet<Mailbox> {
+        let mailboxes = self.mailboxes();
+        mailboxes.open.union(&mailboxes.deleted).cloned().collect()
+    }
+}

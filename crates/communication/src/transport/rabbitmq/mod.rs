@@ -1,0 +1,247 @@
+//! The `rabbitmq` transport: mailboxes are durable queues, and any number of replicas shares them.
+//!
+//! The record in the database is the truth about every message; the broker carries messages from the replica that accepted
+//! them to the one that has the agent's session, and keeps them while there is none. While the broker is away, messages are
+//! accepted and wait: in memory at the replica that took them, and in the record for whoever relays them after its end.
+//!
+//! - [`outgoing`], [`publisher`]: to the broker; [`relay`] finds what was left on the way.
+//! - [`consumer`], [`held`]: from it. What was fetched waits in a [`Direct`] transport, which knows about order, delays and
+//!   expiry.
+//! - [`link`]: connections and topology. Two connections, since a broker that is out of memory reads nothing from those that
+//!   publish, acknowledgements included.
+
+mod consumer;
+mod held;
+mod link;
+mod outgoing;
+mod publisher;
+mod relay;
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::Instant,
+};
+
+use domain::{Clock, Timestamp};
+use tokio::sync::{Notify, watch};
+
+use self::{
+    held::{Held, Verdict},
+    outgoing::Outgoing,
+};
+use super::{Delivery, Direct, Full, MailboxLimits, Settlement, Sink, Transport, Wanted};
+use crate::{
+    app::{DeadLetter, Envelope, Mailbox, Reason},
+    settings,
+    store::Store,
+};
+
+/// Mailboxes in RabbitMQ.
+pub(crate) struct RabbitMq {
+    clock: Arc<dyn Clock>,
+    settings: settings::RabbitMq,
+    limits: MailboxLimits,
+    /// Hand-overs before a message is dead.
+    delivery_limit: u32,
+    /// What was fetched.
+    local: Direct,
+    inbound: OnceLock<Arc<Inbound>>,
+    held: Arc<Mutex<Held>>,
+    outgoing: Outgoing,
+    mailboxes: Mutex<Mailboxes>,
+    /// Held while a queue is made.
+    declaring: tokio::sync::Mutex<()>,
+    /// The mailboxes have changed.
+    changed: Notify,
+    /// There is something to tell the broker.
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Mailboxes {
+    /// Somebody here takes from them.
+    open: HashSet<Mailbox>,
+    /// Their agents are gone: they are emptied.
+    deleted: HashSet<Mailbox>,
+}
+
+/// Between the local mailboxes and whoever is told of them.
+struct Inbound {
+    sink: Weak<dyn Sink>,
+    held: Arc<Mutex<Held>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sink for Inbound {
+    fn queued(&self, envelope: &Arc<Envelope>) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.queued(envelope);
+        }
+    }
+
+    fn arrived(&self, mailbox: &Mailbox) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.arrived(mailbox);
+        }
+    }
+
+    fn dead(&self, delivery: Delivery, reason: Reason) {
+        lock(&self.held).end(&delivery.envelope);
+        if let Some(sink) = self.sink.upgrade() {
+            sink.dead(delivery, reason);
+        }
+    }
+}
+
+impl RabbitMq {
+    pub(crate) fn new(
+        settings: settings::RabbitMq,
+        limits: MailboxLimits,
+        delivery_limit: u32,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            clock,
+            settings,
+            limits,
+            delivery_limit,
+            local: Direct::new(limits),
+            inbound: OnceLock::new(),
+            held: Arc::default(),
+            outgoing: Outgoing::new(limits),
+            mailboxes: Mutex::default(),
+            declaring: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
+            settled: Notify::new(),
+        }
+    }
+
+    /// Publishes and consumes until `over` turns true.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        over: watch::Receiver<bool>,
+    ) -> Result<(), Infallible> {
+        let publish = publisher::run(Arc::clone(&self), over.clone());
+        let relay = relay::run(Arc::clone(&self), Arc::clone(&store), over.clone());
+        futures::future::join3(publish, relay, consumer::run(self, store, over)).await;
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        lock(&self.held)
+    }
+
+    fn mailboxes(&self) -> MutexGuard<'_, Mailboxes> {
+        lock(&self.mailboxes)
+    }
+
+    fn queued(&self, envelope: &Arc<Envelope>) {
+        if let Some(inbound) = self.inbound.get() {
+            inbound.queued(envelope);
+        }
+    }
+
+    /// What is to be said of a delivery that has no instance here.
+    fn verdict(&self, tag: u64, verdict: Verdict) {
+        self.held().say(tag, verdict);
+        self.settled.notify_one();
+    }
+
+    /// The broker delivers everything again, here or elsewhere: what nobody here has taken is forgotten.
+    fn disconnected(&self) {
+        let mailboxes = self.held().disconnect();
+        for mailbox in &mailboxes {
+            let waiting = self.local.empty(mailbox);
+            self.held().give_back(waiting);
+        }
+    }
+
+    fn deleted(&self) -> HashSet<Mailbox> {
+        self.mailboxes().deleted.clone()
+    }
+
+    fn forget(&self, mailbox: &Mailbox) {
+        self.mailboxes().deleted.remove(mailbox);
+    }
+}
+
+impl Transport for RabbitMq {
+    fn start(&self, sink: Weak<dyn Sink>) {
+        let inbound = self.inbound.get_or_init(|| Arc::new(Inbound { sink, held: Arc::clone(&self.held) }));
+        let inbound: Arc<dyn Sink> = Arc::clone(inbound) as _;
+        self.local.start(Arc::downgrade(&inbound));
+    }
+
+    fn reserve(&self, mailbox: &Mailbox, bytes: usize) -> Result<(), Full> {
+        self.outgoing.reserve(mailbox, bytes)
+    }
+
+    fn release(&self, mailbox: &Mailbox, bytes: usize) {
+        self.outgoing.release(mailbox, bytes);
+    }
+
+    fn publish(&self, envelope: Arc<Envelope>) {
+        self.outgoing.push(envelope);
+    }
+
+    fn readmit(&self, envelope: Arc<Envelope>, _deliveries: u32) {
+        // What was only left on the way is relayed, so it was dead.
+        self.outgoing.push_again(envelope, true);
+    }
+
+    fn open(&self, mailbox: &Mailbox) {
+        self.mailboxes().open.insert(mailbox.clone());
+        self.changed.notify_one();
+    }
+
+    fn close(&self, mailbox: &Mailbox) {
+        self.mailboxes().open.remove(mailbox);
+        let waiting = self.local.empty(mailbox);
+        self.held().give_back(waiting);
+        self.changed.notify_one();
+    }
+
+    fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery> {
+        self.local.take(mailbox, wanted, now)
+    }
+
+    fn settle(&self, delivery: &Delivery, settlement: Settlement) {
+        if settlement == Settlement::Done {
+            self.held().end(&delivery.envelope);
+        }
+        self.local.settle(delivery, settlement);
+    }
+
+    fn recorded(&self, envelope: &Arc<Envelope>, letter: Option<&DeadLetter>) {
+        let was_here = self.held().release(envelope, Verdict::Ack);
+        self.settled.notify_one();
+        // Of one that is not here the broker makes a copy itself, when it comes to it.
+        if was_here && let Some(letter) = letter {
+            self.outgoing.push_letter(letter.clone());
+        }
+    }
+
+    fn task_died(&self, letter: &DeadLetter) {
+        self.outgoing.push_letter(letter.clone());
+    }
+
+    fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery> {
+        let found = self.local.empty(mailbox);
+        for delivery in &found {
+            self.held().end(&delivery.envelope);
+        }
+        self.mailboxes().deleted.insert(mailbox.clone());
+        self.changed.notify_one();
+        found
+    }
+
+    fn advance(&self, now: Timestamp, instant: Instant) {
+        self.local.advance(now, instant);
+    }
+}

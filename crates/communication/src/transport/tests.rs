@@ -1,0 +1,374 @@
+//! What every transport does; then what only the one with a broker behind it can do.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use domain::{AgentId, Clock as _, DeadLetterId, MessageId, Namespace, SystemClock, Timestamp};
+use lapin::{
+    Connection, ConnectionProperties,
+    options::BasicGetOptions,
+    types::{AMQPValue, FieldTable},
+};
+use settings::{Database, Secret};
+use testkit::Servers;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    RabbitMqSettings,
+    app::{Kind, Message, Status},
+    store::{Batch, MessageUpdate, Store, open},
+};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+const LIMITS: MailboxLimits = MailboxLimits { messages: 100, bytes: 1 << 20 };
+const AGENT: AgentId = AgentId::from_parts(1, 1);
+
+/// What a transport has told.
+#[derive(Default)]
+struct Told {
+    queued: Mutex<Vec<i64>>,
+    dead: Mutex<Vec<(i64, Reason)>>,
+    changed: Notify,
+}
+
+impl Sink for Told {
+    fn queued(&self, envelope: &Arc<Envelope>) {
+        self.queued.lock().unwrap().push(envelope.sequence);
+        self.changed.notify_one();
+    }
+
+    fn arrived(&self, _: &Mailbox) {
+        self.changed.notify_one();
+    }
+
+    fn dead(&self, delivery: Delivery, reason: Reason) {
+        self.dead.lock().unwrap().push((delivery.envelope.sequence, reason));
+        self.changed.notify_one();
+    }
+}
+
+/// A replica as its transport sees it.
+struct Replica {
+    transport: Arc<dyn Transport>,
+    told: Arc<Told>,
+    store: Arc<dyn Store>,
+    running: Option<JoinHandle<()>>,
+    _over: watch::Sender<bool>,
+}
+
+impl Drop for Replica {
+    /// As a process dies: nothing is said.
+    fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            running.abort();
+        }
+    }
+}
+
+fn mailbox() -> Mailbox {
+    Mailbox { namespace: Namespace::default(), agent: AGENT }
+}
+
+impl Replica {
+    fn new(transport: Arc<dyn Transport>, store: Arc<dyn Store>) -> Self {
+        let told = Arc::new(Told::default());
+        let sink: Arc<dyn Sink> = Arc::clone(&told) as _;
+        transport.start(Arc::downgrade(&sink));
+        Self { transport, told, store, running: None, _over: watch::channel(false).0 }
+    }
+
+    fn rabbitmq(url: &str, store: Arc<dyn Store>) -> Self {
+        let settings = RabbitMqSettings {
+            url: Some(Secret::new(url)),
+            relay_after: Duration::from_secs(1),
+            ..RabbitMqSettings::default()
+        };
+        let rabbitmq = Arc::new(RabbitMq::new(settings, LIMITS, 5, Arc::new(SystemClock)));
+        let mut replica = Self::new(Arc::clone(&rabbitmq) as _, Arc::clone(&store));
+        let over = replica._over.subscribe();
+        let run = rabbitmq.run(store, over);
+        replica.running = Some(tokio::spawn(async { run.await.unwrap() }));
+        replica
+    }
+
+    /// Records messages, and does not publish them.
+    async fn record(&self, texts: &[&str], expires_at: Option<Timestamp>) -> Vec<Arc<Envelope>> {
+        let sequences = self.store.next_sequences(texts.len()).await.unwrap();
+        let inserts: Vec<_> = texts
+            .iter()
+            .zip(sequences)
+            .map(|(text, sequence)| {
+                let message = Message {
+                    id: MessageId::generate(&SystemClock),
+                    namespace: Namespace::default(),
+                    sender: None,
+                    agent: AGENT,
+                    kind: "message".to_owned(),
+                    payload: Bytes::copy_from_slice(text.as_bytes()),
+                    correlation_id: "c".repeat(300),
+                    reply_to: None,
+                    priority: 5,
+                    expires_at,
+                    created_at: SystemClock.now(),
+                    traceparent: String::new(),
+                };
+                Arc::new(Envelope { sequence, message })
+            })
+            .collect();
+        self.store.write(&Batch { inserts: inserts.clone(), ..Batch::default() }).await.unwrap();
+        inserts
+    }
+
+    async fn send(&self, texts: &[&str]) -> Vec<i64> {
+        self.send_until(texts, None).await
+    }
+
+    async fn send_until(&self, texts: &[&str], expires_at: Option<Timestamp>) -> Vec<i64> {
+        let envelopes = self.record(texts, expires_at).await;
+        let sequences = envelopes.iter().map(|envelope| envelope.sequence).collect();
+        for envelope in envelopes {
+            self.transport.reserve(&mailbox(), envelope.message.payload.len()).unwrap();
+            self.transport.publish(envelope);
+        }
+        sequences
+    }
+
+    async fn until<T>(&self, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                if let Some(found) = look(self) {
+                    return found;
+                }
+                // Time is among what is waited for.
+                let _ = timeout(Duration::from_millis(20), self.told.changed.notified()).await;
+                self.transport.advance(SystemClock.now(), Instant::now());
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("it happens in time")
+    }
+
+    async fn take(&self) -> Delivery {
+        self.until(|replica| replica.transport.take(&mailbox(), Wanted::Any, SystemClock.now())).await
+    }
+
+    async fn write(&self, delivery: &Delivery, status: Status) {
+        let update = MessageUpdate {
+            sequence: delivery.envelope.sequence,
+            created_at: delivery.envelope.message.created_at,
+            status,
+            deliveries: delivery.count,
+            delivered_at: None,
+            acked_at: None,
+            history: Vec::new(),
+        };
+        self.store.write(&Batch { updates: vec![update], ..Batch::default() }).await.unwrap();
+    }
+
+    /// As the broker and the writer do for a message that its agent has dealt with.
+    async fn finish(&self, delivery: &Delivery) {
+        self.transport.settle(delivery, Settlement::Done);
+        self.write(delivery, Status::Acked).await;
+        self.transport.recorded(&delivery.envelope, None);
+    }
+
+    /// Takes and finishes that many; answers with their sequences.
+    async fn drain(&self, count: usize) -> Vec<i64> {
+        let mut taken = Vec::new();
+        for _ in 0..count {
+            let delivery = self.take().await;
+            self.finish(&delivery).await;
+            taken.push(delivery.envelope.sequence);
+        }
+        taken
+    }
+
+    fn is_empty(&self) -> bool {
+        self.transport.take(&mailbox(), Wanted::Any, SystemClock.now()).is_none()
+    }
+}
+
+async fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&Database::sqlite(folder.path().join("communication.db"))).await.unwrap();
+    (folder, store)
+}
+
+/// The same test for every transport.
+macro_rules! every_transport {
+    ($($name:ident)*) => {
+        mod direct {
+            $(#[tokio::test]
+            async fn $name() {
+                let (_folder, store) = super::store().await;
+                super::$name(super::Replica::new(super::Arc::new(super::Direct::new(super::LIMITS)), store)).await;
+            })*
+        }
+        mod rabbitmq {
+            $(#[tokio::test]
+            async fn $name() {
+                let (_folder, store) = super::store().await;
+                super::$name(super::Replica::rabbitmq(&super::Servers::shared().virtual_host(), store)).await;
+            })*
+        }
+    };
+}
+
+every_transport! {
+    messages_keep_their_order
+    what_comes_back_is_first_again
+    what_is_delayed_lets_others_pass
+    what_has_expired_is_said_and_not_handed_over
+}
+
+async fn messages_keep_their_order(replica: Replica) {
+    let before = replica.send(&["1", "2", "3"]).await;
+    replica.transport.open(&mailbox());
+    let after = replica.send(&["4", "5"]).await;
+    assert_eq!(replica.drain(5).await, [before.clone(), after.clone()].concat());
+    assert!(replica.is_empty());
+    // A broker may say so after it has delivered.
+    let queued = |replica: &Replica| Some(replica.told.queued.lock().unwrap().clone()).filter(|told| told.len() >= 5);
+    assert_eq!(replica.until(queued).await, [before, after].concat(), "each is said to be there, once");
+}
+
+async fn what_comes_back_is_first_again(replica: Replica) {
+    replica.transport.open(&mailbox());
+    let sent = replica.send(&["1", "2"]).await;
+    let first = replica.take().await;
+    assert_eq!((first.envelope.sequence, first.count), (sent[0], 1));
+    replica.transport.settle(&first, Settlement::Return { not_before: None });
+    let again = replica.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (sent[0], 2));
+    replica.finish(&again).await;
+    assert_eq!(replica.drain(1).await, sent[1..]);
+}
+
+async fn what_is_delayed_lets_others_pass(replica: Replica) {
+    replica.transport.open(&mailbox());
+    let sent = replica.send(&["1", "2"]).await;
+    let first = replica.take().await;
+    let due = Instant::now() + Duration::from_millis(300);
+    replica.transport.settle(&first, Settlement::Return { not_before: Some(due) });
+    assert_eq!(replica.drain(2).await, [sent[1], sent[0]]);
+    assert!(Instant::now() >= due);
+}
+
+async fn what_has_expired_is_said_and_not_handed_over(replica: Replica) {
+    replica.transport.open(&mailbox());
+    let sent = replica.send_until(&["1"], Some(SystemClock.now())).await;
+    let last = replica.send(&["2"]).await;
+    assert_eq!(replica.drain(1).await, last);
+    let dead = |replica: &Replica| replica.told.dead.lock().unwrap().first().copied();
+    assert_eq!(replica.until(dead).await, (sent[0], Reason::Expired));
+}
+
+#[tokio::test]
+async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let lost = Replica::rabbitmq(&host, Arc::clone(&store));
+    let other = Replica::rabbitmq(&host, store);
+    lost.transport.open(&mailbox());
+    let sent = lost.send(&["1", "2", "3"]).await;
+    let finished = lost.take().await;
+    // Recorded, and the broker was not told.
+    lost.write(&finished, Status::Acked).await;
+    let held = lost.take().await;
+    lost.write(&held, Status::Delivered).await;
+    other.transport.open(&mailbox());
+    drop(lost);
+    let again = other.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (sent[1], 2), "deliveries are counted over replicas");
+    other.finish(&again).await;
+    assert_eq!(other.drain(1).await, sent[2..]);
+    assert!(other.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_replica_accepted_before_its_end_is_relayed_by_another_once() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let other = Replica::rabbitmq(&host, Arc::clone(&store));
+    let lost = Replica::rabbitmq(&host, store);
+    let recorded: Vec<_> = lost.record(&["1", "2"], None).await.iter().map(|envelope| envelope.sequence).collect();
+    drop(lost);
+    other.transport.open(&mailbox());
+    assert_eq!(other.drain(2).await, recorded);
+    assert!(other.is_empty());
+}
+
+#[tokio::test]
+async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_live_again() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let replica = Replica::rabbitmq(&host, store);
+    replica.transport.open(&mailbox());
+    replica.send(&["\"text\""]).await;
+    let delivery = replica.take().await;
+    let message = &delivery.envelope.message;
+    let letter = DeadLetter {
+        id: DeadLetterId::generate(&SystemClock),
+        namespace: message.namespace.clone(),
+        kind: Kind::Message,
+        subject_id: message.id.to_string(),
+        target: message.agent.to_string(),
+        reason: Reason::Rejected.as_str().to_owned(),
+        detail: "no thanks".to_owned(),
+        deliveries: 1,
+        payload: message.payload.clone(),
+        created_at: SystemClock.now(),
+        replayed_at: None,
+    };
+    replica.transport.settle(&delivery, Settlement::Done);
+    replica.write(&delivery, Status::Dead).await;
+    let written = Batch { letters: vec![letter.clone()], ..Batch::default() };
+    replica.store.write(&written).await.unwrap();
+    replica.transport.recorded(&delivery.envelope, Some(&letter));
+
+    let connection = Connection::connect(&host, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let copy = async {
+        loop {
+            let found = channel.basic_get("dlq.message".into(), BasicGetOptions { no_ack: true }).await.unwrap();
+            if let Some(found) = found {
+                return found.delivery;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let copy = timeout(PATIENCE, copy).await.expect("the copy comes");
+    let reason =
+        copy.properties.headers().as_ref().and_then(|headers: &FieldTable| headers.inner().get("troupe-reason"));
+    assert_eq!(reason, Some(&AMQPValue::LongString("rejected".into())));
+    assert_eq!(copy.data, b"\"text\"");
+
+    let revived = replica.store.replay(&letter.namespace, &letter.id.to_string(), SystemClock.now()).await.unwrap();
+    replica.transport.readmit(Arc::new(revived.unwrap()), 0);
+    assert_eq!(replica.drain(1).await, [delivery.envelope.sequence]);
+}
+
+#[tokio::test]
+async fn while_the_broker_is_away_messages_are_accepted_and_they_flow_when_it_is_back() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&servers.virtual_host(), store);
+    replica.transport.open(&mailbox());
+    let first = replica.send(&["1", "2"]).await;
+    let held = replica.take().await;
+    replica.write(&held, Status::Delivered).await;
+    servers.control("kill", "rabbitmq");
+    let second = replica.send(&["3", "4"]).await;
+    servers.control("start", "rabbitmq");
+    // The session has its message still; the broker brings it again, and is told that it is done.
+    replica.finish(&held).await;
+    assert_eq!(replica.drain(3).await, [first[1], second[0], second[1]]);
+    assert!(replica.is_empty());
+}
