@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use testkit::{Cluster, TWO_ORCHESTRATORS, eventually, troupe};
+use testkit::{Cluster, Setup, TWO_ORCHESTRATORS, eventually, troupe};
 
 /// I2: a replica that was stopped for longer than its lease wakes up with timers that are due, and decides; what it decides is
 /// not written, since the shards are another's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_owner_that_wakes_up_writes_nothing() {
     const COUNT: usize = 40;
-    let mut cluster = Cluster::start(TWO_ORCHESTRATORS, "").await;
+    let mut cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, ..Setup::default() }).await;
     let api = cluster.api();
     let nap = json!({
         "name": "nap",
@@ -51,7 +51,7 @@ async fn a_stopped_owner_that_wakes_up_writes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_stops_hands_over_without_a_failed_call() {
     // So long a lease that nobody waits for its end here.
-    let mut cluster = Cluster::start(TWO_ORCHESTRATORS, "").await;
+    let mut cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, ..Setup::default() }).await;
     let api = cluster.api();
     let wait = json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }] });
     let workflow = api.define(&wait).await;
@@ -73,7 +73,7 @@ async fn a_replica_that_stops_hands_over_without_a_failed_call() {
 async fn an_open_gateway_wants_its_key_and_the_processes_their_token() {
     let key = "a-key-of-the-tests";
     let settings = format!("api_key = {key:?}\n");
-    let cluster = Cluster::start(TWO_ORCHESTRATORS, &settings).await;
+    let cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, settings: &settings, ..Setup::default() }).await;
     let api = cluster.api();
     let refused = api.get("/api/v1/executions").await;
     assert_eq!((refused.status, &refused.body["code"]), (401, &json!("unauthenticated")));

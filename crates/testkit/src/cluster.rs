@@ -1,29 +1,19 @@
-//! The five services as processes of their own, on a PostgreSQL that can be killed.
+//! The five services as processes of their own, any number of each, on servers that can be killed and over connections that can
+//! be cut.
+
+mod network;
+mod process;
 
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
 };
 
-use anyhow::{Context, bail};
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::timeout,
-};
 
-use crate::{Api, Servers, command};
-
-/// How long a process may take to say that it is ready, or to end when asked to.
-const PATIENCE: Duration = Duration::from_mins(1);
+use self::{network::Connections, process::Process};
+use crate::{Api, Servers};
 
 /// How many processes there are of a service, in the order in which they are started.
 pub type Size = [(&'static str, usize)];
@@ -31,65 +21,67 @@ pub type Size = [(&'static str, usize)];
 /// One of everything, two orchestrators.
 pub const TWO_ORCHESTRATORS: &Size =
     &[("registry", 1), ("communication", 1), ("orchestrator", 2), ("agent-runner", 1), ("gateway", 1)];
+/// One of everything.
+pub const ONE_OF_EACH: &Size =
+    &[("registry", 1), ("communication", 1), ("orchestrator", 1), ("agent-runner", 1), ("gateway", 1)];
+/// Two of everything.
+pub const TWO_OF_EACH: &Size =
+    &[("registry", 2), ("communication", 2), ("orchestrator", 2), ("agent-runner", 2), ("gateway", 2)];
+
+/// What a cluster is to be like.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// How many of each service.
+    pub size: &'a Size,
+    /// More settings, in the words of the file: first more of the gateway's, then sections of their own.
+    pub settings: &'a str,
+    /// Do connections go through proxies, so that they can be cut? It costs time.
+    pub is_proxied: bool,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self { size: ONE_OF_EACH, settings: "", is_proxied: false }
+    }
+}
 
 /// A running cluster. Its data goes with this value.
 pub struct Cluster {
     directory: TempDir,
     servers: Servers,
-    http: SocketAddr,
     processes: BTreeMap<String, Process>,
+    connections: Connections,
     /// The names of the processes, in the order in which they are started.
     order: Vec<String>,
 }
 
-struct Process {
-    service: &'static str,
-    listen: SocketAddr,
-    child: Option<Child>,
-}
-
 impl Cluster {
-    /// Starts one on empty tables, with more settings of the gateway in the words of the file.
+    /// Starts one on empty tables.
     ///
     /// # Panics
     /// Where something does not become ready.
-    pub async fn start(size: &Size, settings: &str) -> Self {
+    pub async fn start(setup: Setup<'_>) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let servers = Servers::private(&["postgres"]);
+        let servers = Servers::private(&["postgres", "rabbitmq", "redis"]);
         let mut processes = BTreeMap::new();
         let mut order = Vec::new();
-        for (service, count) in size {
+        for (service, count) in setup.size {
             for number in 1..=*count {
                 let name = format!("{service}-{number}");
-                processes.insert(name.clone(), Process { service, listen: free_address(), child: None });
+                processes.insert(name.clone(), Process::new(service, free_address()));
                 order.push(name);
             }
         }
-        let mut cluster = Self { directory, servers, http: free_address(), processes, order };
-        cluster.write_settings(settings);
+        let connections = Connections::new(&processes, &servers, setup.is_proxied).await;
+        for (name, process) in &processes {
+            let text = connections.settings(name, process, &processes, &servers) + setup.settings;
+            std::fs::write(directory.path().join(format!("{name}.toml")), text).expect("the settings can be written");
+        }
+        let mut cluster = Self { directory, servers, processes, connections, order };
         for name in cluster.names("") {
             cluster.restart(&name).await;
         }
         cluster
-    }
-
-    fn write_settings(&self, more: &str) {
-        let of = |service: &str| {
-            let processes = self.processes.values().filter(|process| process.service == service);
-            processes.map(|process| process.listen.to_string()).collect::<Vec<_>>().join(",")
-        };
-        let database = format!("database = {{ url = {:?} }}", self.servers.postgres());
-        let text = format!(
-            "[serve]\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\ntoken = \"a token of the tests\"\n\
-             [registry]\n{database}\n[communication]\n{database}\n[orchestrator]\n{database}\nlease = \"2s\"\n\
-             [gateway]\n{database}\nlisten = {:?}\n{more}",
-            of("registry"),
-            of("communication"),
-            of("orchestrator"),
-            self.http.to_string(),
-        )
-        .replace("a token of the tests", "a-token-of-the-tests");
-        std::fs::write(self.directory.path().join("troupe.toml"), text).expect("the settings can be written");
     }
 
     /// The names of the processes of a service; of all where it is empty.
@@ -98,25 +90,30 @@ impl Cluster {
         self.order.iter().filter(is_of).cloned().collect()
     }
 
-    /// `http://127.0.0.1:…`
-    pub fn url(&self) -> String {
-        format!("http://{}", self.http)
+    /// Where each gateway answers, as `http://127.0.0.1:…`.
+    pub fn urls(&self) -> Vec<String> {
+        self.names("gateway").iter().map(|name| format!("http://{}", self.processes[name].listen)).collect()
     }
 
-    /// A client for its API.
+    /// The same of the first.
+    pub fn url(&self) -> String {
+        self.urls().swap_remove(0)
+    }
+
+    /// A client for the API of the first gateway.
     pub fn api(&self) -> Api {
         Api::new(self.url())
     }
 
     /// What every process has logged so far.
     pub fn logs(&self) -> String {
-        let log = |name: &String| format!("--- {name}\n{}", log_of(self.directory.path(), name));
+        let log = |name: &String| format!("--- {name}\n{}", self.log(name));
         self.order.iter().map(log).collect::<Vec<_>>().join("\n")
     }
 
     /// What a process has logged so far.
     pub fn log(&self, name: &str) -> String {
-        log_of(self.directory.path(), name)
+        process::log(self.directory.path(), name)
     }
 
     /// SIGKILL, at once.
@@ -124,9 +121,7 @@ impl Cluster {
     /// # Panics
     /// Where the process cannot be killed.
     pub async fn kill(&mut self, name: &str) {
-        let mut child = self.take(name);
-        child.start_kill().expect("the process can be killed");
-        child.wait().await.expect("a killed process ends");
+        self.process(name).kill().await;
     }
 
     /// SIGTERM, and its exit code.
@@ -134,21 +129,20 @@ impl Cluster {
     /// # Panics
     /// Where it does not end.
     pub async fn stop(&mut self, name: &str) -> Option<i32> {
-        self.signal(name, Signal::SIGTERM);
-        let mut child = self.take(name);
-        let status = timeout(PATIENCE, child.wait()).await;
-        let status = status.unwrap_or_else(|_| panic!("{name} does not drain in time: {}", self.logs()));
-        status.expect("its status can be had").code()
+        match self.process(name).stop().await {
+            Some(status) => status.code(),
+            None => panic!("{name} does not drain in time: {}", self.logs()),
+        }
     }
 
     /// Stops a process where it stands, until [`Self::resume`].
     pub fn pause(&mut self, name: &str) {
-        self.signal(name, Signal::SIGSTOP);
+        self.process(name).signal(Signal::SIGSTOP);
     }
 
     /// Lets a paused process go on.
     pub fn resume(&mut self, name: &str) {
-        self.signal(name, Signal::SIGCONT);
+        self.process(name).signal(Signal::SIGCONT);
     }
 
     /// Starts a process that does not run.
@@ -156,32 +150,29 @@ impl Cluster {
     /// # Panics
     /// Where it does not become ready.
     pub async fn restart(&mut self, name: &str) {
-        let process = self.processes.get_mut(name).expect("there is a process of this name");
-        match spawn(self.directory.path(), name, process).await {
-            Ok(child) => process.child = Some(child),
-            Err(error) => panic!("{name} did not start: {error:#}\n{}", log_of(self.directory.path(), name)),
+        let directory = self.directory.path().to_owned();
+        if let Err(error) = self.process(name).start(&directory, name).await {
+            panic!("{name} did not start: {error:#}\n{}", self.log(name));
         }
     }
 
     /// Which processes have ended by themselves.
     pub fn ended(&mut self) -> Vec<String> {
-        let has_ended =
-            |process: &mut Process| process.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
-        self.processes.iter_mut().filter_map(|(name, process)| has_ended(process).then(|| name.clone())).collect()
+        self.processes.iter_mut().filter_map(|(name, process)| process.has_ended().then(|| name.clone())).collect()
     }
 
     /// The servers that the cluster stands on.
-    pub fn servers(&self) -> &Servers {
+    pub const fn servers(&self) -> &Servers {
         &self.servers
     }
 
-    fn take(&mut self, name: &str) -> Child {
-        self.processes.get_mut(name).and_then(|process| process.child.take()).expect("the process runs")
+    /// The connections that go through proxies.
+    pub const fn connections(&self) -> &Connections {
+        &self.connections
     }
 
-    fn signal(&self, name: &str, signal: Signal) {
-        let pid = self.processes[name].child.as_ref().and_then(Child::id).expect("the process runs");
-        signal::kill(Pid::from_raw(pid.cast_signed()), signal).expect("a running process can be signalled");
+    fn process(&mut self, name: &str) -> &mut Process {
+        self.processes.get_mut(name).expect("there is a process of this name")
     }
 }
 
@@ -191,7 +182,7 @@ impl Drop for Cluster {
         const LINES: usize = 150;
         if std::thread::panicking() {
             for name in &self.order {
-                let log = log_of(self.directory.path(), name);
+                let log = self.log(name);
                 let lines: Vec<_> = log.lines().collect();
                 eprintln!("--- {name}\n{}", lines[lines.len().saturating_sub(LINES)..].join("\n"));
             }
@@ -199,42 +190,8 @@ impl Drop for Cluster {
     }
 }
 
-async fn spawn(directory: &Path, name: &str, process: &Process) -> anyhow::Result<Child> {
-    let log = std::fs::File::options().create(true).append(true).open(log_path(directory, name))?;
-    let mut child = Command::new(command::binary())
-        .args(["serve", process.service, "--log-format", "readable", "--log", "info", "--config"])
-        .arg(directory.join("troupe.toml"))
-        .env("TROUPE_SERVE__LISTEN", process.listen.to_string())
-        .current_dir(command::workspace())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot run the binary")?;
-    let mut lines = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
-    let ready = timeout(PATIENCE, async {
-        while let Some(line) = lines.next_line().await? {
-            if line.starts_with("ready ") {
-                return Ok(());
-            }
-        }
-        bail!("it ended before it was ready")
-    });
-    ready.await.context("it was not ready in time")??;
-    Ok(child)
-}
-
 /// An address that nothing listens on now. Processes keep theirs over restarts, as the others know them by it.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be listened on");
     listener.local_addr().expect("a listener has an address")
-}
-
-fn log_path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("{name}.log"))
-}
-
-fn log_of(directory: &Path, name: &str) -> String {
-    std::fs::read_to_string(log_path(directory, name)).unwrap_or_default()
 }

@@ -7,13 +7,15 @@
 mod api;
 mod cluster;
 mod command;
+mod proxy;
 mod server;
 mod servers;
 mod wait;
 
 pub use api::{Answer, Api};
-pub use cluster::{Cluster, Size, TWO_ORCHESTRATORS};
+pub use cluster::{Cluster, ONE_OF_EACH, Setup, Size, TWO_OF_EACH, TWO_ORCHESTRATORS};
 pub use command::{Output, binary, troupe, workspace};
+pub use proxy::{Network, Proxy};
 pub use server::Server;
 pub use servers::Servers;
 pub use wait::{eventually, within};

@@ -6,9 +6,15 @@
 use std::{
     collections::HashMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
 
 use crate::workspace;
@@ -69,6 +75,26 @@ impl Servers {
         script(&[verb, &self.folder.to_string_lossy(), server]);
     }
 
+    /// Where a server listens.
+    ///
+    /// # Panics
+    /// Where there is no such server.
+    pub fn address(&self, server: &str) -> SocketAddr {
+        let url = match server {
+            "postgres" => &self.postgres,
+            "rabbitmq" => &self.amqp,
+            "redis" => &self.redis,
+            _ => panic!("there is no server {server}"),
+        };
+        let place = url.rsplit_once('@').map_or_else(|| url.trim_start_matches("redis://"), |(_, place)| place);
+        place.split('/').next().and_then(|address| address.parse().ok()).expect("the script has written an address")
+    }
+
+    /// The URL of RabbitMQ's first virtual host.
+    pub fn amqp(&self) -> &str {
+        &self.amqp
+    }
+
     /// The URL of PostgreSQL's first database.
     pub fn postgres(&self) -> &str {
         &self.postgres
@@ -85,6 +111,18 @@ impl Servers {
             folder,
             is_private,
         }
+    }
+
+    /// Empties Redis.
+    ///
+    /// # Panics
+    /// Where it does not answer.
+    pub async fn flush_redis(&self) {
+        let mut redis = TcpStream::connect(self.address("redis")).await.expect("Redis answers");
+        redis.write_all(b"FLUSHALL\r\n").await.expect("Redis reads");
+        let mut answer = [0; 5];
+        redis.read_exact(&mut answer).await.expect("Redis answers");
+        assert_eq!(&answer, b"+OK\r\n");
     }
 
     /// The URL of a new, empty PostgreSQL database.

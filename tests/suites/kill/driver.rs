@@ -2,10 +2,10 @@
 //! `Idempotency-Key` until they are answered, wherever the server is by then.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,28 +27,35 @@ pub(crate) struct Accepted {
     pub(crate) executions: HashMap<String, (usize, u64)>,
     /// Messages.
     pub(crate) messages: Vec<String>,
+    /// What clients were told when they had to try again, and how often.
+    pub(crate) refusals: BTreeMap<String, u64>,
 }
 
 /// The clients.
 pub(crate) struct Driver {
-    url: watch::Sender<String>,
+    urls: watch::Sender<Vec<String>>,
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<Accepted>>,
     clients: JoinSet<()>,
 }
 
 impl Driver {
-    pub(crate) fn start(url: String, agent: &str) -> Self {
-        let (url, _) = watch::channel(url);
-        let driver = Self { url, stop: Arc::default(), accepted: Arc::default(), clients: JoinSet::new() };
+    /// Of the gateways at `urls`.
+    pub(crate) fn start(urls: Vec<String>, agent: &str) -> Self {
+        let (urls, _) = watch::channel(urls);
+        let driver = Self { urls, stop: Arc::default(), accepted: Arc::default(), clients: JoinSet::new() };
         driver.spawn_clients(agent)
     }
 
     fn spawn_clients(mut self, agent: &str) -> Self {
         let numbers = Arc::new(AtomicU64::new(0));
         for _ in 0..CLIENTS {
-            let client =
-                Client { url: self.url.subscribe(), agent: agent.to_owned(), accepted: Arc::clone(&self.accepted) };
+            let client = Client {
+                urls: self.urls.subscribe(),
+                turn: AtomicUsize::new(0),
+                agent: agent.to_owned(),
+                accepted: Arc::clone(&self.accepted),
+            };
             let (stop, numbers) = (Arc::clone(&self.stop), Arc::clone(&numbers));
             self.clients.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
@@ -63,7 +70,7 @@ impl Driver {
 
     /// The server listens elsewhere now.
     pub(crate) fn moved_to(&self, url: String) {
-        self.url.send_replace(url);
+        self.urls.send_replace(vec![url]);
     }
 
     /// Lets every client finish what it is at.
@@ -77,7 +84,9 @@ impl Driver {
 }
 
 struct Client {
-    url: watch::Receiver<String>,
+    urls: watch::Receiver<Vec<String>>,
+    /// Which gateway is asked next.
+    turn: AtomicUsize,
     agent: String,
     accepted: Arc<Mutex<Accepted>>,
 }
@@ -135,7 +144,7 @@ impl Client {
     /// Tries until the server answers with `status`; 0 is any final answer: 2xx, or 409 from an execution that has ended.
     async fn until(&self, status: u16, method: Method, path: &str, key: &str, body: &Value) -> Value {
         eventually(path, || async {
-            let api = Api::new(self.url.borrow().clone());
+            let api = Api::new(self.next_url());
             let mut request = api.request(method.clone(), path).timeout(Duration::from_secs(10));
             if !key.is_empty() {
                 request = request.header("Idempotency-Key", key);
@@ -143,14 +152,33 @@ impl Client {
             if method == Method::POST {
                 request = request.json(body);
             }
-            let answer = api.send(request).await.map_err(|error| error.to_string())?;
+            let answer = api.send(request).await.map_err(|error| {
+                self.refused("no answer");
+                error.to_string()
+            })?;
             match answer.status {
-                // What the server refuses for good is a fault of the test or of the product, and no try changes it.
-                400..=499 if !(status == 0 && answer.status == 409) => panic!("{method} {path}: {answer:#?}"),
-                got if got == status || (status == 0 && got < 500) => Ok(answer.body),
-                _ => Err(format!("{answer:?}")),
+                got if got == status || (status == 0 && (got < 300 || got == 409)) => Ok(answer.body),
+                503 | 504 => {
+                    let code = answer.body["code"].as_str().unwrap_or_else(|| panic!("no problem: {answer:#?}"));
+                    let has_pause = answer.status == 504 || !answer.header("retry-after").is_empty();
+                    assert!(has_pause, "no word of when to try again: {answer:#?}");
+                    self.refused(&format!("{} {code}", answer.status));
+                    Err(format!("{answer:?}"))
+                }
+                // What is promised is an answer, 503 or 504. Anything else is a fault of the product.
+                _ => panic!("{method} {path}: {answer:#?}"),
             }
         })
         .await
+    }
+
+    fn next_url(&self) -> String {
+        let urls = self.urls.borrow();
+        urls[self.turn.fetch_add(1, Ordering::Relaxed) % urls.len()].clone()
+    }
+
+    fn refused(&self, how: &str) {
+        let mut accepted = self.accepted.lock().expect("no client panicked");
+        *accepted.refusals.entry(how.to_owned()).or_default() += 1;
     }
 }

@@ -32,7 +32,7 @@ async fn nothing_accepted_is_lost_or_done_twice_when_the_process_is_killed() {
 
     let mut server = Server::start().await;
     let agent = prepare(&server.api()).await;
-    let driver = Driver::start(server.url(), &agent);
+    let driver = Driver::start(vec![server.url()], &agent);
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
         assert!(!server.has_ended(), "it ended by itself:\n{}", server.log());

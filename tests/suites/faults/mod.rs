@@ -1,0 +1,50 @@
+//! Faults in a cluster under load, two processes of every service: they are killed, stopped for longer than a lease, and rolled,
+//! their servers die, and their connections are cut, at random moments; nothing that was accepted is lost, and nothing happens
+//! twice.
+//!
+//! `TROUPE_FAULTS` says how many (one of each unless set); the seed is printed and `TROUPE_FAULTS_SEED` repeats the choices (the
+//! machine's own timing of course does not repeat).
+
+mod fault;
+mod report;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use testkit::{Cluster, Setup, TWO_OF_EACH};
+
+use self::fault::{FAULTS, Fault};
+use crate::kill::{check_all, check_nothing_left, driver::Driver, from_environment, prepare};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_dies_in_a_cluster_nothing_accepted_is_lost_or_done_twice() {
+    let faults = from_environment("TROUPE_FAULTS", || FAULTS.len() as u64);
+    let seed = from_environment("TROUPE_FAULTS_SEED", rand::random);
+    println!("{faults} faults, TROUPE_FAULTS_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+
+    let mut cluster = Cluster::start(Setup { size: TWO_OF_EACH, is_proxied: true, ..Setup::default() }).await;
+    let agent = prepare(&cluster.api()).await;
+    let driver = Driver::start(cluster.urls(), &agent);
+    let mut done = BTreeMap::<Fault, u32>::new();
+    for fault in fault::shuffled(usize::try_from(faults).expect("a small number"), &mut random) {
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..1_000))).await;
+        println!("{fault:?}");
+        fault.apply(&mut cluster, &mut random).await;
+        *done.entry(fault).or_default() += 1;
+        assert_eq!(cluster.ended(), [""; 0], "ended by itself:\n{}", cluster.logs());
+    }
+    let accepted = driver.stop().await;
+    let (executions, messages) = (accepted.executions.len(), accepted.messages.len());
+    println!("{done:?}: {executions} executions and {messages} messages were accepted; {:?}", accepted.refusals);
+    assert!(executions as u64 >= faults, "the driver must have been at work");
+    check_all(&cluster.api(), &accepted).await;
+    check_nothing_left(&cluster.api(), &cluster.url()).await;
+    assert!(!cluster.logs().contains("panicked"), "{}", cluster.logs());
+    for name in cluster.names("").into_iter().rev() {
+        assert_eq!(cluster.stop(&name).await, Some(0), "{name}: {}", cluster.logs());
+    }
+    if let Some(path) = std::env::var_os("TROUPE_FAULTS_REPORT") {
+        report::write(path.as_ref(), &done, &accepted);
+    }
+}
