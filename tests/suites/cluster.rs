@@ -1,10 +1,10 @@
 //! The cluster on purpose, not at random: shards that move, and doors that stay closed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
-use testkit::{Cluster, Setup, TWO_ORCHESTRATORS, eventually, troupe};
+use testkit::{Api, Cluster, Setup, TWO_ORCHESTRATORS, eventually, troupe};
 
 /// I2: a replica that was stopped for longer than its lease wakes up with timers that are due, and decides; what it decides is
 /// not written, since the shards are another's.
@@ -67,6 +67,40 @@ async fn a_replica_that_stops_hands_over_without_a_failed_call() {
         assert!(answer.status < 300, "{answer:?}");
         assert_eq!(api.ended(id).await["status"], "completed");
     }
+}
+
+/// The executions of a replica that dies go on elsewhere when its lease has ended. How long that took is printed:
+/// `TROUPE_TAKEOVER_LEASE` sets the lease, 2s where it does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_orchestrators_executions_go_on_elsewhere() {
+    const COUNT: usize = 100;
+    let lease = std::env::var("TROUPE_TAKEOVER_LEASE").unwrap_or_else(|_| "2s".to_owned());
+    let mut cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, lease: &lease, ..Setup::default() }).await;
+    let api = cluster.api();
+    let step = json!({ "id": "after", "agent_type": "echo", "depends_on": ["go"] });
+    let wait = json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }, step] });
+    let workflow = api.define(&wait).await;
+    let mut executions = Vec::new();
+    for _ in 0..COUNT {
+        executions.push(api.execute(&workflow, &json!({})).await);
+    }
+    cluster.kill("orchestrator-1").await;
+    let killed = Instant::now();
+    futures::future::join_all(executions.iter().map(|id| go_on(&api, id))).await;
+    println!("lease {lease}: the last of {COUNT} executions has gone on {:?} after the kill", killed.elapsed());
+}
+
+/// Gives an execution the signal that it waits for, as often as it takes, and waits for its end.
+async fn go_on(api: &Api, id: &str) {
+    eventually("its signal is taken", || async {
+        let request = api.request(Method::POST, &format!("/api/v1/executions/{id}/signals/go")).json(&json!({}));
+        match api.send(request).await {
+            Ok(answer) if answer.status < 300 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(api.ended(id).await["status"], "completed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -35,13 +35,15 @@ pub struct Setup<'a> {
     pub size: &'a Size,
     /// More settings, in the words of the file: first more of the gateway's, then sections of their own.
     pub settings: &'a str,
+    /// How long an orchestrator holds its shards without renewing.
+    pub lease: &'a str,
     /// Do connections go through proxies, so that they can be cut? It costs time.
     pub is_proxied: bool,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { size: ONE_OF_EACH, settings: "", is_proxied: false }
+        Self { size: ONE_OF_EACH, settings: "", lease: "2s", is_proxied: false }
     }
 }
 
@@ -74,7 +76,7 @@ impl Cluster {
         }
         let connections = Connections::new(&processes, &servers, setup.is_proxied).await;
         for (name, process) in &processes {
-            let text = connections.settings(name, process, &processes, &servers) + setup.settings;
+            let text = connections.settings(name, process, &processes, &servers, setup.lease) + setup.settings;
             std::fs::write(directory.path().join(format!("{name}.toml")), text).expect("the settings can be written");
         }
         let mut cluster = Self { directory, servers, processes, connections, order };

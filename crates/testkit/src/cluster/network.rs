@@ -76,6 +76,7 @@ impl Connections {
         process: &Process,
         processes: &BTreeMap<String, Process>,
         servers: &Servers,
+        lease: &str,
     ) -> String {
         let replicas = |service: &str| {
             let targets = processes.iter().filter(|(_, target)| target.service == service);
@@ -92,7 +93,7 @@ impl Connections {
             "[serve]\nlisten = {:?}\nadvertise = {:?}\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\n\
              token = \"a-token-of-the-tests\"\n\
              [registry]\n{database}\n\
-             [orchestrator]\n{database}\nlease = \"2s\"\n\
+             [orchestrator]\n{database}\nlease = {lease:?}\n\
              [communication]\n{database}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
              [gateway]\n{database}\nlisten = {:?}\n",
             process.listen.to_string(),
