@@ -103,6 +103,39 @@ async fn go_on(api: &Api, id: &str) {
     assert_eq!(api.ended(id).await["status"], "completed");
 }
 
+/// While RabbitMQ is away messages and executions are accepted, agents work, and mail flows again by itself afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_broker_everything_is_accepted_and_it_flows_when_the_broker_is_back() {
+    const COUNT: usize = 20;
+    let cluster = Cluster::start(Setup::default()).await;
+    let api = cluster.api();
+    let mailbox = json!({ "agent_type": "echo", "name": "mailbox" });
+    let agent = api.post("/api/v1/agents", &mailbox).await.expect(201);
+    let path = format!("/api/v1/agents/{}/message", agent["id"].as_str().expect("an agent has an id"));
+    let workflow = api.define(&json!({ "name": "one", "steps": [{ "id": "one", "agent_type": "echo" }] })).await;
+    // The agents are there before the broker goes.
+    assert_eq!(api.ended(&api.execute(&workflow, &json!({})).await).await["status"], "completed");
+
+    cluster.servers().control("kill", "rabbitmq");
+    let (mut messages, mut executions) = (Vec::new(), Vec::new());
+    for number in 0..COUNT {
+        let sent = api.post(&path, &json!({ "payload": number })).await.expect(202);
+        messages.push(sent["message_id"].as_str().expect("a message has an id").to_owned());
+        executions.push(api.execute(&workflow, &json!({})).await);
+    }
+    for id in &executions {
+        assert_eq!(api.ended(id).await["status"], "completed", "agents that are connected work without the broker");
+    }
+    cluster.servers().control("start", "rabbitmq");
+    for id in &messages {
+        eventually("the message is dealt with", || async {
+            let message = api.get(&format!("/api/v1/messages/{id}")).await.expect(200);
+            if message["status"] == "acked" { Ok(()) } else { Err(message) }
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_gateway_wants_its_key_and_the_processes_their_token() {
     let key = "a-key-of-the-tests";

@@ -8,13 +8,14 @@ mod kinds;
 
 use std::{collections::HashMap, time::Duration};
 
+use futures::{StreamExt as _, stream};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use testkit::{Api, Server, eventually};
 
 use self::{
     driver::{Accepted, Driver},
-    kinds::KINDS,
+    kinds::{KINDS, Kind},
 };
 
 pub(crate) fn from_environment(name: &str, default: impl FnOnce() -> u64) -> u64 {
@@ -68,15 +69,11 @@ pub(crate) async fn prepare(api: &Api) -> String {
 }
 
 pub(crate) async fn check_all(api: &Api, accepted: &Accepted) {
-    for (id, &(kind, number)) in &accepted.executions {
-        let execution = api.ended(id).await;
-        let kind = &KINDS[kind];
-        assert_eq!(execution["status"], kind.status, "{}: {execution:#}", kind.name);
-        assert_eq!(execution["output"], (kind.output)(number), "{}: {execution:#}", kind.name);
-        check_log(kind, &api.events(id).await);
-        let verified = api.get(&format!("/api/v1/executions/{id}/verify")).await.expect(200);
-        assert_eq!(verified["faults"], json!([]), "{}: {verified:#}", kind.name);
-    }
+    /// Looked at together.
+    const AT_ONCE: usize = 8;
+    stream::iter(&accepted.executions)
+        .for_each_concurrent(AT_ONCE, |(id, &(kind, number))| check_execution(api, id, &KINDS[kind], number))
+        .await;
     for id in &accepted.messages {
         eventually("the message is dealt with", || async {
             let message = api.get(&format!("/api/v1/messages/{id}")).await.expect(200);
@@ -86,8 +83,17 @@ pub(crate) async fn check_all(api: &Api, accepted: &Accepted) {
     }
 }
 
+async fn check_execution(api: &Api, id: &str, kind: &Kind, number: u64) {
+    let execution = api.ended(id).await;
+    assert_eq!(execution["status"], kind.status, "{}: {execution:#}", kind.name);
+    assert_eq!(execution["output"], (kind.output)(number), "{}: {execution:#}", kind.name);
+    check_log(kind, &api.events(id).await);
+    let verified = api.get(&format!("/api/v1/executions/{id}/verify")).await.expect(200);
+    assert_eq!(verified["faults"], json!([]), "{}: {verified:#}", kind.name);
+}
+
 /// Each result was used once, and each thing that must happen did.
-fn check_log(kind: &kinds::Kind, events: &[Value]) {
+fn check_log(kind: &Kind, events: &[Value]) {
     let mut counts = HashMap::<&str, usize>::new();
     let mut ended = HashMap::<String, usize>::new();
     for (position, event) in events.iter().enumerate() {
