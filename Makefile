@@ -60,6 +60,11 @@ bench: ## Start a fresh Troupe, measure the three workloads, and stop it
 	cargo build --release --bin troupe
 	./tests/bench.sh
 
+.PHONY: bench-cluster
+bench-cluster: ## The same of a fresh cluster, with one process of each service and then with two
+	cargo build --release --bin troupe
+	./tests/bench-cluster.sh
+
 .PHONY: lint
 lint: fmt-check clippy proto-lint ## Every lint
 

@@ -1,8 +1,8 @@
-//! `troupe bench`: closed-loop load on a running server through its public gRPC API.
+//! `troupe bench`: closed-loop load on a running server, or a cluster, through its gRPC API.
 //!
 //! So many calls are out at once as `--concurrency` says, each begins when one ends, and every answer is checked: an answer
 //! with the wrong output is an error. What is measured includes the whole way, commits with fsync among it; nothing about the
-//! server is changed for it. All clients share one connection and run on one task, which is enough to keep a server of
+//! server is changed for it. All clients share one connection (in a cluster one to each replica) and run on one task, which is enough to keep a server of
 //! several cores busy.
 
 mod load;
@@ -11,11 +11,17 @@ mod report;
 mod setup;
 mod workflows;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use contracts::Link;
+use rpc::connect as connect_to_replicas;
+use settings::Settings as _;
 use tonic::transport::Endpoint;
 
 use crate::{commands::Outcome, output::Output};
@@ -33,6 +39,9 @@ pub(crate) struct Args {
     /// The server's gRPC address
     #[arg(long, env = "TROUPE_GRPC", default_value = "127.0.0.1:50051", value_name = "ADDR")]
     grpc: String,
+    /// Of a cluster: the file with its settings, whose section `serve` names the services and the token
+    #[arg(long, value_name = "FILE", conflicts_with = "grpc")]
+    config: Option<PathBuf>,
     /// How many executions or messages to measure, of each workload
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     runs: Option<u64>,
@@ -75,16 +84,19 @@ impl Workload {
 }
 
 pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
-    let link = connect(&args.grpc).await?;
-    let agent = setup::agent(&link).await.context("cannot set up the echo agent of the benchmark")?;
+    let services = match &args.config {
+        Some(file) => Services::of_cluster(file)?,
+        None => Services::of_process(&args.grpc).await?,
+    };
+    let agent = setup::agent(&services.registry).await.context("cannot set up the echo agent of the benchmark")?;
     let workloads = if args.workloads.is_empty() { Workload::value_variants() } else { &args.workloads };
     let mut reports = Vec::new();
     for &workload in workloads {
         let runs = args.runs.unwrap_or(workload.default_runs());
         let plan = load::Plan { runs, concurrency: args.concurrency, warmup: args.warmup.unwrap_or(runs / 10) };
         let report = match workload {
-            Workload::Chain3 | Workload::Fan100 => workflows::measure(workload, plan, &link).await?,
-            Workload::Message => message::measure(plan, &link, &agent).await?,
+            Workload::Chain3 | Workload::Fan100 => workflows::measure(workload, plan, &services.orchestrator).await?,
+            Workload::Message => message::measure(plan, &services.communication, &agent).await?,
         };
         if !output.is_json() {
             output.line(report.text())?;
@@ -96,6 +108,33 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     }
     let sound = reports.iter().all(|report| report.errors == 0);
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is called.
+struct Services {
+    registry: Link,
+    orchestrator: Link,
+    communication: Link,
+}
+
+impl Services {
+    /// All in one process.
+    async fn of_process(address: &str) -> anyhow::Result<Self> {
+        let link = connect(address).await?;
+        Ok(Self { registry: link.clone(), orchestrator: link.clone(), communication: link })
+    }
+
+    /// Each with replicas of its own.
+    fn of_cluster(file: &Path) -> anyhow::Result<Self> {
+        let settings = crate::serve::Settings::load(Some(file))?;
+        let token = settings.token()?;
+        let link = |replicas| connect_to_replicas(replicas, token.as_ref());
+        Ok(Self {
+            registry: link(&settings.registry)?,
+            orchestrator: link(&settings.orchestrator)?,
+            communication: link(&settings.communication)?,
+        })
+    }
 }
 
 async fn connect(address: &str) -> anyhow::Result<Link> {
