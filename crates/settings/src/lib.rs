@@ -6,6 +6,7 @@
 
 mod bytes;
 mod database;
+mod redis;
 mod secret;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use bytes::ByteSize;
 pub use database::{Database, Place};
+pub use redis::Redis;
 pub use secret::Secret;
 
 /// Why settings could not be read.

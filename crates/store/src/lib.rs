@@ -1,4 +1,4 @@
-//! Pools and migrations: how a service opens its database.
+//! Pools and migrations: how a service opens its database; and what it keeps in Redis because it may be lost.
 //!
 //! A service keeps its SQL to itself; this crate only opens, configures and migrates.
 
@@ -7,6 +7,7 @@ mod migrations;
 mod page;
 mod postgres;
 mod span;
+mod redis;
 mod sqlite;
 
 use settings::Place;
@@ -15,6 +16,7 @@ pub use cursor::{PageSize, PageToken};
 pub use migrations::Migrations;
 pub use page::Page;
 pub use postgres::Postgres;
+pub use redis::{Health, Heard, Key, Redis, RedisError, Subscription};
 pub use sqlite::Sqlite;
 
 /// An open database; a service has a store for each kind.

@@ -19,9 +19,9 @@ use tonic::{Request, Response, Status};
 
 use crate::app::{Change, Registration, Registry, Strategy};
 
-/// Agents that one selection picks at most: the voters of the largest decision.
 /// Bytes of the configurations in one page.
 const MOST_BYTES: usize = contracts::MAX_MESSAGE_BYTES / 4;
+/// Agents that one selection picks at most: the voters of the largest decision.
 const MAX_SELECTED: u32 = 1_000;
 
 /// The service.
@@ -77,7 +77,7 @@ impl RegistryService for Api {
     async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<GetAgentResponse>, Status> {
         let request = request.into_inner();
         let (namespace, id) = (wire::namespace(&request.namespace)?, wire::agent_id(&request.agent_id)?);
-        let snapshot = self.registry.get(&namespace, id)?;
+        let snapshot = self.registry.get(&namespace, id).await?;
         Ok(Response::new(GetAgentResponse { agent: Some(wire::agent(snapshot)) }))
     }
 
@@ -143,7 +143,7 @@ impl RegistryService for Api {
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
         let reports: Result<Vec<_>, Error> = request.into_inner().reports.into_iter().map(wire::report).collect();
-        let unknown = self.registry.hear(reports?);
+        let unknown = self.registry.hear(reports?).await;
         let unknown_agent_ids = unknown.iter().map(ToString::to_string).collect();
         Ok(Response::new(HeartbeatResponse { unknown_agent_ids }))
     }

@@ -51,6 +51,18 @@ pub(crate) struct Registration {
     pub(crate) attach: bool,
 }
 
+/// A registration that is in order.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) namespace: Namespace,
+    pub(super) id: Option<AgentId>,
+    pub(super) agent_type: String,
+    pub(super) name: String,
+    pub(super) capabilities: Vec<String>,
+    pub(super) config: Option<Payload>,
+    pub(super) attach: bool,
+}
+
 /// A change of an agent; what is absent stays.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {

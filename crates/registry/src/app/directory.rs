@@ -1,10 +1,10 @@
 //! The index in memory: every agent, its sessions, and who watches.
 //!
-//! It answers every read. It changes only after the database has, so that what it shows is committed. Sessions are known
-//! here alone.
+//! It answers every read. It changes only after the database has, so that what it shows is committed; what another replica
+//! writes comes a moment later. Sessions are known here alone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -171,9 +171,18 @@ impl Directory {
         ids.into_iter().flatten().filter_map(|id| self.get(namespace, *id, now)).collect()
     }
 
-    /// Puts a new or changed agent in.
+    /// Puts an agent in as the database has it; watchers hear of it where it is new or changed.
     pub(crate) fn put(&mut self, agent: Agent, last_heartbeat_at: Option<Timestamp>, now: Timestamp) -> Snapshot {
         let key = (agent.namespace.clone(), agent.id);
+        if let Some(entry) = self.entries.get(&key)
+            && *entry.agent == agent
+        {
+            return self.snapshot(entry, now);
+        }
+        // Deleted and made again elsewhere, under the same id.
+        if let Some(other) = self.namespaces.get(&agent.id).filter(|other| **other != agent.namespace).cloned() {
+            self.remove(&other, agent.id);
+        }
         let before = self.entries.remove(&key);
         if let Some(before) = &before {
             self.unindex(&before.agent);
@@ -190,23 +199,40 @@ impl Directory {
         snapshot
     }
 
-    /// Takes an agent out; false where it was not there.
-    pub(crate) fn remove(&mut self, namespace: &Namespace, id: AgentId) -> bool {
-        let Some(entry) = self.entries.remove(&(namespace.clone(), id)) else { return false };
+    /// Takes an agent out, where it is in.
+    pub(crate) fn remove(&mut self, namespace: &Namespace, id: AgentId) {
+        let Some(entry) = self.entries.remove(&(namespace.clone(), id)) else { return };
         self.unindex(&entry.agent);
         self.notify(Notice::Deleted { namespace: namespace.clone(), id });
-        true
+    }
+
+    /// The ids of all agents.
+    pub(crate) fn ids(&self) -> Vec<AgentId> {
+        self.namespaces.keys().copied().collect()
+    }
+
+    /// Makes `ids` what the database says of them: those that it has no row of are gone.
+    pub(crate) fn replace(&mut self, ids: &[AgentId], rows: Vec<(Agent, Option<Timestamp>)>, now: Timestamp) {
+        let there: HashSet<_> = rows.iter().map(|(agent, _)| agent.id).collect();
+        for id in ids.iter().filter(|id| !there.contains(*id)) {
+            if let Some(namespace) = self.namespaces.get(id).cloned() {
+                self.remove(&namespace, *id);
+            }
+        }
+        for (agent, heard) in rows {
+            self.put(agent, heard, now);
+        }
     }
 
     /// Takes a report in; false where the agent is not known.
-    pub(crate) fn report(&mut self, report: SessionReport, now: Timestamp) -> bool {
-        let key = (report.namespace, report.agent_id);
+    pub(crate) fn report(&mut self, report: &SessionReport, now: Timestamp) -> bool {
+        let key = (report.namespace.clone(), report.agent_id);
         let Some(entry) = self.entries.get_mut(&key) else { return false };
         if report.closed {
             entry.sessions.remove(&report.session_id);
         } else {
             let session = Session { in_flight: report.in_flight, capacity: report.capacity, heard: now };
-            entry.sessions.insert(report.session_id, session);
+            entry.sessions.insert(report.session_id.clone(), session);
             entry.last_heartbeat_at = Some(now);
         }
         self.show(&key, now);
@@ -273,7 +299,11 @@ impl Directory {
     }
 
     fn unindex(&mut self, agent: &Agent) {
-        self.names.remove(&(agent.namespace.clone(), agent.name.clone()));
+        let name = (agent.namespace.clone(), agent.name.clone());
+        // It may be another's by now: names that change hands are told of in any order.
+        if self.names.get(&name) == Some(&agent.id) {
+            self.names.remove(&name);
+        }
         self.namespaces.remove(&agent.id);
         for target in targets(agent) {
             let key = (agent.namespace.clone(), target);

@@ -5,7 +5,7 @@ mod directory;
 mod selection;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -13,13 +13,23 @@ use domain::{AgentId, Clock, Namespace, Payload};
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::broadcast;
 
-use self::{agent::Check, selection::Turns};
 pub(crate) use self::{
     agent::{Agent, Change, Registration},
     directory::{Directory, Leases, Liveness, Notice, SessionReport, Snapshot, Target},
     selection::Strategy,
 };
-use crate::{error::RegistryError, metrics, store::Store};
+use self::{
+    agent::{Check, Wanted},
+    selection::Turns,
+};
+use crate::{
+    error::RegistryError,
+    metrics,
+    store::{Changes, Row, Store, Written},
+};
+
+/// How often a write is tried anew that another replica came in between.
+const ATTEMPTS: u32 = 16;
 
 /// The registry.
 pub(crate) struct Registry {
@@ -27,8 +37,10 @@ pub(crate) struct Registry {
     clock: Arc<dyn Clock>,
     max_config: usize,
     directory: RwLock<Directory>,
-    /// Held from the check of a write to its entry in the directory: registrations are rare, and two at once that agree on
-    /// a name must not both see it free.
+    /// Can other processes write to the database?
+    is_shared: bool,
+    /// Held from a read of the database to the index, so that nothing older comes after something newer. Registrations are
+    /// rare.
     writing: tokio::sync::Mutex<()>,
     chance: Mutex<(StdRng, Turns)>,
     /// Heard of since the database was last told.
@@ -49,6 +61,7 @@ impl Registry {
             directory.put(agent, heard, clock.now());
         }
         Ok(Self {
+            is_shared: store.changes().is_some(),
             store,
             clock,
             max_config,
@@ -77,97 +90,176 @@ impl Registry {
         let capabilities = check.capabilities(capabilities);
         let config = config.map(|config| check.config(&config));
         check.finish()?;
-
+        let wanted = Wanted { namespace, id, agent_type, name, capabilities, config, attach };
+        if let Some(known) = self.registered(&wanted) {
+            return Ok((known, false));
+        }
         let _writing = self.writing.lock().await;
+        for _ in 0..ATTEMPTS {
+            if let Some(registered) = self.try_register(&wanted).await? {
+                return Ok(registered);
+            }
+        }
+        Err(RegistryError::NameTaken(wanted.name))
+    }
+
+    /// The agent, where the index shows that nothing is to be done: agents that come back ask the database nothing.
+    fn registered(&self, wanted: &Wanted) -> Option<Snapshot> {
+        let directory = self.read();
         let now = self.clock.now();
-        if let Some(id) = id
-            && let Some(owner) = self.read().namespace_of(id).cloned()
+        if let Some(id) = wanted.id {
+            return directory.get(&wanted.namespace, id, now);
+        }
+        let known = directory.get(&wanted.namespace, directory.id_of(&wanted.namespace, &wanted.name)?, now)?;
+        let is_same = wanted.attach
+            && known.agent.agent_type == wanted.agent_type
+            && known.agent.capabilities == wanted.capabilities
+            && wanted.config.as_ref().is_none_or(|config| *config == known.agent.config);
+        is_same.then_some(known)
+    }
+
+    /// Registers by what the database has now; none where another replica came in between.
+    async fn try_register(&self, wanted: &Wanted) -> Result<Option<(Snapshot, bool)>, RegistryError> {
+        if let Some(id) = wanted.id
+            && let Some((agent, heard)) = self.find(id).await?
         {
-            let known = self.read().get(&namespace, id, now).filter(|_| owner == namespace);
-            return known.map(|known| (known, false)).ok_or_else(|| RegistryError::IdTaken(id.to_string()));
+            let is_own = agent.namespace == wanted.namespace;
+            let known = self.write().put(agent, heard, self.clock.now());
+            return if is_own { Ok(Some((known, false))) } else { Err(RegistryError::IdTaken(id.to_string())) };
         }
-        let other = self.read().id_of(&namespace, &name);
-        if let Some(other) = other {
-            let known = self.read().get(&namespace, other, now);
-            let known = known.filter(|known| attach && known.agent.agent_type == agent_type);
-            let known = known.ok_or_else(|| RegistryError::NameTaken(name))?;
+        let named = self.store.named(&wanted.namespace, &wanted.name).await.map_err(RegistryError::Database)?;
+        if let Some(known) = named {
+            // The same call by way of another replica, a moment ago.
+            if wanted.id == Some(known.0.id) {
+                return Ok(Some((self.write().put(known.0, known.1, self.clock.now()), false)));
+            }
+            if !wanted.attach || known.0.agent_type != wanted.agent_type {
+                return Err(RegistryError::NameTaken(wanted.name.clone()));
+            }
             let agent = Agent {
-                capabilities,
-                config: config.unwrap_or_else(|| known.agent.config.clone()),
-                ..Agent::clone(&known.agent)
+                capabilities: wanted.capabilities.clone(),
+                config: wanted.config.clone().unwrap_or_else(|| known.0.config.clone()),
+                ..known.0.clone()
             };
-            return Ok((self.save(agent, &known).await?, false));
+            return Ok(self.save(agent, known).await?.map(|snapshot| (snapshot, false)));
         }
+        let now = self.clock.now();
         let agent = Agent {
-            id: id.unwrap_or_else(|| AgentId::generate(self.clock.as_ref())),
-            namespace,
-            agent_type,
-            name,
-            capabilities,
-            config: config.unwrap_or_else(Payload::empty_object),
+            id: wanted.id.unwrap_or_else(|| AgentId::generate(self.clock.as_ref())),
+            namespace: wanted.namespace.clone(),
+            agent_type: wanted.agent_type.clone(),
+            name: wanted.name.clone(),
+            capabilities: wanted.capabilities.clone(),
+            config: wanted.config.clone().unwrap_or_else(Payload::empty_object),
             revision: 1,
             created_at: now,
             updated_at: now,
         };
-        if !self.store.insert(&agent).await.map_err(RegistryError::Database)? {
-            return Err(RegistryError::NameTaken(agent.name));
+        match self.store.insert(&agent).await.map_err(RegistryError::Database)? {
+            Written::Done => Ok(Some((self.write().put(agent, None, now), true))),
+            Written::NameTaken | Written::Outdated => Ok(None),
         }
-        Ok((self.write().put(agent, None, now), true))
     }
 
     /// Changes an agent.
     pub(crate) async fn update(&self, change: Change) -> Result<Snapshot, RegistryError> {
+        let Change { namespace, id, name, capabilities, config, expected_revision: expected } = change;
         let mut check = Check::new(self.max_config);
-        if let Some(name) = &change.name {
+        if let Some(name) = &name {
             check.name(name);
         }
-        let capabilities = change.capabilities.map(|capabilities| check.capabilities(capabilities));
-        let config = change.config.map(|config| check.config(&config));
+        let capabilities = capabilities.map(|capabilities| check.capabilities(capabilities));
+        let config = config.map(|config| check.config(&config));
         check.finish()?;
 
         let _writing = self.writing.lock().await;
-        let known = self.get(&change.namespace, change.id)?;
-        let (expected, found) = (change.expected_revision, known.agent.revision);
-        if expected != 0 && expected != found {
-            return Err(RegistryError::Changed { expected, found });
+        let mut found = 0;
+        for _ in 0..ATTEMPTS {
+            let known = self.find(id).await?.filter(|(agent, _)| agent.namespace == namespace);
+            let known = known.ok_or_else(|| RegistryError::NotFound(id.to_string()))?;
+            found = known.0.revision;
+            if expected != 0 && expected != found {
+                return Err(RegistryError::Changed { expected, found });
+            }
+            let agent = Agent {
+                name: name.clone().unwrap_or_else(|| known.0.name.clone()),
+                capabilities: capabilities.clone().unwrap_or_else(|| known.0.capabilities.clone()),
+                config: config.clone().unwrap_or_else(|| known.0.config.clone()),
+                ..known.0.clone()
+            };
+            if let Some(snapshot) = self.save(agent, known).await? {
+                return Ok(snapshot);
+            }
         }
-        let agent = Agent {
-            name: change.name.unwrap_or_else(|| known.agent.name.clone()),
-            capabilities: capabilities.unwrap_or_else(|| known.agent.capabilities.clone()),
-            config: config.unwrap_or_else(|| known.agent.config.clone()),
-            ..Agent::clone(&known.agent)
-        };
-        self.save(agent, &known).await
+        // Others change it all the time.
+        Err(RegistryError::Changed { expected: found, found: found + 1 })
     }
 
-    /// Writes a changed agent; one that is as it was costs nothing.
-    async fn save(&self, mut agent: Agent, known: &Snapshot) -> Result<Snapshot, RegistryError> {
-        if agent == *known.agent {
-            return Ok(known.clone());
-        }
-        agent.revision += 1;
-        agent.updated_at = self.clock.now();
-        if !self.store.update(&agent).await.map_err(RegistryError::Database)? {
-            return Err(RegistryError::NameTaken(agent.name));
+    /// Writes a changed agent; one that is as it was costs nothing. None where another replica has changed it meanwhile.
+    async fn save(&self, mut agent: Agent, (known, heard): Row) -> Result<Option<Snapshot>, RegistryError> {
+        if agent != known {
+            agent.revision += 1;
+            agent.updated_at = self.clock.now();
+            match self.store.update(&agent).await.map_err(RegistryError::Database)? {
+                Written::Done => {}
+                Written::NameTaken => return Err(RegistryError::NameTaken(agent.name)),
+                Written::Outdated => return Ok(None),
+            }
         }
         let now = self.clock.now();
-        Ok(self.write().put(agent, known.last_heartbeat_at, now))
+        Ok(Some(self.write().put(agent, heard, now)))
     }
 
     /// Removes an agent; false where there is none.
     pub(crate) async fn delete(&self, namespace: &Namespace, id: AgentId) -> Result<bool, RegistryError> {
         let _writing = self.writing.lock().await;
-        if self.get(namespace, id).is_err() {
-            return Ok(false);
-        }
-        self.store.delete(id).await.map_err(RegistryError::Database)?;
-        Ok(self.write().remove(namespace, id))
+        let deleted = self.store.delete(namespace, id).await.map_err(RegistryError::Database)?;
+        self.write().remove(namespace, id);
+        Ok(deleted)
     }
 
-    /// One agent.
-    pub(crate) fn get(&self, namespace: &Namespace, id: AgentId) -> Result<Snapshot, RegistryError> {
-        let found = self.read().get(namespace, id, self.clock.now());
-        found.ok_or_else(|| RegistryError::NotFound(id.to_string()))
+    /// One agent. One that the index does not have may be on its way from another replica: only the database says that there
+    /// is none.
+    pub(crate) async fn get(&self, namespace: &Namespace, id: AgentId) -> Result<Snapshot, RegistryError> {
+        let known = |registry: &Self| registry.read().get(namespace, id, registry.clock.now());
+        if let Some(known) = known(self) {
+            return Ok(known);
+        }
+        if self.is_shared && self.find(id).await?.is_some() {
+            self.refresh(&[id]).await.map_err(RegistryError::Database)?;
+        }
+        known(self).ok_or_else(|| RegistryError::NotFound(id.to_string()))
+    }
+
+    async fn find(&self, id: AgentId) -> Result<Option<Row>, RegistryError> {
+        Ok(self.store.find(&[id]).await.map_err(RegistryError::Database)?.pop())
+    }
+
+    /// Makes the index of these agents what the database says.
+    ///
+    /// What is read here is as new as everything that this replica has written before, and newer than what it had heard of:
+    /// the lock is held from the read to the index, as it is in a write. So an agent never goes back, and watchers see its
+    /// changes in the order of the commits; of several in a row they may see the last alone.
+    pub(crate) async fn refresh(&self, ids: &[AgentId]) -> sqlx::Result<()> {
+        let _writing = self.writing.lock().await;
+        let rows = self.store.find(ids).await?;
+        self.write().replace(ids, rows, self.clock.now());
+        Ok(())
+    }
+
+    /// The same for all agents.
+    pub(crate) async fn reload(&self) -> sqlx::Result<()> {
+        let _writing = self.writing.lock().await;
+        let rows = self.store.load().await?;
+        let mut directory = self.write();
+        let ids = directory.ids();
+        directory.replace(&ids, rows, self.clock.now());
+        Ok(())
+    }
+
+    /// What other replicas write; nothing where there can be none.
+    pub(crate) fn changes(&self) -> Option<Changes> {
+        self.store.changes()
     }
 
     /// Up to `limit` agents after `after` for which `wanted` holds, in the order of their ids.
@@ -202,18 +294,37 @@ impl Registry {
         chosen
     }
 
-    /// Takes reports about sessions in; answers with the agents that are not known.
-    pub(crate) fn hear(&self, reports: Vec<SessionReport>) -> Vec<AgentId> {
+    /// Takes reports about sessions in; answers with the agents that are not known, to the database neither: another replica
+    /// may have registered them a moment ago.
+    pub(crate) async fn hear(&self, reports: Vec<SessionReport>) -> Vec<AgentId> {
+        let unknown = self.take_in(reports);
+        let ids = |reports: &[SessionReport]| -> Vec<_> {
+            reports.iter().map(|report| report.agent_id).collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        if unknown.is_empty() || !self.is_shared {
+            return ids(&unknown);
+        }
+        match self.refresh(&ids(&unknown)).await {
+            Ok(()) => ids(&self.take_in(unknown)),
+            Err(error) => {
+                // Nobody is sent away on a suspicion; they are reported again soon.
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for unknown agents");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes reports in; answers with those about agents that the index does not have.
+    fn take_in(&self, reports: Vec<SessionReport>) -> Vec<SessionReport> {
         let now = self.clock.now();
         let mut unknown = Vec::new();
         let mut heard = Vec::with_capacity(reports.len());
         let mut directory = self.write();
         for report in reports {
-            let (id, closed) = (report.agent_id, report.closed);
-            match directory.report(report, now) {
-                true if !closed => heard.push(id),
-                true => {}
-                false => unknown.push(id),
+            if !directory.report(&report, now) {
+                unknown.push(report);
+            } else if !report.closed {
+                heard.push(report.agent_id);
             }
         }
         drop(directory);

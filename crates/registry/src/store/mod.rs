@@ -7,9 +7,10 @@ mod tests;
 
 use ::store::{Database, Migrations, OpenError};
 use async_trait::async_trait;
-use domain::{AgentId, Timestamp};
+use domain::{AgentId, Namespace, Timestamp};
 use sqlx::migrate::Migrator;
 
+pub(crate) use self::postgres::{Changes, Told};
 use self::{postgres::PostgresStore, sqlite::SqliteStore};
 use crate::app::Agent;
 
@@ -26,19 +27,40 @@ pub(crate) async fn open(settings: &settings::Database) -> Result<Box<dyn Store>
     })
 }
 
-/// A database of agents. Names are unique among the agents of a namespace, also for two writers at once.
+/// An agent, and when it was last heard of.
+pub(crate) type Row = (Agent, Option<Timestamp>);
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// It is committed.
+    Done,
+    /// Another agent of the namespace has the name.
+    NameTaken,
+    /// There is an agent with the id already; of an update: there is none at the revision before.
+    Outdated,
+}
+
+/// A database of agents. Names are unique among the agents of a namespace, also for two writers at once, in this process or
+/// in others.
 #[async_trait]
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Every agent, with the time it was last heard of.
-    async fn load(&self) -> sqlx::Result<Vec<(Agent, Option<Timestamp>)>>;
-    /// Writes a new agent; false where its name is taken.
-    async fn insert(&self, agent: &Agent) -> sqlx::Result<bool>;
-    /// Writes a changed agent; false where its name is taken.
-    async fn update(&self, agent: &Agent) -> sqlx::Result<bool>;
-    /// Removes an agent.
-    async fn delete(&self, id: AgentId) -> sqlx::Result<()>;
-    /// Notes when agents were last heard of; those that are gone are left out.
+    /// Every agent.
+    async fn load(&self) -> sqlx::Result<Vec<Row>>;
+    /// Those of these agents that there are.
+    async fn find(&self, ids: &[AgentId]) -> sqlx::Result<Vec<Row>>;
+    /// The agent of that name.
+    async fn named(&self, namespace: &Namespace, name: &str) -> sqlx::Result<Option<Row>>;
+    /// Writes a new agent.
+    async fn insert(&self, agent: &Agent) -> sqlx::Result<Written>;
+    /// Writes a changed agent over the revision before its own, and no other.
+    async fn update(&self, agent: &Agent) -> sqlx::Result<Written>;
+    /// Removes an agent; false where there is none.
+    async fn delete(&self, namespace: &Namespace, id: AgentId) -> sqlx::Result<bool>;
+    /// Notes when agents were last heard of, unless they were heard of later; those that are gone are left out.
     async fn heard(&self, heard: &[(AgentId, Timestamp)]) -> sqlx::Result<()>;
+    /// Tells what is written; nothing where no other process can write.
+    fn changes(&self) -> Option<Changes>;
     /// Closes after the last statement.
     async fn close(&self);
 }

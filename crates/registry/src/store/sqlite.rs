@@ -1,11 +1,14 @@
 //! Agents in SQLite.
 
 use async_trait::async_trait;
-use domain::{AgentId, Payload, Timestamp};
-use sqlx::{Row as _, sqlite::SqliteRow};
+use domain::{AgentId, Namespace, Payload, Timestamp};
+use sqlx::{
+    AssertSqlSafe, Row as _,
+    sqlite::{SqliteQueryResult, SqliteRow},
+};
 use store::Sqlite;
 
-use super::Store;
+use super::{Changes, Row, Store, Written};
 use crate::app::Agent;
 
 /// The constraint that two agents of one name break.
@@ -20,16 +23,31 @@ impl SqliteStore {
     }
 }
 
+const SELECT: &str = "SELECT id, namespace, agent_type, name, capabilities, config, revision, created_at, updated_at, \
+                      last_heartbeat_at FROM agents LEFT JOIN agent_health ON agent_id = id";
+
 #[async_trait]
 impl Store for SqliteStore {
-    async fn load(&self) -> sqlx::Result<Vec<(Agent, Option<Timestamp>)>> {
-        let query = "SELECT id, namespace, agent_type, name, capabilities, config, revision, created_at, updated_at, \
-                     last_heartbeat_at FROM agents LEFT JOIN agent_health ON agent_id = id ORDER BY id";
-        let rows = sqlx::query(query).fetch_all(&self.0.reader).await?;
+    async fn load(&self) -> sqlx::Result<Vec<Row>> {
+        let rows = sqlx::query(AssertSqlSafe(format!("{SELECT} ORDER BY id"))).fetch_all(&self.0.reader).await?;
         rows.iter().map(decode).collect()
     }
 
-    async fn insert(&self, agent: &Agent) -> sqlx::Result<bool> {
+    async fn find(&self, ids: &[AgentId]) -> sqlx::Result<Vec<Row>> {
+        let ids = serde_json::Value::from_iter(ids.iter().map(ToString::to_string)).to_string();
+        let query =
+            sqlx::query(AssertSqlSafe(format!("{SELECT} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id")));
+        let rows = query.bind(ids).fetch_all(&self.0.reader).await?;
+        rows.iter().map(decode).collect()
+    }
+
+    async fn named(&self, namespace: &Namespace, name: &str) -> sqlx::Result<Option<Row>> {
+        let query = sqlx::query(AssertSqlSafe(format!("{SELECT} WHERE namespace = ? AND name = ?")));
+        let row = query.bind(namespace.to_string()).bind(name.to_owned()).fetch_optional(&self.0.reader).await?;
+        row.as_ref().map(decode).transpose()
+    }
+
+    async fn insert(&self, agent: &Agent) -> sqlx::Result<Written> {
         let query = "INSERT INTO agents (agent_type, name, capabilities, config, revision, updated_at, id, namespace, \
                      created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let written = changeable(query, agent)
@@ -38,19 +56,20 @@ impl Store for SqliteStore {
             .bind(agent.created_at.as_micros())
             .execute(&self.0.writer)
             .await;
-        name_is_free(written.map(drop))
+        outcome(written)
     }
 
-    async fn update(&self, agent: &Agent) -> sqlx::Result<bool> {
+    async fn update(&self, agent: &Agent) -> sqlx::Result<Written> {
         let query = "UPDATE agents SET agent_type = ?, name = ?, capabilities = ?, config = ?, revision = ?, \
-                     updated_at = ? WHERE id = ?";
-        let written = changeable(query, agent).bind(agent.id.to_string()).execute(&self.0.writer).await;
-        name_is_free(written.map(drop))
+                     updated_at = ? WHERE id = ? AND revision = ? - 1";
+        let query = changeable(query, agent).bind(agent.id.to_string()).bind(agent.revision);
+        outcome(query.execute(&self.0.writer).await)
     }
 
-    async fn delete(&self, id: AgentId) -> sqlx::Result<()> {
-        sqlx::query("DELETE FROM agents WHERE id = ?").bind(id.to_string()).execute(&self.0.writer).await?;
-        Ok(())
+    async fn delete(&self, namespace: &Namespace, id: AgentId) -> sqlx::Result<bool> {
+        let query = sqlx::query("DELETE FROM agents WHERE namespace = ? AND id = ?");
+        let done = query.bind(namespace.to_string()).bind(id.to_string()).execute(&self.0.writer).await?;
+        Ok(done.rows_affected() > 0)
     }
 
     async fn heard(&self, heard: &[(AgentId, Timestamp)]) -> sqlx::Result<()> {
@@ -59,9 +78,15 @@ impl Store for SqliteStore {
         // One statement however many there are. An agent that was deleted meanwhile has no row to belong to.
         let query = "INSERT INTO agent_health (agent_id, last_heartbeat_at) \
                      SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE (value ->> 0) IN (SELECT id FROM agents) \
-                     ON CONFLICT (agent_id) DO UPDATE SET last_heartbeat_at = excluded.last_heartbeat_at";
+                     ON CONFLICT (agent_id) DO UPDATE \
+                     SET last_heartbeat_at = max(last_heartbeat_at, excluded.last_heartbeat_at)";
         sqlx::query(query).bind(rows).execute(&self.0.writer).await?;
         Ok(())
+    }
+
+    /// A file has one process.
+    fn changes(&self) -> Option<Changes> {
+        None
     }
 
     async fn close(&self) {
@@ -83,18 +108,20 @@ fn changeable<'a>(query: &'static str, agent: &Agent) -> Query<'a> {
         .bind(agent.updated_at.as_micros())
 }
 
-/// SQLite names the columns of a broken unique index, and not the index.
-fn name_is_free(written: sqlx::Result<()>) -> sqlx::Result<bool> {
+/// SQLite names the columns of a broken constraint, and not the constraint.
+fn outcome(written: sqlx::Result<SqliteQueryResult>) -> sqlx::Result<Written> {
     match written {
-        Ok(()) => Ok(true),
+        Ok(done) if done.rows_affected() > 0 => Ok(Written::Done),
+        Ok(_) => Ok(Written::Outdated),
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() && error.message().contains(NAME_KEY) => {
-            Ok(false)
+            Ok(Written::NameTaken)
         }
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Written::Outdated),
         Err(error) => Err(error),
     }
 }
 
-fn decode(row: &SqliteRow) -> sqlx::Result<(Agent, Option<Timestamp>)> {
+fn decode(row: &SqliteRow) -> sqlx::Result<Row> {
     let faulty = |source: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(source);
     let agent = Agent {
         id: row.try_get::<&str, _>("id")?.parse().map_err(|error| faulty(Box::new(error)))?,

@@ -3,12 +3,14 @@
 use domain::{AgentId, Payload, Timestamp};
 use settings::Database;
 
-use super::open;
+use super::{Written, open};
 use crate::app::Agent;
 
 testkit::conformance! {
     agents_read_back_as_they_were_written_also_after_a_restart
     a_name_is_one_agent_of_its_namespace
+    a_change_is_written_over_the_revision_before_it_alone
+    agents_are_found_by_id_and_by_name
     who_was_heard_of_is_noted_and_the_deleted_are_left_out
 }
 
@@ -29,10 +31,10 @@ fn agent(number: u128, name: &str) -> Agent {
 async fn agents_read_back_as_they_were_written_also_after_a_restart(place: Database) {
     let store = open(&place).await.unwrap();
     let (first, second) = (agent(1, "ann"), agent(2, "bob"));
-    assert!(store.insert(&second).await.unwrap());
-    assert!(store.insert(&first).await.unwrap());
+    assert_eq!(store.insert(&second).await.unwrap(), Written::Done);
+    assert_eq!(store.insert(&first).await.unwrap(), Written::Done);
     let changed = Agent { name: "cyd".to_owned(), capabilities: Vec::new(), revision: 2, ..second };
-    assert!(store.update(&changed).await.unwrap());
+    assert_eq!(store.update(&changed).await.unwrap(), Written::Done);
     store.close().await;
     let store = open(&place).await.unwrap();
     assert_eq!(store.load().await.unwrap(), [(first, None), (changed, None)]);
@@ -41,14 +43,46 @@ async fn agents_read_back_as_they_were_written_also_after_a_restart(place: Datab
 
 async fn a_name_is_one_agent_of_its_namespace(place: Database) {
     let store = open(&place).await.unwrap();
-    assert!(store.insert(&agent(1, "ann")).await.unwrap());
-    assert!(!store.insert(&agent(2, "ann")).await.unwrap());
-    assert!(store.insert(&Agent { namespace: "other".parse().unwrap(), ..agent(3, "ann") }).await.unwrap());
-    assert!(store.insert(&agent(4, "bob")).await.unwrap());
-    assert!(!store.update(&agent(4, "ann")).await.unwrap());
-    assert!(store.insert(&agent(1, "cyd")).await.is_err(), "an id that is taken is a fault, and no taken name");
-    store.delete(AgentId::from_parts(1, 1)).await.unwrap();
-    assert!(store.update(&agent(4, "ann")).await.unwrap(), "a deleted agent's name is free");
+    assert_eq!(store.insert(&agent(1, "ann")).await.unwrap(), Written::Done);
+    assert_eq!(store.insert(&agent(2, "ann")).await.unwrap(), Written::NameTaken);
+    let elsewhere = Agent { namespace: "other".parse().unwrap(), ..agent(3, "ann") };
+    assert_eq!(store.insert(&elsewhere).await.unwrap(), Written::Done);
+    assert_eq!(store.insert(&agent(4, "bob")).await.unwrap(), Written::Done);
+    let renamed = Agent { revision: 2, ..agent(4, "ann") };
+    assert_eq!(store.update(&renamed).await.unwrap(), Written::NameTaken);
+    assert_eq!(store.insert(&agent(1, "cyd")).await.unwrap(), Written::Outdated, "the id is taken, and not the name");
+    let default = "default".parse().unwrap();
+    assert!(!store.delete(&default, elsewhere.id).await.unwrap(), "of another namespace");
+    assert!(store.delete(&default, AgentId::from_parts(1, 1)).await.unwrap());
+    assert!(!store.delete(&default, AgentId::from_parts(1, 1)).await.unwrap());
+    assert_eq!(store.update(&renamed).await.unwrap(), Written::Done, "a deleted agent's name is free");
+    store.close().await;
+}
+
+async fn a_change_is_written_over_the_revision_before_it_alone(place: Database) {
+    let store = open(&place).await.unwrap();
+    let at = |revision| Agent { revision, ..agent(1, "ann") };
+    assert_eq!(store.update(&at(2)).await.unwrap(), Written::Outdated, "there is none");
+    store.insert(&at(1)).await.unwrap();
+    assert_eq!(store.update(&at(3)).await.unwrap(), Written::Outdated);
+    assert_eq!(store.update(&at(2)).await.unwrap(), Written::Done);
+    assert_eq!(store.update(&at(2)).await.unwrap(), Written::Outdated);
+    assert_eq!(store.load().await.unwrap(), [(at(2), None)]);
+    store.close().await;
+}
+
+async fn agents_are_found_by_id_and_by_name(place: Database) {
+    let store = open(&place).await.unwrap();
+    let (ann, bob, cyd) = (agent(1, "ann"), agent(2, "bob"), agent(3, "cyd"));
+    for agent in [&ann, &bob] {
+        store.insert(agent).await.unwrap();
+    }
+    store.heard(&[(bob.id, Timestamp::from_micros(5))]).await.unwrap();
+    let heard = Some(Timestamp::from_micros(5));
+    assert_eq!(store.find(&[cyd.id, bob.id, ann.id]).await.unwrap(), [(ann, None), (bob.clone(), heard)]);
+    assert_eq!(store.find(&[]).await.unwrap(), []);
+    assert_eq!(store.named(&bob.namespace, "bob").await.unwrap(), Some((bob.clone(), heard)));
+    assert_eq!(store.named(&"other".parse().unwrap(), "bob").await.unwrap(), None);
     store.close().await;
 }
 
@@ -57,14 +91,15 @@ async fn who_was_heard_of_is_noted_and_the_deleted_are_left_out(place: Database)
     let (ann, bob) = (agent(1, "ann"), agent(2, "bob"));
     store.insert(&ann).await.unwrap();
     store.insert(&bob).await.unwrap();
-    store.delete(bob.id).await.unwrap();
+    store.delete(&bob.namespace, bob.id).await.unwrap();
     let at = Timestamp::from_micros;
     store.heard(&[(ann.id, at(5)), (bob.id, at(6))]).await.unwrap();
     store.heard(&[]).await.unwrap();
     assert_eq!(store.load().await.unwrap(), [(ann.clone(), Some(at(5)))]);
     store.heard(&[(ann.id, at(7))]).await.unwrap();
-    assert_eq!(store.load().await.unwrap(), [(ann.clone(), Some(at(7)))]);
-    store.delete(ann.id).await.unwrap();
+    store.heard(&[(ann.id, at(6))]).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), [(ann.clone(), Some(at(7)))], "the last time, whoever says it last");
+    store.delete(&ann.namespace, ann.id).await.unwrap();
     assert_eq!(store.load().await.unwrap(), []);
     store.close().await;
 }

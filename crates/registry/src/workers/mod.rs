@@ -1,5 +1,7 @@
 //! What runs by itself.
 
+mod changes;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use lifecycle::{OnExit, Tasks};
@@ -11,7 +13,7 @@ const LEASES_EVERY: Duration = Duration::from_secs(1);
 /// How often the database is told who was heard of.
 const HEARD_EVERY: Duration = Duration::from_secs(30);
 
-/// Ends leases, and tells the database who was heard of; once more at the end.
+/// Ends leases; follows what other replicas write; tells the database who was heard of, once more at the end.
 pub(crate) fn spawn(registry: &Arc<Registry>, tasks: &Tasks) {
     let shutdown = tasks.shutdown().clone();
     let leases = Arc::clone(registry);
@@ -25,6 +27,10 @@ pub(crate) fn spawn(registry: &Arc<Registry>, tasks: &Tasks) {
             }
         }
     });
+    if let Some(changes) = registry.changes() {
+        let follow = changes::follow(Arc::clone(registry), changes, tasks.shutdown().clone());
+        tasks.spawn("registry.changes", OnExit::StopService, follow);
+    }
     let shutdown = tasks.shutdown().clone();
     let registry = Arc::clone(registry);
     tasks.spawn("registry.heard", OnExit::StopService, async move {

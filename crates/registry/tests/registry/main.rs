@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod replicas;
+
 use std::{sync::Arc, time::Duration};
 
 use contracts::Link;
