@@ -8,6 +8,9 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error("communication's database cannot be opened")]
     Database(#[from] store::OpenError),
+    /// The settings of Redis are faulty.
+    #[error("Redis cannot be used")]
+    Redis(#[from] store::RedisError),
     /// The unfinished messages cannot be read.
     #[error("the unfinished messages cannot be read")]
     Load(#[source] sqlx::Error),

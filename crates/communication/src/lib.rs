@@ -13,6 +13,7 @@ mod workers;
 
 use std::sync::Arc;
 
+use ::store::Redis;
 use contracts::{Link, Links};
 use domain::Clock;
 use lifecycle::Tasks;
@@ -67,7 +68,8 @@ pub async fn start(
         refill(&*store, &*transport, &hub, settings.delivery_limit).await.map_err(StartError::Load)?;
     }
     let registry = RegistryClient::new(peers.registry, settings.registry_timeout);
-    let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache));
+    let redis = Redis::open(&settings.redis, "communication")?;
+    let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache, redis, &clock));
     let writer = Writer {
         journal: Arc::clone(&journal),
         store: Arc::clone(&store),
@@ -97,7 +99,8 @@ pub async fn start(
         tasks: tasks.clone(),
         limits: StreamLimits::from(&settings),
     });
-    let parts = Parts { hub, directory, registry, transport, rabbitmq, store: Arc::clone(&store), clock };
+    let registries = peers.registries;
+    let parts = Parts { hub, directory, registry, registries, transport, rabbitmq, store: Arc::clone(&store), clock };
     workers::spawn(parts, writer, &settings, tasks);
     Ok(Service { store, routes: api.routes() })
 }

@@ -40,6 +40,22 @@ impl RegistryClient {
         }
     }
 
+    /// Reports sessions; answers with agents that the registry does not know.
+    pub(crate) async fn heartbeat(&self, reports: &[Report]) -> Result<Vec<AgentId>, Error> {
+        let mut client = self.client.clone();
+        let report = |report: &Report| SessionReport {
+            namespace: report.mailbox.namespace.to_string(),
+            agent_id: report.mailbox.agent.to_string(),
+            session_id: report.session.to_string(),
+            in_flight: report.in_flight,
+            capacity: report.capacity,
+            closed: report.closed,
+        };
+        let request = HeartbeatRequest { reports: reports.iter().map(report).collect() };
+        let answer = self.call(client.heartbeat(request)).await?;
+        Ok(answer.unknown_agent_ids.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
     /// Every agent of every namespace, then every change.
     pub(crate) async fn watch(&self) -> Result<Streaming<WatchAgentsResponse>, Error> {
         let mut client = self.client.clone();
@@ -103,20 +119,5 @@ impl Registry for RegistryClient {
         };
         let chosen = self.call(client.select_agents(request)).await?.agents;
         chosen.into_iter().next().map(agent_info).transpose()
-    }
-
-    async fn heartbeat(&self, reports: &[Report]) -> Result<Vec<AgentId>, Error> {
-        let mut client = self.client.clone();
-        let report = |report: &Report| SessionReport {
-            namespace: report.mailbox.namespace.to_string(),
-            agent_id: report.mailbox.agent.to_string(),
-            session_id: report.session.to_string(),
-            in_flight: report.in_flight,
-            capacity: report.capacity,
-            closed: report.closed,
-        };
-        let request = HeartbeatRequest { reports: reports.iter().map(report).collect() };
-        let answer = self.call(client.heartbeat(request)).await?;
-        Ok(answer.unknown_agent_ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 }

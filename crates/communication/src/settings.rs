@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use settings::{ByteSize, Database, Secret};
+use settings::{ByteSize, Database, Redis, Secret};
 
 /// The settings of communication; variables start with `TROUPE_COMMUNICATION__`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,8 @@ pub struct Settings {
     pub transport: TransportKind,
     /// How RabbitMQ is used, where it is the transport.
     pub rabbitmq: RabbitMq,
+    /// Redis, in which replicas remember agents together for the time when the registry is away.
+    pub redis: Redis,
     /// How often agents are asked to ping. Default 5s.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
@@ -134,6 +136,7 @@ impl Default for Settings {
             database: Database::default(),
             transport: TransportKind::Direct,
             rabbitmq: RabbitMq::default(),
+            redis: Redis::default(),
             heartbeat_interval: Duration::from_secs(5),
             session_lease: Duration::from_secs(15),
             max_credits: 10_000,
@@ -168,6 +171,7 @@ impl settings::Settings for Settings {
         if self.session_buffer <= self.max_credits as usize * 2 {
             return Err(("session_buffer", "must be more than twice `max_credits`".to_owned()));
         }
+        self.redis.validate()?;
         let positive = [
             ("max_credits", self.max_credits as usize),
             ("orchestrator_buffer", self.orchestrator_buffer),

@@ -17,7 +17,7 @@ use errors::{Code, Error};
 use lifecycle::Shutdown;
 use tokio::sync::Semaphore;
 
-use crate::{ApiKey, Peers, Settings, idempotency::Idempotency, problem::Problem};
+use crate::{ApiKey, Peers, Settings, idempotency::Idempotency, memory::Memory, problem::Problem};
 
 /// The gateway's parts, shared by all requests.
 pub(crate) struct App {
@@ -27,6 +27,8 @@ pub(crate) struct App {
     pub(crate) idempotency: Idempotency,
     /// What clients must present; nothing where it is absent.
     pub(crate) api_key: Option<ApiKey>,
+    /// For the time when the registry cannot be reached.
+    pub(crate) memory: Memory,
     /// Permits for requests in work.
     pub(crate) requests: Arc<Semaphore>,
     /// Permits for open event streams.
@@ -56,7 +58,8 @@ impl App {
     ) -> Self {
         let requests = Arc::new(Semaphore::new(settings.max_requests));
         let streams = Arc::new(Semaphore::new(settings.max_streams));
-        Self { settings, clock, shutdown, idempotency, api_key, requests, streams, peers }
+        let memory = Memory::new(Arc::clone(&clock));
+        Self { settings, clock, shutdown, idempotency, api_key, memory, requests, streams, peers }
     }
 
     clients! {

@@ -8,6 +8,7 @@ mod error;
 mod extract;
 mod idempotency;
 mod json;
+mod memory;
 mod middleware;
 mod openapi;
 mod problem;

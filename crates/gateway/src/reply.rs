@@ -1,5 +1,7 @@
 //! Answers that can be kept: status, place of the new thing, JSON.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -12,18 +14,25 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     /// Path of what was created.
     pub(crate) location: Option<String>,
+    /// How long ago it was true, where nobody could be asked whether it still is.
+    pub(crate) age: Option<Duration>,
     pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
     pub(crate) fn new(status: StatusCode, body: &impl Serialize) -> Result<Self, Problem> {
         let body = serde_json::to_vec(body).map_err(|error| Problem::internal(error.to_string()))?;
-        Ok(Self { status, location: None, body })
+        Ok(Self { status, location: None, age: None, body })
     }
 
     /// 200.
     pub(crate) fn ok(body: &impl Serialize) -> Result<Self, Problem> {
         Self::new(StatusCode::OK, body)
+    }
+
+    /// 200, with what was true so long ago.
+    pub(crate) const fn stale(body: Vec<u8>, age: Duration) -> Self {
+        Self { status: StatusCode::OK, location: None, age: Some(age), body }
     }
 
     /// With the path of what was created.
@@ -40,6 +49,10 @@ impl IntoResponse for Reply {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(location) = self.location.and_then(|path| HeaderValue::try_from(path).ok()) {
             response.headers_mut().insert(header::LOCATION, location);
+        }
+        if let Some(age) = self.age {
+            response.headers_mut().insert("x-stale", HeaderValue::from_static("true"));
+            response.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
         }
         response
     }

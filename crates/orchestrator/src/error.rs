@@ -12,6 +12,9 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error("the orchestrator's database cannot be opened")]
     Database(#[from] store::OpenError),
+    /// The settings of Redis are faulty.
+    #[error("Redis cannot be used")]
+    Redis(#[from] store::RedisError),
     /// The shards cannot be taken, or their executions not be recovered.
     #[error("the shards cannot be taken over")]
     Shards(#[from] sqlx::Error),
@@ -56,6 +59,9 @@ pub(crate) enum OrchestratorError {
     Unreadable(ExecutionId, String),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
+    /// The same, told to all who waited for one answer.
+    #[error("what was to be read could not be")]
+    Unread(#[source] Error),
 }
 
 fn describe(faults: &[Fault]) -> String {
@@ -98,6 +104,7 @@ impl From<OrchestratorError> for Error {
             E::TimedOut => Self::new(Code::Timeout, "timeout", message),
             E::Unreadable(..) => Self::internal(error),
             E::Database(source) => store::error(source),
+            E::Unread(error) => error,
         }
     }
 }

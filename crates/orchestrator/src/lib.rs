@@ -11,11 +11,15 @@ mod store;
 mod watch;
 mod workers;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
 };
 
+use ::store::Redis;
 use contracts::{
     Link, Links,
     orchestrator::v1::{
@@ -72,7 +76,17 @@ pub async fn start(
     let shards = store.make_shards(settings.shards).await?;
     let owner = ReplicaId::generate(clock.as_ref()).to_string();
     let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
-    let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits));
+    let redis = Redis::open(&settings.redis, "orchestrator")?;
+    let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, &clock));
+    let (heads, stop) = (Arc::clone(&plans), tasks.shutdown().clone());
+    tasks.spawn("workflow versions", OnExit::StopService, async move {
+        // Both arms are cancel-safe.
+        tokio::select! {
+            () = heads.follow() => {}
+            () = stop.draining() => {}
+        }
+        Ok::<(), Infallible>(())
+    });
     let watchers = Arc::new(Watchers::default());
     let command_timeout = settings.command_timeout;
     let shared = Arc::new(Shared {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use settings::{ByteSize, Database};
+use settings::{ByteSize, Database, Redis};
 
 /// The settings of an orchestrator; variables start with `TROUPE_ORCHESTRATOR__`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,8 @@ use settings::{ByteSize, Database};
 pub struct Settings {
     /// Where workflows and logs are kept.
     pub database: Database,
+    /// Redis, through which replicas hear of new versions of workflows at once, and share definitions.
+    pub redis: Redis,
     /// Slices of the executions. Only the first start on a database reads it: the number is stored there. Default 64.
     pub shards: u32,
     /// Tasks that decide, each the only writer of its share of the shards. More than cores is of no use. Default 2.
@@ -52,6 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             database: Database::default(),
+            redis: Redis::default(),
             shards: 64,
             workers: 2,
             queue: 8192,
@@ -74,6 +77,7 @@ impl settings::Settings for Settings {
     const SERVICE: &'static str = "orchestrator";
 
     fn validate(&self) -> Result<(), (&'static str, String)> {
+        self.redis.validate()?;
         let at_least_one =
             [("workers", self.workers), ("queue", self.queue), ("batch", self.batch), ("max_steps", self.max_steps)];
         if let Some((field, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {

@@ -2,6 +2,7 @@
 //!
 //! A service keeps its SQL to itself; this crate only opens, configures and migrates.
 
+mod cache;
 mod cursor;
 mod migrations;
 mod page;
@@ -12,6 +13,7 @@ mod sqlite;
 
 use settings::Place;
 
+pub use cache::{Believe, Cache, Codec, Found};
 pub use cursor::{PageSize, PageToken};
 pub use migrations::Migrations;
 pub use page::Page;

@@ -1,23 +1,19 @@
 //! Who the agents are: asked from the registry, remembered for a while.
 //!
 //! An agent that was found is believed for a short time without asking, and for longer while the registry does not answer,
-//! so that known agents go on working without it. An agent that the registry calls deleted is forgotten at once.
+//! so that known agents go on working without it. An agent that the registry calls deleted is forgotten at once. Where there
+//! is a Redis, replicas remember together: one that has just started knows, while the registry is away, whom the others knew.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::{AgentId, Namespace};
+use domain::{AgentId, Clock, Namespace};
 use errors::{Code, Error};
-use moka::future::Cache;
+use serde::{Deserialize, Serialize};
+use store::{Believe, Cache, Codec, Redis};
 
-use super::{
-    broker::Report,
-    model::{Mailbox, Target},
-};
+use super::model::{Mailbox, Target};
 use crate::error::CommunicationError;
 
 /// Agents that are remembered.
@@ -57,54 +53,70 @@ pub(crate) trait Registry: Send + Sync + 'static {
     async fn register(&self, hello: &Hello) -> Result<AgentInfo, Error>;
     /// A live agent of a type or with a capability; must not be asked for one agent.
     async fn select(&self, namespace: &Namespace, target: &Target) -> Result<Option<AgentInfo>, Error>;
-    /// Reports sessions; answers with agents that are not known.
-    async fn heartbeat(&self, reports: &[Report]) -> Result<Vec<AgentId>, Error>;
 }
 
 /// The registry with a memory.
 pub(crate) struct Directory {
     registry: Arc<dyn Registry>,
-    agents: Cache<Mailbox, (Instant, Arc<AgentInfo>)>,
-    fresh: Duration,
+    /// By namespace and id. Answering from here spares a call to the registry: that is what the memory of this process is
+    /// for. Redis is for the time when the registry is away; it is no faster. What it says is as old as what this process
+    /// would remember itself.
+    agents: Cache<Arc<AgentInfo>>,
+    /// By namespace, type and name: whom a session that gives no id spoke for. Asked only while the registry is away.
+    names: Cache<Arc<AgentInfo>>,
 }
 
 impl Directory {
     /// `fresh` is how long an agent is believed without asking.
-    pub(crate) fn new(registry: Arc<dyn Registry>, fresh: Duration) -> Self {
-        let agents = Cache::builder().max_capacity(MOST_AGENTS).time_to_live(REMEMBERED).build();
-        Self { registry, agents, fresh }
+    pub(crate) fn new(
+        registry: Arc<dyn Registry>,
+        fresh: Duration,
+        redis: Option<Redis>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let believe = Believe { fresh, kept: REMEMBERED.max(fresh), capacity: MOST_AGENTS };
+        let cache = |name| Cache::new(name, believe, redis.clone(), Some(codec()), Arc::clone(clock));
+        Self { registry, agents: cache("agents"), names: cache("agent_names") }
+    }
+
+    /// Hears what other replicas forget, for ever.
+    pub(crate) async fn follow(&self) {
+        self.agents.follow().await;
     }
 
     /// The agent; `agent_not_found` where there is none.
     pub(crate) async fn get(&self, mailbox: &Mailbox) -> Result<Arc<AgentInfo>, CommunicationError> {
-        let known = self.agents.get(mailbox).await;
-        if let Some((at, info)) = &known
-            && at.elapsed() < self.fresh
-        {
-            return Ok(Arc::clone(info));
-        }
-        match (self.registry.get(mailbox).await, known) {
-            (Ok(info), _) => Ok(self.remember(info).await),
-            (Err(error), _) if error.code == Code::NotFound => {
-                self.forget(mailbox).await;
-                Err(CommunicationError::AgentNotFound(mailbox.agent.to_string()))
-            }
-            (Err(error), Some((_, info))) => {
-                tracing::debug!(%error, agent.id = %mailbox.agent, "registry does not answer, going by memory");
-                Ok(info)
-            }
-            (Err(error), None) => Err(CommunicationError::Registry(Box::new(error))),
+        let load = async || match self.registry.get(mailbox).await {
+            Ok(info) => Ok(Some(Arc::new(info))),
+            Err(error) if error.code == Code::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        match self.agents.get(&id_of(mailbox), load).await {
+            Ok(Some(found)) => Ok(found.value),
+            Ok(None) => Err(CommunicationError::AgentNotFound(mailbox.agent.to_string())),
+            Err(error) => Err(CommunicationError::Registry(Box::new(error))),
         }
     }
 
     /// Whom a session speaks for.
     pub(crate) async fn admit(&self, hello: &Hello) -> Result<Arc<AgentInfo>, CommunicationError> {
-        match hello.agent {
-            Some(agent) => self.get(&Mailbox { namespace: hello.namespace.clone(), agent }).await,
-            None => match self.registry.register(hello).await {
-                Ok(info) => Ok(self.remember(info).await),
-                Err(error) => Err(CommunicationError::Registry(Box::new(error))),
-            },
+        if let Some(agent) = hello.agent {
+            return self.get(&Mailbox { namespace: hello.namespace.clone(), agent }).await;
+        }
+        let register = async { self.registry.register(hello).await.map(|info| Some(Arc::new(info))) };
+        let id = format!("{}/{}/{}", hello.namespace, hello.agent_type, hello.name);
+        match self.names.ask_first(&id, register).await {
+            Ok(Some(found)) if !found.is_stale => {
+                self.agents.put(&id_of(&found.value.mailbox), Arc::clone(&found.value)).await;
+                Ok(found.value)
+            }
+            // Nothing has to be registered. An agent that was deleted meanwhile is sent away when the registry is back.
+            Ok(Some(found)) if hello.is_as(&found.value) => Ok(found.value),
+            Ok(_) => Err(CommunicationError::Registry(Box::new(Error::unavailable(
+                "registry_unavailable",
+                "the registry cannot be reached, and the agent has not been registered like this before",
+            )))),
+            Err(error) => Err(CommunicationError::Registry(Box::new(error))),
         }
     }
 
@@ -115,37 +127,71 @@ impl Directory {
             return Ok(self.get(&mailbox).await?.mailbox.agent);
         }
         match self.registry.select(namespace, target).await {
-            Ok(Some(info)) => Ok(self.remember(info).await.mailbox.agent),
+            Ok(Some(info)) => {
+                let agent = info.mailbox.agent;
+                self.agents.renew(&id_of(&info.mailbox), Arc::new(info));
+                Ok(agent)
+            }
             Ok(None) => Err(CommunicationError::NoLiveAgent(target.to_string())),
             Err(error) => Err(CommunicationError::Registry(Box::new(error))),
         }
     }
 
-    /// Reports sessions; answers with agents that are not known any more.
-    pub(crate) async fn report(&self, reports: &[Report]) -> Result<Vec<AgentId>, Error> {
-        let unknown = self.registry.heartbeat(reports).await?;
-        for report in reports.iter().filter(|report| unknown.contains(&report.mailbox.agent)) {
-            self.forget(&report.mailbox).await;
-        }
-        Ok(unknown)
-    }
-
-    /// An agent is as the registry says.
-    async fn remember(&self, info: AgentInfo) -> Arc<AgentInfo> {
-        let info = Arc::new(info);
-        self.agents.insert(info.mailbox.clone(), (Instant::now(), Arc::clone(&info))).await;
-        info
-    }
-
-    /// An agent has changed; only those that are remembered matter.
+    /// An agent is as the registry says; only those that are remembered matter. Most of what the registry tells is whether an
+    /// agent is alive, which changes nothing here.
     pub(crate) async fn refresh(&self, info: AgentInfo) {
-        if self.agents.contains_key(&info.mailbox) {
-            self.remember(info).await;
+        let id = id_of(&info.mailbox);
+        match self.agents.peek(&id) {
+            Some(known) if *known == info => self.agents.renew(&id, known),
+            Some(_) => self.agents.put(&id, Arc::new(info)).await,
+            None => {}
         }
     }
 
     /// An agent is gone.
     pub(crate) async fn forget(&self, mailbox: &Mailbox) {
-        self.agents.invalidate(mailbox).await;
+        self.agents.invalidate(&id_of(mailbox)).await;
     }
+}
+
+impl Hello {
+    /// Would registering it change nothing?
+    fn is_as(&self, known: &AgentInfo) -> bool {
+        let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+        set(&self.capabilities) == set(&known.capabilities) && (self.config.is_empty() || self.config == known.config)
+    }
+}
+
+fn id_of(mailbox: &Mailbox) -> String {
+    format!("{}/{}", mailbox.namespace, mailbox.agent)
+}
+
+/// An agent as Redis has it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    namespace: String,
+    id: String,
+    agent_type: String,
+    capabilities: Vec<String>,
+    config: String,
+}
+
+fn codec() -> Codec<Arc<AgentInfo>> {
+    fn encode(info: &Arc<AgentInfo>) -> Option<Vec<u8>> {
+        let written = Written {
+            namespace: info.mailbox.namespace.to_string(),
+            id: info.mailbox.agent.to_string(),
+            agent_type: info.agent_type.clone(),
+            capabilities: info.capabilities.clone(),
+            config: String::from_utf8(info.config.to_vec()).ok()?,
+        };
+        serde_json::to_vec(&written).ok()
+    }
+    fn decode(bytes: &[u8]) -> Option<Arc<AgentInfo>> {
+        let written: Written = serde_json::from_slice(bytes).ok()?;
+        let mailbox = Mailbox { namespace: written.namespace.parse().ok()?, agent: written.id.parse().ok()? };
+        let Written { agent_type, capabilities, config, .. } = written;
+        Some(Arc::new(AgentInfo { mailbox, agent_type, capabilities, config: config.into() }))
+    }
+    Codec { encode, decode }
 }

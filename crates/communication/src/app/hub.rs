@@ -95,13 +95,6 @@ impl Hub {
         std::mem::take(&mut *self.unreported.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keeps the ends of sessions for the next report: a report has failed.
-    pub(crate) fn report_again(&self, reports: Vec<Report>) {
-        let mut unreported = self.unreported.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MOST_UNREPORTED.saturating_sub(unreported.len());
-        unreported.extend(reports.into_iter().filter(|report| report.closed).take(room));
-    }
-
     /// Time has passed.
     pub(crate) fn advance(&self, now: Instant) {
         let mut broker = self.broker();

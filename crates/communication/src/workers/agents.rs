@@ -44,6 +44,16 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// Hears what other replicas have forgotten.
+pub(super) async fn share(directory: Arc<Directory>, shutdown: Shutdown) -> Result<(), Infallible> {
+    // Both arms are cancel-safe.
+    tokio::select! {
+        () = directory.follow() => {}
+        () = shutdown.draining() => {}
+    }
+    Ok(())
+}
+
 async fn follow(hub: &Hub, directory: &Directory, mut changes: Streaming<WatchAgentsResponse>) -> Result<(), Error> {
     while let Some(WatchAgentsResponse { change }) = changes.message().await? {
         match change {

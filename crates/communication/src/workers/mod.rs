@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use contracts::Links;
 use domain::Clock;
 use lifecycle::{OnExit, Tasks};
 use tokio::sync::watch;
@@ -33,6 +34,7 @@ pub(crate) struct Parts {
     pub(crate) hub: Arc<Hub>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: RegistryClient,
+    pub(crate) registries: Links,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) rabbitmq: Option<Arc<RabbitMq>>,
     pub(crate) store: Arc<dyn Store>,
@@ -43,7 +45,7 @@ pub(crate) struct Parts {
 pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &Tasks) {
     let (sessions_over, last) = watch::channel(false);
     tasks.spawn("communication.writer", OnExit::StopService, writer.run(last));
-    let Parts { hub, directory, registry, transport, rabbitmq, store, clock } = parts;
+    let Parts { hub, directory, registry, registries, transport, rabbitmq, store, clock } = parts;
     if let Some(rabbitmq) = rabbitmq {
         let run = rabbitmq.run(Arc::clone(&store), sessions_over.subscribe());
         tasks.spawn("communication.rabbitmq", OnExit::StopService, run);
@@ -51,9 +53,17 @@ pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &T
     let shutdown = tasks.shutdown().clone();
     let stop = stop::run(Arc::clone(&hub), shutdown.clone(), settings.drain_timeout, sessions_over.clone());
     tasks.spawn("communication.stop", OnExit::StopService, stop);
-    let presence =
-        presence::run(Arc::clone(&hub), Arc::clone(&directory), settings.report_interval, sessions_over.subscribe());
+    let presence = presence::Presence {
+        hub: Arc::clone(&hub),
+        directory: Arc::clone(&directory),
+        registries,
+        timeout: settings.registry_timeout,
+        every: settings.report_interval,
+    };
+    let presence = presence::run(presence, sessions_over.subscribe());
     tasks.spawn("communication.presence", OnExit::StopService, presence);
+    let memory = agents::share(Arc::clone(&directory), shutdown.clone());
+    tasks.spawn("communication.memory", OnExit::StopService, memory);
     let agents = agents::run(Arc::clone(&hub), directory, registry, shutdown.clone());
     tasks.spawn("communication.agents", OnExit::StopService, agents);
     let kept = retention::Kept { messages: settings.message_retention, dead_letters: settings.dead_letter_retention };

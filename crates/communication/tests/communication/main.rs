@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod messages;
+mod presence;
 mod registry;
 mod sessions;
 mod tasks;

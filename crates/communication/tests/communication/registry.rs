@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use contracts::{
@@ -31,12 +34,36 @@ struct State {
     /// Agents with a session that was reported and not closed.
     live: Mutex<HashSet<String>>,
     changes: broadcast::Sender<Change>,
+    /// Does it refuse every call?
+    is_away: AtomicBool,
+    /// Does it take reports and never answer?
+    is_silent: AtomicBool,
 }
 
 impl FakeRegistry {
     pub(crate) fn new() -> Self {
         let (changes, _) = broadcast::channel(64);
-        Self(Arc::new(State { agents: Mutex::default(), live: Mutex::default(), changes }))
+        let (is_away, is_silent) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(State { agents: Mutex::default(), live: Mutex::default(), changes, is_away, is_silent }))
+    }
+
+    /// Another replica, which knows the same agents.
+    pub(crate) fn replica(&self) -> Self {
+        let replica = Self::new();
+        replica.0.agents.lock().unwrap().clone_from(&self.0.agents.lock().unwrap());
+        replica
+    }
+
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.0.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_silent(&self, is_silent: bool) {
+        self.0.is_silent.store(is_silent, Ordering::SeqCst);
+    }
+
+    fn answer(&self) -> Result<(), Status> {
+        if self.0.is_away.load(Ordering::SeqCst) { Err(Status::unavailable("connection refused")) } else { Ok(()) }
     }
 
     pub(crate) fn link(&self) -> Link {
@@ -78,6 +105,7 @@ impl RegistryService for FakeRegistry {
         &self,
         request: Request<RegisterAgentRequest>,
     ) -> Result<Response<RegisterAgentResponse>, Status> {
+        self.answer()?;
         let request = request.into_inner();
         let mut agents = self.0.agents.lock().unwrap();
         let found = agents.values().find(|agent| agent.name == request.name && request.attach).cloned();
@@ -96,6 +124,7 @@ impl RegistryService for FakeRegistry {
     }
 
     async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<GetAgentResponse>, Status> {
+        self.answer()?;
         let request = request.into_inner();
         let agent = self.0.agents.lock().unwrap().get(&request.agent_id).cloned();
         let agent = agent.filter(|agent| agent.namespace == request.namespace);
@@ -107,6 +136,7 @@ impl RegistryService for FakeRegistry {
         &self,
         request: Request<SelectAgentsRequest>,
     ) -> Result<Response<SelectAgentsResponse>, Status> {
+        self.answer()?;
         let request = request.into_inner();
         let fits = |agent: &&Agent| match &request.target {
             Some(Target::AgentType(name)) => agent.agent_type == *name,
@@ -120,6 +150,10 @@ impl RegistryService for FakeRegistry {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        self.answer()?;
+        if self.0.is_silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let agents = self.0.agents.lock().unwrap();
         let mut live = self.0.live.lock().unwrap();
         let mut unknown_agent_ids = Vec::new();

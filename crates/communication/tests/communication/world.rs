@@ -26,6 +26,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     directory: TempDir,
     pub(crate) registry: FakeRegistry,
+    /// Every replica of it; where there are none, `registry` is the only one.
+    replicas: Option<Links>,
     settings: Settings,
     tasks: Tasks,
     service: Service,
@@ -37,40 +39,49 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::beside(FakeRegistry::new(), None, change).await
+    }
+
+    /// One that reports to these replicas of the registry.
+    pub(crate) async fn beside(
+        registry: FakeRegistry,
+        replicas: Option<Links>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let registry = FakeRegistry::new();
         let mut settings = Settings::default();
         settings.database.path = directory.path().join("communication.db");
         change(&mut settings);
-        let (tasks, service) = Self::open(&settings, &registry).await;
-        Self { directory, registry, settings, tasks, service }
+        let (tasks, service) = Self::open(&settings, &registry, replicas.as_ref()).await;
+        Self { directory, registry, replicas, settings, tasks, service }
     }
 
-    async fn open(settings: &Settings, registry: &FakeRegistry) -> (Tasks, Service) {
+    async fn open(settings: &Settings, registry: &FakeRegistry, replicas: Option<&Links>) -> (Tasks, Service) {
         let tasks = Tasks::new(Shutdown::new());
-        let peers = Peers { registry: registry.link(), registries: Links::one(registry.link()) };
+        let registries = replicas.cloned().unwrap_or_else(|| Links::one(registry.link()));
+        let peers = Peers { registry: registry.link(), registries };
         let clock = std::sync::Arc::new(domain::SystemClock);
         let service = communication::start(settings.clone(), peers, clock, &tasks).await.unwrap();
         (tasks, service)
     }
 
     pub(crate) async fn restart(self) -> Self {
-        let Self { directory, registry, settings, tasks, service } = self;
+        let Self { directory, registry, replicas, settings, tasks, service } = self;
         tasks.shutdown().drain();
         tasks.join(DEADLINE).await.unwrap();
         service.close().await;
-        let (tasks, service) = Self::open(&settings, &registry).await;
-        Self { directory, registry, settings, tasks, service }
+        let (tasks, service) = Self::open(&settings, &registry, replicas.as_ref()).await;
+        Self { directory, registry, replicas, settings, tasks, service }
     }
 
     /// Stops it as a crash would: nothing is finished.
     pub(crate) async fn crash(self) -> Self {
-        let Self { directory, registry, settings, tasks, service } = self;
+        let Self { directory, registry, replicas, settings, tasks, service } = self;
         tasks.shutdown().cut();
         tasks.join(Duration::ZERO).await.unwrap();
         service.close().await;
-        let (tasks, service) = Self::open(&settings, &registry).await;
-        Self { directory, registry, settings, tasks, service }
+        let (tasks, service) = Self::open(&settings, &registry, replicas.as_ref()).await;
+        Self { directory, registry, replicas, settings, tasks, service }
     }
 
     pub(crate) fn drain(&self) {

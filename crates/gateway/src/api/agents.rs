@@ -222,7 +222,9 @@ pub(crate) async fn create_agent(
 
 /// List agents.
 #[utoipa::path(get, path = "/api/v1/agents", tag = "agents", params(AgentFilter), responses(
-    (status = 200, description = "in the order of their creation", body = Page<Agent>),
+    (status = 200, description = "in the order of their creation", body = Page<Agent>, headers(
+        ("X-Stale" = String, description = "`true` where the registry cannot be reached: it was so `Age` seconds ago"),
+    )),
 ))]
 pub(crate) async fn list_agents(
     State(app): State<Arc<App>>,
@@ -238,23 +240,30 @@ pub(crate) async fn list_agents(
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),
         name: filter.name.map(|name| name.0).unwrap_or_default(),
     };
-    let page = app.call(app.agents().list_agents(context.request(request))).await?;
-    let agents: Result<Vec<_>, _> = page.agents.into_iter().map(|agent| Agent::from_wire(Some(agent))).collect();
-    Reply::ok(&Page::new(agents?, page.next_page_token))
+    let question = format!("{request:?}");
+    let call = app.call(app.agents().list_agents(context.request(request)));
+    let reply = |page: wire_api::ListAgentsResponse| {
+        let agents: Result<Vec<_>, _> = page.agents.into_iter().map(|agent| Agent::from_wire(Some(agent))).collect();
+        Reply::ok(&Page::new(agents?, page.next_page_token))
+    };
+    app.memory.or_stale(question, call, reply).await
 }
 
 /// Get an agent.
 #[utoipa::path(get, path = "/api/v1/agents/{id}", tag = "agents",
     params(("id" = inline(AgentId), Path, description = "the agent")),
-    responses((status = 200, description = "the agent", body = Agent)))]
+    responses((status = 200, description = "the agent", body = Agent, headers(
+        ("X-Stale" = String, description = "`true` where the registry cannot be reached: it was so `Age` seconds ago"),
+    ))))]
 pub(crate) async fn get_agent(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<AgentId>,
 ) -> Result<Reply, Problem> {
     let request = wire_api::GetAgentRequest { namespace: context.namespace.clone(), agent_id: id.to_string() };
-    let answer = app.call(app.agents().get_agent(context.request(request))).await?;
-    Reply::ok(&Agent::from_wire(answer.agent)?)
+    let question = format!("{request:?}");
+    let call = app.call(app.agents().get_agent(context.request(request)));
+    app.memory.or_stale(question, call, |answer| Reply::ok(&Agent::from_wire(answer.agent)?)).await
 }
 
 /// Change an agent's name, capabilities or configuration.

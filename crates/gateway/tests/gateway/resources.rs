@@ -33,6 +33,27 @@ async fn agents_are_registered_changed_listed_and_removed() {
 }
 
 #[tokio::test]
+async fn agents_are_shown_as_they_were_while_the_registry_cannot_be_reached() {
+    let rig = Rig::start().await;
+    let agent = rig.post("/api/v1/agents", &json!({ "agent_type": "echo", "name": "one" })).await.expect(201);
+    let path = format!("/api/v1/agents/{}", agent["id"].as_str().unwrap());
+    for path in [&path, "/api/v1/agents?limit=3"] {
+        let fresh = rig.get(path).await;
+        assert_eq!((fresh.header("x-stale"), fresh.header("age")), ("", ""));
+        rig.backend.state().failures.push(tonic::Status::unavailable("connection refused"));
+        let stale = rig.get(path).await;
+        assert_eq!((stale.expect(200), stale.header("x-stale"), stale.header("age")), (fresh.expect(200), "true", "0"));
+    }
+    rig.backend.state().failures.push(tonic::Status::unavailable("connection refused"));
+    rig.get("/api/v1/agents?limit=4").await.expect(503);
+    // What is gone is not shown as if it were there.
+    rig.send(rig::request(Method::DELETE, &path).body(Body::empty()).unwrap()).await.expect(200);
+    rig.get(&path).await.expect(404);
+    rig.backend.state().failures.push(tonic::Status::unavailable("connection refused"));
+    rig.get(&path).await.expect(503);
+}
+
+#[tokio::test]
 async fn a_workflow_is_defined_in_yaml_executed_and_waited_for() {
     let rig = Rig::start().await;
     let yaml = "name: w\nsteps:\n  - &s { id: a, agent_type: echo }\noutput: 5\n";

@@ -1,28 +1,28 @@
 //! Workflow versions, compiled once.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use domain::{Namespace, Payload, WorkflowId};
-use errors::Violation;
+use ::store::{Believe, Codec, Redis};
+use domain::{Clock, Namespace, Payload, WorkflowId};
+use errors::{Error, Violation};
 use moka::future::Cache;
+use serde::{Deserialize, Serialize};
 use workflow::{Definition, Limits, Plan};
 
 use super::not_found;
 use crate::{
     error::OrchestratorError,
-    store::{Store, WorkflowRef, WorkflowRow},
+    store::{Store, WorkflowRef},
 };
 
 /// Workflows whose newest version is remembered.
 const HEADS: u64 = 10_000;
-/// For so long, at most: another replica may have made a newer one.
+/// For so long, at most: another replica may have made a newer one, and not be able to tell.
 const HEADS_FOR: Duration = Duration::from_secs(1);
+/// How long Redis keeps a definition.
+const WRITTEN_FOR: Duration = Duration::from_hours(1);
+/// Definitions as text in memory: those that are being compiled.
+const WRITTEN: u64 = 16;
 
 /// A workflow version, compiled.
 #[derive(Debug)]
@@ -55,20 +55,46 @@ pub(crate) struct Head {
     pub(crate) is_archived: bool,
 }
 
+/// A definition as it was given; it never changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Given {
+    name: Arc<str>,
+    definition: Arc<str>,
+}
+
 /// A cache over the store.
+///
+/// A version never changes, so what is compiled, and what Redis has of it, needs no invalidation: Redis spares the database
+/// the definitions when a replica takes over the shards of another. Which version is the newest does change: whoever makes one
+/// tells the other replicas through Redis, and without Redis they know within [`HEADS_FOR`].
 pub(crate) struct Plans {
     store: Arc<dyn Store>,
     limits: Limits,
     compiled: Cache<(WorkflowId, u32), Arc<Compiled>>,
-    heads: Cache<(Namespace, WorkflowRef), Head>,
-    /// Counts the writes of workflows: what was read before one is not remembered after it.
-    writes: AtomicU64,
+    written: ::store::Cache<Given>,
+    heads: ::store::Cache<Head>,
 }
 
 impl Plans {
-    pub(crate) fn new(store: Arc<dyn Store>, kept: u64, limits: Limits) -> Self {
-        let heads = Cache::builder().max_capacity(HEADS).time_to_live(HEADS_FOR).build();
-        Self { store, limits, compiled: Cache::new(kept), heads, writes: AtomicU64::new(0) }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        kept: u64,
+        limits: Limits,
+        redis: Option<Redis>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let believe = |fresh, capacity| Believe { fresh, kept: fresh, capacity };
+        let json = Some(Codec::json());
+        let written =
+            ::store::Cache::new("definitions", believe(WRITTEN_FOR, WRITTEN), redis.clone(), json, Arc::clone(clock));
+        // Asking Redis for it would be no faster than asking the database.
+        let heads = ::store::Cache::new("workflows", believe(HEADS_FOR, HEADS), redis, None, Arc::clone(clock));
+        Self { store, limits, compiled: Cache::new(kept), written, heads }
+    }
+
+    /// Hears which workflows other replicas write, for ever.
+    pub(crate) async fn follow(&self) {
+        self.heads.follow().await;
     }
 
     /// Checks a definition that somebody gives.
@@ -78,18 +104,12 @@ impl Plans {
 
     /// The newest version of a workflow.
     pub(crate) async fn head(&self, namespace: &Namespace, workflow: &WorkflowRef) -> Result<Head, OrchestratorError> {
-        let key = (namespace.clone(), workflow.clone());
-        if let Some(head) = self.heads.get(&key).await {
-            return Ok(head);
-        }
-        let writes = self.writes.load(Ordering::Acquire);
-        let row = self.store.workflow(namespace, workflow, None).await?.ok_or_else(|| not_found(workflow))?;
-        let head = Head { id: row.id, newest: row.newest, is_archived: row.is_archived };
-        self.heads.insert(key.clone(), head).await;
-        if self.writes.load(Ordering::Acquire) != writes {
-            self.heads.invalidate(&key).await;
-        }
-        Ok(head)
+        let load = async || {
+            let row = self.store.workflow(namespace, workflow, None).await.map_err(OrchestratorError::Database)?;
+            Ok(row.map(|row| Head { id: row.id, newest: row.newest, is_archived: row.is_archived }))
+        };
+        let found = self.heads.get(&key(namespace, workflow), load).await.map_err(OrchestratorError::Unread)?;
+        found.map(|head| head.value).ok_or_else(|| not_found(workflow))
     }
 
     /// A version, compiled.
@@ -102,25 +122,40 @@ impl Plans {
         if let Some(compiled) = self.compiled.get(&(id, version)).await {
             return Ok(compiled);
         }
-        let row = self.store.workflow(namespace, &WorkflowRef::Id(id), Some(version)).await?;
-        let row = row.ok_or(OrchestratorError::VersionNotFound { workflow: id, version })?;
-        let compiled = Arc::new(compile(row)?);
+        let load = async || {
+            let row = self.store.workflow(namespace, &WorkflowRef::Id(id), Some(version)).await;
+            let row = row.map_err(OrchestratorError::Database)?;
+            Ok::<_, Error>(row.map(|row| Given { name: row.name.into(), definition: row.definition.into() }))
+        };
+        let written = self.written.get(&format!("{namespace}/{id}/{version}"), load).await;
+        let written = written.map_err(OrchestratorError::Unread)?;
+        let written = written.ok_or(OrchestratorError::VersionNotFound { workflow: id, version })?;
+        let compiled = Arc::new(compile(id, version, &written.value)?);
         self.compiled.insert((id, version), Arc::clone(&compiled)).await;
         Ok(compiled)
     }
 
-    /// A workflow was written: what was the newest may be no more.
-    pub(crate) fn changed(&self) {
-        self.writes.fetch_add(1, Ordering::AcqRel);
-        self.heads.invalidate_all();
+    /// A workflow was written, which had and has these names: what was the newest may be no more.
+    pub(crate) async fn changed(&self, namespace: &Namespace, id: WorkflowId, names: &[&str]) {
+        self.heads.invalidate(&key(namespace, &WorkflowRef::Id(id))).await;
+        for name in names {
+            self.heads.invalidate(&key(namespace, &WorkflowRef::Name((*name).to_owned()))).await;
+        }
+    }
+}
+
+fn key(namespace: &Namespace, workflow: &WorkflowRef) -> String {
+    match workflow {
+        WorkflowRef::Id(id) => format!("{namespace}/id/{id}"),
+        WorkflowRef::Name(name) => format!("{namespace}/name/{name}"),
     }
 }
 
 /// What was stored was checked then, so today's limits do not matter.
-fn compile(row: WorkflowRow) -> Result<Compiled, OrchestratorError> {
+fn compile(workflow_id: WorkflowId, version: u32, written: &Given) -> Result<Compiled, OrchestratorError> {
     let limits = Limits { max_bytes: usize::MAX, max_steps: usize::MAX };
     let definition =
-        Definition::parse(row.definition.as_bytes(), limits).map_err(OrchestratorError::DefinitionInvalid)?;
+        Definition::parse(written.definition.as_bytes(), limits).map_err(OrchestratorError::DefinitionInvalid)?;
     // Patterns are the user's: an engine without backtracking cannot be kept busy by them.
     let options = jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex());
     let schema = definition.plan.input_schema.as_ref().map(|schema| options.build(schema)).transpose();
@@ -131,11 +166,6 @@ fn compile(row: WorkflowRow) -> Result<Compiled, OrchestratorError> {
             message: error.to_string(),
         }])
     })?;
-    Ok(Compiled {
-        workflow_id: row.id,
-        name: row.name.into(),
-        version: row.version,
-        plan: Arc::new(definition.plan),
-        schema,
-    })
+    let (name, plan) = (Arc::clone(&written.name), Arc::new(definition.plan));
+    Ok(Compiled { workflow_id, name, version, plan, schema })
 }

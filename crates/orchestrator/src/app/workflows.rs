@@ -54,7 +54,7 @@ impl App {
         };
         match written {
             Ok(Written::Done) => {
-                self.plans.changed();
+                self.plans.changed(&row.namespace, row.id, &[&row.name]).await;
                 Ok(row)
             }
             Ok(Written::NameTaken) => Err(OrchestratorError::NameTaken(row.name)),
@@ -84,7 +84,7 @@ impl App {
         if is_equal(&definition, &row.definition) {
             return Ok(row);
         }
-        let version = row.newest + 1;
+        let (version, name_before) = (row.newest + 1, row.name.clone());
         let next = WorkflowRow {
             newest: version,
             version,
@@ -97,7 +97,7 @@ impl App {
         };
         match self.store.update_workflow(&next).await? {
             Written::Done => {
-                self.plans.changed();
+                self.plans.changed(&next.namespace, next.id, &[&name_before, &next.name]).await;
                 Ok(next)
             }
             Written::NameTaken => Err(OrchestratorError::NameTaken(next.name)),
@@ -128,9 +128,9 @@ impl App {
         namespace: &Namespace,
         id: WorkflowId,
     ) -> Result<bool, OrchestratorError> {
-        self.workflow(namespace, &WorkflowRef::Id(id), None).await?;
+        let row = self.workflow(namespace, &WorkflowRef::Id(id), None).await?;
         let archived = self.store.archive_workflow(id, self.clock.now()).await?;
-        self.plans.changed();
+        self.plans.changed(namespace, id, &[&row.name]).await;
         Ok(archived)
     }
 }

@@ -137,7 +137,7 @@ impl Worker {
 mod tests {
     use std::sync::Arc;
 
-    use domain::{Clock as _, ManualClock, Namespace, Payload, WorkflowId};
+    use domain::{Clock, ManualClock, Namespace, Payload, WorkflowId};
     use serde_json::json;
     use tokio::sync::{mpsc, oneshot};
     use workflow::{Limits, Start};
@@ -177,12 +177,13 @@ mod tests {
             step_count: 3,
         };
         store.create_workflow(&row).await.unwrap();
-        let plans = Arc::new(Plans::new(Arc::clone(&store), 1, Limits::default()));
+        let clock: Arc<dyn Clock> = Arc::new(clock);
+        let plans = Arc::new(Plans::new(Arc::clone(&store), 1, Limits::default(), None, &clock));
         let compiled = plans.compiled(&namespace, row.id, 1).await.unwrap();
         let shared = Arc::new(Shared {
             store,
             plans,
-            clock: Arc::new(clock),
+            clock,
             watchers: Arc::default(),
             settings,
             owner: "rep".to_owned(),

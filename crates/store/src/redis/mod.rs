@@ -13,7 +13,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use deadpool_redis::{
-    Connection, Manager, Pool, PoolError,
+    Manager, Pool, PoolError,
     redis::{self, AsyncConnectionConfig, Client},
 };
 use tokio::time::{Instant, timeout};
@@ -115,6 +115,16 @@ impl Redis {
         Ok(done.is_some())
     }
 
+    /// Keeps a value for so long, unless there is `mark` in its place; false where there is.
+    pub async fn put_unless(&self, key: &Key, mark: &[u8], value: &[u8], lives: Duration) -> Result<bool, RedisError> {
+        const SCRIPT: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return 0 end \
+                              redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1";
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(SCRIPT).arg(1).arg(&key.0).arg(mark).arg(value).arg(millis(lives));
+        let done: i64 = self.ask(&eval).await?;
+        Ok(done == 1)
+    }
+
     /// Runs a script on one key, all of it at once; it answers with numbers. The script gives its key a time to live.
     pub async fn run(&self, script: &str, key: &Key, arguments: &[i64]) -> Result<Vec<i64>, RedisError> {
         let mut eval = redis::cmd("EVAL");
@@ -161,7 +171,7 @@ impl Redis {
 
     async fn perform<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisError> {
         let perform = async {
-            let mut connection = Connection::from(self.0.pool.get().await.map_err(of_pool)?);
+            let mut connection = self.0.pool.get().await.map_err(of_pool)?;
             command.query_async(&mut connection).await.map_err(RedisError::Failed)
         };
         timely(self.0.timeout, perform).await
