@@ -2,6 +2,8 @@
 
 use errors::{Code, Error, Violation};
 
+use crate::app::DeadLetter;
+
 /// Why communication cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -31,8 +33,11 @@ pub(crate) enum CommunicationError {
     MessageNotFound(String),
     #[error("there is no dead letter {0} in this namespace")]
     DeadLetterNotFound(String),
-    #[error("dead letter {0} is of a task; retry its execution instead")]
-    NotReplayable(String),
+    #[error(
+        "dead letter {} is of a task: call RetryExecution of {} with the task id {:?}, then replay it with execution_retried",
+        .0.id, .0.execution_id(), .0.subject_id
+    )]
+    NotReplayable(Box<DeadLetter>),
     #[error("nothing was heard within the lease")]
     LeaseLost,
     #[error("a newer stream of the same replica has replaced this one")]

@@ -95,6 +95,21 @@ word! {
 }
 
 word! {
+    /// Whom something is for: an agent, or any of a type or with a capability.
+    Target(String),
+    |text| {
+        let is_one = match text.split_once(':') {
+            Some(("type" | "capability", name)) => domain::check_name(name).is_ok(),
+            _ => text.parse::<domain::AgentId>().is_ok(),
+        };
+        if is_one { Ok(text.to_owned()) } else {
+            Err("must be an agent's id, `type:` and a type, or `capability:` and a capability".to_owned())
+        }
+    },
+    "^(agt_[0-7][0-9a-hjkmnp-tv-z]{25}|(type|capability):[A-Za-z0-9][A-Za-z0-9_.-]{0,127})$", 6, 139, "type:greeter"
+}
+
+word! {
     /// A name for people: one line, without space around it.
     Title(String),
     |text| {

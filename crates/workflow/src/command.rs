@@ -53,7 +53,11 @@ pub enum Command {
     /// End the pause.
     Resume,
     /// Run a failed execution again from its failed steps.
-    Retry,
+    Retry {
+        /// The id of a task that was lost, where that is what it is retried for. Where a retry has followed the task already
+        /// nothing is done, whatever became of that.
+        lost: Option<String>,
+    },
 }
 
 /// Everything about a new execution that its plan does not say.

@@ -1,16 +1,24 @@
 //! `DeadLetterService`.
 
+mod wire;
+
+use bytes::Bytes;
 use contracts::communication::v1::{
     GetDeadLetterRequest, GetDeadLetterResponse, ListDeadLettersRequest, ListDeadLettersResponse,
-    PurgeDeadLetterRequest, PurgeDeadLetterResponse, ReplayDeadLetterRequest, ReplayDeadLetterResponse,
+    PurgeDeadLetterRequest, PurgeDeadLetterResponse, PurgeDeadLettersRequest, PurgeDeadLettersResponse,
+    ReplayDeadLetterRequest, ReplayDeadLetterResponse, ReplayDeadLettersRequest, ReplayDeadLettersResponse,
     dead_letter_service_server::DeadLetterService,
 };
 use domain::DeadLetterId;
 use store::{PageSize, PageToken};
 use tonic::{Request, Response, Status};
 
-use super::{Api, wire};
-use crate::store::LetterFilter;
+use self::wire::Walk;
+use super::{Api, wire::namespace};
+use crate::{
+    app::{DeadLetter, Replayed},
+    store::LetterFilter,
+};
 
 #[tonic::async_trait]
 impl DeadLetterService for Api {
@@ -20,14 +28,16 @@ impl DeadLetterService for Api {
     ) -> Result<Response<ListDeadLettersResponse>, Status> {
         let request = request.into_inner();
         let filter = LetterFilter {
-            namespace: wire::namespace("namespace", &request.namespace)?,
-            kind: wire::wanted_kind(request.kind)?,
-            reason: Some(request.reason).filter(|reason| !reason.is_empty()),
+            namespace: namespace("namespace", &request.namespace)?,
+            kind: wire::wanted_kind("kind", request.kind)?,
+            reason: wire::wanted(request.reason),
+            target: wire::wanted(request.target),
+            ids: Vec::new(),
             include_replayed: request.include_replayed,
-            before: PageToken::parse::<DeadLetterId>(&request.page_token)?.map(|id| id.to_string()),
         };
+        let before = PageToken::parse::<DeadLetterId>(&request.page_token)?;
         let size = PageSize::from_field(request.page_size);
-        let page = self.0.dead_letters.list(&filter, size.get()).await?;
+        let page = self.0.dead_letters.list(&filter, before, size.get()).await?;
         let next = page.next(|last| PageToken::after(last.id));
         let dead_letters = page.rows.into_iter().map(wire::dead_letter).collect();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token: next.into_field() }))
@@ -38,7 +48,7 @@ impl DeadLetterService for Api {
         request: Request<GetDeadLetterRequest>,
     ) -> Result<Response<GetDeadLetterResponse>, Status> {
         let request = request.into_inner();
-        let namespace = wire::namespace("namespace", &request.namespace)?;
+        let namespace = namespace("namespace", &request.namespace)?;
         let letter = self.0.dead_letters.get(&namespace, &request.dead_letter_id).await?;
         Ok(Response::new(GetDeadLetterResponse { dead_letter: Some(wire::dead_letter(letter)) }))
     }
@@ -48,9 +58,31 @@ impl DeadLetterService for Api {
         request: Request<ReplayDeadLetterRequest>,
     ) -> Result<Response<ReplayDeadLetterResponse>, Status> {
         let request = request.into_inner();
-        let namespace = wire::namespace("namespace", &request.namespace)?;
-        let message_id = self.0.dead_letters.replay(&namespace, &request.dead_letter_id).await?;
-        Ok(Response::new(ReplayDeadLetterResponse { message_id }))
+        let namespace = namespace("namespace", &request.namespace)?;
+        let replay = self.0.dead_letters.replay(&namespace, &request.dead_letter_id, request.execution_retried);
+        let (message_id, execution_id) = match replay.await? {
+            Replayed::Message(id) => (id, String::new()),
+            Replayed::Execution(id) => (String::new(), id),
+        };
+        Ok(Response::new(ReplayDeadLetterResponse { message_id, execution_id }))
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        request: Request<ReplayDeadLettersRequest>,
+    ) -> Result<Response<ReplayDeadLettersResponse>, Status> {
+        let request = request.into_inner();
+        let filter = wire::filter(namespace("namespace", &request.namespace)?, request.filter)?;
+        let walk = Walk::begin_or_go_on(&request.page_token, &*self.0.clock)?;
+        let size = PageSize::from_field(request.page_size);
+        let replays = self.0.dead_letters.replay_some(&filter, walk.after, walk.until, size.get()).await?;
+        let without_payload = |letter| wire::dead_letter(DeadLetter { payload: Bytes::new(), ..letter });
+        Ok(Response::new(ReplayDeadLettersResponse {
+            replayed: replays.replayed,
+            failures: replays.failures.into_iter().map(wire::failure).collect(),
+            tasks: replays.tasks.into_iter().map(without_payload).collect(),
+            next_page_token: walk.next(replays.last),
+        }))
     }
 
     async fn purge_dead_letter(
@@ -58,8 +90,25 @@ impl DeadLetterService for Api {
         request: Request<PurgeDeadLetterRequest>,
     ) -> Result<Response<PurgeDeadLetterResponse>, Status> {
         let request = request.into_inner();
-        let namespace = wire::namespace("namespace", &request.namespace)?;
-        let purged = self.0.dead_letters.purge(&namespace, &request.dead_letter_id).await?;
+        let namespace = namespace("namespace", &request.namespace)?;
+        // What is no id names none.
+        let purged = match request.dead_letter_id.parse() {
+            Ok(id) => self.0.dead_letters.purge(&namespace, id).await?,
+            Err(_) => false,
+        };
         Ok(Response::new(PurgeDeadLetterResponse { purged }))
+    }
+
+    async fn purge_dead_letters(
+        &self,
+        request: Request<PurgeDeadLettersRequest>,
+    ) -> Result<Response<PurgeDeadLettersResponse>, Status> {
+        let request = request.into_inner();
+        let filter = wire::filter(namespace("namespace", &request.namespace)?, request.filter)?;
+        let walk = Walk::begin_or_go_on(&request.page_token, &*self.0.clock)?;
+        let size = PageSize::from_field(request.page_size);
+        let (purged, last) = self.0.dead_letters.purge_some(&filter, walk.after, walk.until, size.get()).await?;
+        let purged = u32::try_from(purged).unwrap_or(u32::MAX);
+        Ok(Response::new(PurgeDeadLettersResponse { purged, next_page_token: walk.next(last) }))
     }
 }

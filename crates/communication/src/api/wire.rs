@@ -7,7 +7,7 @@ use contracts::communication::v1 as proto;
 use domain::{AgentId, MessageId, Namespace, Timestamp};
 
 use crate::{
-    app::{DeadLetter, Draft, Kind, MAX_PRIORITY, Message, Outcome, Status, Target, Task, ToAgent, Update, What},
+    app::{Draft, MAX_PRIORITY, Message, Outcome, Status, Target, Task, ToAgent, Update, What},
     error::CommunicationError,
     spans,
     store::{HistoryEvent, Record},
@@ -110,7 +110,7 @@ fn moment(at: impl Display, field: prost_types::Timestamp) -> Faulty<Timestamp> 
         .map_err(|error| CommunicationError::field(at, "out_of_range", error))
 }
 
-fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = at.to_seconds_and_nanos();
     prost_types::Timestamp { seconds, nanos }
 }
@@ -212,22 +212,6 @@ pub(super) fn wanted_status(field: i32) -> Faulty<Option<Status>> {
     }
 }
 
-const fn kind(kind: Kind) -> proto::DeadLetterKind {
-    match kind {
-        Kind::Message => proto::DeadLetterKind::Message,
-        Kind::Task => proto::DeadLetterKind::Task,
-    }
-}
-
-/// Absent: any.
-pub(super) fn wanted_kind(field: i32) -> Faulty<Option<Kind>> {
-    match proto::DeadLetterKind::try_from(field) {
-        Ok(proto::DeadLetterKind::Unspecified) => Ok(None),
-        Ok(wanted) => Ok(Kind::ALL.into_iter().find(|one| kind(*one) == wanted)),
-        Err(_) => Err(CommunicationError::field("kind", "unknown_value", "is no kind of dead letter")),
-    }
-}
-
 pub(super) fn record(record: Record) -> proto::MessageRecord {
     let event = |event: HistoryEvent| proto::MessageEvent {
         status: status(event.status).into(),
@@ -241,22 +225,6 @@ pub(super) fn record(record: Record) -> proto::MessageRecord {
         delivered_at: record.delivered_at.map(timestamp),
         acked_at: record.acked_at.map(timestamp),
         history: record.history.into_iter().map(event).collect(),
-    }
-}
-
-pub(super) fn dead_letter(letter: DeadLetter) -> proto::DeadLetter {
-    proto::DeadLetter {
-        id: letter.id.to_string(),
-        namespace: letter.namespace.to_string(),
-        kind: kind(letter.kind).into(),
-        subject_id: letter.subject_id,
-        target: letter.target,
-        reason: letter.reason,
-        detail: letter.detail,
-        deliveries: letter.deliveries,
-        payload: letter.payload,
-        created_at: Some(timestamp(letter.created_at)),
-        replayed_at: letter.replayed_at.map(timestamp),
     }
 }
 

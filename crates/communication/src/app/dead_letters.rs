@@ -1,16 +1,19 @@
 //! Dead letters: looking at them, sending them again, removing them.
+//!
+//! A message is replayed here. A task is not: its execution is retried, which is the orchestrator's business, and whoever has
+//! seen to that says so, and the letter is marked.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
-use domain::{Clock, Namespace};
+use domain::{Clock, DeadLetterId, Namespace};
 use lifecycle::{OnExit, Tasks};
 use store::Page;
 use tokio::sync::oneshot;
 
-use super::model::{DeadLetter, Kind};
+use super::model::{DeadLetter, Kind, Mailbox};
 use crate::{
     error::CommunicationError,
-    store::{LetterFilter, Store},
+    store::{LetterFilter, Span, Store},
     transport::Transport,
 };
 
@@ -20,6 +23,26 @@ pub(crate) struct DeadLetters {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
+}
+
+/// What is on its way again.
+#[derive(Debug)]
+pub(crate) enum Replayed {
+    /// The message of this id.
+    Message(String),
+    /// The execution of this id.
+    Execution(String),
+}
+
+/// What became of some letters that were to be replayed.
+#[derive(Debug, Default)]
+pub(crate) struct Replays {
+    pub(crate) replayed: u32,
+    pub(crate) failures: Vec<(DeadLetterId, CommunicationError)>,
+    /// Those of tasks that were not replayed before.
+    pub(crate) tasks: Vec<DeadLetter>,
+    /// The last letter of this part, where there are more.
+    pub(crate) last: Option<DeadLetterId>,
 }
 
 impl DeadLetters {
@@ -33,40 +56,123 @@ impl DeadLetters {
     pub(crate) async fn list(
         &self,
         filter: &LetterFilter,
+        before: Option<DeadLetterId>,
         limit: usize,
     ) -> Result<Page<DeadLetter>, CommunicationError> {
-        self.store.letters(filter, limit).await.map_err(CommunicationError::Database)
+        self.store.letters(filter, Span::NewestBefore(before), limit).await.map_err(CommunicationError::Database)
     }
 
-    /// Queues the message again, with a fresh count and without its expiry (which may have been what killed it); answers
-    /// with the message's id. A second replay changes nothing.
-    pub(crate) async fn replay(&self, namespace: &Namespace, id: &str) -> Result<String, CommunicationError> {
+    /// Queues the message again, with a fresh count and without its expiry (which may have been what killed it). A second
+    /// replay changes nothing. A task's letter is marked where its execution was retried.
+    pub(crate) async fn replay(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        execution_retried: bool,
+    ) -> Result<Replayed, CommunicationError> {
         let letter = self.get(namespace, id).await?;
         match letter.kind {
-            Kind::Task => return Err(CommunicationError::NotReplayable(id.to_owned())),
-            Kind::Message => {}
-        }
-        if self.revive(namespace, id).await? || self.get(namespace, id).await?.replayed_at.is_some() {
-            Ok(letter.subject_id)
-        } else {
-            Err(CommunicationError::MessageNotFound(letter.subject_id))
+            Kind::Task => {
+                if !execution_retried && letter.replayed_at.is_none() {
+                    return Err(CommunicationError::NotReplayable(Box::new(letter)));
+                }
+                let marked = self.store.mark_replayed(namespace, id, self.clock.now()).await;
+                marked.map_err(CommunicationError::Database)?;
+                Ok(Replayed::Execution(letter.execution_id().to_owned()))
+            }
+            Kind::Message => {
+                let is_again = letter.replayed_at.is_some()
+                    || !self.revive(namespace, vec![letter.id]).await?.is_empty()
+                    || self.get(namespace, id).await?.replayed_at.is_some();
+                if !is_again {
+                    return Err(CommunicationError::MessageNotFound(letter.subject_id));
+                }
+                Ok(Replayed::Message(letter.subject_id))
+            }
         }
     }
 
-    /// Records the replay and takes the message back, as one: a caller that goes away in between must not leave a message
-    /// that is queued in the record only.
-    async fn revive(&self, namespace: &Namespace, id: &str) -> Result<bool, CommunicationError> {
+    /// The same for the first letters of those that a filter names, oldest first.
+    pub(crate) async fn replay_some(
+        &self,
+        filter: &LetterFilter,
+        after: Option<DeadLetterId>,
+        until: DeadLetterId,
+        limit: usize,
+    ) -> Result<Replays, CommunicationError> {
+        let page = self.some(filter, after, until, limit).await?;
+        let mut replays = Replays { last: last(&page), ..Replays::default() };
+        for missing in missing(filter, after, &page) {
+            replays.failures.push((missing, CommunicationError::DeadLetterNotFound(missing.to_string())));
+        }
+        let (mut messages, mut rooms) = (Vec::new(), Rooms { transport: &*self.transport, taken: Vec::new() });
+        for letter in page.rows {
+            match letter.kind {
+                _ if letter.replayed_at.is_some() => replays.replayed += 1,
+                Kind::Task => replays.tasks.push(letter),
+                // One at a time always finds room, since its message was accepted; many must not fill the memory.
+                Kind::Message => match rooms.take(&letter) {
+                    Ok(()) => messages.push(letter),
+                    Err(full) => replays.failures.push((letter.id, full)),
+                },
+            }
+        }
+        drop(rooms);
+        let ids = messages.iter().map(|letter| letter.id).collect();
+        let revived = self.revive(&filter.namespace, ids).await?;
+        for letter in messages {
+            if revived.contains(&letter.id) || self.is_replayed(&filter.namespace, letter.id).await? {
+                replays.replayed += 1;
+            } else {
+                replays.failures.push((letter.id, CommunicationError::MessageNotFound(letter.subject_id)));
+            }
+        }
+        Ok(replays)
+    }
+
+    /// Somebody else may have been faster.
+    async fn is_replayed(&self, namespace: &Namespace, id: DeadLetterId) -> Result<bool, CommunicationError> {
+        match self.get(namespace, &id.to_string()).await {
+            Ok(letter) => Ok(letter.replayed_at.is_some()),
+            Err(CommunicationError::DeadLetterNotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn some(
+        &self,
+        filter: &LetterFilter,
+        after: Option<DeadLetterId>,
+        until: DeadLetterId,
+        limit: usize,
+    ) -> Result<Page<DeadLetter>, CommunicationError> {
+        // Who names a letter means it, replayed or not.
+        let include_replayed = filter.include_replayed || !filter.ids.is_empty();
+        let filter = LetterFilter { include_replayed, ..filter.clone() };
+        let found = self.store.letters(&filter, Span::OldestWithin(after, until), limit).await;
+        found.map_err(CommunicationError::Database)
+    }
+
+    /// Records the replays and takes the messages back, as one: a caller that goes away in between must not leave a message
+    /// that is queued in the record only. Answers with the letters for which that was done now.
+    async fn revive(
+        &self,
+        namespace: &Namespace,
+        ids: Vec<DeadLetterId>,
+    ) -> Result<HashSet<DeadLetterId>, CommunicationError> {
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
         let (reply, revived) = oneshot::channel();
         let (store, transport, now) = (Arc::clone(&self.store), Arc::clone(&self.transport), self.clock.now());
-        let (namespace, id) = (namespace.clone(), id.to_owned());
+        let namespace = namespace.clone();
         self.tasks.spawn("communication.replay", OnExit::Continue, async move {
-            let envelope = store.replay(&namespace, &id, now).await;
-            let revived = envelope.map(|envelope| {
-                let found = envelope.is_some();
-                if let Some(envelope) = envelope {
+            let revived = store.replay(&namespace, &ids, now).await.map(|revived| {
+                let readmit = |(letter, envelope)| {
                     transport.readmit(Arc::new(envelope), 0);
-                }
-                found
+                    letter
+                };
+                revived.into_iter().map(readmit).collect()
             });
             // Nobody has to listen.
             let _ = reply.send(revived);
@@ -76,7 +182,63 @@ impl DeadLetters {
     }
 
     /// Removes one for good; false where there was none.
-    pub(crate) async fn purge(&self, namespace: &Namespace, id: &str) -> Result<bool, CommunicationError> {
-        self.store.purge(namespace, id, self.clock.now()).await.map_err(CommunicationError::Database)
+    pub(crate) async fn purge(&self, namespace: &Namespace, id: DeadLetterId) -> Result<bool, CommunicationError> {
+        let purged = self.store.purge(namespace, &[id], self.clock.now()).await;
+        Ok(purged.map_err(CommunicationError::Database)? > 0)
+    }
+
+    /// Removes the first letters of those that a filter names, oldest first. Answers with how many those were, and with the
+    /// last one where there are more.
+    pub(crate) async fn purge_some(
+        &self,
+        filter: &LetterFilter,
+        after: Option<DeadLetterId>,
+        until: DeadLetterId,
+        limit: usize,
+    ) -> Result<(u64, Option<DeadLetterId>), CommunicationError> {
+        let page = self.some(filter, after, until, limit).await?;
+        let ids: Vec<_> = page.rows.iter().map(|letter| letter.id).collect();
+        let purged = self.store.purge(&filter.namespace, &ids, self.clock.now()).await;
+        Ok((purged.map_err(CommunicationError::Database)?, last(&page)))
+    }
+}
+
+fn last(page: &Page<DeadLetter>) -> Option<DeadLetterId> {
+    page.rows.last().filter(|_| !page.is_last).map(|letter| letter.id)
+}
+
+/// The letters that are named by their ids and that this part would hold if there were any such.
+fn missing(filter: &LetterFilter, after: Option<DeadLetterId>, page: &Page<DeadLetter>) -> Vec<DeadLetterId> {
+    let found: HashSet<_> = page.rows.iter().map(|letter| letter.id).collect();
+    let is_here = |id: &DeadLetterId| {
+        after.is_none_or(|after| *id > after) && last(page).is_none_or(|last| *id <= last) && !found.contains(id)
+    };
+    filter.ids.iter().copied().filter(is_here).collect()
+}
+
+/// Room in mailboxes, taken to see whether there is enough; given back before the messages take their own.
+struct Rooms<'a> {
+    transport: &'a dyn Transport,
+    taken: Vec<(Mailbox, usize)>,
+}
+
+impl Rooms<'_> {
+    fn take(&mut self, letter: &DeadLetter) -> Result<(), CommunicationError> {
+        // A message's target is always an agent; where it were none, the replay finds out.
+        let Ok(agent) = letter.target.parse() else { return Ok(()) };
+        let mailbox = Mailbox { namespace: letter.namespace.clone(), agent };
+        if self.transport.reserve(&mailbox, letter.payload.len()).is_err() {
+            return Err(CommunicationError::MailboxFull(letter.target.clone()));
+        }
+        self.taken.push((mailbox, letter.payload.len()));
+        Ok(())
+    }
+}
+
+impl Drop for Rooms<'_> {
+    fn drop(&mut self) {
+        for (mailbox, bytes) in self.taken.drain(..) {
+            self.transport.release(&mailbox, bytes);
+        }
     }
 }

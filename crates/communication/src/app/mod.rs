@@ -11,14 +11,14 @@ mod outbox;
 
 pub(crate) use self::{
     broker::{Attachment, Broker, Limits, Opening, Report},
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, Replayed},
     directory::{AgentInfo, Directory, Hello, Registry},
     hub::Hub,
     journal::{Change, Entry, Journal, Recorded},
     messages::{Draft, Messages, Submitted},
     model::{
-        DeadLetter, Envelope, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Reason, Status, Target, Task, ToAgent,
-        Update, What,
+        DeadLetter, DeadTask, Envelope, HandOver, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Reason, Status,
+        Target, Task, ToAgent, Update, What,
     },
     outbox::{Outbox, Weigh},
 };

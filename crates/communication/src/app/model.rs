@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use domain::{AgentId, DeadLetterId, MessageId, Namespace, SessionId, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// `execution/step[index]/attempt`; whoever consumes a task removes duplicates by it.
 pub(crate) type TaskId = Arc<str>;
@@ -214,6 +215,42 @@ pub(crate) struct DeadLetter {
     pub(crate) payload: Bytes,
     pub(crate) created_at: Timestamp,
     pub(crate) replayed_at: Option<Timestamp>,
+    /// What the task was; absent for a message, whose record tells it.
+    pub(crate) task: Option<DeadTask>,
+}
+
+impl DeadLetter {
+    /// The execution of a task; it is the first part of the task's id.
+    pub(crate) fn execution_id(&self) -> &str {
+        match self.kind {
+            Kind::Task => self.subject_id.split('/').next().unwrap_or_default(),
+            Kind::Message => "",
+        }
+    }
+}
+
+/// What a person wants to know of a task that died.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DeadTask {
+    pub(crate) execution_id: String,
+    pub(crate) step_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<u32>,
+    pub(crate) attempt: u32,
+    pub(crate) action: String,
+    /// Oldest first.
+    pub(crate) hand_overs: Vec<HandOver>,
+}
+
+/// One delivery of a task that came to nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HandOver {
+    pub(crate) agent: AgentId,
+    pub(crate) session: SessionId,
+    pub(crate) at: Timestamp,
+    pub(crate) ended_at: Timestamp,
+    /// Why it came back, for people.
+    pub(crate) reason: String,
 }
 
 /// What a session is told.

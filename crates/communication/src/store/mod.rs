@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ::store::{Database, Migrations, OpenError, Page};
 use async_trait::async_trait;
-use domain::{AgentId, Namespace, Timestamp};
+use domain::{AgentId, DeadLetterId, Namespace, Timestamp};
 
 use sqlx::migrate::Migrator;
 
@@ -102,9 +102,19 @@ pub(crate) struct LetterFilter {
     pub(crate) namespace: Namespace,
     pub(crate) kind: Option<Kind>,
     pub(crate) reason: Option<String>,
+    pub(crate) target: Option<String>,
+    /// Only these; where there are none, any.
+    pub(crate) ids: Vec<DeadLetterId>,
     pub(crate) include_replayed: bool,
-    /// Only those with smaller ids.
-    pub(crate) before: Option<String>,
+}
+
+/// Some of the letters that a filter names, by their ids, neither end included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Span {
+    /// Newest first, those before this one.
+    NewestBefore(Option<DeadLetterId>),
+    /// Oldest first, those after the first and not after the second.
+    OldestWithin(Option<DeadLetterId>, DeadLetterId),
 }
 
 /// A database of messages and dead letters.
@@ -128,13 +138,20 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn messages(&self, filter: &MessageFilter, limit: usize) -> sqlx::Result<Page<Record>>;
     /// One dead letter.
     async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>>;
-    /// Dead letters, newest first.
-    async fn letters(&self, filter: &LetterFilter, limit: usize) -> sqlx::Result<Page<DeadLetter>>;
-    /// Marks a message's dead letter as replayed and its message as queued; none, and no change, where that has been done
-    /// before, or the message is not dead.
-    async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>>;
-    /// Removes a dead letter; its message is left to retention.
-    async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool>;
+    /// Dead letters.
+    async fn letters(&self, filter: &LetterFilter, span: Span, limit: usize) -> sqlx::Result<Page<DeadLetter>>;
+    /// Marks dead letters of messages as replayed and their messages as queued; answers with those of which both was so, in the
+    /// order of acceptance. Nothing of the others changes: they were replayed before, or their messages are not dead.
+    async fn replay(
+        &self,
+        namespace: &Namespace,
+        ids: &[DeadLetterId],
+        now: Timestamp,
+    ) -> sqlx::Result<Vec<(DeadLetterId, Envelope)>>;
+    /// Marks a task's dead letter as replayed, where that has not been done before.
+    async fn mark_replayed(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<()>;
+    /// Removes dead letters; their messages are left to retention. Answers with how many there were.
+    async fn purge(&self, namespace: &Namespace, ids: &[DeadLetterId], now: Timestamp) -> sqlx::Result<u64>;
     /// Removes at most `limit` messages that ended, and dead letters made, before their times; answers with how many rows.
     async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64>;
     /// Closes after the last statement.

@@ -2,11 +2,11 @@
 
 use std::{fmt::Write as _, str::FromStr};
 
-use domain::{AgentId, Timestamp};
+use domain::{AgentId, DeadLetterId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::HistoryEvent;
-use crate::app::{Kind, Status};
+use crate::app::{DeadTask, Kind, Status};
 
 /// A line of `messages.history`.
 #[derive(Serialize, Deserialize)]
@@ -27,6 +27,11 @@ pub(super) fn history_lines(events: &[HistoryEvent]) -> String {
         }
     }
     lines
+}
+
+/// The line of a message that lives again.
+pub(super) fn replayed(letter: DeadLetterId, at: Timestamp) -> HistoryEvent {
+    HistoryEvent { status: Status::Queued, at, detail: format!("replayed from {letter}") }
 }
 
 pub(super) fn faulty(source: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
@@ -53,6 +58,17 @@ pub(super) fn optional_agent(text: &str) -> sqlx::Result<Option<AgentId>> {
 pub(super) fn kind(text: &str) -> sqlx::Result<Kind> {
     let found = Kind::ALL.into_iter().find(|kind| kind.as_str() == text);
     found.ok_or_else(|| faulty(UnknownWord(text.to_owned())))
+}
+
+/// `dead_letters.task`.
+pub(super) fn task_text(task: Option<&DeadTask>) -> Option<String> {
+    // Texts, numbers and ids always print as JSON.
+    task.and_then(|task| serde_json::to_string(task).ok())
+}
+
+/// What [`task_text`] wrote.
+pub(super) fn task(text: Option<&str>) -> sqlx::Result<Option<DeadTask>> {
+    text.map(serde_json::from_str).transpose().map_err(faulty)
 }
 
 /// The history of a message: its acceptance, and the lines that [`history_lines`] wrote.

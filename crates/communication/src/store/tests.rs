@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use domain::{AgentId, DeadLetterId, MessageId, Namespace, Timestamp};
+use domain::{AgentId, DeadLetterId, MessageId, Namespace, SessionId, Timestamp};
 use settings::Database;
 
-use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, open};
-use crate::app::{DeadLetter, Envelope, Kind, Message, Status};
+use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Span, Store, open};
+use crate::app::{DeadLetter, DeadTask, Envelope, HandOver, Kind, Message, Status};
 
 testkit::conformance! {
     messages_and_letters_read_back_as_they_were_written
@@ -15,6 +15,7 @@ testkit::conformance! {
     what_is_over_stays_over
     lists_are_cut_and_filtered
     a_dead_letter_is_replayed_once
+    many_letters_are_found_replayed_and_purged
     retention_takes_what_ended_long_ago_and_nothing_else
 }
 
@@ -63,6 +64,7 @@ fn letter(envelope: &Envelope, at: Timestamp) -> DeadLetter {
         payload: Bytes::from_static(b"1"),
         created_at: at,
         replayed_at: None,
+        task: None,
     }
 }
 
@@ -165,23 +167,94 @@ async fn a_dead_letter_is_replayed_once(place: Database) {
     let store = open(&place).await.unwrap();
     let (namespace, dead) = (Namespace::default(), envelope(1));
     let letter = letter(&dead, NOW);
-    let id = letter.id.to_string();
+    let id = letter.id;
     store.write(&batch(&[Arc::clone(&dead)])).await.unwrap();
     let died = Batch { updates: vec![update(1, Status::Dead)], letters: vec![letter.clone()], ..Batch::default() };
     store.write(&died).await.unwrap();
     store.write(&Batch { letters: vec![letter], ..Batch::default() }).await.unwrap();
     let all = LetterFilter { reason: Some("expired".to_owned()), kind: Some(Kind::Message), ..LetterFilter::default() };
-    assert_eq!(store.letters(&all, 9).await.unwrap().rows.len(), 1);
+    let list = async |filter: &LetterFilter| store.letters(filter, Span::NewestBefore(None), 9).await.unwrap().rows;
+    assert_eq!(list(&all).await.len(), 1);
     let later = NOW + Duration::from_secs(9);
-    assert_eq!(store.replay(&namespace, &id, later).await.unwrap().as_ref(), Some(&*dead));
-    assert_eq!(store.replay(&namespace, &id, later).await.unwrap(), None);
-    assert_eq!(store.letters(&all, 9).await.unwrap().rows, []);
-    let replayed = store.letters(&LetterFilter { include_replayed: true, ..all }, 9).await.unwrap().rows;
+    store.mark_replayed(&namespace, &id.to_string(), later).await.unwrap();
+    assert_eq!(list(&all).await.len(), 1, "it is no task's");
+    let revived = store.replay(&namespace, &[id], later).await.unwrap();
+    assert_eq!(revived.iter().map(|(letter, envelope)| (letter, envelope)).collect::<Vec<_>>(), [(&id, &*dead)]);
+    assert_eq!(store.replay(&namespace, &[id], later).await.unwrap(), []);
+    assert_eq!(list(&all).await, []);
+    let replayed = list(&LetterFilter { include_replayed: true, ..all }).await;
     assert_eq!(replayed[0].replayed_at, Some(later));
     let record = store.message(&namespace, &dead.message.id.to_string()).await.unwrap().unwrap();
     assert_eq!((record.status, record.deliveries), (Status::Queued, 0));
-    assert!(store.purge(&namespace, &id, later).await.unwrap());
-    assert!(!store.purge(&namespace, &id, later).await.unwrap());
+    assert_eq!(record.history.last().unwrap().detail, format!("replayed from {id}"));
+    assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 1);
+    assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 0);
+    store.close().await;
+}
+
+/// Five dead messages with their letters, and a task's letter after them.
+async fn six_letters(store: &dyn Store) -> Vec<DeadLetter> {
+    let messages: Vec<_> = (1..=5).map(envelope).collect();
+    let of = |envelope: &Arc<Envelope>| DeadLetter {
+        id: DeadLetterId::from_parts(1, envelope.sequence.unsigned_abs().into()),
+        target: if envelope.sequence < 3 { "agt_early" } else { "agt_late" }.to_owned(),
+        ..letter(envelope, NOW)
+    };
+    let mut letters: Vec<_> = messages.iter().map(of).collect();
+    let hand_over = HandOver {
+        agent: AgentId::from_parts(0, 7),
+        session: SessionId::from_parts(0, 8),
+        at: NOW,
+        ended_at: NOW + Duration::from_secs(1),
+        reason: "the session is gone".to_owned(),
+    };
+    let task = DeadTask {
+        execution_id: "exe_1".to_owned(),
+        step_id: "a".to_owned(),
+        index: Some(3),
+        attempt: 2,
+        action: "sort".to_owned(),
+        hand_overs: vec![hand_over],
+    };
+    letters.push(DeadLetter {
+        id: DeadLetterId::from_parts(1, 6),
+        kind: Kind::Task,
+        subject_id: "exe_1/a[3]/2".to_owned(),
+        task: Some(task),
+        ..letters[4].clone()
+    });
+    store.write(&batch(&messages)).await.unwrap();
+    let updates = (1..=5).map(|sequence| update(sequence, Status::Dead)).collect();
+    store.write(&Batch { updates, letters: letters.clone(), ..Batch::default() }).await.unwrap();
+    letters
+}
+
+async fn many_letters_are_found_replayed_and_purged(place: Database) {
+    let store = open(&place).await.unwrap();
+    let letters = six_letters(&*store).await;
+    let (namespace, ids): (_, Vec<_>) = (Namespace::default(), letters.iter().map(|letter| letter.id).collect());
+    let oldest = async |filter: LetterFilter, after: Option<DeadLetterId>, until, limit| {
+        let page = store.letters(&filter, Span::OldestWithin(after, until), limit).await.unwrap();
+        (page.rows.into_iter().map(|letter| letter.id).collect::<Vec<_>>(), page.is_last)
+    };
+    let all = LetterFilter::default;
+    assert_eq!(oldest(all(), None, ids[5], 4).await, (ids[..4].to_vec(), false));
+    assert_eq!(oldest(all(), Some(ids[1]), ids[4], 4).await, (ids[2..5].to_vec(), true));
+    let late = LetterFilter { target: Some("agt_late".to_owned()), kind: Some(Kind::Message), ..all() };
+    assert_eq!(oldest(late, None, ids[5], 9).await, (ids[2..5].to_vec(), true));
+    let named = LetterFilter { ids: vec![ids[5], ids[0]], ..all() };
+    assert_eq!(oldest(named, None, ids[5], 9).await, (vec![ids[0], ids[5]], true));
+    assert_eq!(store.letter(&namespace, &ids[5].to_string()).await.unwrap().as_ref(), Some(&letters[5]));
+
+    // The message of the second lives already, as after a replay by somebody else.
+    store.replay(&namespace, &ids[1..2], NOW).await.unwrap();
+    let revived = store.replay(&namespace, &ids, NOW).await.unwrap();
+    let revived: Vec<_> = revived.into_iter().map(|(id, envelope)| (id, envelope.sequence)).collect();
+    assert_eq!(revived, [(ids[0], 1), (ids[2], 3), (ids[3], 4), (ids[4], 5)]);
+    assert_eq!(oldest(all(), None, ids[5], 9).await, (vec![ids[5]], true), "a task is not replayed with them");
+    store.mark_replayed(&namespace, &ids[5].to_string(), NOW).await.unwrap();
+    assert_eq!(oldest(all(), None, ids[5], 9).await, (vec![], true));
+    assert_eq!(store.purge(&namespace, &ids, NOW).await.unwrap(), 6);
     store.close().await;
 }
 

@@ -326,6 +326,7 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
         payload: message.payload.clone(),
         created_at: SystemClock.now(),
         replayed_at: None,
+        task: None,
     };
     replica.transport.settle(&delivery, Settlement::Done);
     replica.write(&delivery, Status::Dead).await;
@@ -350,8 +351,8 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
     assert_eq!(reason, Some(&AMQPValue::LongString("rejected".into())));
     assert_eq!(copy.data, b"\"text\"");
 
-    let revived = replica.store.replay(&letter.namespace, &letter.id.to_string(), SystemClock.now()).await.unwrap();
-    replica.transport.readmit(Arc::new(revived.unwrap()), 0);
+    let mut revived = replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
+    replica.transport.readmit(Arc::new(revived.remove(0).1), 0);
     assert_eq!(replica.drain(1).await, [delivery.envelope.sequence]);
 }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use contracts::communication::v1::{
-    GetDeadLetterRequest, ListMessagesRequest, Message, MessageEvent, MessageStatus, PurgeDeadLetterRequest,
-    ReplayDeadLetterRequest, Send, agent_event::Event, message::Recipient, server_event,
+    DeadLetterFilter, GetDeadLetterRequest, ListMessagesRequest, Message, MessageEvent, MessageStatus,
+    PurgeDeadLetterRequest, PurgeDeadLettersRequest, ReplayDeadLetterRequest, Send, agent_event::Event,
+    message::Recipient, server_event,
 };
-use domain::{AgentId, Clock as _, MessageId, SystemClock};
+use domain::{AgentId, Clock as _, DeadLetterId, MessageId, SystemClock};
 use errors::{Code, Error};
 
 use crate::world::{World, of_type, to, until};
@@ -99,7 +100,7 @@ async fn a_dead_letter_is_replayed_once_and_purged() {
         (letter.reason.as_str(), letter.payload.as_ref(), letter.deliveries),
         ("delivery_limit", b"1".as_ref(), 1)
     );
-    let replay = ReplayDeadLetterRequest { namespace: String::new(), dead_letter_id: letter.id.clone() };
+    let replay = ReplayDeadLetterRequest { dead_letter_id: letter.id.clone(), ..Default::default() };
     for _ in 0..2 {
         let answer = world.dead_letters().replay_dead_letter(replay.clone()).await.unwrap().into_inner();
         assert_eq!(answer.message_id, sent);
@@ -162,6 +163,70 @@ async fn a_message_that_died_twice_is_replayed_from_its_last_letter() {
     world.replay(&second.id).await.unwrap();
     assert_eq!(agent.message().await.0.id, sent);
     world.replay(&second.id).await.expect("a second replay changes nothing");
+}
+
+#[tokio::test]
+async fn many_dead_letters_are_replayed_in_order_and_purged_page_by_page() {
+    let world = World::with(|settings| settings.mailbox_limit = 3).await;
+    let (id, other) = (world.registry.add("clerk", &[]), world.registry.add("other", &[]));
+    let mut agent = world.agent(&id, 1).await;
+    let mut sent = Vec::new();
+    for number in 0..4 {
+        sent.push(world.send(to(&id, &number.to_string())).await.unwrap());
+        agent.message().await;
+        agent.reject(&sent[number]).await;
+        world.until_dead(number + 1).await;
+    }
+    let filter = |target: &str| DeadLetterFilter { target: target.to_owned(), ..DeadLetterFilter::default() };
+    let none = world.replay_some(filter(&other), "").await.unwrap();
+    assert_eq!((none.replayed, none.next_page_token.as_str()), (0, ""));
+    let first = world.replay_some(filter(&id), "").await.unwrap();
+    assert_eq!((first.replayed, first.failures.len()), (2, 0));
+    // What dies again meanwhile is not replayed again by the same walk.
+    assert_eq!(agent.message().await.0.id, sent[0]);
+    agent.reject(&sent[0]).await;
+    world.until_dead(5).await;
+    // One is in the mailbox; of the two that follow both fit, since there is room for three.
+    let second = world.replay_some(filter(&id), &first.next_page_token).await.unwrap();
+    assert_eq!((second.replayed, second.failures.len(), second.next_page_token.as_str()), (2, 0, ""));
+    let third = world.replay_some(filter(&id), "").await.unwrap();
+    assert_eq!(third.failures.iter().map(|failure| failure.code.as_str()).collect::<Vec<_>>(), ["mailbox_full"]);
+    for id in &sent[1..] {
+        assert_eq!(agent.message().await.0.id, *id);
+        agent.ack(id).await;
+        world.until_status(id, MessageStatus::Acked).await;
+    }
+    let nothing = world.replay_some(DeadLetterFilter::default(), "").await.unwrap_err();
+    assert_eq!((nothing.code, nothing.violations[0].field.as_str()), (Code::Invalid, "filter"));
+
+    let letters = world.until_dead(5).await;
+    let unknown = DeadLetterId::from_parts(1, 1).to_string();
+    let mut named = filter("");
+    named.dead_letter_ids = vec![letters[4].id.clone(), unknown.clone()];
+    let again = world.replay_some(named.clone(), "").await.unwrap();
+    assert_eq!((again.replayed, again.failures.len()), (1, 1), "it was replayed before");
+    assert_eq!(
+        (&again.failures[0].dead_letter_id, again.failures[0].code.as_str()),
+        (&unknown, "dead_letter_not_found")
+    );
+    let mut purge = PurgeDeadLettersRequest { filter: Some(named), ..PurgeDeadLettersRequest::default() };
+    for purged in [1, 0] {
+        let answer = world.dead_letters().purge_dead_letters(purge.clone()).await.unwrap().into_inner();
+        assert_eq!((answer.purged, answer.next_page_token.as_str()), (purged, ""));
+    }
+    purge.filter = Some(DeadLetterFilter { all: true, include_replayed: true, ..DeadLetterFilter::default() });
+    purge.page_size = 3;
+    let mut counts = Vec::new();
+    loop {
+        let answer = world.dead_letters().purge_dead_letters(purge.clone()).await.unwrap().into_inner();
+        counts.push(answer.purged);
+        purge.page_token = answer.next_page_token;
+        if purge.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(counts, [3, 1]);
+    world.until_dead(0).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Tasks: from dispatch to the acknowledged result, and what happens when something is lost on the way.
 
-use contracts::communication::v1::{DeadLetterKind, ReplayDeadLetterRequest, server_event, task_update::Update};
+use contracts::communication::v1::{
+    DeadLetterFilter, DeadLetterKind, ReplayDeadLetterRequest, server_event, task_update::Update,
+};
 use errors::{Code, Error};
 
 use crate::world::{World, of_type};
@@ -76,7 +78,7 @@ async fn a_result_of_an_unknown_task_is_forwarded_and_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_task_that_used_up_its_deliveries_is_a_dead_letter_that_cannot_be_replayed() {
+async fn a_task_that_used_up_its_deliveries_is_a_dead_letter_that_tells_who_had_it() {
     let world = World::with(|settings| settings.delivery_limit = 2).await;
     let id = world.registry.add("scorer", &[]);
     let mut agent = world.agent(&id, 1).await;
@@ -95,9 +97,38 @@ async fn a_task_that_used_up_its_deliveries_is_a_dead_letter_that_cannot_be_repl
     let found = world.until_dead(1).await.remove(0);
     assert_eq!((found.id.as_str(), found.kind()), (letter.dead_letter_id.as_str(), DeadLetterKind::Task));
     assert_eq!((found.subject_id.as_str(), found.target.as_str(), found.deliveries), ("e/a/1", "type:scorer", 2));
-    let request = ReplayDeadLetterRequest { namespace: String::new(), dead_letter_id: found.id };
-    let error = Error::from(world.dead_letters().replay_dead_letter(request).await.unwrap_err());
+    let task = found.task.unwrap();
+    assert_eq!((task.step_id.as_str(), task.attempt, task.action.as_str()), ("a", 1, "sort"));
+    let hand_overs: Vec<_> =
+        task.hand_overs.iter().map(|over| (over.agent_id.as_str(), over.reason.as_str())).collect();
+    assert_eq!(hand_overs, [(id.as_str(), "busy"); 2]);
+}
+
+#[tokio::test]
+async fn a_tasks_letter_is_replayed_by_whoever_retries_its_execution() {
+    let world = World::with(|settings| settings.delivery_limit = 1).await;
+    let id = world.registry.add("scorer", &[]);
+    let mut agent = world.agent(&id, 1).await;
+    let orchestrator = world.orchestrator("rep_1").await;
+    orchestrator.dispatch("e/a/1", of_type("scorer")).await;
+    agent.task().await;
+    agent.nack("e/a/1").await;
+    let letter = world.until_dead(1).await.remove(0);
+    let mut request = ReplayDeadLetterRequest { dead_letter_id: letter.id.clone(), ..Default::default() };
+    let error = Error::from(world.dead_letters().replay_dead_letter(request.clone()).await.unwrap_err());
     assert_eq!((error.code, error.reason), (Code::WrongState, "dead_letter_not_replayable"));
+    assert!(error.message.contains("RetryExecution of e "), "{}", error.message);
+    let some = world.replay_some(DeadLetterFilter { all: true, ..DeadLetterFilter::default() }, "").await.unwrap();
+    assert_eq!((some.replayed, some.tasks.len(), some.failures.len()), (0, 1, 0));
+    assert_eq!((some.tasks[0].subject_id.as_str(), some.tasks[0].payload.len()), ("e/a/1", 0));
+    // The first says that it was retried; then it is, whoever asks.
+    for execution_retried in [true, true, false] {
+        request.execution_retried = execution_retried;
+        let answer = world.dead_letters().replay_dead_letter(request.clone()).await.unwrap().into_inner();
+        assert_eq!((answer.execution_id.as_str(), answer.message_id.as_str()), ("e", ""));
+    }
+    let some = world.replay_some(DeadLetterFilter { all: true, ..DeadLetterFilter::default() }, "").await.unwrap();
+    assert_eq!((some.replayed, some.tasks.len(), some.failures.len()), (0, 0, 0));
 }
 
 #[tokio::test]

@@ -135,7 +135,6 @@ impl World {
         until(async || Some(self.record(id).await).filter(|record| record.status() == status)).await
     }
 
-    /// Waits until there are so many dead letters.
     pub(crate) async fn replay(&self, letter: &str) -> Result<String, Error> {
         let request = proto::ReplayDeadLetterRequest {
             dead_letter_id: letter.to_owned(),
@@ -152,6 +151,21 @@ impl World {
         assert!(self.dead_letters().purge_dead_letter(request).await.unwrap().into_inner().purged);
     }
 
+    pub(crate) async fn replay_some(
+        &self,
+        filter: proto::DeadLetterFilter,
+        page_token: &str,
+    ) -> Result<proto::ReplayDeadLettersResponse, Error> {
+        let request = proto::ReplayDeadLettersRequest {
+            filter: Some(filter),
+            page_size: 2,
+            page_token: page_token.to_owned(),
+            ..proto::ReplayDeadLettersRequest::default()
+        };
+        Ok(self.dead_letters().replay_dead_letters(request).await?.into_inner())
+    }
+
+    /// Waits until there are so many dead letters.
     pub(crate) async fn until_dead(&self, count: usize) -> Vec<proto::DeadLetter> {
         until(async || {
             let request = proto::ListDeadLettersRequest { include_replayed: true, ..Default::default() };
@@ -282,7 +296,18 @@ impl Orchestrator {
 
     pub(crate) async fn dispatch(&self, id: &str, target: proto::task::Target) {
         let input = b"{}".to_vec().into();
-        let task = proto::Task { id: id.to_owned(), target: Some(target), input, ..proto::Task::default() };
+        let mut parts = id.split('/');
+        let mut part = || parts.next().unwrap_or_default().to_owned();
+        let task = proto::Task {
+            id: id.to_owned(),
+            execution_id: part(),
+            step_id: part(),
+            attempt: 1,
+            target: Some(target),
+            action: "sort".to_owned(),
+            input,
+            ..proto::Task::default()
+        };
         self.say(orchestrator_event::Event::Dispatch(task)).await;
     }
 

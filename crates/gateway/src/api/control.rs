@@ -97,8 +97,11 @@ pub(crate) async fn retry_execution(
     Path(id): Path<ExecutionId>,
     OptionalBody { value: Nothing {}, .. }: OptionalBody<Nothing>,
 ) -> Result<Reply, Problem> {
-    let request =
-        wire_api::RetryExecutionRequest { namespace: context.namespace.clone(), execution_id: id.to_string() };
+    let request = wire_api::RetryExecutionRequest {
+        namespace: context.namespace.clone(),
+        execution_id: id.to_string(),
+        task_id: String::new(),
+    };
     let answer = app.call(app.executions().retry_execution(context.request(request))).await?;
     ExecutionSummary::reply(answer.execution)
 }

@@ -1,4 +1,4 @@
-//! What could not be delivered: look at, send again, remove.
+//! What could not be delivered: look at one, remove one. Sending again, and what is done to many, is in `replays`.
 
 use std::sync::Arc;
 
@@ -6,22 +6,21 @@ use axum::extract::State;
 use contracts::communication::v1 as wire_api;
 use domain::Payload;
 use errors::Error;
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Done, Nothing, Page,
+    Done, Page,
     wire::{self, DeadLetterKind},
 };
 use crate::{
     app::{self, App},
     context::Context,
-    extract::{OptionalBody, Path},
+    extract::Path,
     problem::Problem,
     query::Query,
     reply::Reply,
-    words::{Cursor, DeadLetterId, Limit, Moment, Name},
+    words::{Cursor, DeadLetterId, Limit, Moment, Name, Target},
 };
 
 /// A message or task that could not be delivered.
@@ -35,7 +34,7 @@ pub(crate) struct DeadLetter {
     subject_id: String,
     /// The agent, `type:…` or `capability:…` that it was for.
     target: String,
-    /// `delivery_limit`, `expired` or `rejected`.
+    /// `delivery_limit`, `expired`, `rejected` or `agent_deleted`.
     reason: String,
     /// More about the reason.
     detail: Option<String>,
@@ -48,6 +47,62 @@ pub(crate) struct DeadLetter {
     created_at: Moment,
     /// When it was sent again.
     replayed_at: Option<Moment>,
+    /// What the task was; null for a message, whose own record tells the same.
+    task: Option<DeadTask>,
+}
+
+/// A task that died.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeadTask {
+    /// The execution, which a replay retries.
+    execution_id: String,
+    /// The step's id in the definition.
+    step_id: String,
+    /// The instance of a `for_each`, or the voter of a decision.
+    index: Option<u32>,
+    /// 1 for the first.
+    attempt: u32,
+    /// What was to be done.
+    action: String,
+    /// Who had it, oldest first; of very many the last ones.
+    hand_overs: Vec<HandOver>,
+}
+
+/// A delivery that came to nothing.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HandOver {
+    /// The agent.
+    agent_id: String,
+    /// Its session.
+    session_id: String,
+    /// When the session got the task.
+    at: Moment,
+    /// When it came back.
+    ended_at: Moment,
+    /// Why it came back.
+    reason: Option<String>,
+}
+
+impl DeadTask {
+    fn from_wire(task: wire_api::DeadTask) -> Result<Self, Problem> {
+        let hand_over = |over: wire_api::HandOver| {
+            Ok(HandOver {
+                agent_id: over.agent_id,
+                session_id: over.session_id,
+                at: wire::required_moment(over.at)?,
+                ended_at: wire::required_moment(over.ended_at)?,
+                reason: wire::text(over.reason),
+            })
+        };
+        Ok(Self {
+            execution_id: task.execution_id,
+            step_id: task.step_id,
+            index: task.index,
+            attempt: task.attempt,
+            action: task.action,
+            hand_overs: task.hand_overs.into_iter().map(hand_over).collect::<Result<_, Problem>>()?,
+        })
+    }
 }
 
 impl DeadLetter {
@@ -64,15 +119,9 @@ impl DeadLetter {
             payload: wire::payload(&letter.payload)?.unwrap_or_else(Payload::null),
             created_at: wire::required_moment(letter.created_at)?,
             replayed_at: wire::moment(letter.replayed_at)?,
+            task: letter.task.map(DeadTask::from_wire).transpose()?,
         })
     }
-}
-
-/// A message that is on its way again.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Replayed {
-    /// `msg_…`
-    message_id: String,
 }
 
 /// Which dead letters.
@@ -86,6 +135,9 @@ pub(crate) struct DeadLetterFilter {
     /// For this reason.
     #[param(inline, required = false, nullable = false)]
     reason: Option<Name>,
+    /// For this agent, type or capability.
+    #[param(inline, required = false, nullable = false)]
+    target: Option<Target>,
     /// Also those that were sent again.
     #[param(required = false)]
     include_replayed: bool,
@@ -110,6 +162,7 @@ pub(crate) async fn list_dead_letters(
         namespace: context.namespace.clone(),
         kind: filter.kind.map_or(0, i32::from),
         reason: filter.reason.map(|reason| reason.0).unwrap_or_default(),
+        target: filter.target.map(|target| target.0).unwrap_or_default(),
         include_replayed: filter.include_replayed,
         page_size: filter.limit.map_or(0, |limit| limit.0),
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),
@@ -133,29 +186,6 @@ pub(crate) async fn get_dead_letter(
         wire_api::GetDeadLetterRequest { namespace: context.namespace.clone(), dead_letter_id: id.to_string() };
     let answer = app.call(app.dead_letters().get_dead_letter(context.request(request))).await?;
     Reply::ok(&DeadLetter::from_wire(answer.dead_letter)?)
-}
-
-/// Send a dead letter's message again.
-#[utoipa::path(post, path = "/api/v1/dead-letters/{id}/replay", tag = "dead letters",
-    request_body = inline(Option<Nothing>),
-    params(("id" = inline(DeadLetterId), Path, description = "the dead letter")),
-    responses((status = 202, description = "queued again, under the same message id", body = Replayed)))]
-pub(crate) async fn replay_dead_letter(
-    State(app): State<Arc<App>>,
-    context: Context,
-    Path(id): Path<DeadLetterId>,
-    OptionalBody { value: Nothing {}, .. }: OptionalBody<Nothing>,
-) -> Result<Reply, Problem> {
-    let (app, context) = (&app, &context);
-    // The dead letter's own id makes the call idempotent; the record only keeps the answer.
-    let replay = |id: domain::DeadLetterId| async move {
-        let request =
-            wire_api::ReplayDeadLetterRequest { namespace: context.namespace.clone(), dead_letter_id: id.to_string() };
-        let answer = app.call(app.dead_letters().replay_dead_letter(context.request(request))).await?;
-        let location = format!("/api/v1/messages/{}", answer.message_id);
-        Ok(Reply::new(StatusCode::ACCEPTED, &Replayed { message_id: answer.message_id })?.at(location))
-    };
-    app.idempotency.once(context, b"", id.0, replay).await
 }
 
 /// Remove a dead letter for good.

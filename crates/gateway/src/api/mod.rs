@@ -11,6 +11,7 @@ mod health;
 mod liveness;
 mod messages;
 mod pages;
+mod replays;
 mod signals;
 mod wire;
 mod workflow_runs;
@@ -51,7 +52,9 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(signals::signal_execution))
         .routes(routes!(dead_letters::list_dead_letters))
         .routes(routes!(dead_letters::get_dead_letter, dead_letters::purge_dead_letter))
-        .routes(routes!(dead_letters::replay_dead_letter))
+        .routes(routes!(replays::replay_dead_letter))
+        .routes(routes!(replays::replay_dead_letters))
+        .routes(routes!(replays::purge_dead_letters))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))

@@ -42,6 +42,8 @@ pub(crate) struct State {
     pub(crate) executions: BTreeMap<String, orchestrator::Execution>,
     /// By id.
     pub(crate) messages: BTreeMap<String, communication::Message>,
+    /// By id, dead letters of tasks; every other is a message's.
+    pub(crate) task_letters: BTreeMap<String, communication::DeadLetter>,
     /// The metadata of the last call.
     pub(crate) metadata: tonic::metadata::MetadataMap,
 }
@@ -316,7 +318,7 @@ macro_rules! change {
             ) -> Result<Response<orchestrator::$response>, Status> {
                 let request = self.called(stringify!($method), request)?;
                 let execution = Some(self.execution(&request.execution_id)?);
-                Ok(Response::new(orchestrator::$response { execution }))
+                self.answered(orchestrator::$response { execution })
             })*
 
             async fn start_execution(
@@ -476,16 +478,60 @@ impl DeadLetterService for Backend {
         &self,
         request: Request<communication::GetDeadLetterRequest>,
     ) -> Result<Response<communication::GetDeadLetterResponse>, Status> {
-        self.called("get_dead_letter", request)?;
-        Err(not_found("dead_letter_not_found"))
+        let request = self.called("get_dead_letter", request)?;
+        let letter = self.state().task_letters.get(&request.dead_letter_id).cloned();
+        let letter = letter.ok_or_else(|| not_found("dead_letter_not_found"))?;
+        Ok(Response::new(communication::GetDeadLetterResponse { dead_letter: Some(letter) }))
     }
 
     async fn replay_dead_letter(
         &self,
         request: Request<communication::ReplayDeadLetterRequest>,
     ) -> Result<Response<communication::ReplayDeadLetterResponse>, Status> {
-        self.called("replay_dead_letter", request)?;
-        self.answered(communication::ReplayDeadLetterResponse { message_id: "msg_replayed".to_owned() })
+        let request = self.called("replay_dead_letter", request)?;
+        let of_task = {
+            let mut state = self.state();
+            state.task_letters.get_mut(&request.dead_letter_id).map(|letter| {
+                if request.execution_retried {
+                    letter.replayed_at = at(2);
+                }
+                letter.clone()
+            })
+        };
+        let (message_id, execution_id) = match of_task {
+            Some(letter) if letter.replayed_at.is_none() => {
+                return Err(Error::conflict("dead_letter_not_replayable", "it is a task's").into());
+            }
+            Some(letter) => (String::new(), letter.subject_id.split('/').next().unwrap_or_default().to_owned()),
+            None => ("msg_replayed".to_owned(), String::new()),
+        };
+        self.answered(communication::ReplayDeadLetterResponse { message_id, execution_id })
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        request: Request<communication::ReplayDeadLettersRequest>,
+    ) -> Result<Response<communication::ReplayDeadLettersResponse>, Status> {
+        let request = self.called("replay_dead_letters", request)?;
+        if request.filter.unwrap_or_default() == communication::DeadLetterFilter::default() {
+            return Err(Error::invalid_field("filter", "missing_field", "names nothing").into());
+        }
+        let tasks = self.state().task_letters.values().filter(|letter| letter.replayed_at.is_none()).cloned().collect();
+        let next_page_token = if request.page_token.is_empty() { "more".to_owned() } else { String::new() };
+        let failures = Vec::new();
+        self.answered(communication::ReplayDeadLettersResponse { replayed: 3, failures, tasks, next_page_token })
+    }
+
+    async fn purge_dead_letters(
+        &self,
+        request: Request<communication::PurgeDeadLettersRequest>,
+    ) -> Result<Response<communication::PurgeDeadLettersResponse>, Status> {
+        let request = self.called("purge_dead_letters", request)?;
+        if request.filter.unwrap_or_default() == communication::DeadLetterFilter::default() {
+            return Err(Error::invalid_field("filter", "missing_field", "names nothing").into());
+        }
+        let next_page_token = String::new();
+        Ok(Response::new(communication::PurgeDeadLettersResponse { purged: 2, next_page_token }))
     }
 
     async fn purge_dead_letter(

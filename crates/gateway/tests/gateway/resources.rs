@@ -1,6 +1,7 @@
 //! The way in and out of each resource.
 
 use axum::body::Body;
+use contracts::communication::v1 as communication;
 use http::{Method, header};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -114,6 +115,63 @@ async fn messages_are_sent_and_followed() {
     rig.get("/api/v1/messages?status=acked").await.expect(200);
     rig.get("/api/v1/dead-letters?kind=task&include_replayed=true").await.expect(200);
     rig.get("/api/v1/dead-letters/dlt_00000000000000000000000000").await.expect(404);
+}
+
+/// A dead letter of this execution's task; answers with its id.
+fn task_letter(rig: &Rig, number: u128, execution: &str) -> String {
+    let id = domain::DeadLetterId::from_parts(1, number).to_string();
+    let letter = communication::DeadLetter {
+        id: id.clone(),
+        kind: communication::DeadLetterKind::Task.into(),
+        subject_id: format!("{execution}/a/1"),
+        ..communication::DeadLetter::default()
+    };
+    rig.backend.state().task_letters.insert(id.clone(), letter);
+    id
+}
+
+#[tokio::test]
+async fn a_tasks_letter_is_replayed_by_a_retry_and_a_broken_replay_is_completed_by_the_next() {
+    let rig = Rig::start().await;
+    let execution = rig.execution().await;
+    let path = format!("/api/v1/dead-letters/{}/replay", task_letter(&rig, 1, &execution));
+    rig.backend.state().calls.clear();
+    let replay = async |calls: &[&str]| {
+        let answer = rig.post(&path, &json!({})).await;
+        assert_eq!(std::mem::take(&mut rig.backend.state().calls), calls);
+        answer
+    };
+    // The first is cut off before the letter is marked: the next does all of it again, in the same order.
+    rig.backend.state().lost_answers = 1;
+    let whole = ["replay_dead_letter", "get_dead_letter", "retry_execution", "replay_dead_letter"];
+    replay(&whole[..3]).await.expect(503);
+    let answer = replay(&whole).await;
+    assert_eq!(answer.expect(202), json!({ "message_id": null, "execution_id": execution }));
+    assert_eq!(answer.header("location"), format!("/api/v1/executions/{execution}"));
+    replay(&whole[..1]).await.expect(202);
+}
+
+#[tokio::test]
+async fn many_dead_letters_are_replayed_and_removed() {
+    let rig = Rig::start().await;
+    let alive = rig.execution().await;
+    let letters = [task_letter(&rig, 1, &alive), task_letter(&rig, 2, "exe_gone")];
+    let (replay, purge) = ("/api/v1/dead-letters/replay", "/api/v1/dead-letters/purge");
+    let body = json!({ "kind": "task", "ids": letters, "target": "type:echo", "limit": 2 });
+    let replayed = rig.post(replay, &body).await.expect(200);
+    assert_eq!((&replayed["replayed"], &replayed["next_cursor"]), (&json!(4), &json!("more")));
+    let failures = replayed["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 1, "{replayed}");
+    assert_eq!((&failures[0]["id"], &failures[0]["code"]), (&json!(letters[1]), &json!("execution_not_found")));
+    let rest = rig.post(replay, &json!({ "all": true, "cursor": "more" })).await.expect(200);
+    assert_eq!((&rest["replayed"], &rest["next_cursor"]), (&json!(3), &json!(null)));
+    assert_eq!(rig.post(purge, &json!({ "reason": "expired" })).await.expect(200)["purged"], 2);
+    for path in [replay, purge] {
+        let refused = rig.post(path, &json!({})).await.expect(400);
+        assert_eq!((&refused["code"], &refused["errors"][0]["pointer"]), (&json!("request_invalid"), &json!("")));
+        rig.post(path, &json!({ "target": "echo" })).await.expect(400);
+        rig.post(path, &json!({ "ids": ["exe_1"] })).await.expect(400);
+    }
 }
 
 #[tokio::test]

@@ -83,7 +83,12 @@ impl Api {
     }
 
     async fn retry(&self, request: RetryExecutionRequest) -> Result<Response<RetryExecutionResponse>, Status> {
-        let execution = self.command(&request.namespace, &request.execution_id, Command::Retry).await?;
+        let lost = Some(request.task_id).filter(|task| !task.is_empty());
+        let is_of = |task: &String| task.split('/').next() == Some(request.execution_id.as_str());
+        if !lost.as_ref().is_none_or(is_of) {
+            return Err(Error::invalid_field("task_id", "invalid_id", "is no task of this execution").into());
+        }
+        let execution = self.command(&request.namespace, &request.execution_id, Command::Retry { lost }).await?;
         Ok(Response::new(RetryExecutionResponse { execution }))
     }
 

@@ -64,7 +64,10 @@ pub(super) fn update(wire: Wire) -> Result<TaskUpdate, Unreadable> {
             traceparent = result.traceparent;
             News::Ended(outcome(result.outcome))
         }
-        Update::DeadLettered(dead) => News::Ended(Err(Failure::fatal("dead_lettered", dead.reason))),
+        Update::DeadLettered(dead) => {
+            let message = format!("{}; the dead letter {} tells more", dead.reason, dead.dead_letter_id);
+            News::Ended(Err(Failure::fatal("dead_lettered", message)))
+        }
         Update::Refused(_) => News::Refused,
         Update::Requeued(_) => News::Requeued,
         Update::Enqueued(_) | Update::Unknown(_) => return Err(NOTHING),

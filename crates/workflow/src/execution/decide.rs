@@ -67,7 +67,7 @@ impl Decider<'_> {
             Command::Cancel { reason } => self.cancel(reason),
             Command::Pause => self.pause(),
             Command::Resume => self.resume(),
-            Command::Retry => self.retry(),
+            Command::Retry { lost } => self.retry(lost.as_deref()),
         }
     }
 
@@ -228,7 +228,10 @@ impl Decider<'_> {
         Ok(())
     }
 
-    fn retry(&mut self) -> Result<(), Rejected> {
+    fn retry(&mut self, lost: Option<&str>) -> Result<(), Rejected> {
+        if lost.is_some_and(|task| self.was_retried_since(task)) {
+            return Ok(());
+        }
         if !matches!(self.state.end, Some((super::state::End::Failed, _))) {
             return Err(Rejected::NotFailed);
         }
@@ -246,6 +249,16 @@ impl Decider<'_> {
         let event = Event::Retried { steps: steps.collect(), deadline };
         self.emit(event);
         Ok(())
+    }
+
+    /// Has the step of this task begun afresh since? Attempts count on, so those before the last retry are known.
+    fn was_retried_since(&self, task: &str) -> bool {
+        let Some((execution, task)) = self.plan.parse_task_id(task) else { return false };
+        let is_ours = self.state.head.as_ref().is_some_and(|head| head.id == execution);
+        // A decision that opens anew forgets its voters, and counts on from their attempts.
+        let units = [Unit::of(task), Unit { step: task.step, index: None }];
+        let began_after = |unit| self.state.run(unit).is_some_and(|run| run.attempts_before >= task.attempt);
+        is_ours && task.purpose == Purpose::Work && units.into_iter().any(began_after)
     }
 }
 

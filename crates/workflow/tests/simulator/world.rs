@@ -125,7 +125,7 @@ impl World {
             75..76 => self.say(Command::Cancel { reason: "enough".into() }),
             76..80 => self.say(Command::Pause),
             80..86 => self.say(Command::Resume),
-            86..90 => self.say(Command::Retry),
+            86..90 => self.say(Command::Retry { lost: None }),
             90..94 => self.lose_commit(),
             _ => self.crash(),
         }
@@ -187,8 +187,8 @@ impl World {
         match command {
             Command::Cancel { .. } | Command::Resume => status.is_terminal().then_some(Rejected::Ended),
             Command::Pause => is_lost.then_some(Rejected::Ended),
-            Command::Retry if status != Status::Failed => Some(Rejected::NotFailed),
-            Command::Retry => {
+            Command::Retry { .. } if status != Status::Failed => Some(Rejected::NotFailed),
+            Command::Retry { .. } => {
                 let has_undone = self.log.iter().any(|(_, _, bytes)| bytes.starts_with(b"{\"compensation_started\""));
                 has_undone.then_some(Rejected::Compensated)
             }

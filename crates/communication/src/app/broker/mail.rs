@@ -140,6 +140,7 @@ impl Broker {
             payload: message.payload.clone(),
             created_at: self.clock.now(),
             replayed_at: None,
+            task: None,
         };
         let text =
             if detail.is_empty() { reason.as_str().to_owned() } else { format!("{}: {detail}", reason.as_str()) };

@@ -9,10 +9,13 @@ use super::{Attachment, Broker, Replica, Session, What, queues::Place, queues::Q
 use crate::{
     app::{
         journal,
-        model::{DeadLetter, Kind, Outcome, Reason, Task, TaskId, ToAgent, Update},
+        model::{DeadLetter, DeadTask, HandOver, Kind, Outcome, Reason, Task, TaskId, ToAgent, Update},
     },
     metrics,
 };
+
+/// Hand-overs that a dead letter tells of, the last ones.
+const MOST_HAND_OVERS: usize = 16;
 
 /// A task that is known here.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(super) struct Entry {
     /// Under which it did.
     pub(super) epoch: i64,
     pub(super) deliveries: u32,
+    /// Deliveries that came to nothing, for the dead letter that it may become.
+    pub(super) hand_overs: Vec<HandOver>,
     pub(super) state: State,
 }
 
@@ -81,6 +86,7 @@ impl Broker {
             key: Arc::clone(&key),
             replica: Arc::clone(replica),
             deliveries: 0,
+            hand_overs: Vec::new(),
             state,
         };
         self.tasks.insert(Arc::clone(&id), entry);
@@ -219,6 +225,7 @@ impl Broker {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.tasks.remove(task);
         }
+        self.came_back(task, reason);
         self.bury(task, Reason::Rejected, reason);
         self.pump(id);
     }
@@ -252,15 +259,30 @@ impl Broker {
             self.tasks.remove(id);
             return false;
         }
-        if entry.deliveries >= self.limits.deliveries {
+        let (deliveries, agent) = (entry.deliveries, entry.state.holder());
+        self.came_back(id, why);
+        if deliveries >= self.limits.deliveries {
             self.bury(id, Reason::DeliveryLimit, why);
             return false;
         }
+        let Some(entry) = self.tasks.get(id) else { return false };
         ::metrics::counter!(metrics::TASKS_REQUEUED).increment(1);
-        let agent = entry.state.holder();
         let update = Update::new(Arc::clone(id), agent, What::Requeued(why.to_owned()));
         self.orchestrators.tell(Some(&entry.replica), update);
         true
+    }
+
+    /// Remembers a delivery that came to nothing.
+    fn came_back(&mut self, id: &TaskId, why: &str) {
+        let ended_at = self.clock.now();
+        let Some(entry) = self.tasks.get_mut(id) else { return };
+        if let State::Held { session, agent, since, .. } = entry.state {
+            if entry.hand_overs.len() >= MOST_HAND_OVERS {
+                entry.hand_overs.remove(0);
+            }
+            let at = ended_at - since.elapsed();
+            entry.hand_overs.push(HandOver { agent, session, at, ended_at, reason: why.to_owned() });
+        }
     }
 
     /// Makes a task a dead letter; its orchestrator is told when that is recorded.
@@ -278,6 +300,7 @@ impl Broker {
             payload: entry.task.input.clone(),
             created_at: self.clock.now(),
             replayed_at: None,
+            task: Some(entry.dead_task()),
         };
         entry.state = State::Dying { agent: entry.state.holder(), letter: letter.id, reason };
         self.journal.note(journal::Entry::DeadTask { task: Arc::clone(id), letter });
@@ -374,6 +397,20 @@ impl Broker {
             self.tasks.iter().filter(|(_, entry)| is_unheld(entry)).map(|(id, _)| Arc::clone(id)).collect();
         for id in &ids {
             self.cancel(id, "");
+        }
+    }
+}
+
+impl Entry {
+    fn dead_task(&mut self) -> DeadTask {
+        let task = &self.task;
+        DeadTask {
+            execution_id: task.execution_id.clone(),
+            step_id: task.step_id.clone(),
+            index: task.index,
+            attempt: task.attempt,
+            action: task.action.clone(),
+            hand_overs: std::mem::take(&mut self.hand_overs),
         }
     }
 }

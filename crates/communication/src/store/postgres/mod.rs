@@ -6,13 +6,16 @@ use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use domain::{Namespace, Timestamp};
+use domain::{DeadLetterId, Namespace, Timestamp};
 use futures::StreamExt as _;
-use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder};
+use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder, Row as _};
 use store::{Page, Postgres};
 use tracing::Instrument as _;
 
-use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows::history_lines};
+use super::{
+    Batch, LetterFilter, MessageFilter, MessageUpdate, Record, Span, Store,
+    rows::{history_lines, parsed, replayed, task_text},
+};
 use crate::app::{DeadLetter, Envelope, Message, Status};
 
 /// A schema in PostgreSQL.
@@ -31,6 +34,10 @@ impl PostgresStore {
         sqlx::query("SELECT keep_message_days((now() AT TIME ZONE 'UTC')::date)").execute(&self.0.pool).await?;
         Ok(())
     }
+}
+
+fn texts(ids: &[DeadLetterId]) -> Vec<String> {
+    ids.iter().map(DeadLetterId::to_string).collect()
 }
 
 fn time(at: Option<Timestamp>) -> Option<DateTime<Utc>> {
@@ -107,8 +114,8 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
 async fn bury(connection: &mut PgConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
     // After a commit whose outcome was lost the same comes again; and several replicas may see a message die.
     const INSERT: &str = "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, \
-        payload, created_at) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
-        $7::text[], $8::int[], $9::bytea[], $10::timestamptz[]) ON CONFLICT DO NOTHING";
+        payload, created_at, task) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], \
+        $6::text[], $7::text[], $8::int[], $9::bytea[], $10::timestamptz[], $11::text[]) ON CONFLICT DO NOTHING";
     fn column<'a, T>(letters: &'a [DeadLetter], value: impl Fn(&'a DeadLetter) -> T) -> Vec<T> {
         letters.iter().map(value).collect()
     }
@@ -126,6 +133,7 @@ async fn bury(connection: &mut PgConnection, letters: &[DeadLetter]) -> sqlx::Re
         .bind(column(letters, |letter| i32::try_from(letter.deliveries).unwrap_or(i32::MAX)))
         .bind(column(letters, |letter| letter.payload.as_ref()))
         .bind(column(letters, |letter| letter.created_at.to_datetime()))
+        .bind(column(letters, |letter| task_text(letter.task.as_ref())))
         .execute(connection)
         .await?;
     Ok(())
@@ -245,7 +253,7 @@ impl Store for PostgresStore {
         found.as_ref().map(rows::letter).transpose()
     }
 
-    async fn letters(&self, filter: &LetterFilter, limit: usize) -> sqlx::Result<Page<DeadLetter>> {
+    async fn letters(&self, filter: &LetterFilter, span: Span, limit: usize) -> sqlx::Result<Page<DeadLetter>> {
         let mut query = QueryBuilder::new("SELECT * FROM dead_letters WHERE namespace = ");
         query.push_bind(filter.namespace.as_str().to_owned());
         if let Some(kind) = filter.kind {
@@ -254,59 +262,83 @@ impl Store for PostgresStore {
         if let Some(reason) = &filter.reason {
             query.push(" AND reason = ").push_bind(reason.clone());
         }
+        if let Some(target) = &filter.target {
+            query.push(" AND target = ").push_bind(target.clone());
+        }
+        if !filter.ids.is_empty() {
+            query.push(" AND id = ANY(").push_bind(texts(&filter.ids)).push(")");
+        }
         if !filter.include_replayed {
             query.push(" AND replayed_at IS NULL");
         }
-        if let Some(before) = &filter.before {
-            query.push(" AND id < ").push_bind(before.clone());
+        match span {
+            Span::NewestBefore(before) => {
+                if let Some(before) = before {
+                    query.push(" AND id < ").push_bind(before.to_string());
+                }
+                query.push(" ORDER BY id DESC");
+            }
+            Span::OldestWithin(after, until) => {
+                if let Some(after) = after {
+                    query.push(" AND id > ").push_bind(after.to_string());
+                }
+                query.push(" AND id <= ").push_bind(until.to_string()).push(" ORDER BY id");
+            }
         }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit as i64 + 1);
+        query.push(" LIMIT ").push_bind(limit as i64 + 1);
         let found = query.build().fetch(&self.0.pool);
         Page::read(found.boxed(), limit, rows::letter, |letter| letter.payload.len()).await
     }
 
-    async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>> {
-        const MARK: &str = "UPDATE dead_letters SET replayed_at = $1 WHERE namespace = $2 AND id = $3 AND kind = 'message' \
-                            AND replayed_at IS NULL RETURNING subject_id";
-        let mut transaction = self.0.pool.begin().await?;
-        let marked: Option<String> = sqlx::query_scalar(MARK)
-            .bind(now.to_datetime())
-            .bind(namespace.as_str())
-            .bind(id)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let Some(message) = marked else { return Ok(None) };
-        let event = HistoryEvent { status: Status::Queued, at: now, detail: format!("replayed from {id}") };
+    async fn replay(
+        &self,
+        namespace: &Namespace,
+        ids: &[DeadLetterId],
+        now: Timestamp,
+    ) -> sqlx::Result<Vec<(DeadLetterId, Envelope)>> {
+        // Letters are locked in one order, so that two replays of the same do not wait for each other; the second finds them
+        // replayed.
         let query = format!(
-            "UPDATE messages SET status = 'queued', deliveries = 0, expires_at = NULL, ended_at = NULL, \
-             history = history || $1 WHERE (sequence, created_at) = \
-             (SELECT sequence, created_at FROM message_ids WHERE namespace = $2 AND id = $3) AND status = 'dead' \
-             RETURNING {}",
+            "WITH given AS (SELECT letters.id AS letter, line, at.sequence AS row_sequence, at.created_at AS row_created_at \
+                FROM unnest($2::text[], $3::text[]) AS named (id, line) \
+                JOIN dead_letters AS letters ON letters.id = named.id \
+                JOIN message_ids AS at ON at.namespace = letters.namespace AND at.id = letters.subject_id \
+                WHERE letters.namespace = $1 AND letters.kind = 'message' AND letters.replayed_at IS NULL \
+                ORDER BY letters.id FOR UPDATE OF letters), \
+             revived AS (UPDATE messages SET status = 'queued', deliveries = 0, expires_at = NULL, ended_at = NULL, \
+                history = history || given.line FROM given \
+                WHERE sequence = row_sequence AND created_at = row_created_at AND status = 'dead' \
+                RETURNING letter, {}), \
+             marked AS (UPDATE dead_letters SET replayed_at = $4 FROM revived WHERE dead_letters.id = revived.letter) \
+             SELECT * FROM revived ORDER BY sequence",
             rows::ENVELOPE
         );
-        let revived = sqlx::query(AssertSqlSafe(query))
-            .bind(history_lines(&[event]))
+        let found = sqlx::query(AssertSqlSafe(query))
             .bind(namespace.as_str())
-            .bind(message)
-            .fetch_optional(&mut *transaction)
+            .bind(texts(ids))
+            .bind(ids.iter().map(|id| history_lines(&[replayed(*id, now)])).collect::<Vec<_>>())
+            .bind(now.to_datetime())
+            .fetch_all(&self.0.pool)
             .await?;
-        let Some((envelope, _)) = revived.as_ref().map(rows::envelope).transpose()? else { return Ok(None) };
-        transaction.commit().await?;
-        Ok(Some(envelope))
+        found.iter().map(|row| Ok((parsed(row.try_get("letter")?)?, rows::envelope(row)?.0))).collect()
     }
 
-    async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool> {
+    async fn mark_replayed(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<()> {
+        const MARK: &str = "UPDATE dead_letters SET replayed_at = $1 WHERE namespace = $2 AND id = $3 AND kind = 'task' \
+                            AND replayed_at IS NULL";
+        let query = sqlx::query(MARK).bind(now.to_datetime()).bind(namespace.as_str()).bind(id);
+        query.execute(&self.0.pool).await?;
+        Ok(())
+    }
+
+    async fn purge(&self, namespace: &Namespace, ids: &[DeadLetterId], now: Timestamp) -> sqlx::Result<u64> {
         let mut transaction = self.0.pool.begin().await?;
-        let purged: Option<String> =
-            sqlx::query_scalar("DELETE FROM dead_letters WHERE namespace = $1 AND id = $2 RETURNING subject_id")
-                .bind(namespace.as_str())
-                .bind(id)
-                .fetch_optional(&mut *transaction)
-                .await?;
-        let Some(message) = purged else { return Ok(false) };
-        give_up(&mut transaction, &[(namespace.as_str().to_owned(), message)], now).await?;
+        let query = "DELETE FROM dead_letters WHERE namespace = $1 AND id = ANY($2) RETURNING namespace, subject_id";
+        let purged: Vec<(String, String)> =
+            sqlx::query_as(query).bind(namespace.as_str()).bind(texts(ids)).fetch_all(&mut *transaction).await?;
+        give_up(&mut transaction, &purged, now).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(purged.len() as u64)
     }
 
     async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64> {

@@ -9,7 +9,7 @@ use crate::{
     app::{DeadLetter, Envelope, Message, Status},
     store::{
         Record,
-        rows::{faulty, history, kind, optional_agent, parsed, status},
+        rows::{faulty, history, kind, optional_agent, parsed, status, task},
     },
 };
 
@@ -79,5 +79,6 @@ pub(super) fn letter(row: &PgRow) -> sqlx::Result<DeadLetter> {
         payload: Bytes::from(row.try_get::<Vec<u8>, _>("payload")?),
         created_at: Timestamp::from_datetime(row.try_get("created_at")?),
         replayed_at: moment(row, "replayed_at")?,
+        task: task(row.try_get("task")?)?,
     })
 }

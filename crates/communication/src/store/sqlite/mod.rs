@@ -4,7 +4,7 @@
 mod rows;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -12,13 +12,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use domain::{Namespace, Timestamp};
+use domain::{DeadLetterId, Namespace, Timestamp};
 use futures::StreamExt as _;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use store::{Page, Sqlite};
 use tracing::Instrument as _;
 
-use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows::history_lines};
+use super::{
+    Batch, LetterFilter, MessageFilter, MessageUpdate, Record, Span, Store,
+    rows::{history_lines, parsed, replayed, task_text},
+};
 use crate::app::{DeadLetter, Envelope, Status};
 
 /// Rows of one statement: with 13 columns far below the 32,766 variables that a statement may have.
@@ -38,6 +41,11 @@ impl SqliteStore {
             sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM messages").fetch_one(&database.reader).await?;
         Ok(Self { database, sequence: AtomicI64::new(sequence) })
     }
+}
+
+/// Ids as a JSON list.
+fn list(ids: &[DeadLetterId]) -> String {
+    serde_json::to_string(ids).unwrap_or_default()
 }
 
 fn micros(at: Option<Timestamp>) -> Option<i64> {
@@ -108,7 +116,7 @@ async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx
     for chunk in letters.chunks(CHUNK) {
         let mut query = QueryBuilder::new(
             "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, \
-             created_at) ",
+             created_at, task) ",
         );
         query.push_values(chunk, |mut row, letter| {
             row.push_bind(letter.id.to_string())
@@ -120,7 +128,8 @@ async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx
                 .push_bind(letter.detail.as_str())
                 .push_bind(letter.deliveries)
                 .push_bind(letter.payload.as_ref())
-                .push_bind(letter.created_at.as_micros());
+                .push_bind(letter.created_at.as_micros())
+                .push_bind(task_text(letter.task.as_ref()));
         });
         // After a commit whose outcome was lost the same comes again; and several may see a message die.
         query.push(" ON CONFLICT DO NOTHING");
@@ -239,7 +248,7 @@ impl Store for SqliteStore {
         query.fetch_optional(&self.database.reader).await?.as_ref().map(rows::letter).transpose()
     }
 
-    async fn letters(&self, filter: &LetterFilter, limit: usize) -> sqlx::Result<Page<DeadLetter>> {
+    async fn letters(&self, filter: &LetterFilter, span: Span, limit: usize) -> sqlx::Result<Page<DeadLetter>> {
         let mut query = QueryBuilder::new("SELECT * FROM dead_letters WHERE namespace = ");
         query.push_bind(filter.namespace.as_str().to_owned());
         if let Some(kind) = filter.kind {
@@ -248,58 +257,100 @@ impl Store for SqliteStore {
         if let Some(reason) = &filter.reason {
             query.push(" AND reason = ").push_bind(reason.clone());
         }
+        if let Some(target) = &filter.target {
+            query.push(" AND target = ").push_bind(target.clone());
+        }
+        if !filter.ids.is_empty() {
+            query.push(" AND id IN (SELECT value FROM json_each(").push_bind(list(&filter.ids)).push("))");
+        }
         if !filter.include_replayed {
             query.push(" AND replayed_at IS NULL");
         }
-        if let Some(before) = &filter.before {
-            query.push(" AND id < ").push_bind(before.clone());
+        match span {
+            Span::NewestBefore(before) => {
+                if let Some(before) = before {
+                    query.push(" AND id < ").push_bind(before.to_string());
+                }
+                query.push(" ORDER BY id DESC");
+            }
+            Span::OldestWithin(after, until) => {
+                if let Some(after) = after {
+                    query.push(" AND id > ").push_bind(after.to_string());
+                }
+                query.push(" AND id <= ").push_bind(until.to_string()).push(" ORDER BY id");
+            }
         }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit as i64 + 1);
+        query.push(" LIMIT ").push_bind(limit as i64 + 1);
         let found = query.build().fetch(&self.database.reader);
         Page::read(found.boxed(), limit, rows::letter, |letter| letter.payload.len()).await
     }
 
-    async fn replay(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<Option<Envelope>> {
+    async fn replay(
+        &self,
+        namespace: &Namespace,
+        ids: &[DeadLetterId],
+        now: Timestamp,
+    ) -> sqlx::Result<Vec<(DeadLetterId, Envelope)>> {
+        const MARK: &str = "UPDATE dead_letters SET replayed_at = ? WHERE namespace = ? AND kind = 'message' \
+            AND replayed_at IS NULL AND id IN (SELECT value FROM json_each(?)) AND EXISTS (SELECT 1 FROM messages \
+                WHERE messages.namespace = dead_letters.namespace AND messages.id = subject_id AND status = 'dead') \
+            RETURNING id, subject_id";
         let mut transaction = self.database.writer.begin().await?;
-        let marked: Option<String> = sqlx::query_scalar(
-            "UPDATE dead_letters SET replayed_at = ? WHERE namespace = ? AND id = ? AND kind = 'message' \
-             AND replayed_at IS NULL RETURNING subject_id",
-        )
-        .bind(now.as_micros())
-        .bind(namespace.as_str().to_owned())
-        .bind(id.to_owned())
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let Some(message) = marked else { return Ok(None) };
-        let event = HistoryEvent { status: Status::Queued, at: now, detail: format!("replayed from {id}") };
+        let marked: Vec<(String, String)> = sqlx::query_as(MARK)
+            .bind(now.as_micros())
+            .bind(namespace.as_str().to_owned())
+            .bind(list(ids))
+            .fetch_all(&mut *transaction)
+            .await?;
+        let mut letters = HashMap::with_capacity(marked.len());
+        for (letter, message) in marked {
+            letters.insert(message, parsed::<DeadLetterId>(&letter)?);
+        }
+        let lines: HashMap<_, _> =
+            letters.iter().map(|(message, letter)| (message, history_lines(&[replayed(*letter, now)]))).collect();
         let query = format!(
             "UPDATE messages SET status = 'queued', deliveries = 0, expires_at = NULL, ended_at = NULL, \
-             history = history || ? WHERE namespace = ? AND id = ? AND status = 'dead' RETURNING {}",
+             history = history || line.value FROM json_each(?) AS line WHERE namespace = ? AND messages.id = line.key \
+             RETURNING {}",
             rows::ENVELOPE
         );
         let revived = sqlx::query(AssertSqlSafe(query))
-            .bind(history_lines(&[event]))
+            .bind(serde_json::to_string(&lines).unwrap_or_default())
             .bind(namespace.as_str().to_owned())
-            .bind(message)
-            .fetch_optional(&mut *transaction)
+            .fetch_all(&mut *transaction)
             .await?;
-        let Some((envelope, _)) = revived.as_ref().map(rows::envelope).transpose()? else { return Ok(None) };
         transaction.commit().await?;
-        Ok(Some(envelope))
+        let mut found = Vec::with_capacity(revived.len());
+        for row in &revived {
+            let (envelope, _) = rows::envelope(row)?;
+            if let Some(letter) = letters.get(&envelope.message.id.to_string()) {
+                found.push((*letter, envelope));
+            }
+        }
+        found.sort_by_key(|(_, envelope)| envelope.sequence);
+        Ok(found)
     }
 
-    async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool> {
+    async fn mark_replayed(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<()> {
+        let query = "UPDATE dead_letters SET replayed_at = ? WHERE namespace = ? AND id = ? AND kind = 'task' \
+                     AND replayed_at IS NULL";
+        let query = sqlx::query(query).bind(now.as_micros()).bind(namespace.as_str().to_owned()).bind(id.to_owned());
+        query.execute(&self.database.writer).await?;
+        Ok(())
+    }
+
+    async fn purge(&self, namespace: &Namespace, ids: &[DeadLetterId], now: Timestamp) -> sqlx::Result<u64> {
         let mut transaction = self.database.writer.begin().await?;
-        let purged: Option<String> =
-            sqlx::query_scalar("DELETE FROM dead_letters WHERE namespace = ? AND id = ? RETURNING subject_id")
-                .bind(namespace.as_str().to_owned())
-                .bind(id.to_owned())
-                .fetch_optional(&mut *transaction)
-                .await?;
-        let Some(message) = purged else { return Ok(false) };
-        give_up(&mut transaction, &[(namespace.as_str().to_owned(), message)], now).await?;
+        let query = "DELETE FROM dead_letters WHERE namespace = ? AND id IN (SELECT value FROM json_each(?)) \
+                     RETURNING namespace, subject_id";
+        let purged: Vec<(String, String)> = sqlx::query_as(query)
+            .bind(namespace.as_str().to_owned())
+            .bind(list(ids))
+            .fetch_all(&mut *transaction)
+            .await?;
+        give_up(&mut transaction, &purged, now).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(purged.len() as u64)
     }
 
     async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64> {

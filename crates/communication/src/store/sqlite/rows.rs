@@ -8,7 +8,7 @@ use crate::{
     app::{DeadLetter, Envelope, Message, Status},
     store::{
         Record,
-        rows::{history, kind, optional_agent, parsed, status},
+        rows::{history, kind, optional_agent, parsed, status, task},
     },
 };
 
@@ -74,5 +74,6 @@ pub(super) fn letter(row: &SqliteRow) -> sqlx::Result<DeadLetter> {
         payload: Bytes::from(row.try_get::<Vec<u8>, _>("payload")?),
         created_at: Timestamp::from_micros(row.try_get("created_at")?),
         replayed_at: moment(row, "replayed_at")?,
+        task: task(row.try_get("task")?)?,
     })
 }

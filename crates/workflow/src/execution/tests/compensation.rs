@@ -31,7 +31,7 @@ fn a_failure_undoes_what_completed_the_last_first_and_one_by_one() {
         (stage.state("a"), stage.state("b"), stage.execution.counts().compensated),
         (StepState::Compensated, StepState::Compensated, 2)
     );
-    assert_eq!(stage.try_say(Command::Retry), Err(Rejected::Compensated));
+    assert_eq!(stage.try_say(Command::Retry { lost: None }), Err(Rejected::Compensated));
 }
 
 #[test]

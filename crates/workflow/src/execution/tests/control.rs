@@ -29,7 +29,7 @@ fn a_cancel_withdraws_what_runs_and_ends_it() {
     for command in [Command::Cancel { reason: String::new() }, Command::Pause, Command::Resume] {
         assert_eq!(stage.try_say(command), Err(Rejected::Ended));
     }
-    assert_eq!(stage.try_say(Command::Retry), Err(Rejected::NotFailed));
+    assert_eq!(stage.try_say(Command::Retry { lost: None }), Err(Rejected::NotFailed));
 }
 
 #[test]
@@ -99,6 +99,6 @@ fn a_retry_ends_the_pause_in_which_it_failed() {
     stage.say(Command::Pause);
     stage.fail("a/1");
     assert_eq!(stage.status(), Status::Failed);
-    stage.say(Command::Retry);
+    stage.say(Command::Retry { lost: None });
     assert_eq!((stage.status(), stage.out()), (Status::Running, vec!["a/2".into()]));
 }

@@ -84,7 +84,7 @@ fn a_retry_of_the_execution_votes_anew_under_new_task_ids() {
     found(&mut stage, 3);
     stage.wait(seconds(60));
     assert_eq!(stage.status(), Status::Failed);
-    stage.say(Command::Retry);
+    stage.say(Command::Retry { lost: None });
     assert_eq!(found(&mut stage, 2), 3);
     assert_eq!(stage.out(), ["d[0]/2", "d[1]/2"]);
     stage.end("d[0]/2", Ok(json!({ "choice": "yes" })));

@@ -56,7 +56,7 @@ fn a_retry_of_the_execution_keeps_the_instances_that_completed() {
     let mut stage = fan(json!([1, 2, 3]), json!({}));
     stage.complete("a[0]/1");
     stage.fail("a[1]/1");
-    stage.say(Command::Retry);
+    stage.say(Command::Retry { lost: None });
     assert_eq!(stage.out(), ["a[1]/2", "a[2]/2"]);
     stage.complete("a[1]/2");
     stage.complete("a[2]/2");

@@ -64,18 +64,50 @@ fn a_retry_of_the_execution_goes_on_with_new_numbers_and_a_new_deadline() {
         { "id": "c", "agent_type": "x", "depends_on": ["b"] },
     ] });
     let mut stage = Stage::of(definition, json!({}));
-    assert_eq!(stage.try_say(Command::Retry), Err(Rejected::NotFailed));
+    assert_eq!(stage.try_say(Command::Retry { lost: None }), Err(Rejected::NotFailed));
     stage.complete("a/1");
     stage.end("b/1", busy());
     stage.wait(seconds(1));
     stage.end("b/2", busy());
     assert_eq!(stage.status(), Status::Failed);
     stage.wait(seconds(3_600));
-    stage.say(Command::Retry);
+    stage.say(Command::Retry { lost: None });
     assert_eq!((stage.out(), stage.execution.next_due()), (vec!["b/3".into()], Some(stage.now + seconds(60))));
     stage.end("b/3", busy());
     stage.wait(seconds(1));
     stage.complete("b/4");
     stage.complete("c/1");
     assert_eq!(stage.status(), Status::Completed);
+}
+
+#[test]
+fn a_retry_for_the_sake_of_a_lost_task_happens_once() {
+    let mut stage = Stage::with(json!([
+        { "id": "a", "agent_type": "x" },
+        { "id": "b", "agent_type": "x", "for_each": "${{ [1, 2] }}" },
+    ]));
+    let lost = |stage: &Stage, name: &str| Some(format!("{}/{name}", stage.execution.id().unwrap()));
+    stage.fail("b[1]/1");
+    assert_eq!(stage.status(), Status::Failed);
+    let first = lost(&stage, "b[1]/1");
+    assert_ne!(stage.say(Command::Retry { lost: first.clone() }), 0);
+    assert_eq!(stage.say(Command::Retry { lost: first.clone() }), 0, "it runs again already");
+    stage.fail("b[1]/2");
+    assert_eq!(stage.say(Command::Retry { lost: first.clone() }), 0, "also where its retry has failed in its turn");
+    assert_eq!(stage.status(), Status::Failed);
+    let second = lost(&stage, "b[1]/2");
+    assert_ne!(stage.say(Command::Retry { lost: second }), 0);
+    for task in ["a/3", "b[0]/3", "b[1]/3"] {
+        stage.complete(task);
+    }
+    assert_eq!((stage.status(), stage.say(Command::Retry { lost: first })), (Status::Completed, 0));
+}
+
+#[test]
+fn a_lost_task_that_its_execution_went_on_without_is_not_retried() {
+    let mut stage = Stage::with(json!([{ "id": "a", "agent_type": "x", "on_failure": "continue" }]));
+    stage.fail("a/1");
+    assert_eq!(stage.status(), Status::Completed);
+    let lost = Some(format!("{}/a/1", stage.execution.id().unwrap()));
+    assert_eq!(stage.try_say(Command::Retry { lost }), Err(Rejected::NotFailed));
 }
