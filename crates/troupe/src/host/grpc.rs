@@ -12,7 +12,7 @@ use contracts::{
     registry::v1::registry_service_server,
 };
 use lifecycle::Shutdown;
-use rpc::{Guard, Token};
+use rpc::{Deadlines, Guard, Tls, Token};
 use tokio::net::TcpListener;
 use tonic::{
     service::Routes,
@@ -32,6 +32,7 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 pub(crate) struct Grpc {
     routes: Routes,
     guard: Guard,
+    tls: Option<Tls>,
 }
 
 impl Grpc {
@@ -54,7 +55,7 @@ impl Grpc {
         let merged = services
             .into_iter()
             .fold(own.into_axum_router(), |all, routes| all.merge(routes.into_axum_router().reset_fallback()));
-        Ok(Self { routes: Routes::from(merged).prepare(), guard: Guard::new(None) })
+        Ok(Self { routes: Routes::from(merged).prepare(), guard: Guard::new(None), tls: None })
     }
 
     /// Lets in only who presents the token.
@@ -62,14 +63,24 @@ impl Grpc {
         Self { guard: Guard::new(token), ..self }
     }
 
+    /// Lets in only who shows a certificate of the same authority.
+    pub(crate) fn over_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
     /// Serves until the shutdown drains and every call has ended.
     pub(crate) async fn serve(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Server::builder()
+        let mut server = Server::builder();
+        if let Some(tls) = &self.tls {
+            server = server.tls_config(tls.server())?;
+        }
+        server
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             .layer(self.guard)
+            .layer(Deadlines)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(incoming, async move { shutdown.draining().await })
             .await

@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
 use lifecycle::OnExit;
+use rpc::Caller;
 use telemetry::{LogFormat, Telemetry};
 use tonic_health::server::HealthReporter;
 
@@ -84,6 +85,11 @@ async fn serve(
             );
         }
     }
+    let tls = settings.tls()?;
+    let caller = Caller::new(stages.edge.clone())
+        .with_token(token.clone())
+        .with_tls(tls.clone())
+        .with_max_calls(settings.max_calls);
     let health = HealthReporter::new();
     let shutdown = stages.edge.shutdown().clone();
     let is_gateway = name == Name::Gateway;
@@ -91,7 +97,7 @@ async fn serve(
     let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let advertised = advertised(settings, address);
     let service =
-        match Service::start(name, file, settings, token.as_ref(), advertised, stages, telemetry.clone()).await {
+        match Service::start(name, file, settings, &caller, advertised, stages, telemetry.clone()).await {
             Ok(service) => service,
             Err(error) => {
                 stages.cut();
@@ -101,7 +107,7 @@ async fn serve(
     let ready = match listener {
         Some(listener) => {
             let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;
-            let server = server.guarded(token).serve(listener, shutdown.clone());
+            let server = server.guarded(token).over_tls(tls).serve(listener, shutdown.clone());
             stages.edge.spawn("grpc", OnExit::StopService, server);
             address.map(|address| format!("grpc={address}"))
         }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use contracts::{Link, Links};
 use domain::{Clock, SystemClock};
 use lifecycle::OnExit;
-use rpc::{Replicas, Token, connect, connect_each};
+use rpc::{Caller, Replicas};
 use telemetry::Telemetry;
 use tonic::service::Routes;
 
@@ -30,17 +30,17 @@ impl Service {
         name: Name,
         file: Option<&Path>,
         serve: &Settings,
-        token: Option<&Token>,
+        caller: &Caller,
         advertised: String,
         stages: &Stages,
         telemetry: Telemetry,
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let link = |service: &str, replicas: &Replicas| -> anyhow::Result<Link> {
-            connect(replicas, token).with_context(|| format!("serve.{service} does not say where to find it"))
+        let link = |service: &'static str, replicas: &Replicas| -> anyhow::Result<Link> {
+            caller.connect(service, replicas).with_context(|| format!("serve.{service} does not say where to find it"))
         };
-        let links = |service: &str, replicas: &Replicas| -> anyhow::Result<Links> {
-            connect_each(replicas, token).with_context(|| format!("serve.{service} does not say where to find it"))
+        let links = |service: &'static str, replicas: &Replicas| -> anyhow::Result<Links> {
+            caller.connect_each(service, replicas).with_context(|| format!("serve.{service} does not say where to find it"))
         };
         let registry = || link("registry", &serve.registry);
         let communication = || link("communication", &serve.communication);
@@ -60,7 +60,7 @@ impl Service {
             Name::Orchestrator => {
                 let settings = orchestrator::Settings::load(file)?;
                 placed("orchestrator", &settings.database)?;
-                let cluster = orchestrator::Cluster { address: advertised, connect: connector(token.cloned()) };
+                let cluster = orchestrator::Cluster { address: advertised, connect: connector(caller.clone()) };
                 let peers = orchestrator::Peers {
                     registry: registry()?,
                     communication: links("communication", &serve.communication)?,
@@ -135,10 +135,10 @@ fn placed(service: &str, database: &::settings::Database) -> anyhow::Result<()> 
 }
 
 /// The way to another orchestrator. An address that is none answers every call as unavailable.
-fn connector(token: Option<Token>) -> orchestrator::Connect {
+fn connector(caller: Caller) -> orchestrator::Connect {
     Arc::new(move |address| {
         let link = address.parse::<Replicas>().map_err(anyhow::Error::from);
-        let link = link.and_then(|replicas| Ok(connect(&replicas, token.as_ref())?));
+        let link = link.and_then(|replicas| Ok(caller.connect("orchestrator", &replicas)?));
         link.unwrap_or_else(|error| {
             tracing::error!(error = format!("{error:#}"), address, "a replica cannot be reached under its own address");
             Link::new(Routes::default().prepare())
