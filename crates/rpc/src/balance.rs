@@ -218,7 +218,7 @@ async fn sent(replica: &Replica, request: Request<Body>) -> Outcome {
     match sent.await {
         Ok(response) if code(&response) == Code::Unavailable => Outcome::Unavailable(response),
         Ok(response) => Outcome::Answer(response),
-        Err(error) if is_unsent(&error) => Outcome::Unsent(error.into()),
+        Err(error) if is_unsent(&error) => Outcome::Unsent(Status::unavailable(chain(&error)).into()),
         // The channel reads the deadline too, and says that the call was cancelled.
         Err(error) if causes(&error).any(|cause| cause.is::<TimeoutExpired>()) => {
             Outcome::Unknown(deadline::passed().into())

@@ -19,8 +19,6 @@ use crate::{
     resolve::{At, Followed, LookUp, Resolver, Target, system},
 };
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(2);
 /// How often a connection is asked whether it lives, and how long it may take to say so: a replica that is stopped or cut off
 /// keeps calls no longer than the two together.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -156,7 +154,6 @@ impl Caller {
         let dial = Dial { place: Arc::clone(&target.address), tls };
         // The URI is only what a request says; where it goes and how is up to `dial`.
         let channel = Endpoint::from_static("http://troupe")
-            .connect_timeout(CONNECT)
             .keep_alive_while_idle(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_ANSWER)
@@ -213,6 +210,6 @@ mod tests {
         }
         assert_eq!(links.now().iter().map(|replica| &*replica.address).collect::<Vec<_>>(), ["10.0.0.1:1", "10.0.0.2:1"]);
         tasks.shutdown().drain();
-        tasks.join(CONNECT).await.unwrap();
+        tasks.join(TURN).await.unwrap();
     }
 }

@@ -115,13 +115,16 @@ async fn serve(
     };
     if let Some(address) = settings.http.filter(|_| !is_gateway) {
         let listener = bind(address, "serve.http").await?;
-        stages.edge.spawn("http", OnExit::StopService, http::serve(listener, telemetry, shutdown));
+        let checks = service.checks().and(service::peers(name, &caller, settings)?);
+        // As long as anything runs it says how far that is.
+        let end = stages.core.shutdown().clone();
+        stages.core.spawn("http", OnExit::StopService, http::serve(listener, telemetry, checks, shutdown, end));
     }
-    grpc::serving(&health).await;
+    grpc::serving(&health, service.names()).await;
     output.line(format!("ready {}", ready.unwrap_or_default()))?;
     stages.stopping().await;
-    grpc::not_serving(&health).await;
-    let ended = stages.end().await;
+    grpc::not_serving(&health, service.names()).await;
+    let ended = stages.end(service.drain_delay()).await;
     service.close().await;
     Ok(ended?)
 }
