@@ -3,10 +3,11 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use contracts::{
-    Link, MAX_MESSAGE_BYTES, deadline,
+    Link, MAX_MESSAGE_BYTES,
     communication::v1::{
         dead_letter_service_client::DeadLetterServiceClient, message_service_client::MessageServiceClient,
     },
+    deadline,
     orchestrator::v1::{
         execution_service_client::ExecutionServiceClient, workflow_service_client::WorkflowServiceClient,
     },

@@ -27,7 +27,9 @@ pub(crate) fn checks(peers: &Peers) -> Checks {
         })
         .with("communication", HealthStatus::Unhealthy, move || {
             let mut messages = MessageServiceClient::new(communication.clone());
-            answers(async move { messages.list_messages(ListMessagesRequest { page_size: 1, ..Default::default() }).await })
+            answers(
+                async move { messages.list_messages(ListMessagesRequest { page_size: 1, ..Default::default() }).await },
+            )
         })
 }
 

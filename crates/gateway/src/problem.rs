@@ -86,7 +86,15 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), faults: Vec::new(), checks: Vec::new(), retry_after: None, cause: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            faults: Vec::new(),
+            checks: Vec::new(),
+            retry_after: None,
+            cause: None,
+        }
     }
 
     /// One faulty field of the body (a JSON pointer, or empty) or one faulty parameter (its name).

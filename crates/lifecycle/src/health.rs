@@ -123,7 +123,8 @@ async fn one(name: &'static str, silent: HealthStatus, check: &Check, patience: 
     let begun = Instant::now();
     let found = timeout(patience, check()).await;
     let latency = begun.elapsed();
-    let found = found.unwrap_or_else(|_| Err(Complaint { status: silent, message: format!("no answer in {patience:?}") }));
+    let found =
+        found.unwrap_or_else(|_| Err(Complaint { status: silent, message: format!("no answer in {patience:?}") }));
     let (status, message) = match found {
         Ok(()) if latency > SLOW => (HealthStatus::Degraded, "slow".to_owned()),
         Ok(()) => (HealthStatus::Healthy, "ok".to_owned()),
@@ -138,9 +139,11 @@ mod tests {
 
     #[tokio::test]
     async fn each_thing_is_asked_and_the_worst_counts() {
-        let checks = Checks::new()
-            .with("good", HealthStatus::Unhealthy, || async { Ok(()) })
-            .with("bad", HealthStatus::Unhealthy, || async { Err(Complaint::degraded("half of it is away")) });
+        let checks = Checks::new().with("good", HealthStatus::Unhealthy, || async { Ok(()) }).with(
+            "bad",
+            HealthStatus::Unhealthy,
+            || async { Err(Complaint::degraded("half of it is away")) },
+        );
         let found = checks.run(SLOW).await;
         let told: Vec<_> = found.iter().map(|check| (check.name, check.status.as_str(), &*check.message)).collect();
         assert_eq!(told, [("good", "healthy", "ok"), ("bad", "degraded", "half of it is away")]);

@@ -165,7 +165,8 @@ impl Caller {
 
     fn link(&self, service: &'static str, replicas: Followed) -> Link {
         let balanced = Balanced::new(service, replicas, self.token.as_ref().map(Token::header));
-        let bulkhead = BulkheadLayer::builder().max_concurrent_calls(self.max_calls).max_wait_duration(TURN).name(service);
+        let bulkhead =
+            BulkheadLayer::builder().max_concurrent_calls(self.max_calls).max_wait_duration(TURN).name(service);
         match bulkhead.build() {
             Ok(bulkhead) => Link::new(bulkhead.layer(balanced).map_err(move |error| full(service, error))),
             // Only a limit of nothing cannot be built.
@@ -201,14 +202,18 @@ mod tests {
 
     #[tokio::test]
     async fn links_come_and_go_with_the_addresses_of_a_name() {
-        let look_up: LookUp = Arc::new(|_| async { Ok(vec![([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()]) }.boxed());
+        let look_up: LookUp =
+            Arc::new(|_| async { Ok(vec![([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()]) }.boxed());
         let tasks = Tasks::new(Shutdown::new());
         let caller = Caller::new(tasks.clone()).with_look_up(look_up);
         let mut links = caller.connect_each("test", &"svc:1".parse().unwrap()).unwrap();
         while links.now().len() != 2 {
             links.changed().await;
         }
-        assert_eq!(links.now().iter().map(|replica| &*replica.address).collect::<Vec<_>>(), ["10.0.0.1:1", "10.0.0.2:1"]);
+        assert_eq!(
+            links.now().iter().map(|replica| &*replica.address).collect::<Vec<_>>(),
+            ["10.0.0.1:1", "10.0.0.2:1"]
+        );
         tasks.shutdown().drain();
         tasks.join(TURN).await.unwrap();
     }

@@ -232,7 +232,8 @@ mod tests {
         let directory = Directory::default();
         directory.says(&["10.0.0.1:1"]);
         let wanted = Arc::new(Notify::new());
-        let (resolver, mut found) = Resolver::new(&["svc:1".to_owned()], directory.look_up(), Arc::clone(&wanted), make);
+        let (resolver, mut found) =
+            Resolver::new(&["svc:1".to_owned()], directory.look_up(), Arc::clone(&wanted), make);
         let tasks = Tasks::new(lifecycle::Shutdown::new());
         resolver.spawn(&tasks);
         found.changed().await.unwrap();

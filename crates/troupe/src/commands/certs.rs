@@ -103,8 +103,7 @@ mod tests {
         let output = Output::new(true);
         run(&args, &output).unwrap();
         for service in SERVICES {
-            let (cert_file, key_file) =
-                (dir.join(format!("{service}.pem")), dir.join(format!("{service}-key.pem")));
+            let (cert_file, key_file) = (dir.join(format!("{service}.pem")), dir.join(format!("{service}-key.pem")));
             assert_eq!(fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
             Tls::load(&TlsSettings { ca_file: dir.join(CA), cert_file, key_file, server_name: None }).unwrap();
         }

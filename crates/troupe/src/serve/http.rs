@@ -80,7 +80,8 @@ mod tests {
     async fn what_is_degraded_is_ready_and_what_is_unhealthy_or_stops_is_not() {
         let status = async |checks: &Checks, stop: &Shutdown| ready(checks, stop).await.into_response().status();
         let stop = Shutdown::new();
-        let checks = Checks::new().with("broker", HealthStatus::Degraded, || async { Err(Complaint::degraded("away")) });
+        let checks =
+            Checks::new().with("broker", HealthStatus::Degraded, || async { Err(Complaint::degraded("away")) });
         assert_eq!(status(&checks, &stop).await, StatusCode::OK);
         let away = || async { Err(Complaint::unhealthy("away")) };
         let without = checks.clone().with("database", HealthStatus::Unhealthy, away);

@@ -96,14 +96,13 @@ async fn serve(
     let listener = if is_gateway { None } else { Some(bind(settings.listen, "serve.listen").await?) };
     let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let advertised = advertised(settings, address);
-    let service =
-        match Service::start(name, file, settings, &caller, advertised, stages, telemetry.clone()).await {
-            Ok(service) => service,
-            Err(error) => {
-                stages.cut();
-                return Err(told(error));
-            }
-        };
+    let service = match Service::start(name, file, settings, &caller, advertised, stages, telemetry.clone()).await {
+        Ok(service) => service,
+        Err(error) => {
+            stages.cut();
+            return Err(told(error));
+        }
+    };
     let ready = match listener {
         Some(listener) => {
             let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;

@@ -41,7 +41,9 @@ impl Service {
             caller.connect(service, replicas).with_context(|| format!("serve.{service} does not say where to find it"))
         };
         let links = |service: &'static str, replicas: &Replicas| -> anyhow::Result<Links> {
-            caller.connect_each(service, replicas).with_context(|| format!("serve.{service} does not say where to find it"))
+            caller
+                .connect_each(service, replicas)
+                .with_context(|| format!("serve.{service} does not say where to find it"))
         };
         let registry = || link("registry", &serve.registry);
         let communication = || link("communication", &serve.communication);
