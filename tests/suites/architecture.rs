@@ -23,7 +23,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("telemetry", set(&["settings", "trace"])),
         ("trace", set(&[])),
         ("store", set(&["domain", "errors", "settings"])),
-        ("rpc", set(&["contracts", "errors", "settings"])),
+        ("rpc", set(&["contracts", "errors", "lifecycle", "settings"])),
         // The engine is pure: it knows the words and nothing that could reach the outside.
         ("workflow", set(&["domain", "expressions"])),
         // Others build on it: no store and no settings of ours.

@@ -1,8 +1,9 @@
 //! The contracts between the services, generated from `proto/`: messages, servers, clients and the descriptor set.
 //!
-//! Generated types stop at a service's `api/`; nothing else belongs here but [`Link`], over which clients call, and
-//! [`Links`] for those that call every replica.
+//! Generated types stop at a service's `api/`; nothing else belongs here but [`Link`], over which clients call, [`Links`] for
+//! those that call every replica, and the [`deadline`] under which they call.
 
+pub mod deadline;
 mod link;
 
 pub use link::{Link, Links, Replica};

@@ -11,6 +11,7 @@ mod json;
 mod memory;
 mod middleware;
 mod openapi;
+mod peers;
 mod problem;
 mod query;
 mod reply;

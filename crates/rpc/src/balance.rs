@@ -1,8 +1,9 @@
-//! One call, to one of several replicas: in turn, and past those that cannot be reached.
+//! One call, to one of several replicas: in turn, past those that cannot be reached, and once more where that is safe.
 
 use std::{
+    error::Error,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -13,123 +14,145 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION, request};
 use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
 use tokio::time::Instant;
-use tonic::{ConnectError, body::Body, transport::Channel};
-use tower::{BoxError, Service, ServiceExt as _};
+use tonic::{Code, ConnectError, Status, TimeoutExpired, body::Body};
+use tower::{
+    BoxError, Service, ServiceExt as _,
+    retry::budget::{Budget as _, TpsBudget},
+};
 
-/// How long a replica is passed over that did not answer, doubled each time in a row, up to the longest. One that is stopped
-/// still takes connections, so only silence tells.
-const PASSED_OVER: Duration = Duration::from_secs(1);
-const PASSED_OVER_AT_MOST: Duration = Duration::from_secs(30);
-/// How often all replicas are tried, where none can be reached, and the pause in between: a restart takes about so long.
-const ROUNDS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::{
+    deadline, methods, metrics as names,
+    replica::{Ended, Replica},
+    resolve::Followed,
+};
+
+/// How often all replicas are tried, and the first pause in between, doubled each time: a restart takes about as long as all
+/// of them together.
+const ROUNDS: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Sends each call to one replica.
 ///
-/// What could not be sent for lack of a connection goes to the next one: nobody has seen it. A call that was sent and got no
-/// answer is not repeated here; only its caller knows whether it may be.
+/// What was not sent goes to the next one: nobody has seen it. A call that was sent and whose fate is unknown, or that was
+/// answered with UNAVAILABLE, is sent once more where its RPC is listed as idempotent and the budget of retries allows: a service
+/// that is in trouble must not get many times the calls.
 #[derive(Clone)]
-pub(crate) struct Balanced {
-    replicas: Arc<[Replica]>,
-    turn: Arc<AtomicUsize>,
+pub(crate) struct Balanced(Arc<Shared>);
+
+struct Shared {
+    service: &'static str,
+    replicas: Followed,
     credential: Option<HeaderValue>,
+    turn: AtomicUsize,
+    /// Ten retries a second, and one for every five calls.
+    budget: TpsBudget,
 }
 
-struct Replica {
-    channel: Channel,
-    silence: Mutex<Silence>,
+/// A call, as often as it is sent.
+struct Call {
+    head: request::Parts,
+    deadline: Option<Instant>,
+    is_idempotent: bool,
+    /// A single message, which can be sent again.
+    again: Option<bytes::Bytes>,
+    /// A stream, of which more comes.
+    once: Option<Body>,
 }
 
-/// Calls in a row that got no answer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Silence {
-    calls: u32,
-    passed_over_until: Option<Instant>,
-}
-
-impl Replica {
-    fn is_passed_over(&self) -> bool {
-        let until = self.silence.lock().unwrap_or_else(PoisonError::into_inner).passed_over_until;
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn heard(&self, is_heard: bool) {
-        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_heard {
-            *silence = Silence::default();
-        } else {
-            let pause = PASSED_OVER.saturating_mul(2_u32.saturating_pow(silence.calls)).min(PASSED_OVER_AT_MOST);
-            silence.calls += 1;
-            silence.passed_over_until = Some(Instant::now() + pause);
-        }
-    }
-}
-
-/// A call that is under way. Whoever gives it up before there is an answer has waited too long.
-struct UnderWay<'a>(Option<&'a Replica>);
-
-impl UnderWay<'_> {
-    fn ended(mut self, is_heard: bool) {
-        if let Some(replica) = self.0.take() {
-            replica.heard(is_heard);
-        }
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        if let Some(replica) = self.0 {
-            replica.heard(false);
-        }
-    }
+/// What came of sending it.
+enum Outcome {
+    Answer(Response<Body>),
+    /// Nobody has seen it.
+    Unsent(BoxError),
+    /// It is not known whether anybody has done it.
+    Unknown(BoxError),
+    /// The server says that it cannot do it now.
+    Unavailable(Response<Body>),
 }
 
 impl Balanced {
-    pub(crate) fn new(channels: Vec<Channel>, credential: Option<HeaderValue>) -> Self {
-        let replica = |channel| Replica { channel, silence: Mutex::default() };
-        let replicas = channels.into_iter().map(replica).collect();
-        Self { replicas, turn: Arc::default(), credential }
+    pub(crate) fn new(service: &'static str, replicas: Followed, credential: Option<HeaderValue>) -> Self {
+        let (turn, budget) = (AtomicUsize::default(), TpsBudget::default());
+        Self(Arc::new(Shared { service, replicas, credential, turn, budget }))
     }
 
-    async fn send(self, mut request: Request<Body>) -> Result<Response<Body>, BoxError> {
-        if let Some(credential) = &self.credential {
-            request.headers_mut().insert(AUTHORIZATION, credential.clone());
-        }
-        let (head, body) = request.into_parts();
-        let (mut once, again) = match whole(body)? {
-            Whole::Yes(bytes) => (None, Some(bytes)),
-            Whole::No(body) => (Some(body), None),
+    async fn send(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+        let shared = &*self.0;
+        let begun = Instant::now();
+        let path = request.uri().path().to_owned();
+        let answer = match deadline::of_call(&path, request.headers()) {
+            None => shared.work(request, None).await,
+            Some(deadline) => {
+                let work = contracts::deadline::until(deadline, shared.work(request, Some(deadline)));
+                work.await.unwrap_or_else(|_| Err(deadline::passed().into()))
+            }
         };
+        let code = match &answer {
+            Ok(response) => code(response),
+            Err(error) => error.downcast_ref::<Status>().map_or(Code::Unavailable, Status::code),
+        };
+        let (service, code) = (shared.service, name(code));
+        metrics::counter!(names::CALLS, "service" => service, "rpc" => path.clone(), "code" => code).increment(1);
+        metrics::histogram!(names::SECONDS, "service" => service, "rpc" => path).record(begun.elapsed().as_secs_f64());
+        answer
+    }
+}
+
+impl Shared {
+    async fn work(&self, request: Request<Body>, deadline: Option<Instant>) -> Result<Response<Body>, BoxError> {
+        let mut call = Call::new(request, deadline, self.credential.as_ref())?;
+        self.budget.deposit();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut last = None;
         for round in 0..ROUNDS {
             if round > 0 {
-                tokio::time::sleep(PAUSE).await;
+                self.replicas.look_again();
+                tokio::time::sleep(pause(round)).await;
             }
+            let mut is_refused = true;
             for replica in self.in_turn(turn) {
-                let body = match (&again, once.take()) {
-                    (Some(bytes), _) => Body::new(Full::new(bytes.clone())),
-                    (None, Some(body)) => body,
-                    (None, None) => return Err(last.unwrap_or_else(|| "the call has been sent".into())),
-                };
-                let mut channel = replica.channel.clone();
-                let sent = async { channel.ready().await?.call(rebuilt(&head, body)).await };
-                let under_way = UnderWay(Some(replica));
-                let sent = sent.await;
-                under_way.ended(sent.is_ok());
-                match sent {
-                    Err(error) if is_unreachable(&error) => last = Some(error.into()),
-                    sent => return sent.map_err(Into::into),
+                let Some(under_way) = replica.admit() else { continue };
+                is_refused = false;
+                let Some(request) = call.request() else { return Err(last.unwrap_or_else(|| "it was sent".into())) };
+                let outcome = sent(&replica, request).await;
+                under_way.ended(outcome.ended());
+                match outcome {
+                    Outcome::Answer(response) => return Ok(response),
+                    Outcome::Unsent(error) => last = Some(self.again("unsent", error)),
+                    Outcome::Unknown(error) if self.may_repeat(&call) => last = Some(self.again("unanswered", error)),
+                    Outcome::Unavailable(_) if self.may_repeat(&call) && round + 1 < ROUNDS => {
+                        let unavailable = Status::unavailable("the service is unavailable");
+                        last = Some(self.again("unanswered", unavailable.into()));
+                        // It lives, and so do the others: they wait for the same.
+                        break;
+                    }
+                    Outcome::Unknown(error) => return Err(error),
+                    Outcome::Unavailable(response) => return Ok(response),
                 }
+            }
+            if is_refused {
+                metrics::counter!(names::REFUSED, "service" => self.service, "why" => "circuit").increment(1);
+                let refused = || Status::unavailable(format!("no replica of {} answers", self.service)).into();
+                return Err(last.unwrap_or_else(refused));
             }
         }
         Err(last.unwrap_or_else(|| "there is no replica".into()))
     }
 
+    fn may_repeat(&self, call: &Call) -> bool {
+        call.is_idempotent && call.again.is_some() && self.budget.withdraw()
+    }
+
+    fn again(&self, why: &'static str, error: BoxError) -> BoxError {
+        metrics::counter!(names::RETRIES, "service" => self.service, "why" => why).increment(1);
+        error
+    }
+
     /// All replicas, those first that were heard of last time.
-    fn in_turn(&self, turn: usize) -> Vec<&Replica> {
-        let count = self.replicas.len();
-        let mut order: Vec<_> = (0..count).map(|place| &self.replicas[(turn + place) % count]).collect();
+    fn in_turn(&self, turn: usize) -> Vec<Arc<Replica>> {
+        let replicas = self.replicas.now();
+        let count = replicas.len();
+        let mut order: Vec<_> = (0..count).map(|place| Arc::clone(&replicas[(turn + place) % count])).collect();
         order.sort_by_key(|replica| replica.is_passed_over());
         order
     }
@@ -147,6 +170,94 @@ impl Service<Request<Body>> for Balanced {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         self.clone().send(request).boxed()
     }
+}
+
+impl Call {
+    fn new(
+        mut request: Request<Body>,
+        deadline: Option<Instant>,
+        credential: Option<&HeaderValue>,
+    ) -> Result<Self, BoxError> {
+        if let Some(credential) = credential {
+            request.headers_mut().insert(AUTHORIZATION, credential.clone());
+        }
+        let (head, body) = request.into_parts();
+        let is_idempotent = methods::is_idempotent(head.uri.path());
+        let (once, again) = match whole(body)? {
+            Whole::Yes(bytes) => (None, Some(bytes)),
+            Whole::No(body) => (Some(body), None),
+        };
+        Ok(Self { head, deadline, is_idempotent, again, once })
+    }
+
+    /// The request, to be sent now; nothing where it was a stream that is gone.
+    fn request(&mut self) -> Option<Request<Body>> {
+        let body = match &self.again {
+            Some(bytes) => Body::new(Full::new(bytes.clone())),
+            None => self.once.take()?,
+        };
+        let mut request = rebuilt(&self.head, body);
+        deadline::tell(self.deadline, request.headers_mut());
+        Some(request)
+    }
+}
+
+impl Outcome {
+    const fn ended(&self) -> Ended {
+        match self {
+            Self::Answer(_) | Self::Unavailable(_) => Ended::Heard,
+            Self::Unsent(_) => Ended::Unreachable,
+            Self::Unknown(_) => Ended::Unanswered,
+        }
+    }
+}
+
+async fn sent(replica: &Replica, request: Request<Body>) -> Outcome {
+    let mut channel = replica.channel.clone();
+    let sent = async { channel.ready().await?.call(request).await };
+    match sent.await {
+        Ok(response) if code(&response) == Code::Unavailable => Outcome::Unavailable(response),
+        Ok(response) => Outcome::Answer(response),
+        Err(error) if is_unsent(&error) => Outcome::Unsent(Status::unavailable(chain(&error)).into()),
+        // The channel reads the deadline too, and says that the call was cancelled.
+        Err(error) if causes(&error).any(|cause| cause.is::<TimeoutExpired>()) => {
+            Outcome::Unknown(deadline::passed().into())
+        }
+        Err(error) => Outcome::Unknown(Status::unavailable(chain(&error)).into()),
+    }
+}
+
+/// The code that an answer begins with: failures of single answers do, as do those of streams that do not open.
+fn code(response: &Response<Body>) -> Code {
+    response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
+    }
+}
+
+/// Between a half and one and a half of a pause that doubles: those that failed together do not come again together.
+fn pause(round: u32) -> Duration {
+    let pause = PAUSE.saturating_mul(2_u32.saturating_pow(round.saturating_sub(1)));
+    pause.mul_f64(rand::random_range(0.5..1.5))
 }
 
 /// The head of a request with a body.
@@ -189,14 +300,25 @@ fn whole(mut body: Body) -> Result<Whole, BoxError> {
     Ok(Whole::No(Body::new(StreamBody::new(begun.chain(BodyStream::new(body))))))
 }
 
-/// Was there no connection to send it over?
-fn is_unreachable(error: &tonic::transport::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (**error).source())
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Has no server seen it? There was no connection, or it ended before the call was on it, or the server refused the stream:
+/// what comes after the last stream that a GOAWAY names, or was reset as refused, was not looked at.
+fn is_unsent(error: &tonic::transport::Error) -> bool {
+    causes(error).any(|cause| {
+        cause.is::<ConnectError>()
+            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || cause.downcast_ref::<h2::Error>().is_some_and(is_refused)
+    })
+}
+
+fn is_refused(error: &h2::Error) -> bool {
+    let is_going_away = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+    is_going_away || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }

@@ -1,60 +1,30 @@
-//! Links to the replicas of a service.
+//! The one place where clients of other processes are made.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use contracts::{Link, Links, Replica};
-use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-use tonic::transport::Endpoint;
+use contracts::{Link, Links};
+use lifecycle::Tasks;
+use tokio::sync::{Notify, watch};
+use tonic::{Status, transport::Endpoint};
+use tower::{BoxError, Layer as _, ServiceExt as _};
+use tower_resilience::bulkhead::{BulkheadLayer, BulkheadServiceError};
 
-use crate::{Token, balance::Balanced};
+use crate::{
+    Replicas, Tls, TlsError, Token,
+    balance::Balanced,
+    dial::Dial,
+    metrics::REFUSED,
+    replica::Replica,
+    replicas::host,
+    resolve::{At, Followed, LookUp, Resolver, Target, system},
+};
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(2);
 /// How often a connection is asked whether it lives, and how long it may take to say so: a replica that is stopped or cut off
 /// keeps calls no longer than the two together.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(3);
-
-/// Where the replicas of a service are: `host:port`, several with commas between them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Replicas(Vec<String>);
-
-/// Text that names no replicas.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0:?} is not host:port")]
-pub struct ReplicasError(String);
-
-impl FromStr for Replicas {
-    type Err = ReplicasError;
-
-    fn from_str(text: &str) -> Result<Self, ReplicasError> {
-        let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
-        let is_host = |host: &str| {
-            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:[]".contains(&byte))
-        };
-        let checked = addresses.map(|address| match address.rsplit_once(':') {
-            Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => Ok(address.to_owned()),
-            _ => Err(ReplicasError(address.to_owned())),
-        });
-        checked.collect::<Result<_, _>>().map(Self)
-    }
-}
-
-impl TryFrom<String> for Replicas {
-    type Error = ReplicasError;
-
-    fn try_from(text: String) -> Result<Self, ReplicasError> {
-        text.parse()
-    }
-}
-
-impl From<Replicas> for String {
-    fn from(replicas: Replicas) -> Self {
-        replicas.0.join(",")
-    }
-}
+/// How long a call waits for its turn where too many are under way.
+const TURN: Duration = Duration::from_secs(1);
 
 /// No link can be made.
 #[derive(Debug, thiserror::Error)]
@@ -71,55 +41,180 @@ pub enum ConnectError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// A host cannot have a certificate.
+    #[error("{address} cannot be called over TLS")]
+    Tls {
+        /// What was given.
+        address: String,
+        /// Why.
+        #[source]
+        source: TlsError,
+    },
 }
 
-/// A link to the replicas of a service. It connects when it is used, and again when a connection is lost.
-pub fn connect(replicas: &Replicas, token: Option<&Token>) -> Result<Link, ConnectError> {
-    let channels = endpoints(replicas)?.iter().map(Endpoint::connect_lazy).collect();
-    Ok(Link::new(Balanced::new(channels, token.map(Token::header))))
+/// Makes links to the services of other processes; all that a process makes it makes with one. Cloning is cheap.
+#[derive(Clone)]
+pub struct Caller {
+    token: Option<Token>,
+    tls: Option<Tls>,
+    max_calls: usize,
+    look_up: LookUp,
+    tasks: Tasks,
 }
 
-/// A link to each replica of a service, for whoever has to speak to all of them.
-pub fn connect_each(replicas: &Replicas, token: Option<&Token>) -> Result<Links, ConnectError> {
-    let to_one = |(endpoint, address): (Endpoint, &String)| Replica {
-        address: Arc::from(address.as_str()),
-        link: Link::new(Balanced::new(vec![endpoint.connect_lazy()], token.map(Token::header))),
-    };
-    let each: Arc<[_]> = endpoints(replicas)?.into_iter().zip(&replicas.0).map(to_one).collect();
-    Ok(Links::watched(watch::channel(each).1))
+impl fmt::Debug for Caller {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Caller").field("max_calls", &self.max_calls).finish_non_exhaustive()
+    }
 }
 
-fn endpoints(replicas: &Replicas) -> Result<Vec<Endpoint>, ConnectError> {
-    let endpoint = |address: &String| {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|source| ConnectError::Address { address: address.clone(), source })?;
-        Ok(endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
+impl Caller {
+    /// Calls to one service that are under way at once, unless it is said otherwise.
+    pub const MAX_CALLS: usize = 1024;
+
+    /// Presents nothing and trusts everybody. `tasks` own what follows the replicas.
+    pub fn new(tasks: Tasks) -> Self {
+        Self { token: None, tls: None, max_calls: Self::MAX_CALLS, look_up: system(), tasks }
+    }
+
+    /// Presents the cluster's token.
+    #[must_use]
+    pub fn with_token(self, token: Option<Token>) -> Self {
+        Self { token, ..self }
+    }
+
+    /// Shows its certificate, and wants one of the same authority.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// Has no more calls under way to one service at once; what is too much waits a moment, and is refused.
+    #[must_use]
+    pub fn with_max_calls(self, max_calls: usize) -> Self {
+        Self { max_calls: max_calls.max(1), ..self }
+    }
+
+    /// Looks names up in another way than the system's.
+    #[cfg(test)]
+    pub(crate) fn with_look_up(self, look_up: LookUp) -> Self {
+        Self { look_up, ..self }
+    }
+
+    /// A link to the replicas of a service. It connects when it is used, and again when a connection is lost.
+    pub fn connect(&self, service: &'static str, replicas: &Replicas) -> Result<Link, ConnectError> {
+        let wanted = Arc::new(Notify::new());
+        let caller = self.clone();
+        let make = move |target: &Target| caller.replica(service, target);
+        let found = self.follow(replicas, Arc::clone(&wanted), make)?;
+        Ok(self.link(service, Followed::new(found, wanted)))
+    }
+
+    /// A link to each replica of a service, for whoever has to speak to all of them. They change as the addresses of names do.
+    pub fn connect_each(&self, service: &'static str, replicas: &Replicas) -> Result<Links, ConnectError> {
+        let wanted = Arc::new(Notify::new());
+        let (caller, again) = (self.clone(), Arc::clone(&wanted));
+        let make = move |target: &Target| {
+            let (_, only) = watch::channel(Arc::from([caller.replica(service, target)]));
+            let link = caller.link(service, Followed::new(only, Arc::clone(&again)));
+            contracts::Replica { address: Arc::clone(&target.address), link }
+        };
+        self.follow(replicas, wanted, make).map(Links::watched)
+    }
+
+    fn follow<T: At>(
+        &self,
+        replicas: &Replicas,
+        wanted: Arc<Notify>,
+        make: impl Fn(&Target) -> T + Send + Sync + 'static,
+    ) -> Result<watch::Receiver<Arc<[T]>>, ConnectError> {
+        for place in replicas.places() {
+            self.check(place)?;
+        }
+        if replicas.places().is_empty() {
+            return Err(ConnectError::Nowhere);
+        }
+        let (resolver, found) = Resolver::new(replicas.places(), Arc::clone(&self.look_up), wanted, make);
+        resolver.spawn(&self.tasks);
+        Ok(found)
+    }
+
+    /// What an operator has given, before anything depends on it.
+    fn check(&self, place: &str) -> Result<(), ConnectError> {
+        let address = || place.to_owned();
+        Endpoint::from_shared(format!("http://{place}"))
+            .map_err(|source| ConnectError::Address { address: address(), source })?;
+        let tls = self.tls.as_ref().map(|tls| tls.client(host(place))).transpose();
+        tls.map(drop).map_err(|source| ConnectError::Tls { address: address(), source })
+    }
+
+    fn replica(&self, service: &'static str, target: &Target) -> Arc<Replica> {
+        // Its host was checked.
+        let tls = self.tls.as_ref().and_then(|tls| tls.client(&target.host).ok());
+        let dial = Dial { place: Arc::clone(&target.address), tls };
+        // The URI is only what a request says; where it goes and how is up to `dial`.
+        let channel = Endpoint::from_static("http://troupe")
             .keep_alive_while_idle(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_ANSWER)
             .initial_connection_window_size(8 << 20)
-            .initial_stream_window_size(4 << 20))
-    };
-    let endpoints = replicas.0.iter().map(endpoint).collect::<Result<Vec<_>, ConnectError>>()?;
-    if endpoints.is_empty() {
-        return Err(ConnectError::Nowhere);
+            .initial_stream_window_size(4 << 20)
+            .connect_with_connector_lazy(dial);
+        Arc::new(Replica::new(service, Arc::clone(&target.address), channel))
     }
-    Ok(endpoints)
+
+    fn link(&self, service: &'static str, replicas: Followed) -> Link {
+        let balanced = Balanced::new(service, replicas, self.token.as_ref().map(Token::header));
+        let bulkhead =
+            BulkheadLayer::builder().max_concurrent_calls(self.max_calls).max_wait_duration(TURN).name(service);
+        match bulkhead.build() {
+            Ok(bulkhead) => Link::new(bulkhead.layer(balanced).map_err(move |error| full(service, error))),
+            // Only a limit of nothing cannot be built.
+            Err(_) => Link::new(balanced),
+        }
+    }
+}
+
+/// A bulkhead's refusal as a status: nobody has seen the call, and trying again may help.
+fn full(service: &'static str, error: BulkheadServiceError<BoxError>) -> BoxError {
+    match error {
+        BulkheadServiceError::Inner(error) => error,
+        BulkheadServiceError::Bulkhead(_) => {
+            metrics::counter!(REFUSED, "service" => service, "why" => "bulkhead").increment(1);
+            let message = format!("too many calls to {service} at once (setting serve.max_calls)");
+            Status::from(errors::Error::unavailable("overloaded", message)).into()
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+    use lifecycle::Shutdown;
+
     use super::*;
 
-    #[test]
-    fn replicas_are_a_list_of_addresses() {
-        let replicas: Replicas = "one:1, two.example:50051,".parse().unwrap();
-        assert_eq!(String::from(replicas), "one:1,two.example:50051");
-        for wrong in ["one", ":1", "one:port", "one:1 two:2", "http://one:1"] {
-            assert!(wrong.parse::<Replicas>().is_err(), "{wrong}");
+    #[tokio::test]
+    async fn nowhere_cannot_be_called() {
+        let caller = Caller::new(Tasks::new(Shutdown::new()));
+        assert!(matches!(caller.connect("test", &Replicas::default()), Err(ConnectError::Nowhere)));
+    }
+
+    #[tokio::test]
+    async fn links_come_and_go_with_the_addresses_of_a_name() {
+        let look_up: LookUp =
+            Arc::new(|_| async { Ok(vec![([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()]) }.boxed());
+        let tasks = Tasks::new(Shutdown::new());
+        let caller = Caller::new(tasks.clone()).with_look_up(look_up);
+        let mut links = caller.connect_each("test", &"svc:1".parse().unwrap()).unwrap();
+        while links.now().len() != 2 {
+            links.changed().await;
         }
-        assert!(matches!(connect(&Replicas::default(), None), Err(ConnectError::Nowhere)));
+        assert_eq!(
+            links.now().iter().map(|replica| &*replica.address).collect::<Vec<_>>(),
+            ["10.0.0.1:1", "10.0.0.2:1"]
+        );
+        tasks.shutdown().drain();
+        tasks.join(TURN).await.unwrap();
     }
 }

@@ -2,9 +2,20 @@
 
 mod balance;
 mod client;
+mod deadline;
+mod dial;
 mod guard;
+mod methods;
+mod metrics;
+mod replica;
+mod replicas;
+mod resolve;
+mod tls;
 mod token;
 
-pub use client::{ConnectError, Replicas, connect, connect_each};
+pub use client::{Caller, ConnectError};
+pub use deadline::{Deadlines, UnderDeadlines};
 pub use guard::{Guard, Guarded};
+pub use replicas::{Replicas, ReplicasError};
+pub use tls::{Tls, TlsError, TlsSettings};
 pub use token::Token;

@@ -61,6 +61,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn heard(&self, heard: &[(AgentId, Timestamp)]) -> sqlx::Result<()>;
     /// Tells what is written; nothing where no other process can write.
     fn changes(&self) -> Option<Changes>;
+    /// Does it answer?
+    async fn ping(&self) -> sqlx::Result<()>;
     /// Closes after the last statement.
     async fn close(&self);
 }

@@ -89,6 +89,10 @@ impl Store for SqliteStore {
         None
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.0.ping().await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }

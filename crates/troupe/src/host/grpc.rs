@@ -12,7 +12,7 @@ use contracts::{
     registry::v1::registry_service_server,
 };
 use lifecycle::Shutdown;
-use rpc::{Guard, Token};
+use rpc::{Deadlines, Guard, Tls, Token};
 use tokio::net::TcpListener;
 use tonic::{
     service::Routes,
@@ -32,6 +32,7 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 pub(crate) struct Grpc {
     routes: Routes,
     guard: Guard,
+    tls: Option<Tls>,
 }
 
 impl Grpc {
@@ -54,7 +55,7 @@ impl Grpc {
         let merged = services
             .into_iter()
             .fold(own.into_axum_router(), |all, routes| all.merge(routes.into_axum_router().reset_fallback()));
-        Ok(Self { routes: Routes::from(merged).prepare(), guard: Guard::new(None) })
+        Ok(Self { routes: Routes::from(merged).prepare(), guard: Guard::new(None), tls: None })
     }
 
     /// Lets in only who presents the token.
@@ -62,45 +63,66 @@ impl Grpc {
         Self { guard: Guard::new(token), ..self }
     }
 
+    /// Lets in only who shows a certificate of the same authority.
+    pub(crate) fn over_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
     /// Serves until the shutdown drains and every call has ended.
     pub(crate) async fn serve(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Server::builder()
+        let mut server = Server::builder();
+        if let Some(tls) = &self.tls {
+            server = server.tls_config(tls.server())?;
+        }
+        server
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             // Whoever is not let in makes no spans.
             .layer(self.guard)
             .layer(trace::ServerLayer)
+            .layer(Deadlines)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(incoming, async move { shutdown.draining().await })
             .await
     }
 }
 
-/// The services that health knows; the empty name is the server as a whole.
-const SERVICES: [&str; 9] = [
-    "",
-    registry_service_server::SERVICE_NAME,
+/// What each process serves, by the names that health knows; the server as a whole is known besides.
+pub(crate) const REGISTRY: [&str; 1] = [registry_service_server::SERVICE_NAME];
+pub(crate) const COMMUNICATION: [&str; 4] = [
     agent_session_service_server::SERVICE_NAME,
     task_service_server::SERVICE_NAME,
     message_service_server::SERVICE_NAME,
     dead_letter_service_server::SERVICE_NAME,
-    workflow_service_server::SERVICE_NAME,
-    execution_service_server::SERVICE_NAME,
-    agent_runner_service_server::SERVICE_NAME,
 ];
+pub(crate) const ORCHESTRATOR: [&str; 2] =
+    [workflow_service_server::SERVICE_NAME, execution_service_server::SERVICE_NAME];
+pub(crate) const AGENT_RUNNER: [&str; 1] = [agent_runner_service_server::SERVICE_NAME];
+pub(crate) const ALL: [&str; 8] = [
+    REGISTRY[0],
+    COMMUNICATION[0],
+    COMMUNICATION[1],
+    COMMUNICATION[2],
+    COMMUNICATION[3],
+    ORCHESTRATOR[0],
+    ORCHESTRATOR[1],
+    AGENT_RUNNER[0],
+];
+/// The server as a whole.
+const WHOLE: &str = "";
 
 /// Tells those who ask that new work is taken.
-pub(crate) async fn serving(health: &HealthReporter) {
-    for service in SERVICES {
+pub(crate) async fn serving(health: &HealthReporter, services: &[&'static str]) {
+    for service in services.iter().chain([&WHOLE]) {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
 }
 
 /// Tells those who ask that none is taken any more.
-pub(crate) async fn not_serving(health: &HealthReporter) {
-    for service in SERVICES {
+pub(crate) async fn not_serving(health: &HealthReporter, services: &[&'static str]) {
+    for service in services.iter().chain([&WHOLE]) {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
 }
@@ -125,9 +147,16 @@ mod tests {
         let mut client = HealthClient::new(channel);
         let status =
             |answer: tonic::Response<tonic_health::pb::HealthCheckResponse>| answer.into_inner().status().as_str_name();
-        assert_eq!(status(client.check(HealthCheckRequest::default()).await.unwrap()), "SERVING");
-        not_serving(&health).await;
-        assert_eq!(status(client.check(HealthCheckRequest::default()).await.unwrap()), "NOT_SERVING");
+        serving(&health, &REGISTRY).await;
+        for name in [WHOLE, REGISTRY[0]] {
+            let request = || HealthCheckRequest { service: name.to_owned() };
+            assert_eq!(status(client.check(request()).await.unwrap()), "SERVING");
+            not_serving(&health, &REGISTRY).await;
+            assert_eq!(status(client.check(request()).await.unwrap()), "NOT_SERVING");
+            serving(&health, &REGISTRY).await;
+        }
+        let elsewhere = HealthCheckRequest { service: ORCHESTRATOR[0].to_owned() };
+        assert_eq!(client.check(elsewhere).await.unwrap_err().code(), tonic::Code::NotFound);
         drop(client);
         tasks.shutdown().drain();
         tasks.join(Duration::from_secs(30)).await.unwrap();

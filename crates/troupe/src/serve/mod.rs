@@ -15,6 +15,7 @@ use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
 use lifecycle::OnExit;
+use rpc::Caller;
 use telemetry::{LogFormat, Telemetry};
 use tonic_health::server::HealthReporter;
 
@@ -89,24 +90,28 @@ async fn serve(
             );
         }
     }
+    let tls = settings.tls()?;
+    let caller = Caller::new(stages.edge.clone())
+        .with_token(token.clone())
+        .with_tls(tls.clone())
+        .with_max_calls(settings.max_calls);
     let health = HealthReporter::new();
     let shutdown = stages.edge.shutdown().clone();
     let is_gateway = name == Name::Gateway;
     let listener = if is_gateway { None } else { Some(bind(settings.listen, "serve.listen").await?) };
     let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let advertised = advertised(settings, address);
-    let service =
-        match Service::start(name, file, settings, token.as_ref(), advertised, stages, telemetry.clone()).await {
-            Ok(service) => service,
-            Err(error) => {
-                stages.cut();
-                return Err(told(error));
-            }
-        };
+    let service = match Service::start(name, file, settings, &caller, advertised, stages, telemetry.clone()).await {
+        Ok(service) => service,
+        Err(error) => {
+            stages.cut();
+            return Err(told(error));
+        }
+    };
     let ready = match listener {
         Some(listener) => {
             let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;
-            let server = server.guarded(token).serve(listener, shutdown.clone());
+            let server = server.guarded(token).over_tls(tls).serve(listener, shutdown.clone());
             stages.edge.spawn("grpc", OnExit::StopService, server);
             address.map(|address| format!("grpc={address}"))
         }
@@ -114,13 +119,16 @@ async fn serve(
     };
     if let Some(address) = settings.http.filter(|_| !is_gateway) {
         let listener = bind(address, "serve.http").await?;
-        stages.edge.spawn("http", OnExit::StopService, http::serve(listener, telemetry, shutdown));
+        let checks = service.checks().and(service::peers(name, &caller, settings)?);
+        // As long as anything runs it says how far that is.
+        let end = stages.core.shutdown().clone();
+        stages.core.spawn("http", OnExit::StopService, http::serve(listener, telemetry, checks, shutdown, end));
     }
-    grpc::serving(&health).await;
+    grpc::serving(&health, service.names()).await;
     output.line(format!("ready {}", ready.unwrap_or_default()))?;
     stages.stopping().await;
-    grpc::not_serving(&health).await;
-    let ended = stages.end().await;
+    grpc::not_serving(&health, service.names()).await;
+    let ended = stages.end(service.drain_delay()).await;
     service.close().await;
     Ok(ended?)
 }

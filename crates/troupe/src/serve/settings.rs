@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use rpc::{Replicas, Token};
+use anyhow::Context as _;
+use rpc::{Caller, Replicas, Tls, TlsSettings, Token};
 use serde::{Deserialize, Serialize};
 use settings::Secret;
 
@@ -17,7 +18,8 @@ pub(crate) struct Settings {
     /// Where metrics and health are served over HTTP, by every service but the gateway, which has them on its own port.
     /// Default: nowhere.
     pub(crate) http: Option<SocketAddr>,
-    /// Where registries are: `host:port`, several with commas between them.
+    /// Where registries are: `host:port`, several with commas between them. A name stands for all its addresses, and is looked
+    /// up again every few seconds.
     pub(crate) registry: Replicas,
     /// Where communications are.
     pub(crate) communication: Replicas,
@@ -27,6 +29,11 @@ pub(crate) struct Settings {
     pub(crate) token: Option<Secret>,
     /// A file with the token.
     pub(crate) token_file: Option<PathBuf>,
+    /// Certificates that both ends of every connection between processes show. Default none: gRPC without TLS.
+    pub(crate) tls: Option<TlsSettings>,
+    /// Calls to one other service that are under way at once; one more waits a second, and is refused then. Too few and a
+    /// busy process refuses work, too many and a slow service takes all its memory. Default 1024.
+    pub(crate) max_calls: usize,
 }
 
 impl Default for Settings {
@@ -40,6 +47,8 @@ impl Default for Settings {
             orchestrator: Replicas::default(),
             token: None,
             token_file: None,
+            tls: None,
+            max_calls: Caller::MAX_CALLS,
         }
     }
 }
@@ -53,5 +62,10 @@ impl Settings {
     pub(crate) fn token(&self) -> anyhow::Result<Option<Token>> {
         let secret = Secret::given(self.token.as_ref(), self.token_file.as_deref())?;
         Ok(secret.as_ref().map(Token::new).transpose()?)
+    }
+
+    /// The certificates, where there are some.
+    pub(crate) fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        self.tls.as_ref().map(Tls::load).transpose().context("serve.tls cannot be used")
     }
 }

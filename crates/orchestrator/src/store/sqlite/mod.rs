@@ -101,6 +101,10 @@ impl Store for SqliteStore {
         workflows::list(&self.0, filter).instrument(self.0.span("SELECT", "workflows")).await
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.0.ping().await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }

@@ -93,6 +93,10 @@ impl Store for PostgresStore {
         Some(Changes::new(&self.0.pool))
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.0.ping().await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }

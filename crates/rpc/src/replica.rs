@@ -1,0 +1,248 @@
+//! One replica of a service: the way there, and whether it is worth going.
+//!
+//! Each replica has a circuit of its own. The circuit breaker of tower-resilience does not fit here: it refuses a call only
+//! after it has taken it, when a stream cannot go to another replica any more; a call that its caller gave up counts for
+//! nothing there, and that is just what a replica looks like that is stopped; and its pause is always the same. The bulkhead
+//! of tower-resilience, which is about a whole service, is used in `client`.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::metrics::REPLICAS;
+
+/// How long a replica is passed over that could not be reached or did not answer, doubled each time in a row, up to the longest.
+/// One that is stopped still takes connections, so only silence tells.
+const PASSED_OVER: Duration = Duration::from_secs(1);
+const PASSED_OVER_AT_MOST: Duration = Duration::from_secs(10);
+/// Calls in a row without an answer after which no more are sent for the time, even where there is no other replica.
+const OPENS_AFTER: u32 = 5;
+
+/// Whether calls are let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Circuit {
+    /// All are.
+    Closed,
+    /// One is, to see.
+    HalfOpen,
+    /// None is.
+    Open,
+}
+
+impl Circuit {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// How a call to a replica ended, as far as it tells of the replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With an answer, whatever it says.
+    Heard,
+    /// It was not sent: there is no connection. Trying costs nothing, so the circuit stays as it is.
+    Unreachable,
+    /// It was sent, and nothing came.
+    Unanswered,
+    /// Its caller gave it up before anybody could tell.
+    Unknown,
+}
+
+/// A replica.
+pub(crate) struct Replica {
+    pub(crate) address: Arc<str>,
+    pub(crate) channel: Channel,
+    service: &'static str,
+    condition: Mutex<Condition>,
+}
+
+struct Condition {
+    /// In a row.
+    failed: u32,
+    /// Those of them that were sent, in a row.
+    unanswered: u32,
+    passed_over_until: Option<Instant>,
+    /// A call is under way that shows whether it is back.
+    is_probed: bool,
+    /// What the gauge says.
+    shown: Circuit,
+}
+
+impl Condition {
+    fn circuit(&self) -> Circuit {
+        if self.unanswered < OPENS_AFTER {
+            Circuit::Closed
+        } else if self.is_probed || self.passed_over_until.is_none_or(|until| Instant::now() >= until) {
+            Circuit::HalfOpen
+        } else {
+            Circuit::Open
+        }
+    }
+}
+
+impl Replica {
+    pub(crate) fn new(service: &'static str, address: Arc<str>, channel: Channel) -> Self {
+        gauge(service, Circuit::Closed).increment(1.0);
+        let condition =
+            Condition { failed: 0, unanswered: 0, passed_over_until: None, is_probed: false, shown: Circuit::Closed };
+        Self { address, channel, service, condition: Mutex::new(condition) }
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Are others to be tried first?
+    pub(crate) fn is_passed_over(&self) -> bool {
+        let condition = self.condition();
+        condition.is_probed || condition.passed_over_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Lets a call through, unless its circuit is open.
+    pub(crate) fn admit(&self) -> Option<UnderWay<'_>> {
+        let mut condition = self.condition();
+        match condition.circuit() {
+            Circuit::Open => return None,
+            Circuit::HalfOpen if condition.is_probed => return None,
+            // Whoever comes first after the pause is the probe; the others go elsewhere meanwhile.
+            Circuit::HalfOpen | Circuit::Closed => condition.is_probed = condition.failed > 0,
+        }
+        self.show(&mut condition);
+        Some(UnderWay(Some(self)))
+    }
+
+    fn ended(&self, ended: Ended) {
+        let mut condition = self.condition();
+        condition.is_probed = false;
+        match ended {
+            Ended::Unknown => {}
+            Ended::Heard => {
+                condition.failed = 0;
+                condition.unanswered = 0;
+                condition.passed_over_until = None;
+            }
+            Ended::Unreachable | Ended::Unanswered => {
+                let pause = PASSED_OVER.saturating_mul(2_u32.saturating_pow(condition.failed)).min(PASSED_OVER_AT_MOST);
+                condition.failed += 1;
+                condition.unanswered += u32::from(ended == Ended::Unanswered);
+                condition.passed_over_until = Some(Instant::now() + pause);
+            }
+        }
+        self.show(&mut condition);
+    }
+
+    fn show(&self, condition: &mut Condition) {
+        let now = condition.circuit();
+        let before = std::mem::replace(&mut condition.shown, now);
+        if before != now {
+            gauge(self.service, before).decrement(1.0);
+            gauge(self.service, now).increment(1.0);
+            tracing::info!(
+                service = self.service,
+                replica = &*self.address,
+                circuit = now.as_str(),
+                "the circuit has changed"
+            );
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let shown = self.condition().shown;
+        gauge(self.service, shown).decrement(1.0);
+    }
+}
+
+fn gauge(service: &'static str, circuit: Circuit) -> metrics::Gauge {
+    metrics::gauge!(REPLICAS, "service" => service, "circuit" => circuit.as_str())
+}
+
+/// A call that is under way.
+pub(crate) struct UnderWay<'a>(Option<&'a Replica>);
+
+impl UnderWay<'_> {
+    pub(crate) fn ended(mut self, ended: Ended) {
+        if let Some(replica) = self.0.take() {
+            replica.ended(ended);
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    /// Given up: at its deadline that tells of the replica, earlier only of the caller.
+    fn drop(&mut self) {
+        if let Some(replica) = self.0 {
+            let is_late = contracts::deadline::current().is_some_and(|deadline| Instant::now() >= deadline);
+            replica.ended(if is_late { Ended::Unanswered } else { Ended::Unknown });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    fn replica() -> Replica {
+        Replica::new("test", Arc::from("nowhere:1"), Endpoint::from_static("http://nowhere:1").connect_lazy())
+    }
+
+    fn call(replica: &Replica, ended: Ended) {
+        replica.admit().expect("its circuit lets calls through").ended(ended);
+    }
+
+    #[tokio::test]
+    async fn silence_opens_the_circuit_and_one_answer_closes_it() {
+        let replica = replica();
+        call(&replica, Ended::Unanswered);
+        assert!(replica.is_passed_over());
+        for _ in 1..OPENS_AFTER {
+            call(&replica, Ended::Unanswered);
+        }
+        assert!(replica.admit().is_none());
+        assert_eq!(replica.condition().circuit(), Circuit::Open);
+        // The pause is over: one call goes through, to see.
+        replica.condition().passed_over_until = Some(Instant::now());
+        let probe = replica.admit().unwrap();
+        assert!(replica.admit().is_none() && replica.is_passed_over());
+        probe.ended(Ended::Unanswered);
+        assert!(replica.admit().is_none());
+        replica.condition().passed_over_until = Some(Instant::now());
+        call(&replica, Ended::Heard);
+        assert_eq!(replica.condition().circuit(), Circuit::Closed);
+        assert!(!replica.is_passed_over());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_reached_is_passed_over_but_never_refused() {
+        let replica = replica();
+        for _ in 0..2 * OPENS_AFTER {
+            call(&replica, Ended::Unreachable);
+        }
+        assert!(replica.is_passed_over());
+        assert!(replica.admit().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_says_nothing_about_the_replica_unless_it_is_late() {
+        let replica = replica();
+        drop(replica.admit());
+        assert!(!replica.is_passed_over());
+        let late = async {
+            let _under_way = replica.admit();
+            std::future::pending::<()>().await;
+        };
+        contracts::deadline::within(Duration::from_millis(1), late).await.unwrap_err();
+        assert!(replica.is_passed_over());
+    }
+}
