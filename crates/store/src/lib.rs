@@ -7,8 +7,8 @@ mod cursor;
 mod migrations;
 mod page;
 mod postgres;
-mod span;
 mod redis;
+mod span;
 mod sqlite;
 
 use settings::Place;

@@ -45,7 +45,7 @@ pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
             Some(problem) => problem.into_response(),
             None => next.run(request).await,
         };
-        let response = finished(response, method, endpoint.as_ref(), &ids, started);
+        let response = finished(&app, response, method, endpoint.as_ref(), &ids, started);
         note(response.status());
         response
     };
@@ -88,6 +88,7 @@ fn note(status: StatusCode) {
 
 /// The answer with all that every answer has, counted and logged.
 fn finished(
+    app: &App,
     response: Response,
     method: &'static str,
     endpoint: Option<&MatchedPath>,

@@ -80,7 +80,15 @@ impl TaskUpdate {
     /// What the router itself says of a task.
     fn of(execution: ExecutionId, task_id: &str, news: News) -> Self {
         let task_id = task_id.to_owned();
-        Self { execution, task_id, agent_id: None, namespace: String::new(), news, needs_ack: false }
+        Self {
+            execution,
+            task_id,
+            agent_id: None,
+            namespace: String::new(),
+            news,
+            needs_ack: false,
+            traceparent: String::new(),
+        }
     }
 }
 

@@ -38,6 +38,7 @@ impl Default for Share {
             replies: Vec::new(),
             effects: Vec::new(),
             acks: Vec::new(),
+            voided: Vec::new(),
             cancels: Vec::new(),
         }
     }

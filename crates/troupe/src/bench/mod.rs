@@ -20,7 +20,8 @@ use std::{
 use anyhow::Context as _;
 use clap::ValueEnum;
 use contracts::Link;
-use rpc::connect as connect_to_replicas;
+use lifecycle::{Shutdown, Tasks};
+use rpc::Caller;
 use settings::Settings as _;
 use tonic::transport::Endpoint;
 
@@ -85,7 +86,7 @@ impl Workload {
 
 pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     let services = match &args.config {
-        Some(file) => Services::of_cluster(file)?,
+        Some(file) => Services::of_cluster(file, args.concurrency)?,
         None => Services::of_process(&args.grpc).await?,
     };
     let agent = setup::agent(&services.registry).await.context("cannot set up the echo agent of the benchmark")?;
@@ -125,14 +126,17 @@ impl Services {
     }
 
     /// Each with replicas of its own.
-    fn of_cluster(file: &Path) -> anyhow::Result<Self> {
+    fn of_cluster(file: &Path, concurrency: u32) -> anyhow::Result<Self> {
         let settings = crate::serve::Settings::load(Some(file))?;
-        let token = settings.token()?;
-        let link = |replicas| connect_to_replicas(replicas, token.as_ref());
+        // What follows the replicas ends with the process.
+        let caller = Caller::new(Tasks::new(Shutdown::new()))
+            .with_token(settings.token()?)
+            .with_tls(settings.tls()?)
+            .with_max_calls(Caller::MAX_CALLS.max(concurrency as usize));
         Ok(Self {
-            registry: link(&settings.registry)?,
-            orchestrator: link(&settings.orchestrator)?,
-            communication: link(&settings.communication)?,
+            registry: caller.connect("registry", &settings.registry)?,
+            orchestrator: caller.connect("orchestrator", &settings.orchestrator)?,
+            communication: caller.connect("communication", &settings.communication)?,
         })
     }
 }
