@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use contracts::communication::v1::{
-    AckResult, Attach, CancelDispatch, ExchangeTasksRequest, LocateTask, OrchestratorEvent, Serving as WireServing, Task,
-    TaskUpdate as Wire, orchestrator_event::Event, serving, task, task_result::Outcome, task_update::Update,
+    AckResult, Attach, CancelDispatch, ExchangeTasksRequest, LocateTask, OrchestratorEvent, Serving as WireServing,
+    Task, TaskUpdate as Wire, orchestrator_event::Event, serving, task, task_result::Outcome, task_update::Update,
 };
 use domain::Payload;
 use workflow::{Failure, Target};
