@@ -102,7 +102,7 @@ fn what_a_lost_replica_had_goes_to_others_and_what_they_had_stays() {
         bench.dispatch(task);
     }
     bench.settle();
-    let (lost, kept) = (bench.tasks_at(0), bench.tasks_at(1));
+    let [lost, kept] = [0, 1].map(|side| bench.tasks_at(side).into_iter().map(str::to_owned).collect::<Vec<_>>());
     assert_eq!((lost.len(), kept.len()), (2, 2));
     bench.crash(0);
     bench.settle();
