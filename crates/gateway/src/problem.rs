@@ -78,8 +78,9 @@ pub(crate) struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
-    faults: Vec<Fault>,
-    checks: Vec<Check>,
+    // Slices, so that the results which carry a problem stay small.
+    faults: Box<[Fault]>,
+    checks: Box<[Check]>,
     retry_after: Option<Duration>,
     cause: Option<String>,
 }
@@ -90,8 +91,8 @@ impl Problem {
             status,
             code,
             detail: detail.into(),
-            faults: Vec::new(),
-            checks: Vec::new(),
+            faults: Box::default(),
+            checks: Box::default(),
             retry_after: None,
             cause: None,
         }
@@ -146,7 +147,7 @@ impl Problem {
 
     /// With how everything does that is needed.
     pub(crate) fn with_checks(self, checks: Vec<Check>) -> Self {
-        Self { checks, ..self }
+        Self { checks: checks.into(), ..self }
     }
 
     /// For the log only.
