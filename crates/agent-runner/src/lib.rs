@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use contracts::{Link, agent_runner::v1::agent_runner_service_server::AgentRunnerServiceServer};
 use domain::Clock;
-use lifecycle::Tasks;
+use lifecycle::{Checks, Tasks};
 use tonic::service::Routes;
 
 use self::{agents::Workshop, api::Api, app::Hosts};
@@ -66,6 +66,11 @@ impl Service {
     /// The same, called in process.
     pub fn link(&self) -> Link {
         Link::new(self.server.clone())
+    }
+
+    /// How the things do that it needs: nothing of its own.
+    pub fn checks(&self) -> Checks {
+        Checks::new()
     }
 
     /// Nothing is left open once its tasks have ended.

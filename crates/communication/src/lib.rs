@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use contracts::{Link, Links};
 use domain::Clock;
-use lifecycle::Tasks;
+use lifecycle::{Checks, Complaint, HealthStatus, Tasks};
 use tonic::service::Routes;
 
 use self::{
@@ -47,6 +47,7 @@ pub struct Peers {
 #[derive(Clone)]
 pub struct Service {
     store: Arc<dyn Store>,
+    rabbitmq: Option<Arc<RabbitMq>>,
     routes: Routes,
 }
 
@@ -96,9 +97,10 @@ pub async fn start(
         tasks: tasks.clone(),
         limits: StreamLimits::from(&settings),
     });
+    let broker = rabbitmq.clone();
     let parts = Parts { hub, directory, registry, transport, rabbitmq, store: Arc::clone(&store), clock };
     workers::spawn(parts, writer, &settings, tasks);
-    Ok(Service { store, routes: api.routes() })
+    Ok(Service { store, rabbitmq: broker, routes: api.routes() })
 }
 
 /// The transport that the settings name; and as itself where it has work of its own to do.
@@ -177,6 +179,21 @@ impl Service {
     /// The same, called in process.
     pub fn link(&self) -> Link {
         Link::new(self.routes.clone())
+    }
+
+    /// How the things do that it needs.
+    pub fn checks(&self) -> Checks {
+        let store = Arc::clone(&self.store);
+        let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
+            let store = Arc::clone(&store);
+            async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+        });
+        let Some(rabbitmq) = self.rabbitmq.clone() else { return checks };
+        // Without it messages are taken and recorded, and delivered when it is back.
+        checks.with("broker", HealthStatus::Degraded, move || {
+            let is_connected = rabbitmq.is_connected();
+            async move { if is_connected { Ok(()) } else { Err(Complaint::degraded("there is no connection to RabbitMQ")) } }
+        })
     }
 
     /// Closes the database; after its tasks have ended.

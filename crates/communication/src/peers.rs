@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use contracts::{
-    Link,
+    Link, deadline,
     registry::v1::{
         Agent, GetAgentRequest, HeartbeatRequest, RegisterAgentRequest, SelectAgentsRequest, SessionReport,
         WatchAgentsRequest, WatchAgentsResponse, registry_service_client::RegistryServiceClient,
@@ -13,7 +13,6 @@ use contracts::{
 };
 use domain::{AgentId, Namespace};
 use errors::{Code, Error};
-use tokio::time::timeout;
 use tonic::{Response, Status, Streaming};
 
 use crate::app::{AgentInfo, Hello, Mailbox, Registry, Report, Target};
@@ -34,7 +33,7 @@ impl RegistryClient {
     }
 
     async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>> + Send) -> Result<T, Error> {
-        match timeout(self.deadline, call).await {
+        match deadline::within(self.deadline, call).await {
             Ok(answer) => Ok(answer?.into_inner()),
             Err(_) => Err(Error::new(Code::Timeout, "timeout", "the registry does not answer in time")),
         }

@@ -7,6 +7,7 @@ use contracts::{
     communication::v1::{
         dead_letter_service_client::DeadLetterServiceClient, message_service_client::MessageServiceClient,
     },
+    deadline,
     orchestrator::v1::{
         execution_service_client::ExecutionServiceClient, workflow_service_client::WorkflowServiceClient,
     },
@@ -14,7 +15,7 @@ use contracts::{
 };
 use domain::Clock;
 use errors::{Code, Error};
-use lifecycle::Shutdown;
+use lifecycle::{Checks, Shutdown};
 use tokio::sync::Semaphore;
 
 use crate::{ApiKey, Peers, Settings, idempotency::Idempotency, problem::Problem};
@@ -31,6 +32,8 @@ pub(crate) struct App {
     pub(crate) requests: Arc<Semaphore>,
     /// Permits for open event streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// How the things do that the gateway needs.
+    pub(crate) checks: Checks,
     peers: Peers,
 }
 
@@ -53,10 +56,11 @@ impl App {
         shutdown: Shutdown,
         idempotency: Idempotency,
         api_key: Option<ApiKey>,
+        checks: Checks,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(settings.max_requests));
         let streams = Arc::new(Semaphore::new(settings.max_streams));
-        Self { settings, clock, shutdown, idempotency, api_key, requests, streams, peers }
+        Self { settings, clock, shutdown, idempotency, api_key, requests, streams, checks, peers }
     }
 
     clients! {
@@ -91,7 +95,7 @@ impl App {
         wait: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(self.settings.call_timeout + wait, call).await {
+        match deadline::within(self.settings.call_timeout + wait, call).await {
             Ok(answer) => answer.map(tonic::Response::into_inner).map_err(Error::from),
             Err(elapsed) => {
                 let message = "a service behind does not answer in time";

@@ -10,6 +10,7 @@ mod idempotency;
 mod json;
 mod middleware;
 mod openapi;
+mod peers;
 mod problem;
 mod query;
 mod reply;

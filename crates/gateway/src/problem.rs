@@ -11,6 +11,8 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::Check;
+
 /// The media type of a problem document.
 pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 
@@ -38,6 +40,10 @@ pub(crate) struct Document<'a> {
     request_id: &'a str,
     /// The faulty fields, all that were found.
     errors: &'a [Fault],
+    /// What the server needs and how it does; only where the server is not ready.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    checks: &'a [Check],
 }
 
 /// One faulty field: `pointer` into the body, or `field` for a parameter or header.
@@ -72,14 +78,24 @@ pub(crate) struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
-    faults: Vec<Fault>,
+    // Slices, so that the results which carry a problem stay small.
+    faults: Box<[Fault]>,
+    checks: Box<[Check]>,
     retry_after: Option<Duration>,
     cause: Option<String>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), faults: Vec::new(), retry_after: None, cause: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            faults: Box::default(),
+            checks: Box::default(),
+            retry_after: None,
+            cause: None,
+        }
     }
 
     /// One faulty field of the body (a JSON pointer, or empty) or one faulty parameter (its name).
@@ -129,6 +145,11 @@ impl Problem {
         self
     }
 
+    /// With how everything does that is needed.
+    pub(crate) fn with_checks(self, checks: Vec<Check>) -> Self {
+        Self { checks: checks.into(), ..self }
+    }
+
     /// For the log only.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
@@ -144,6 +165,7 @@ impl Problem {
             code: self.code,
             request_id,
             errors: &self.faults,
+            checks: &self.checks,
         }
     }
 

@@ -1,11 +1,11 @@
 //! The gateway as one part of a process.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc};
+use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt as _};
 use contracts::Link;
 use domain::Clock;
-use lifecycle::{OnExit, Shutdown, Tasks};
+use lifecycle::{Complaint, HealthStatus, OnExit, Shutdown, Tasks};
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
 
@@ -13,7 +13,7 @@ use crate::{
     ApiKey, Settings, StartError, api,
     app::App,
     idempotency::{self, Idempotency},
-    middleware,
+    middleware, peers,
 };
 
 /// The services that the gateway calls, and what it shows of its own process.
@@ -44,8 +44,16 @@ pub async fn start(
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
     let store = idempotency::open(&settings.database).await?;
-    let idempotency = Idempotency::new(store, Arc::clone(&clock), settings.idempotency_ttl);
-    let app = Arc::new(App::new(settings, peers, clock, tasks.shutdown().clone(), idempotency, api_key));
+    let idempotency = Idempotency::new(Arc::clone(&store), Arc::clone(&clock), settings.idempotency_ttl);
+    let checks = peers::checks(&peers).with("database", HealthStatus::Unhealthy, {
+        let store = Arc::clone(&store);
+        move || {
+            let store = Arc::clone(&store);
+            async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+        }
+    });
+    let shutdown = tasks.shutdown().clone();
+    let app = Arc::new(App::new(settings, peers, clock, shutdown, idempotency, api_key, checks));
     let janitor = Arc::clone(&app);
     tasks.spawn("gateway.janitor", OnExit::Continue, async move {
         // Both arms are cancel-safe: a statement that is dropped is undone.
@@ -75,6 +83,7 @@ impl Gateway {
         shutdown: Shutdown,
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
         let router = self.router.clone();
+        let drain_delay = self.app.settings.drain_delay;
         // Answers are small and complete when they are written: waiting for more only delays them.
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
@@ -83,13 +92,21 @@ impl Gateway {
         });
         async move {
             let draining = shutdown.clone();
-            let serving =
-                axum::serve(listener, router).with_graceful_shutdown(async move { draining.draining().await });
+            let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+                draining.draining().await;
+                // Whoever sends clients here has been told by now, or will be: until then they are let in.
+                tokio::time::sleep(drain_delay).await;
+            });
             tokio::select! {
                 ended = serving => ended,
                 () = shutdown.cutting() => Ok(()),
             }
         }
+    }
+
+    /// How long it lets clients in after a drain was asked for.
+    pub fn drain_delay(&self) -> Duration {
+        self.app.settings.drain_delay
     }
 
     /// Closes the database; call it after the tasks have ended.

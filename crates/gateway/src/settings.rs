@@ -47,6 +47,11 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// Origins (`https://example.org`), besides the gateway's own, whose web pages may call. Default none.
     pub allowed_origins: Vec<String>,
+    /// How long clients are still let in after a stop was asked for, while `/health/ready` says 503 already: longer than a load
+    /// balancer takes to notice (in Kubernetes about 10s), and shorter than the time after which the process is killed.
+    /// Default 0s.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
     /// How long an `Idempotency-Key` is remembered; a retry after that creates anew. Default 24h.
     #[serde(with = "humantime_serde")]
     pub idempotency_ttl: Duration,
@@ -68,6 +73,7 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(15),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            drain_delay: Duration::ZERO,
             idempotency_ttl: Duration::from_hours(24),
         }
     }

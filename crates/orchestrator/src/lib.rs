@@ -22,7 +22,7 @@ use contracts::{
     },
 };
 use domain::{Clock, ReplicaId};
-use lifecycle::{OnExit, Tasks};
+use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Tasks};
 use tonic::service::Routes;
 
 use self::{
@@ -118,6 +118,15 @@ impl Service {
     /// The same, called in process.
     pub fn link(&self) -> Link {
         Link::new(self.routes().prepare())
+    }
+
+    /// How the things do that it needs.
+    pub fn checks(&self) -> Checks {
+        let store = Arc::clone(&self.store);
+        Checks::new().with("database", HealthStatus::Unhealthy, move || {
+            let store = Arc::clone(&store);
+            async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+        })
     }
 
     /// Gives the shards back and closes the database; after its tasks have ended.

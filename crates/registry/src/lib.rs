@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use contracts::{Link, registry::v1::registry_service_server::RegistryServiceServer};
 use domain::Clock;
-use lifecycle::Tasks;
+use lifecycle::{Checks, Complaint, HealthStatus, Tasks};
 use tonic::service::Routes;
 
 use self::{
@@ -51,6 +51,15 @@ impl Service {
     /// The same, called in process.
     pub fn link(&self) -> Link {
         Link::new(self.server.clone())
+    }
+
+    /// How the things do that it needs.
+    pub fn checks(&self) -> Checks {
+        let registry = Arc::clone(&self.registry);
+        Checks::new().with("database", HealthStatus::Unhealthy, move || {
+            let registry = Arc::clone(&registry);
+            async move { registry.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+        })
     }
 
     /// Closes the database; after its tasks have ended.

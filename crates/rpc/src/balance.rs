@@ -117,7 +117,6 @@ impl Shared {
                 let outcome = sent(&replica, request).await;
                 under_way.ended(outcome.ended());
                 match outcome {
-                    Outcome::Answer(response) => return Ok(response),
                     Outcome::Unsent(error) => last = Some(self.again("unsent", error)),
                     Outcome::Unknown(error) if self.may_repeat(&call) => last = Some(self.again("unanswered", error)),
                     Outcome::Unavailable(_) if self.may_repeat(&call) && round + 1 < ROUNDS => {
@@ -127,7 +126,7 @@ impl Shared {
                         break;
                     }
                     Outcome::Unknown(error) => return Err(error),
-                    Outcome::Unavailable(response) => return Ok(response),
+                    Outcome::Answer(response) | Outcome::Unavailable(response) => return Ok(response),
                 }
             }
             if is_refused {
@@ -218,9 +217,9 @@ async fn sent(replica: &Replica, request: Request<Body>) -> Outcome {
     match sent.await {
         Ok(response) if code(&response) == Code::Unavailable => Outcome::Unavailable(response),
         Ok(response) => Outcome::Answer(response),
-        Err(error) if is_unsent(&error) => Outcome::Unsent(error.into()),
+        Err(error) if is_unsent(&error) => Outcome::Unsent(Status::unavailable(chain(&error)).into()),
         // The channel reads the deadline too, and says that the call was cancelled.
-        Err(error) if causes(&error).any(|cause| cause.is::<TimeoutExpired>()) => {
+        Err(error) if causes(&error).any(<dyn Error + 'static>::is::<TimeoutExpired>) => {
             Outcome::Unknown(deadline::passed().into())
         }
         Err(error) => Outcome::Unknown(Status::unavailable(chain(&error)).into()),

@@ -19,8 +19,6 @@ use crate::{
     resolve::{At, Followed, LookUp, Resolver, Target, system},
 };
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(2);
 /// How often a connection is asked whether it lives, and how long it may take to say so: a replica that is stopped or cut off
 /// keeps calls no longer than the two together.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -156,7 +154,6 @@ impl Caller {
         let dial = Dial { place: Arc::clone(&target.address), tls };
         // The URI is only what a request says; where it goes and how is up to `dial`.
         let channel = Endpoint::from_static("http://troupe")
-            .connect_timeout(CONNECT)
             .keep_alive_while_idle(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_ANSWER)
@@ -168,7 +165,8 @@ impl Caller {
 
     fn link(&self, service: &'static str, replicas: Followed) -> Link {
         let balanced = Balanced::new(service, replicas, self.token.as_ref().map(Token::header));
-        let bulkhead = BulkheadLayer::builder().max_concurrent_calls(self.max_calls).max_wait_duration(TURN).name(service);
+        let bulkhead =
+            BulkheadLayer::builder().max_concurrent_calls(self.max_calls).max_wait_duration(TURN).name(service);
         match bulkhead.build() {
             Ok(bulkhead) => Link::new(bulkhead.layer(balanced).map_err(move |error| full(service, error))),
             // Only a limit of nothing cannot be built.
@@ -204,15 +202,19 @@ mod tests {
 
     #[tokio::test]
     async fn links_come_and_go_with_the_addresses_of_a_name() {
-        let look_up: LookUp = Arc::new(|_| async { Ok(vec![([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()]) }.boxed());
+        let look_up: LookUp =
+            Arc::new(|_| async { Ok(vec![([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()]) }.boxed());
         let tasks = Tasks::new(Shutdown::new());
         let caller = Caller::new(tasks.clone()).with_look_up(look_up);
         let mut links = caller.connect_each("test", &"svc:1".parse().unwrap()).unwrap();
         while links.now().len() != 2 {
             links.changed().await;
         }
-        assert_eq!(links.now().iter().map(|replica| &*replica.address).collect::<Vec<_>>(), ["10.0.0.1:1", "10.0.0.2:1"]);
+        assert_eq!(
+            links.now().iter().map(|replica| &*replica.address).collect::<Vec<_>>(),
+            ["10.0.0.1:1", "10.0.0.2:1"]
+        );
         tasks.shutdown().drain();
-        tasks.join(CONNECT).await.unwrap();
+        tasks.join(TURN).await.unwrap();
     }
 }

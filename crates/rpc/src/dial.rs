@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -13,10 +14,13 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tower::Service;
 
+/// How long a connection may take to be made, until its server is heard.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What a client of HTTP/2 says first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -59,7 +63,8 @@ impl Service<Uri> for Dial {
     }
 
     fn call(&mut self, _uri: Uri) -> Self::Future {
-        self.clone().connect().map(|connected| connected.map(TokioIo::new)).boxed()
+        let connected = timeout(PATIENCE, self.clone().connect());
+        connected.map(|connected| Ok(TokioIo::new(connected??))).boxed()
     }
 }
 
@@ -76,7 +81,11 @@ pub(crate) struct Spoken {
 }
 
 impl AsyncRead for Spoken {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if buffer.remaining() > 0
             && let Some(first) = self.first.take()
         {

@@ -1,9 +1,9 @@
 //! One replica of a service: the way there, and whether it is worth going.
 //!
 //! Each replica has a circuit of its own. The circuit breaker of tower-resilience does not fit here: it refuses a call only
-//! after it has taken it, when a stream cannot go to another replica any more; a call that its caller gave up counts for nothing
-//! there, and that is just what a replica looks like that is stopped; and its pause is always the same. Its bulkhead, which is about a whole
-//! service, is used in `client`.
+//! after it has taken it, when a stream cannot go to another replica any more; a call that its caller gave up counts for
+//! nothing there, and that is just what a replica looks like that is stopped; and its pause is always the same. The bulkhead
+//! of tower-resilience, which is about a whole service, is used in `client`.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -91,13 +91,8 @@ impl Condition {
 impl Replica {
     pub(crate) fn new(service: &'static str, address: Arc<str>, channel: Channel) -> Self {
         gauge(service, Circuit::Closed).increment(1.0);
-        let condition = Condition {
-            failed: 0,
-            unanswered: 0,
-            passed_over_until: None,
-            is_probed: false,
-            shown: Circuit::Closed,
-        };
+        let condition =
+            Condition { failed: 0, unanswered: 0, passed_over_until: None, is_probed: false, shown: Circuit::Closed };
         Self { address, channel, service, condition: Mutex::new(condition) }
     }
 

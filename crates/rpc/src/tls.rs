@@ -79,11 +79,9 @@ impl std::fmt::Debug for Tls {
 impl Tls {
     /// Reads the files.
     pub fn load(settings: &TlsSettings) -> Result<Self, TlsError> {
-        let (ca, cert, key) =
-            (read(&settings.ca_file)?, read(&settings.cert_file)?, read(&settings.key_file)?);
-        let server = ServerTlsConfig::new()
-            .identity(Identity::from_pem(&cert, &key))
-            .client_ca_root(Certificate::from_pem(&ca));
+        let (ca, cert, key) = (read(&settings.ca_file)?, read(&settings.cert_file)?, read(&settings.key_file)?);
+        let server =
+            ServerTlsConfig::new().identity(Identity::from_pem(&cert, &key)).client_ca_root(Certificate::from_pem(&ca));
         let mut roots = RootCertStore::empty();
         for root in certificates(&settings.ca_file, &ca)? {
             roots.add(root).map_err(TlsError::Unusable)?;

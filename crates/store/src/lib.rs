@@ -62,6 +62,14 @@ impl Database {
         }
     }
 
+    /// Does it answer?
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.ping().await,
+            Self::Postgres(postgres) => postgres.ping().await,
+        }
+    }
+
     /// Closes it after its last statements.
     pub async fn close(&self) {
         match self {

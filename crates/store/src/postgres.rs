@@ -50,6 +50,11 @@ impl Postgres {
         Ok(Self { pool })
     }
 
+    /// Does it answer?
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)
+    }
+
     /// Closes the pool after its last statements.
     pub async fn close(&self) {
         self.pool.close().await;

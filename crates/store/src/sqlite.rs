@@ -56,6 +56,11 @@ impl Sqlite {
         Ok(Self { writer, reader })
     }
 
+    /// Does it answer?
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        sqlx::query("SELECT 1").execute(&self.reader).await.map(drop)
+    }
+
     /// Closes both pools after their last statements.
     pub async fn close(&self) {
         self.reader.close().await;

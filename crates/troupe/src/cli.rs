@@ -40,6 +40,10 @@ pub(crate) enum Command {
     Serve(serve::Args),
     /// Bring the tables of a cluster's services up to date
     Migrate(serve::migrate::Args),
+    /// Make certificates for the processes of a development cluster
+    Certs(commands::certs::Args),
+    /// Ask a process whether it is ready; fails where it is not
+    Healthcheck(commands::healthcheck::Args),
     /// Create or update agents and workflows from files
     Apply(commands::apply::Args),
     /// Start an execution of a workflow, and follow it with --wait

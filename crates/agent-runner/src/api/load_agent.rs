@@ -27,7 +27,7 @@ pub(super) async fn load(api: &Api, request: LoadAgentRequest) -> Result<String,
         attach: true,
     };
     let mut registry = RegistryServiceClient::new(api.registry.clone());
-    let registered = tokio::time::timeout(DEADLINE, registry.register_agent(registration)).await;
+    let registered = contracts::deadline::within(DEADLINE, registry.register_agent(registration)).await;
     let late = |_| Error::unavailable("registry_unavailable", "the registry does not answer");
     let registered = registered.map_err(late)??.into_inner();
     let agent = registered

@@ -54,7 +54,7 @@ async fn register(registry: &Link, kind: Kind) -> Result<(), errors::Error> {
         ..RegisterAgentRequest::default()
     };
     let mut client = RegistryServiceClient::new(registry.clone());
-    match tokio::time::timeout(DEADLINE, client.register_agent(request)).await {
+    match contracts::deadline::within(DEADLINE, client.register_agent(request)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(status)) => match errors::Error::from(status) {
             error if error.code == errors::Code::Exists => Ok(()),

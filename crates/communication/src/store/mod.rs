@@ -137,6 +137,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn purge(&self, namespace: &Namespace, id: &str, now: Timestamp) -> sqlx::Result<bool>;
     /// Removes at most `limit` messages that ended, and dead letters made, before their times; answers with how many rows.
     async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64>;
+    /// Does it answer?
+    async fn ping(&self) -> sqlx::Result<()>;
     /// Closes after the last statement.
     async fn close(&self);
 }

@@ -3,48 +3,73 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::extract::State;
-use contracts::{communication::v1 as communication, orchestrator::v1 as orchestrator, registry::v1 as registry};
 use errors::{Error, Violation};
 use http::StatusCode;
+use lifecycle::{Checked, overall};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{app::App, problem::Problem, reply::Reply};
 
-/// How long a service behind may take to show that it works. Shorter than what probes usually wait.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// How long anything may take to show that it works. Shorter than what probes usually wait.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How well something does.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum HealthStatus {
     /// It does its work.
     Healthy,
+    /// It does its work, slower or with something missing.
+    Degraded,
+    /// It does not do its work.
+    Unhealthy,
 }
 
-/// One part.
-#[derive(Debug, Serialize, ToSchema)]
+impl From<lifecycle::HealthStatus> for HealthStatus {
+    fn from(status: lifecycle::HealthStatus) -> Self {
+        match status {
+            lifecycle::HealthStatus::Healthy => Self::Healthy,
+            lifecycle::HealthStatus::Degraded => Self::Degraded,
+            lifecycle::HealthStatus::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+/// One thing that the gateway needs.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Check {
-    /// The service behind.
+    /// What it is: a service behind, or a server.
     name: &'static str,
     /// How it does.
     status: HealthStatus,
+    /// How long it took to say so, in milliseconds.
+    latency_ms: f64,
+    /// What is wrong; `ok` where nothing is.
+    message: String,
+}
+
+impl From<Checked> for Check {
+    fn from(checked: Checked) -> Self {
+        let latency_ms = (checked.latency.as_secs_f64() * 1e6).round() / 1e3;
+        Self { name: checked.name, status: checked.status.into(), latency_ms, message: checked.message }
+    }
 }
 
 /// The gateway and what it needs.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
-    /// How it does.
+    /// As well as the worst of its checks.
     status: HealthStatus,
     /// The release.
     version: &'static str,
-    /// The services behind; empty for liveness.
+    /// What it needs; empty for liveness.
     checks: Vec<Check>,
 }
 
-/// Can requests be served? With every service behind.
+/// Can requests be served? With everything that the gateway needs.
 #[utoipa::path(get, path = "/health", tag = "operation",
-    responses((status = 200, description = "all is well", body = Health)))]
+    responses((status = 200, description = "all is well, or well enough", body = Health)))]
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Reply, Problem> {
     check_all(&app).await
 }
@@ -53,10 +78,10 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Reply, Problem
 #[utoipa::path(get, path = "/health/live", tag = "operation",
     responses((status = 200, description = "alive", body = Health)))]
 pub(crate) async fn live() -> Result<Reply, Problem> {
-    Reply::ok(&healthy(Vec::new()))
+    Reply::ok(&health_of(HealthStatus::Healthy, Vec::new()))
 }
 
-/// Can requests be served? The same as `/health`, for probes.
+/// Can requests be served? The same as `/health`, for probes; not any more once a stop was asked for.
 #[utoipa::path(get, path = "/health/ready", tag = "operation",
     responses((status = 200, description = "ready", body = Health)))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Reply, Problem> {
@@ -66,38 +91,21 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Reply, Problem>
     check_all(&app).await
 }
 
-const fn healthy(checks: Vec<Check>) -> Health {
-    Health { status: HealthStatus::Healthy, version: env!("CARGO_PKG_VERSION"), checks }
+const fn health_of(status: HealthStatus, checks: Vec<Check>) -> Health {
+    Health { status, version: env!("CARGO_PKG_VERSION"), checks }
 }
 
 async fn check_all(app: &App) -> Result<Reply, Problem> {
-    let (mut agents, mut executions, mut messages) = (app.agents(), app.executions(), app.messages());
-    // The smallest question that each answers from its database.
-    let agents = agents.list_agents(registry::ListAgentsRequest { page_size: 1, ..Default::default() });
-    let executions =
-        executions.list_executions(orchestrator::ListExecutionsRequest { page_size: 1, ..Default::default() });
-    let messages = messages.list_messages(communication::ListMessagesRequest { page_size: 1, ..Default::default() });
-    let (registry, orchestrator, communication) =
-        futures::join!(answers(agents), answers(executions), answers(messages));
-    let found = [("registry", registry), ("orchestrator", orchestrator), ("communication", communication)];
-    let faults: Vec<_> = found
-        .iter()
-        .filter_map(|(name, fault)| fault.as_ref().map(|fault| Violation::new(*name, "unhealthy", fault)))
-        .collect();
-    if !faults.is_empty() {
-        let names: Vec<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
-        let detail = format!("not healthy: {}", names.join(", "));
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail).with_violations(faults));
+    let found = app.checks.run(PATIENCE).await;
+    let status = HealthStatus::from(overall(&found));
+    let checks: Vec<_> = found.into_iter().map(Check::from).collect();
+    if status != HealthStatus::Unhealthy {
+        return Reply::ok(&health_of(status, checks));
     }
-    let checks = found.iter().map(|(name, _)| Check { name, status: HealthStatus::Healthy }).collect();
-    Reply::ok(&healthy(checks))
-}
-
-/// What is wrong with a service, if anything is.
-async fn answers<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Option<String> {
-    match tokio::time::timeout(DEADLINE, call).await {
-        Ok(Ok(_)) => None,
-        Ok(Err(status)) => Some(Error::from(status).message),
-        Err(_) => Some(format!("no answer within {DEADLINE:?}")),
-    }
+    let away: Vec<_> = checks.iter().filter(|check| check.status == HealthStatus::Unhealthy).collect();
+    let names: Vec<_> = away.iter().map(|check| check.name).collect();
+    let detail = format!("not healthy: {}", names.join(", "));
+    let faults = away.iter().map(|check| Violation::new(check.name, "unhealthy", &check.message)).collect();
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail);
+    Err(problem.with_violations(faults).with_checks(checks))
 }

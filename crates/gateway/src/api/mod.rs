@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(crate) use self::pages::with_pages;
+pub(crate) use self::{health::Check, pages::with_pages};
 use crate::{app::App, openapi};
 
 /// Every described route, and the description.

@@ -22,13 +22,13 @@ const JANITOR_EVERY: Duration = Duration::from_mins(5);
 
 /// The records, and how long they hold.
 pub(crate) struct Idempotency {
-    store: Box<dyn Store>,
+    store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     ttl: Duration,
 }
 
 impl Idempotency {
-    pub(crate) fn new(store: Box<dyn Store>, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
         Self { store, clock, ttl }
     }
 

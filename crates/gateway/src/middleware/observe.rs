@@ -47,6 +47,10 @@ pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
         }
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if app.shutdown.is_draining() {
+        // The next request on this connection would meet a closed one.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let endpoint = endpoint.as_ref().map_or("unmatched", MatchedPath::as_str);
     record(method, endpoint, response.status(), started.elapsed());
     log(&ids, method, endpoint, response.status(), started.elapsed(), cause.as_deref());

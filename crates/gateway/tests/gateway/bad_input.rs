@@ -167,7 +167,18 @@ async fn a_backend_that_is_away_is_told_with_when_to_try_again() {
     rig.backend.state().failures.push(tonic::Status::unavailable("away"));
     let answer = rig.get("/health/ready").await;
     assert_problem(&answer, 503, "-", "readiness");
-    rig.get("/health/ready").await.expect(200);
+    let told = |answer: &serde_json::Value| {
+        let checks = answer["checks"].as_array().expect("there are checks").iter();
+        let told = checks.map(|check| {
+            assert!(check["latency_ms"].is_number() && check["message"].is_string(), "{check}");
+            format!("{} {}", check["name"].as_str().unwrap(), check["status"].as_str().unwrap())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let (mut found, needed) = (told(&answer.json()), ["registry", "orchestrator", "communication", "database"]);
+    assert_eq!(found.iter().filter(|check| check.ends_with(" unhealthy")).count(), 1, "{found:?}");
+    found = told(&rig.get("/health/ready").await.expect(200));
+    assert_eq!(found, needed.map(|name| format!("{name} healthy")));
     rig.get("/health").await.expect(200);
     rig.get("/health/live").await.expect(200);
 }

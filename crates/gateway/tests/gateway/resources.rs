@@ -1,9 +1,15 @@
 //! The way in and out of each resource.
 
+use std::time::Duration;
+
 use axum::body::Body;
+use gateway::Settings;
 use http::{Method, header};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::rig::{self, Rig};
 
@@ -102,8 +108,7 @@ async fn it_serves_over_a_socket_until_it_is_drained() {
     let address = listener.local_addr().unwrap();
     let serving = rig.gateway().serve(listener, rig.shutdown.clone());
     let client = async {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         let request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -113,4 +118,32 @@ async fn it_serves_over_a_socket_until_it_is_drained() {
     };
     let (served, ()) = futures::join!(serving, client);
     served.unwrap();
+}
+
+/// What a load balancer sees of a stop: not ready at once, but served until it had time to notice.
+#[tokio::test]
+async fn a_stop_lets_clients_in_until_they_have_been_told() {
+    let settings = Settings { drain_delay: Duration::from_secs(2), ..Settings::default() };
+    let rig = Rig::with(settings).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = rig.gateway().serve(listener, rig.shutdown.clone());
+    let get = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let clients = async {
+        rig.shutdown.drain();
+        let ready = get("/health/ready").await;
+        assert!(ready.starts_with("HTTP/1.1 503 ") && ready.contains("\"stopping\""), "{ready}");
+        // Reading to the end shows that the connection was closed.
+        let served = get("/api/v1/agents").await;
+        assert!(served.starts_with("HTTP/1.1 200 ") && served.contains("connection: close"), "{served}");
+    };
+    let (ended, ()) = futures::join!(serving, clients);
+    ended.unwrap();
+    TcpStream::connect(address).await.unwrap_err();
 }

@@ -243,5 +243,7 @@ pub(crate) trait Store: Send + Sync {
     /// The newest versions, in the order of ids; fewer than the limit where they are large.
     async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>>;
 
+    /// Does it answer?
+    async fn ping(&self) -> sqlx::Result<()>;
     async fn close(&self);
 }

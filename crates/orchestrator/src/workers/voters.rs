@@ -72,7 +72,7 @@ async fn find(mut client: RegistryServiceClient<Link>, wanted: Wanted) -> Vec<Vo
         count: wanted.count,
         ..SelectAgentsRequest::default()
     };
-    let agents = match tokio::time::timeout(TIMEOUT, client.select_agents(request)).await {
+    let agents = match contracts::deadline::within(TIMEOUT, client.select_agents(request)).await {
         Ok(Ok(response)) => response.into_inner().agents,
         Ok(Err(status)) => {
             tracing::warn!(%status, "the registry cannot select voters");

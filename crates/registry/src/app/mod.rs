@@ -264,6 +264,10 @@ impl Registry {
         if heard.is_empty() { Ok(()) } else { self.store.heard(&heard).await }
     }
 
+    pub(crate) async fn ping(&self) -> sqlx::Result<()> {
+        self.store.ping().await
+    }
+
     pub(crate) async fn close(&self) {
         self.store.close().await;
     }

@@ -39,6 +39,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn delete(&self, id: AgentId) -> sqlx::Result<()>;
     /// Notes when agents were last heard of; those that are gone are left out.
     async fn heard(&self, heard: &[(AgentId, Timestamp)]) -> sqlx::Result<()>;
+    /// Does it answer?
+    async fn ping(&self) -> sqlx::Result<()>;
     /// Closes after the last statement.
     async fn close(&self);
 }

@@ -65,6 +65,10 @@ impl Store for PostgresStore {
         Ok(())
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.0.ping().await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }

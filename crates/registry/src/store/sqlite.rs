@@ -64,6 +64,10 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.0.ping().await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }

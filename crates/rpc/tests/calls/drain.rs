@@ -35,7 +35,7 @@ async fn rolling(registry: &Registry, mut served: Vec<Served>) {
         let one = served.remove(0);
         let address = one.address;
         one.drain().await;
-        let again = listen(address).await;
+        let again = listen(address);
         served.push(Served::on(again, registry, None, None));
         // A pause would do as well, but calls tell that clients go on.
         while registry.calls() < seen + 10 * (stop + 1) {
@@ -44,7 +44,7 @@ async fn rolling(registry: &Registry, mut served: Vec<Served>) {
     }
 }
 
-async fn listen(address: SocketAddr) -> TcpListener {
+fn listen(address: SocketAddr) -> TcpListener {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(address).unwrap();

@@ -104,7 +104,7 @@ impl Registry {
 impl RegistryService for Registry {
     async fn get_agent(&self, _: Request<GetAgentRequest>) -> Result<Response<GetAgentResponse>, Status> {
         self.work().await?;
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(GetAgentResponse::default()))
     }
 
     async fn register_agent(
@@ -113,7 +113,7 @@ impl RegistryService for Registry {
     ) -> Result<Response<RegisterAgentResponse>, Status> {
         self.work().await?;
         *self.0.registered.lock().unwrap().entry(request.into_inner().name).or_default() += 1;
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(RegisterAgentResponse::default()))
     }
 
     async fn update_agent(&self, _: Request<UpdateAgentRequest>) -> Result<Response<UpdateAgentResponse>, Status> {

@@ -2,12 +2,14 @@
 
 pub(crate) mod agents;
 pub(crate) mod apply;
+pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod control;
 pub(crate) mod dead_letters;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod follow;
+pub(crate) mod healthcheck;
 mod input;
 pub(crate) mod ps;
 pub(crate) mod run;
@@ -55,6 +57,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Outcome {
         Command::Dev(args) => Box::pin(dev::run(args, output)).await,
         Command::Serve(args) => Box::pin(serve::run(args, output)).await,
         Command::Migrate(args) => serve::migrate::run(args, output).await,
+        Command::Certs(args) => certs::run(&args, output),
+        Command::Healthcheck(args) => healthcheck::run(args, &cli.global.url, output).await,
         Command::Completions(args) => completions::run(&args),
         Command::Bench(args) => Box::pin(bench::run(args, output)).await,
         Command::Apply(args) => apply::run(args, &client()?).await,

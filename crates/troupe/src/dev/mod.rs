@@ -98,7 +98,7 @@ async fn serve(
     let announced = ready(addresses.0, addresses.1);
     stages.stopping().await;
     services.not_serving().await;
-    let ended = stages.end().await;
+    let ended = stages.end(settings.gateway.drain_delay).await;
     services.close().await;
     ended?;
     // Whoever waits for the line and has gone is no reason to stop serving.

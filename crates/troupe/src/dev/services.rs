@@ -130,7 +130,7 @@ impl Services {
         let services =
             Self { registry, communication, orchestrator, agent_runner, gateway, health: HealthReporter::new() };
         services.listen(stages, http, grpc)?;
-        grpc::serving(&services.health).await;
+        grpc::serving(&services.health, &grpc::ALL).await;
         Ok(services)
     }
 
@@ -150,7 +150,7 @@ impl Services {
 
     /// Tells those who ask that no new work is taken.
     pub(super) async fn not_serving(&self) {
-        grpc::not_serving(&self.health).await;
+        grpc::not_serving(&self.health, &grpc::ALL).await;
     }
 
     /// Closes the databases, after all tasks have ended.

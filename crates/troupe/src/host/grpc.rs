@@ -87,29 +87,40 @@ impl Grpc {
     }
 }
 
-/// The services that health knows; the empty name is the server as a whole.
-const SERVICES: [&str; 9] = [
-    "",
-    registry_service_server::SERVICE_NAME,
+/// What each process serves, by the names that health knows; the server as a whole is known besides.
+pub(crate) const REGISTRY: [&str; 1] = [registry_service_server::SERVICE_NAME];
+pub(crate) const COMMUNICATION: [&str; 4] = [
     agent_session_service_server::SERVICE_NAME,
     task_service_server::SERVICE_NAME,
     message_service_server::SERVICE_NAME,
     dead_letter_service_server::SERVICE_NAME,
-    workflow_service_server::SERVICE_NAME,
-    execution_service_server::SERVICE_NAME,
-    agent_runner_service_server::SERVICE_NAME,
 ];
+pub(crate) const ORCHESTRATOR: [&str; 2] =
+    [workflow_service_server::SERVICE_NAME, execution_service_server::SERVICE_NAME];
+pub(crate) const AGENT_RUNNER: [&str; 1] = [agent_runner_service_server::SERVICE_NAME];
+pub(crate) const ALL: [&str; 8] = [
+    REGISTRY[0],
+    COMMUNICATION[0],
+    COMMUNICATION[1],
+    COMMUNICATION[2],
+    COMMUNICATION[3],
+    ORCHESTRATOR[0],
+    ORCHESTRATOR[1],
+    AGENT_RUNNER[0],
+];
+/// The server as a whole.
+const WHOLE: &str = "";
 
 /// Tells those who ask that new work is taken.
-pub(crate) async fn serving(health: &HealthReporter) {
-    for service in SERVICES {
+pub(crate) async fn serving(health: &HealthReporter, services: &[&'static str]) {
+    for service in services.iter().chain([&WHOLE]) {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
 }
 
 /// Tells those who ask that none is taken any more.
-pub(crate) async fn not_serving(health: &HealthReporter) {
-    for service in SERVICES {
+pub(crate) async fn not_serving(health: &HealthReporter, services: &[&'static str]) {
+    for service in services.iter().chain([&WHOLE]) {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
 }
@@ -134,9 +145,16 @@ mod tests {
         let mut client = HealthClient::new(channel);
         let status =
             |answer: tonic::Response<tonic_health::pb::HealthCheckResponse>| answer.into_inner().status().as_str_name();
-        assert_eq!(status(client.check(HealthCheckRequest::default()).await.unwrap()), "SERVING");
-        not_serving(&health).await;
-        assert_eq!(status(client.check(HealthCheckRequest::default()).await.unwrap()), "NOT_SERVING");
+        serving(&health, &REGISTRY).await;
+        for name in [WHOLE, REGISTRY[0]] {
+            let request = || HealthCheckRequest { service: name.to_owned() };
+            assert_eq!(status(client.check(request()).await.unwrap()), "SERVING");
+            not_serving(&health, &REGISTRY).await;
+            assert_eq!(status(client.check(request()).await.unwrap()), "NOT_SERVING");
+            serving(&health, &REGISTRY).await;
+        }
+        let elsewhere = HealthCheckRequest { service: ORCHESTRATOR[0].to_owned() };
+        assert_eq!(client.check(elsewhere).await.unwrap_err().code(), tonic::Code::NotFound);
         drop(client);
         tasks.shutdown().drain();
         tasks.join(Duration::from_secs(30)).await.unwrap();

@@ -94,9 +94,9 @@ impl Stages {
         self.core.shutdown().cut();
     }
 
-    /// Waits for what runs: first the edge, then what it stands on.
-    pub(crate) async fn end(&self) -> Result<(), TaskFailed> {
-        let edge = self.edge.clone().join(EDGE_GRACE).await;
+    /// Waits for what runs: first the edge, which may take in work for `delay` still, then what it stands on.
+    pub(crate) async fn end(&self, delay: Duration) -> Result<(), TaskFailed> {
+        let edge = self.edge.clone().join(EDGE_GRACE + delay).await;
         self.core.shutdown().drain();
         let core = self.core.clone().join(CORE_GRACE).await;
         edge.and(core)

@@ -96,14 +96,13 @@ async fn serve(
     let listener = if is_gateway { None } else { Some(bind(settings.listen, "serve.listen").await?) };
     let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let advertised = advertised(settings, address);
-    let service =
-        match Service::start(name, file, settings, &caller, advertised, stages, telemetry.clone()).await {
-            Ok(service) => service,
-            Err(error) => {
-                stages.cut();
-                return Err(told(error));
-            }
-        };
+    let service = match Service::start(name, file, settings, &caller, advertised, stages, telemetry.clone()).await {
+        Ok(service) => service,
+        Err(error) => {
+            stages.cut();
+            return Err(told(error));
+        }
+    };
     let ready = match listener {
         Some(listener) => {
             let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;
@@ -115,13 +114,16 @@ async fn serve(
     };
     if let Some(address) = settings.http.filter(|_| !is_gateway) {
         let listener = bind(address, "serve.http").await?;
-        stages.edge.spawn("http", OnExit::StopService, http::serve(listener, telemetry, shutdown));
+        let checks = service.checks().and(service::peers(name, &caller, settings)?);
+        // As long as anything runs it says how far that is.
+        let end = stages.core.shutdown().clone();
+        stages.core.spawn("http", OnExit::StopService, http::serve(listener, telemetry, checks, shutdown, end));
     }
-    grpc::serving(&health).await;
+    grpc::serving(&health, service.names()).await;
     output.line(format!("ready {}", ready.unwrap_or_default()))?;
     stages.stopping().await;
-    grpc::not_serving(&health).await;
-    let ended = stages.end().await;
+    grpc::not_serving(&health, service.names()).await;
+    let ended = stages.end(service.drain_delay()).await;
     service.close().await;
     Ok(ended?)
 }

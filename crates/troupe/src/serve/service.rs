@@ -6,13 +6,14 @@ use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
 use contracts::{Link, Links};
 use domain::{Clock, SystemClock};
-use lifecycle::OnExit;
+use lifecycle::{Checks, Complaint, HealthStatus, OnExit};
 use rpc::{Caller, Replicas};
 use telemetry::Telemetry;
 use tonic::service::Routes;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{Name, Settings};
-use crate::host::{Stages, bind};
+use crate::host::{Stages, bind, grpc};
 
 /// How long the database may take to close.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -40,7 +41,9 @@ impl Service {
             caller.connect(service, replicas).with_context(|| format!("serve.{service} does not say where to find it"))
         };
         let links = |service: &'static str, replicas: &Replicas| -> anyhow::Result<Links> {
-            caller.connect_each(service, replicas).with_context(|| format!("serve.{service} does not say where to find it"))
+            caller
+                .connect_each(service, replicas)
+                .with_context(|| format!("serve.{service} does not say where to find it"))
         };
         let registry = || link("registry", &serve.registry);
         let communication = || link("communication", &serve.communication);
@@ -101,6 +104,36 @@ impl Service {
         }
     }
 
+    /// The names of that.
+    pub(super) const fn names(&self) -> &'static [&'static str] {
+        match self {
+            Self::Registry(_) => &grpc::REGISTRY,
+            Self::Communication(_) => &grpc::COMMUNICATION,
+            Self::Orchestrator(_) => &grpc::ORCHESTRATOR,
+            Self::AgentRunner(_) => &grpc::AGENT_RUNNER,
+            Self::Gateway(..) => &[],
+        }
+    }
+
+    /// How the things do that it needs, but for other services. The gateway says that itself.
+    pub(super) fn checks(&self) -> Checks {
+        match self {
+            Self::Registry(service) => service.checks(),
+            Self::Communication(service) => service.checks(),
+            Self::Orchestrator(service) => service.checks(),
+            Self::AgentRunner(service) => service.checks(),
+            Self::Gateway(..) => Checks::new(),
+        }
+    }
+
+    /// How long it still takes in work after a stop was asked for. Callers of gRPC go to another replica by themselves.
+    pub(super) fn drain_delay(&self) -> Duration {
+        match self {
+            Self::Gateway(gateway, _) => gateway.drain_delay(),
+            Self::Registry(_) | Self::Communication(_) | Self::Orchestrator(_) | Self::AgentRunner(_) => Duration::ZERO,
+        }
+    }
+
     /// Serves HTTP, where that is what it does; answers where.
     pub(super) async fn http(&self, stages: &Stages) -> anyhow::Result<Option<SocketAddr>> {
         let Self::Gateway(gateway, listen) = self else { return Ok(None) };
@@ -126,6 +159,31 @@ impl Service {
             tracing::warn!("the database did not close in time");
         }
     }
+}
+
+/// How the services do that one calls, as they say themselves. Without them it goes on with what it has, so that one that is
+/// away does not take all others with it.
+pub(super) fn peers(name: Name, caller: &Caller, serve: &Settings) -> anyhow::Result<Checks> {
+    let (registry, communication) = (("registry", &serve.registry), ("communication", &serve.communication));
+    let needed: &[_] = match name {
+        Name::Registry | Name::Gateway => &[],
+        Name::Communication => &[registry],
+        Name::Orchestrator | Name::AgentRunner => &[registry, communication],
+    };
+    needed.iter().try_fold(Checks::new(), |checks, (service, replicas)| {
+        let link = caller.connect(service, replicas)?;
+        Ok(checks.with(service, HealthStatus::Degraded, move || {
+            let mut client = HealthClient::new(link.clone());
+            async move {
+                let answer = client.check(HealthCheckRequest::default()).await;
+                match answer.map(|answer| answer.into_inner().status()) {
+                    Ok(ServingStatus::Serving) => Ok(()),
+                    Ok(status) => Err(Complaint::degraded(format!("it is {}", status.as_str_name()))),
+                    Err(status) => Err(Complaint::degraded(status.message())),
+                }
+            }
+        }))
+    })
 }
 
 /// A process of a cluster has no data directory: where its tables are must be said.

@@ -323,6 +323,10 @@ impl Store for PostgresStore {
         Ok(old.len() as u64 + ended.rows_affected())
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.0.ping().await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }

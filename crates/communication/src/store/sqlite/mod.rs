@@ -311,6 +311,10 @@ impl Store for SqliteStore {
         Ok(old.len() as u64 + ended.rows_affected())
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.database.ping().await
+    }
+
     async fn close(&self) {
         self.database.close().await;
     }

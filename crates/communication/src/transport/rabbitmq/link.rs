@@ -4,7 +4,7 @@
 //! - `dlx`: where everything dead-letters to; `dlq.message` and `dlq.task` hold copies for those who watch the broker. The record
 //!   in the database is what dead letters are listed, replayed and purged from.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use domain::Timestamp;
 use lapin::{
@@ -63,6 +63,7 @@ impl<'a> Link<'a> {
         let open = async {
             let connection = Connection::connect(url, properties).await?;
             let (channel, declaring) = (connection.create_channel().await?, connection.create_channel().await?);
+            transport.links.fetch_add(1, Ordering::Relaxed);
             Ok(Self { transport, connection, channel, declaring })
         };
         timeout(settings.timeout, open).await.map_err(|_| LinkError::Silent(settings.timeout))?
@@ -138,6 +139,12 @@ impl<'a> Link<'a> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let queue = queue_of(mailbox).into();
         Ok(self.declaring.queue_declare(queue, passive, FieldTable::default()).await?.message_count())
+    }
+}
+
+impl Drop for Link<'_> {
+    fn drop(&mut self) {
+        self.transport.links.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

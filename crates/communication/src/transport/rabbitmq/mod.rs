@@ -20,7 +20,10 @@ mod relay;
 use std::{
     collections::HashSet,
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
@@ -57,6 +60,8 @@ pub(crate) struct RabbitMq {
     changed: Notify,
     /// There is something to tell the broker.
     settled: Notify,
+    /// Connections that are open.
+    links: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +123,7 @@ impl RabbitMq {
             declaring: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             settled: Notify::new(),
+            links: AtomicUsize::new(0),
         }
     }
 
@@ -131,6 +137,11 @@ impl RabbitMq {
         let relay = relay::run(Arc::clone(&self), Arc::clone(&store), over.clone());
         futures::future::join3(publish, relay, consumer::run(self, store, over)).await;
         Ok(())
+    }
+
+    /// Can it publish and consume?
+    pub(crate) fn is_connected(&self) -> bool {
+        self.links.load(Ordering::Relaxed) >= 2
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

@@ -3,6 +3,8 @@
 mod postgres;
 mod sqlite;
 
+use std::sync::Arc;
+
 use ::store::{Database, Migrations, OpenError};
 use async_trait::async_trait;
 use domain::Timestamp;
@@ -19,10 +21,10 @@ static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/gateway");
 pub static MIGRATIONS: Migrations = Migrations { service: "gateway", sqlite: &SQLITE, postgres: &POSTGRES };
 
 /// Opens the database that the settings name.
-pub(crate) async fn open(settings: &settings::Database) -> Result<Box<dyn Store>, OpenError> {
+pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match Database::open(settings, &MIGRATIONS).await? {
-        Database::Sqlite(sqlite) => Box::new(SqliteStore::new(sqlite)),
-        Database::Postgres(postgres) => Box::new(PostgresStore::new(postgres)),
+        Database::Sqlite(sqlite) => Arc::new(SqliteStore::new(sqlite)),
+        Database::Postgres(postgres) => Arc::new(PostgresStore::new(postgres)),
     })
 }
 
@@ -72,6 +74,8 @@ pub(crate) trait Store: Send + Sync {
     async fn keep(&self, binding: &Binding<'_>, id: &str, given: &Reply) -> Result<Option<Reply>, Error>;
     /// Removes what has expired, some at a time.
     async fn remove_expired(&self, now: Timestamp) -> Result<u64, Error>;
+    /// Does it answer?
+    async fn ping(&self) -> sqlx::Result<()>;
     /// Closes after the last statement.
     async fn close(&self);
 }

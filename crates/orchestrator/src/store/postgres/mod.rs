@@ -100,6 +100,10 @@ impl Store for PostgresStore {
         workflows::list(&self.0, filter).await
     }
 
+    async fn ping(&self) -> sqlx::Result<()> {
+        self.0.ping().await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }

@@ -1,0 +1,38 @@
+//! How the services behind do, each asked the smallest question that it answers from its database.
+
+use std::future::Future;
+
+use contracts::{
+    communication::v1::{ListMessagesRequest, message_service_client::MessageServiceClient},
+    orchestrator::v1::{ListExecutionsRequest, execution_service_client::ExecutionServiceClient},
+    registry::v1::{ListAgentsRequest, registry_service_client::RegistryServiceClient},
+};
+use lifecycle::{Checks, Complaint, HealthStatus};
+
+use crate::Peers;
+
+/// A check per service behind: without any of them some requests cannot be served.
+pub(crate) fn checks(peers: &Peers) -> Checks {
+    let (registry, orchestrator, communication) =
+        (peers.registry.clone(), peers.orchestrator.clone(), peers.communication.clone());
+    Checks::new()
+        .with("registry", HealthStatus::Unhealthy, move || {
+            let mut agents = RegistryServiceClient::new(registry.clone());
+            answers(async move { agents.list_agents(ListAgentsRequest { page_size: 1, ..Default::default() }).await })
+        })
+        .with("orchestrator", HealthStatus::Unhealthy, move || {
+            let mut executions = ExecutionServiceClient::new(orchestrator.clone());
+            let one = ListExecutionsRequest { page_size: 1, ..Default::default() };
+            answers(async move { executions.list_executions(one).await })
+        })
+        .with("communication", HealthStatus::Unhealthy, move || {
+            let mut messages = MessageServiceClient::new(communication.clone());
+            answers(
+                async move { messages.list_messages(ListMessagesRequest { page_size: 1, ..Default::default() }).await },
+            )
+        })
+}
+
+async fn answers<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Result<(), Complaint> {
+    call.await.map(drop).map_err(|status| Complaint::unhealthy(errors::Error::from(status).message))
+}
