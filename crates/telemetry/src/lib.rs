@@ -84,11 +84,10 @@ impl Telemetry {
             LogFormat::Json => logs.event_format(log::Json).boxed(),
         };
         let spans = export::provider(service, settings)?;
-        tracing_subscriber::registry()
-            .with(logs.with_filter(log::Events(parsed)))
-            .with(spans.as_ref().map(export::layer))
-            .try_init()
-            .map_err(Error::Logs)?;
+        // Not an `Option` as a second layer: one that is absent has no filter, and so wants every span.
+        let mut layers = vec![logs.with_filter(log::Events(parsed)).boxed()];
+        layers.extend(spans.as_ref().map(|spans| export::layer(spans).boxed()));
+        tracing_subscriber::registry().with(layers).try_init().map_err(Error::Logs)?;
         let metrics = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(PrometheusBuilder::install_recorder)

@@ -93,6 +93,11 @@ fn read(from: &dyn Extractor) -> Option<SpanContext> {
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
 }
 
+/// Is there a trace here that something could be a part of?
+pub(crate) fn is_in_trace() -> bool {
+    current().is_valid()
+}
+
 /// `version-trace-parent-flags`; a later version may say more.
 fn is_whole(text: &str) -> bool {
     let bytes = text.as_bytes();

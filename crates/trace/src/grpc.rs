@@ -1,6 +1,7 @@
 //! Around gRPC clients and servers: a span for each call, with the trace and the correlation id carried from one to the other.
 //!
-//! A call of a stream ends for these spans when the answer begins: streams between processes live as long as those.
+//! A call that is part of no trace makes no span: most of those are what services tell each other again and again. A stream's
+//! span ends when the answer begins: streams between processes live as long as those.
 
 use std::{
     task::{Context, Poll},
@@ -13,10 +14,10 @@ use futures::{
 };
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tower::{Layer, Service};
-use tracing::{Instrument as _, Span, field::Empty};
+use tracing::{Instrument as _, Level, Span, field::Empty};
 
 use crate::{
-    context::{adopt_headers, continue_request, inject},
+    context::{adopt_headers, continue_request, inject, is_in_trace},
     scope::{self, CORRELATION_ID, Scope},
 };
 
@@ -54,7 +55,6 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let span = client_span(&request);
-        continue_request(&span);
         inject(&span, request.headers_mut());
         if !request.headers().contains_key(CORRELATION_ID)
             && let Some(correlation) = scope::correlation()
@@ -107,19 +107,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let path = request.uri().path();
-        if !path.starts_with(OURS) {
+        let scope = Scope::of(request.headers());
+        let is_logged = tracing::enabled!(Level::DEBUG);
+        if !request.uri().path().starts_with(OURS) || !is_logged && scope.is_empty() {
             return Either::Left(self.0.call(request));
         }
-        let span = server_span(&request);
-        adopt_headers(&span, request.headers());
-        let scope = Scope::of(request.headers());
-        let (begun, path) = (Instant::now(), path.to_owned());
+        let span = server_span(&request, &scope);
+        let (begun, path) = (Instant::now(), is_logged.then(|| request.uri().path().to_owned()));
         let answer = span.in_scope(|| self.0.call(request));
         let recorded = async move {
             let answer = answer.await;
             let code = note(answer.as_ref().ok().map(Response::headers));
-            tracing::debug!(call = path, code, took = ?begun.elapsed(), "answered");
+            if let Some(call) = path {
+                tracing::debug!(call, code, took = ?begun.elapsed(), "answered");
+            }
             answer
         };
         Either::Right(scope.around(recorded.instrument(span)).boxed())
@@ -145,13 +146,22 @@ macro_rules! span {
 }
 
 fn client_span<B>(request: &Request<B>) -> Span {
-    if request.uri().path().starts_with(OURS) { span!(request, "rpc.client", "client") } else { Span::none() }
+    if !tracing::span_enabled!(Level::INFO) || !is_in_trace() || !request.uri().path().starts_with(OURS) {
+        return Span::none();
+    }
+    let span = span!(request, "rpc.client", "client");
+    continue_request(&span);
+    span
 }
 
-fn server_span<B>(request: &Request<B>) -> Span {
+fn server_span<B>(request: &Request<B>, scope: &Scope) -> Span {
+    if !scope.is_in_trace() {
+        return Span::none();
+    }
     let span = span!(request, "rpc.server", "server");
-    if let Some(correlation) = request.headers().get(CORRELATION_ID).and_then(|value| value.to_str().ok()) {
-        span.record("correlation.id", correlation);
+    adopt_headers(&span, request.headers());
+    if let Some(correlation) = &scope.correlation {
+        span.record("correlation.id", &**correlation);
     }
     span
 }

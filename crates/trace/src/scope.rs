@@ -22,7 +22,7 @@ tokio::task_local! {
 /// What a request came with. What is called within [`Scope::around`] passes it on, and log lines carry it.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
-    correlation: Option<Arc<str>>,
+    pub(crate) correlation: Option<Arc<str>>,
     remote: Option<SpanContext>,
 }
 
@@ -38,6 +38,15 @@ impl Scope {
     #[must_use]
     pub fn correlated(self, correlation: Arc<str>) -> Self {
         Self { correlation: Some(correlation), ..self }
+    }
+
+    /// Does it say nothing?
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.correlation.is_none() && self.remote.is_none()
+    }
+
+    pub(crate) const fn is_in_trace(&self) -> bool {
+        self.remote.is_some()
     }
 
     /// The work on the request. What it spawns is outside.

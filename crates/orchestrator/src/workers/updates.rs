@@ -134,9 +134,9 @@ impl Worker {
     fn current(&mut self, id: ExecutionId, task: TaskKey, update: TaskUpdate) {
         let now = self.shared.now();
         let News::Ended(_) = &update.news else { return self.show(id, task, update) };
-        let begun_at = self.live.get(&id).and_then(|live| live.tasks.get(&task)).and_then(|out| out.begun_at);
-        let span = self.live.get(&id).map(|live| spans::result(&live.execution, &update));
-        let _entered = span.map(tracing::Span::entered);
+        let live = self.live.get(&id);
+        let _entered = live.map(|live| spans::result(&live.execution, &update).entered());
+        let begun_at = live.and_then(|live| live.tasks.get(&task)).and_then(|out| out.begun_at);
         self.forget(id, task);
         let TaskUpdate { task_id, agent_id, news, needs_ack, .. } = update;
         if let News::Ended(outcome) = news {
