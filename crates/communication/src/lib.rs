@@ -70,7 +70,7 @@ pub async fn start(
     }
     let registry = RegistryClient::new(peers.registry, settings.registry_timeout);
     let redis = Redis::open(&settings.redis, "communication")?;
-    let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache, redis, &clock));
+    let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache, redis.as_ref(), &clock));
     let writer = Writer {
         journal: Arc::clone(&journal),
         store: Arc::clone(&store),

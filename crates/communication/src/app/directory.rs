@@ -71,11 +71,11 @@ impl Directory {
     pub(crate) fn new(
         registry: Arc<dyn Registry>,
         fresh: Duration,
-        redis: Option<Redis>,
+        redis: Option<&Redis>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
         let believe = Believe { fresh, kept: REMEMBERED.max(fresh), capacity: MOST_AGENTS };
-        let cache = |name| Cache::new(name, believe, redis.clone(), Some(codec()), Arc::clone(clock));
+        let cache = |name| Cache::new(name, believe, redis.cloned(), Some(codec()), Arc::clone(clock));
         Self { registry, agents: cache("agents"), names: cache("agent_names") }
     }
 

@@ -46,7 +46,7 @@ type Telling = FuturesUnordered<BoxFuture<'static, ()>>;
 pub(super) async fn run(mut presence: Presence, mut over: watch::Receiver<bool>) -> Result<(), Infallible> {
     let mut ticks = tokio::time::interval(presence.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut replicas = HashMap::new();
+    let mut replicas: HashMap<_, Arc<Owed>> = HashMap::new();
     let mut telling = Telling::new();
     presence.meet(&mut replicas, &telling);
     loop {
@@ -55,7 +55,9 @@ pub(super) async fn run(mut presence: Presence, mut over: watch::Receiver<bool>)
         tokio::select! {
             _ = ticks.tick() => {
                 hub.broker().offer_again(std::time::Instant::now());
-                replicas.values().for_each(|owed: &Arc<Owed>| owed.add(|owed| owed.all = true));
+                for owed in replicas.values() {
+                    owed.add(|owed| owed.all = true);
+                }
             }
             () = hub.changed() => owe(hub, &replicas),
             () = presence.registries.changed() => presence.meet(&mut replicas, &telling),
@@ -64,7 +66,9 @@ pub(super) async fn run(mut presence: Presence, mut over: watch::Receiver<bool>)
         }
     }
     owe(&presence.hub, &replicas);
-    replicas.values().for_each(|owed| owed.add(|owed| owed.is_last = true));
+    for owed in replicas.values() {
+        owed.add(|owed| owed.is_last = true);
+    }
     while telling.next().await.is_some() {}
     Ok(())
 }

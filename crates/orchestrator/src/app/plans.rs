@@ -169,3 +169,71 @@ fn compile(workflow_id: WorkflowId, version: u32, written: &Given) -> Result<Com
     let (name, plan) = (Arc::clone(&written.name), Arc::new(definition.plan));
     Ok(Compiled { workflow_id, name, version, plan, schema })
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::{ManualClock, Timestamp};
+    use testkit::{Servers, eventually};
+
+    use super::*;
+    use crate::store::{WorkflowRow, Written, open};
+
+    #[tokio::test]
+    async fn what_one_replica_has_made_newest_the_others_hear_of_and_a_version_is_the_same_everywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&settings::Database::sqlite(folder.path().join("test.db"))).await.unwrap();
+        // It stands still: what is believed for a time is believed for ever, unless somebody tells.
+        let manual = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
+        let clock: Arc<dyn Clock> = Arc::new(manual);
+        let url = &Servers::shared().redis;
+        let redis = settings::Redis { timeout: Duration::from_secs(2), ..settings::Redis::at(url) };
+        let redis = Redis::open(&redis, "orchestrator").unwrap();
+        let plans = || Plans::new(Arc::clone(&store), 10, Limits::default(), redis.clone(), &clock);
+        let (a, b) = (plans(), plans());
+        let namespace = Namespace::default();
+        let row = WorkflowRow {
+            id: WorkflowId::generate(&domain::SystemClock),
+            namespace: namespace.clone(),
+            is_archived: false,
+            newest: 1,
+            created_at: clock.now(),
+            updated_at: clock.now(),
+            version: 1,
+            name: "named".to_owned(),
+            description: String::new(),
+            definition: r#"{"name":"named","steps":[{"id":"a","agent_type":"echo"}]}"#.to_owned(),
+            step_count: 1,
+        };
+        assert_eq!(store.create_workflow(&row).await.unwrap(), Written::Done);
+        let workflow = WorkflowRef::Name("named".to_owned());
+        let versions = async {
+            for version in 2..10 {
+                assert_eq!(b.head(&namespace, &workflow).await.unwrap().newest, version - 1);
+                let next = WorkflowRow { newest: version, version, ..row.clone() };
+                assert_eq!(store.update_workflow(&next).await.unwrap(), Written::Done);
+                a.changed(&namespace, row.id, &[&row.name]).await;
+                assert_eq!(a.head(&namespace, &workflow).await.unwrap().newest, version);
+                // The first time it may not listen yet.
+                eventually("the other replica to hear of it", async || {
+                    if version == 2 {
+                        a.changed(&namespace, row.id, &[&row.name]).await;
+                    }
+                    match b.head(&namespace, &workflow).await.unwrap().newest {
+                        newest if newest == version => Ok(()),
+                        newest => Err(newest),
+                    }
+                })
+                .await;
+                let (one, other) =
+                    (a.compiled(&namespace, row.id, version).await, b.compiled(&namespace, row.id, version).await);
+                assert_eq!((one.unwrap().version, other.unwrap().version), (version, version));
+            }
+        };
+        tokio::select! {
+            () = b.follow() => unreachable!("it follows for ever"),
+            () = versions => {}
+        }
+        assert!(a.compiled(&namespace, row.id, 99).await.is_err());
+        store.close().await;
+    }
+}

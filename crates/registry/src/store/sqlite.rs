@@ -34,7 +34,7 @@ impl Store for SqliteStore {
     }
 
     async fn find(&self, ids: &[AgentId]) -> sqlx::Result<Vec<Row>> {
-        let ids = serde_json::Value::from_iter(ids.iter().map(ToString::to_string)).to_string();
+        let ids = ids.iter().map(ToString::to_string).collect::<serde_json::Value>().to_string();
         let query =
             sqlx::query(AssertSqlSafe(format!("{SELECT} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id")));
         let rows = query.bind(ids).fetch_all(&self.0.reader).await?;

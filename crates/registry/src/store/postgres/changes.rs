@@ -99,7 +99,8 @@ async fn receive(listener: &mut PgListener) -> sqlx::Result<Told> {
             Ok(Err(error)) => return Err(error),
             // What comes with the answer is kept for the next round.
             Err(_) => match timeout(ANSWER, listener.execute("SELECT 1")).await {
-                Ok(answer) => drop(answer?),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error),
                 Err(_) => return Ok(Told::Anything),
             },
         }
