@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
 use lifecycle::OnExit;
+use serde_json::{Value, json};
 use telemetry::{LogFormat, Telemetry};
 use tonic_health::server::HealthReporter;
 
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// A TOML file with a table per service, and one named `serve`
     #[arg(long, env = "TROUPE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Print the effective settings as JSON, and start nothing
+    #[arg(long)]
+    print_config: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -61,10 +65,31 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     let file = args.config.as_deref();
     crate::dev::check_names(file).map_err(|error| told(error.into()))?;
     let settings = Settings::load(file).map_err(|error| told(error.into()))?;
+    if args.print_config {
+        output.document(&args.service.settings(file, &settings).map_err(told)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let telemetry = args.log.install(LogFormat::Json)?;
     let stages = Stages::new();
     let serving = serve(args.service, file, &settings, &stages, telemetry, output);
     until_stopped(&stages, serving).await.map(|()| ExitCode::SUCCESS)
+}
+
+impl Name {
+    /// What the service reads, each table under its own name.
+    fn settings(self, file: Option<&std::path::Path>, serve: &Settings) -> anyhow::Result<Value> {
+        fn of<T: ::settings::Settings>(file: Option<&std::path::Path>) -> anyhow::Result<(&'static str, Value)> {
+            Ok((T::SERVICE, serde_json::to_value(T::load(file)?)?))
+        }
+        let (name, own) = match self {
+            Self::Registry => of::<registry::Settings>(file),
+            Self::Communication => of::<communication::Settings>(file),
+            Self::Orchestrator => of::<orchestrator::Settings>(file),
+            Self::AgentRunner => of::<agent_runner::Settings>(file),
+            Self::Gateway => of::<gateway::Settings>(file),
+        }?;
+        Ok(json!({ "serve": serve, name: own }))
+    }
 }
 
 async fn serve(
