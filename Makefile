@@ -34,7 +34,7 @@ test: build $(SCHEMATHESIS) ## Run every test; does its own set-up
 	cargo test --workspace --doc --quiet
 
 .PHONY: cluster
-cluster: ## Start the five services as processes on PostgreSQL (installed where missing), REPLICAS (default 1) of each
+cluster: ## Start PostgreSQL, RabbitMQ, Redis (installed where missing) and REPLICAS (default 1) of each service, as processes
 	cargo build --release --bin troupe
 	deploy/native/cluster.sh up $(CLUSTER)
 

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# A cluster on this machine, without containers: a PostgreSQL of its own (see servers.sh), and the five
+# A cluster on this machine, without containers: a PostgreSQL, a RabbitMQ and a Redis of its own (see servers.sh), and the five
 # services as processes, each as often as REPLICAS says. Everything is in one folder and listens on loopback.
 #
-#   cluster.sh up DIR        start what does not run; prints where the gateway answers
+#   cluster.sh up DIR        start what does not run; prints what runs where
 #   cluster.sh down DIR      stop everything and remove DIR
 #
-# TROUPE_BIN: the program (target/release/troupe). REPLICAS: of orchestrator and
-# agent-runner (1); the others are one each. HTTP: the gateway's address
-# (127.0.0.1:8080).
+# TROUPE_BIN: the program (target/release/troupe). REPLICAS: of each service (1). HTTP: the address of the first gateway
+# (127.0.0.1:8080); the others have the ports after it.
 set -euo pipefail
 
 [ $# -eq 2 ] || { sed -n '5,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -15,36 +14,46 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 bin=${TROUPE_BIN:-$root/target/release/troupe}
 replicas=${REPLICAS:-1}
+http=${HTTP:-127.0.0.1:8080}
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 
+# In the order of their start: each calls those before it.
+services=(registry communication orchestrator agent-runner gateway)
+# Those with a database, and those with a section `redis`.
+with_database=" registry communication orchestrator gateway "
+with_redis=" "
+
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# A service keeps its port over restarts: the others have it in their lists.
+# A process keeps its ports over restarts: the others have it in their lists.
 port() {
     local file="$dir/ports.$1"
     [ -f "$file" ] || free_port >"$file"
     cat "$file"
 }
 
-# How many there are of a service.
-count() { case $1 in orchestrator | agent-runner) echo "$replicas" ;; *) echo 1 ;; esac }
+gateway_address() { echo "${http%:*}:$((${http##*:} + $1 - 1))"; }
 
 addresses() {
     local list=
-    for number in $(seq "$(count "$1")"); do list+="127.0.0.1:$(port "$1-$number"),"; done
+    for number in $(seq "$replicas"); do list+="127.0.0.1:$(port "$1-$number"),"; done
     echo "${list%,}"
 }
 
 is_alive() { [ -f "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; }
 
-# start NAME SERVICE [VARIABLE=VALUE…]
+# start SERVICE NUMBER
 start() {
-    local name=$1 service=$2
-    shift 2
+    local service=$1 name="$1-$2" listen
     is_alive "$name" && return
     : >"$dir/$name.ready"
-    env TROUPE_CONFIG="$dir/troupe.toml" "$@" setsid nohup "$bin" serve "$service" \
+    if [ "$service" = gateway ]; then
+        listen=(TROUPE_GATEWAY__LISTEN="$(gateway_address "$2")")
+    else
+        listen=(TROUPE_SERVE__LISTEN="127.0.0.1:$(port "$name")" TROUPE_SERVE__HTTP="127.0.0.1:$(port "http-$name")")
+    fi
+    env TROUPE_CONFIG="$dir/troupe.toml" "${listen[@]}" setsid nohup "$bin" serve "$service" \
         >"$dir/$name.ready" 2>>"$dir/$name.log" </dev/null &
     echo $! >"$dir/$name.pid"
 }
@@ -59,49 +68,62 @@ wait_ready() {
     exit 1
 }
 
+# The table of a service: where its data and its servers are.
+section() {
+    echo "[$1]"
+    if [[ $with_database == *" $1 "* ]]; then echo "database = { url = \"$TROUPE_TEST_POSTGRES\" }"; fi
+    if [[ $with_redis == *" $1 "* ]]; then echo "redis = { url = \"$TROUPE_TEST_REDIS\" }"; fi
+    if [ "$1" = communication ]; then
+        echo 'transport = "rabbitmq"'
+        echo "rabbitmq = { url = \"$TROUPE_TEST_AMQP\" }"
+    fi
+}
+
+write_settings() {
+    [ -f "$dir/token" ] || (umask 077; head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$dir/token")
+    {
+        echo "[serve]"
+        for service in registry communication orchestrator; do echo "$service = \"$(addresses "$service")\""; done
+        echo "token_file = \"$dir/token\""
+        for service in "${services[@]}"; do section "$service"; done
+    } >"$dir/troupe.toml"
+}
+
+tell() {
+    local service number name
+    for service in "${services[@]}"; do
+        for number in $(seq "$replicas"); do
+            name="$service-$number"
+            if [ "$service" = gateway ]; then
+                printf '%-16s http://%s\n' "$name" "$(gateway_address "$number")"
+            else
+                printf '%-16s gRPC 127.0.0.1:%-6s http://127.0.0.1:%s/metrics\n' \
+                    "$name" "$(port "$name")" "$(port "http-$name")"
+            fi
+        done
+    done
+    printf '%-16s %s\n' PostgreSQL "$TROUPE_TEST_POSTGRES" RabbitMQ "$TROUPE_TEST_AMQP" Redis "$TROUPE_TEST_REDIS"
+    echo "logs and settings: $dir"
+}
+
 up() {
-    "$here/servers.sh" up "$dir/servers" postgres
+    local service number
+    "$here/servers.sh" up "$dir/servers"
     # shellcheck disable=SC1091 # written by servers.sh
     . "$dir/servers/env"
-    [ -f "$dir/token" ] || (umask 077; head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$dir/token")
-    local place="{ url = \"$TROUPE_TEST_POSTGRES\" }"
-    cat >"$dir/troupe.toml" <<TOML
-[serve]
-registry = "$(addresses registry)"
-communication = "$(addresses communication)"
-orchestrator = "$(addresses orchestrator)"
-token_file = "$dir/token"
-
-[registry]
-database = $place
-
-[communication]
-database = $place
-
-[orchestrator]
-database = $place
-
-[gateway]
-database = $place
-listen = "${HTTP:-127.0.0.1:8080}"
-TOML
+    write_settings
     "$bin" migrate --config "$dir/troupe.toml" >/dev/null
-    local service number
-    for service in registry communication orchestrator agent-runner; do
-        for number in $(seq "$(count "$service")"); do
-            start "$service-$number" "$service" TROUPE_SERVE__LISTEN="127.0.0.1:$(port "$service-$number")"
-        done
-        for number in $(seq "$(count "$service")"); do wait_ready "$service-$number"; done
+    for service in "${services[@]}"; do
+        for number in $(seq "$replicas"); do start "$service" "$number"; done
+        for number in $(seq "$replicas"); do wait_ready "$service-$number"; done
     done
-    start gateway-1 gateway
-    wait_ready gateway-1
-    echo "the cluster answers at http://${HTTP:-127.0.0.1:8080}; logs and settings are in $dir"
+    tell
 }
 
 down() {
     local file name
     for file in "$dir"/*.pid; do
-        [ -f "$file" ] && kill "$(cat "$file")" 2>/dev/null || true
+        if [ -f "$file" ]; then kill "$(cat "$file")" 2>/dev/null || true; fi
     done
     for file in "$dir"/*.pid; do
         [ -f "$file" ] || continue

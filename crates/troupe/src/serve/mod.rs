@@ -16,6 +16,7 @@ use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
 use lifecycle::OnExit;
 use rpc::Caller;
+use serde_json::{Value, json};
 use telemetry::{LogFormat, Telemetry};
 use tonic_health::server::HealthReporter;
 
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     /// A TOML file with a table per service, and one named `serve`
     #[arg(long, env = "TROUPE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Print the effective settings as JSON, and start nothing
+    #[arg(long)]
+    print_config: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -64,6 +68,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     crate::dev::check_names(file).map_err(|error| told(error.into()))?;
     let settings = Settings::load(file).map_err(|error| told(error.into()))?;
     let telemetry_settings = telemetry::Settings::load(file).map_err(|error| told(error.into()))?;
+    if args.print_config {
+        output.document(&args.service.settings(file, &settings, &telemetry_settings).map_err(told)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let name = args.service.to_possible_value().map(|value| format!("troupe-{}", value.get_name()));
     let telemetry = args.log.install(&name.unwrap_or_default(), &telemetry_settings, LogFormat::Json)?;
     let stages = Stages::new();
@@ -71,6 +79,28 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     let outcome = until_stopped(&stages, serving).await;
     telemetry.flush().await;
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+impl Name {
+    /// What the service reads, each table under its own name.
+    fn settings(
+        self,
+        file: Option<&std::path::Path>,
+        serve: &Settings,
+        telemetry: &telemetry::Settings,
+    ) -> anyhow::Result<Value> {
+        fn of<T: ::settings::Settings>(file: Option<&std::path::Path>) -> anyhow::Result<(&'static str, Value)> {
+            Ok((T::SERVICE, serde_json::to_value(T::load(file)?)?))
+        }
+        let (name, own) = match self {
+            Self::Registry => of::<registry::Settings>(file),
+            Self::Communication => of::<communication::Settings>(file),
+            Self::Orchestrator => of::<orchestrator::Settings>(file),
+            Self::AgentRunner => of::<agent_runner::Settings>(file),
+            Self::Gateway => of::<gateway::Settings>(file),
+        }?;
+        Ok(json!({ "serve": serve, "telemetry": telemetry, name: own }))
+    }
 }
 
 async fn serve(

@@ -164,6 +164,7 @@ impl Broker {
             mail: true,
             mail_turn: false,
             owed: 0,
+            suspects: Vec::new(),
             last_turn: 0,
         };
         let takers = self.mailboxes.entry(session.mailbox.clone()).or_default();

@@ -1,6 +1,7 @@
 //! Work queues: who may take from them, and what waits in them.
 //!
-//! Invariant (kept by the broker): where something waits in a queue, no session that may take it has free credit.
+//! Invariant (kept by the broker): where something waits in a queue, no session that may take it has free credit, but for what
+//! sessions were lost with before, which may be waiting for one that holds little enough.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -103,6 +104,11 @@ impl Queues {
     /// The place that is first in line.
     pub(crate) fn head(&self, key: &QueueKey) -> Option<Place> {
         self.queues.get(key)?.waiting.first_key_value().map(|(place, _)| *place)
+    }
+
+    /// The first in line.
+    pub(crate) fn first(&self, key: &QueueKey) -> Option<&TaskId> {
+        self.queues.get(key)?.waiting.values().next()
     }
 
     /// Takes out the first in line.

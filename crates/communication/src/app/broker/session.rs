@@ -40,6 +40,8 @@ pub(crate) struct Session {
     pub(crate) mail_turn: bool,
     /// Acknowledgements of results and receipts of sends that it waits for.
     pub(crate) owed: usize,
+    /// Tasks that sessions were lost with before, and how much it may hold together with each.
+    pub(crate) suspects: Vec<(TaskId, usize)>,
     /// When it last got something, as a count: among equally loaded ones the idlest is next.
     pub(crate) last_turn: u64,
 }
@@ -58,8 +60,29 @@ impl Session {
     pub(crate) fn has_room(&self) -> bool {
         !self.draining
             && self.load() - self.replies < self.credits
+            && self.load() < self.company()
             && self.owed < self.owed_at_most()
             && self.has_room_for_replies()
+    }
+
+    /// What it may hold in all, for the sake of the suspects that it holds.
+    fn company(&self) -> usize {
+        let held = self.suspects.iter().filter(|(task, _)| self.tasks.contains(task));
+        held.map(|(_, company)| *company).min().unwrap_or(usize::MAX)
+    }
+
+    /// Would a task that may have so much company be in too much of it here?
+    pub(crate) fn is_crowded_for(&self, company: usize) -> bool {
+        self.load() >= company
+    }
+
+    /// Keeps a task that is handed over.
+    pub(crate) fn hold_task(&mut self, task: TaskId, company: usize) {
+        if company < usize::MAX {
+            self.suspects.retain(|(suspect, _)| self.tasks.contains(suspect));
+            self.suspects.push((Arc::clone(&task), company));
+        }
+        self.tasks.insert(task);
     }
 
     /// What may wait to be committed before it is given more: while the database stalls, an agent must not pile up results.

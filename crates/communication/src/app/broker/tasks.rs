@@ -27,6 +27,8 @@ pub(super) struct Entry {
     /// Under which it did.
     pub(super) epoch: i64,
     pub(super) deliveries: u32,
+    /// Sessions that were lost while they held it. It may be what ended them, so it gets less and less company.
+    pub(super) lost: u32,
     /// Deliveries that came to nothing, for the dead letter that it may become.
     pub(super) hand_overs: Vec<HandOver>,
     pub(super) state: State,
@@ -86,6 +88,7 @@ impl Broker {
             key: Arc::clone(&key),
             replica: Arc::clone(replica),
             deliveries: 0,
+            lost: 0,
             hand_overs: Vec::new(),
             state,
         };
@@ -154,6 +157,8 @@ impl Broker {
                 let key = Arc::clone(&entry.key);
                 self.queues.remove(&key, place);
                 self.tasks.remove(id);
+                // It may have held the others up.
+                self.serve(&key);
             }
             State::Delayed { due } => {
                 self.delayed.remove(&due);
@@ -244,6 +249,7 @@ impl Broker {
             if self.give_back(&id, why)
                 && let Some(entry) = self.tasks.get_mut(&id)
             {
+                entry.lost += 1;
                 let place = self.queues.push(&entry.key, entry.task.priority, true, id);
                 entry.state = State::Queued { place, told_waiting: false };
                 keys.push(Arc::clone(&entry.key));
@@ -320,8 +326,10 @@ impl Broker {
     pub(super) fn place(&mut self, id: &TaskId, in_front: bool, avoid: Option<SessionId>) {
         let Some(entry) = self.tasks.get_mut(id) else { return };
         let key = Arc::clone(&entry.key);
+        let lost = entry.lost;
         if self.queues.len(&key) == 0
             && let Some(session) = self.pick(&key, avoid)
+            && self.may_join(lost, session)
         {
             self.hand_over(id, session);
             return;
@@ -336,8 +344,9 @@ impl Broker {
 
     /// Gives what waits in a queue to the sessions that may take it, while they have credit.
     pub(super) fn serve(&mut self, key: &QueueKey) {
-        while self.queues.len(key) > 0
+        while let Some(first) = self.queues.first(key)
             && let Some(session) = self.pick(key, None)
+            && self.may_join(self.lost(first), session)
             && let Some(task) = self.queues.pop(key)
         {
             self.hand_over(&task, session);
@@ -348,6 +357,8 @@ impl Broker {
     pub(super) fn pull_task(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(&id) else { return false };
         let heads = session.fits.iter().filter_map(|key| Some((self.queues.head(key)?, key)));
+        let may_join = |key| self.queues.first(key).is_some_and(|task| self.may_join(self.lost(task), id));
+        let heads = heads.filter(|(_, key)| may_join(key));
         let Some((_, key)) = heads.min_by_key(|(place, _)| *place) else { return false };
         let key = Arc::clone(key);
         let Some(task) = self.queues.pop(&key) else { return false };
@@ -355,14 +366,26 @@ impl Broker {
         true
     }
 
+    fn lost(&self, id: &str) -> u32 {
+        self.tasks.get(id).map_or(0, |entry| entry.lost)
+    }
+
+    /// Does a session hold little enough for a task that was lost so often? Until one does, the task keeps its place at the
+    /// head of its queue, so that its turn comes.
+    fn may_join(&self, lost: u32, id: SessionId) -> bool {
+        let limit = self.limits.deliveries;
+        self.sessions.get(&id).is_some_and(|session| !session.is_crowded_for(company(lost, session.credits, limit)))
+    }
+
     /// The task is in no queue any more, the session has free credit.
     fn hand_over(&mut self, id: &TaskId, to: SessionId) {
         let (Some(entry), Some(session)) = (self.tasks.get_mut(id), self.sessions.get_mut(&to)) else { return };
+        let company = company(entry.lost, session.credits, self.limits.deliveries);
         self.turns += 1;
         entry.deliveries += 1;
         entry.state = State::Held { session: to, agent: session.agent(), turn: self.turns, since: Instant::now() };
         session.last_turn = self.turns;
-        session.tasks.insert(Arc::clone(id));
+        session.hold_task(Arc::clone(id), company);
         session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.deliveries });
         ::metrics::counter!(metrics::TASK_DELIVERIES).increment(1);
         let what = What::HandedOver { session: to, delivery: entry.deliveries };
@@ -398,6 +421,17 @@ impl Broker {
         for id in &ids {
             self.cancel(id, "");
         }
+    }
+}
+
+/// How much a session holds at most beside and with a task that other sessions were lost with: with each loss a quarter of what
+/// it was, and nothing else at the last delivery. What ends its process over and over again so ends alone, and does not use
+/// up the deliveries of what was held with it.
+fn company(lost: u32, credits: usize, limit: u32) -> usize {
+    match lost {
+        0 => usize::MAX,
+        _ if lost + 1 >= limit => 1,
+        _ => credits.checked_shr(lost * 2).unwrap_or_default().max(1),
     }
 }
 

@@ -148,6 +148,66 @@ fn what_a_lost_session_held_goes_in_front_in_its_order() {
     assert_eq!(bench.given(next), ["a", "b", "c", "later"]);
 }
 
+/// An agent whose process ends as soon as it gets the task `poison`; it finishes everything else, where it lives for long
+/// enough to do so.
+fn live_and_die(bench: &mut Bench, credits: u32, finished: &mut Vec<String>) {
+    let session = bench.open(AGENT, credits);
+    loop {
+        let given = bench.given(session);
+        if given.iter().any(|id| id == "poison") {
+            bench.broker.close(session, "its process is gone");
+            return;
+        }
+        if given.is_empty() {
+            return;
+        }
+        for id in given {
+            bench.finish(session, &id);
+            finished.push(id);
+        }
+    }
+}
+
+#[test]
+fn what_ends_every_session_dies_alone() {
+    const CREDITS: u32 = 8;
+    let mut bench = Bench::new(100, 5);
+    bench.dispatch("before", clerk(), 5);
+    bench.dispatch("poison", clerk(), 5);
+    let innocent: Vec<_> = (10..40).map(|number| format!("task-{number}")).collect();
+    for id in &innocent {
+        bench.dispatch(id, clerk(), 5);
+    }
+    let mut finished = Vec::new();
+    for _ in 0..5 {
+        live_and_die(&mut bench, CREDITS, &mut finished);
+    }
+    let dead = |entry: &crate::app::Entry| match entry {
+        crate::app::Entry::DeadTask { task, letter } => Some((task.to_string(), letter.deliveries)),
+        _ => None,
+    };
+    let entries = bench.broker.journal.take_now();
+    assert_eq!(entries.iter().filter_map(dead).collect::<Vec<_>>(), [("poison".to_owned(), 5)]);
+    live_and_die(&mut bench, CREDITS, &mut finished);
+    finished.sort();
+    assert_eq!(finished, [vec!["before".to_owned()], innocent].concat());
+}
+
+#[test]
+fn what_waits_to_be_alone_holds_nobody_up_when_it_is_withdrawn() {
+    let mut bench = Bench::new(16, 5);
+    bench.dispatch("suspect", clerk(), 5);
+    let first = bench.open(AGENT, 4);
+    bench.broker.close(first, "its process is gone");
+    bench.dispatch("long", clerk(), 9);
+    let session = bench.open(AGENT, 4);
+    assert_eq!(bench.given(session), ["long"]);
+    bench.dispatch("next", clerk(), 5);
+    assert_eq!(bench.given(session), Vec::<String>::new(), "the other has its turn first, and not beside `long`");
+    bench.broker.cancel("suspect", "not wanted");
+    assert_eq!(bench.given(session), ["next"]);
+}
+
 #[test]
 fn a_dispatch_that_is_repeated_hands_nothing_over_twice() {
     let mut bench = Bench::new(16, 5);
