@@ -29,6 +29,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const LIMITS: MailboxLimits = MailboxLimits { messages: 100, bytes: 1 << 20 };
+const RABBITMQ_LIMITS: RabbitMqLimits = RabbitMqLimits { mailbox: LIMITS, queue: 100, deliveries: 5 };
 const AGENT: AgentId = AgentId::from_parts(1, 1);
 
 /// What a transport has told.
@@ -91,7 +92,7 @@ impl Replica {
             relay_after: Duration::from_secs(1),
             ..RabbitMqSettings::default()
         };
-        let rabbitmq = Arc::new(RabbitMq::new(settings, LIMITS, 5, Arc::new(SystemClock)));
+        let rabbitmq = Arc::new(RabbitMq::new(settings, RABBITMQ_LIMITS, Arc::new(SystemClock)));
         let mut replica = Self::new(Arc::clone(&rabbitmq) as _, Arc::clone(&store));
         let over = replica._over.subscribe();
         let run = rabbitmq.run(store, over);

@@ -11,16 +11,13 @@ use std::{
 
 use futures::{
     FutureExt as _, StreamExt as _,
-    future::try_join_all,
     stream::{self, BoxStream, SelectAll},
 };
 use lapin::{
     Consumer,
     message::Delivery as Arrival,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeleteOptions,
-    },
-    types::{AMQPValue, FieldTable, ShortString},
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions},
+    types::{FieldTable, ShortString},
 };
 use tokio::{
     sync::watch,
@@ -30,8 +27,8 @@ use tokio::{
 use super::{
     RabbitMq,
     held::Verdict,
-    link::{Link, LinkError, queue_of},
-    publisher::{REVIVED, sequence_of},
+    link::{Link, LinkError, mailbox_queue},
+    properties,
 };
 use crate::{
     app::{Mailbox, Reason, Status},
@@ -117,9 +114,9 @@ impl Consuming<'_> {
     async fn begin(&mut self, mailbox: Mailbox) -> Result<(), LinkError> {
         self.link.declare_mailbox(&mailbox).await?;
         self.next += 1;
-        let tag: ShortString = format!("{}-{}", queue_of(&mailbox), self.next).into();
+        let tag: ShortString = format!("{}-{}", mailbox_queue(&mailbox), self.next).into();
         let options = BasicConsumeOptions::default();
-        let queue = queue_of(&mailbox).into();
+        let queue = mailbox_queue(&mailbox).into();
         let consumer: Consumer =
             self.link.channel.basic_consume(queue, tag.clone(), options, FieldTable::default()).await?;
         self.consumers.insert(mailbox.clone(), tag.clone());
@@ -147,15 +144,12 @@ impl Consuming<'_> {
                 continue;
             };
             let tag = arrival.delivery_tag;
-            let Some(sequence) = sequence_of(&arrival.properties) else {
+            let Some(sequence) = properties::sequence_of(&arrival.properties) else {
                 // Somebody else has put it there.
                 self.transport.verdict(tag, Verdict::DeadLetter);
                 continue;
             };
-            let is_revived = matches!(
-                arrival.properties.headers().as_ref().and_then(|headers| headers.inner().get(REVIVED)),
-                Some(AMQPValue::Boolean(true))
-            );
+            let is_revived = properties::is_revived(&arrival.properties);
             if !self.consumers.contains_key(&mailbox) {
                 self.transport.verdict(tag, Verdict::Requeue);
             } else if !self.transport.held().attach(sequence, tag, is_revived) {
@@ -196,18 +190,7 @@ impl Consuming<'_> {
     /// Tells the broker what has become of its deliveries.
     async fn tell(&mut self) -> Result<(), LinkError> {
         let verdicts = self.transport.held().take_verdicts();
-        let channel = &self.link.channel;
-        let tell = verdicts.into_iter().map(|(tag, verdict)| async move {
-            let requeue = verdict == Verdict::Requeue;
-            match verdict {
-                Verdict::Ack => channel.basic_ack(tag, BasicAckOptions::default()).await,
-                Verdict::Requeue | Verdict::DeadLetter => {
-                    channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false }).await
-                }
-            }
-        });
-        try_join_all(tell).await?;
-        Ok(())
+        self.link.tell(verdicts).await
     }
 
     async fn look_after(&mut self) -> Result<(), LinkError> {
@@ -222,7 +205,7 @@ impl Consuming<'_> {
                 self.transport.forget(&mailbox);
                 self.follow().await?;
                 let delete = QueueDeleteOptions::default();
-                self.link.channel.queue_delete(queue_of(&mailbox).into(), delete).await?;
+                self.link.channel.queue_delete(mailbox_queue(&mailbox).into(), delete).await?;
             }
         }
         Ok(())
@@ -234,7 +217,7 @@ impl RabbitMq {
     fn admit(&self, delivery: Delivery, tag: u64) {
         self.held().admit(&delivery.envelope, tag);
         let is_deleted = self.deleted().contains(&delivery.envelope.message.mailbox());
-        let reason = match delivery.count >= self.delivery_limit {
+        let reason = match delivery.count >= self.limits.deliveries {
             _ if is_deleted => Reason::AgentDeleted,
             true => Reason::DeliveryLimit,
             false => return self.local.readmit(delivery.envelope, delivery.count),
