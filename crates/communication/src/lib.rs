@@ -107,8 +107,7 @@ fn transport(settings: &Settings, clock: &Arc<dyn Clock>) -> (Arc<dyn Transport>
     match settings.transport {
         TransportKind::Direct => (Arc::new(Direct::new(mailbox)), None),
         TransportKind::Rabbitmq => {
-            let limits =
-                RabbitMqLimits { mailbox, queue: settings.queue_limit, deliveries: settings.delivery_limit };
+            let limits = RabbitMqLimits { mailbox, queue: settings.queue_limit, deliveries: settings.delivery_limit };
             let rabbitmq = Arc::new(RabbitMq::new(settings.rabbitmq.clone(), limits, Arc::clone(clock)));
             (Arc::clone(&rabbitmq) as _, Some(rabbitmq))
         }

@@ -7,7 +7,9 @@ use contracts::communication::v1 as proto;
 use domain::{AgentId, MessageId, Namespace, Timestamp};
 
 use crate::{
-    app::{DeadLetter, Draft, Kind, MAX_PRIORITY, Message, Outcome, Served, Status, Target, Task, ToAgent, Update, What},
+    app::{
+        DeadLetter, Draft, Kind, MAX_PRIORITY, Message, Outcome, Served, Status, Target, Task, ToAgent, Update, What,
+    },
     error::CommunicationError,
     store::{HistoryEvent, Record},
 };

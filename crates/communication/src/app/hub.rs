@@ -136,7 +136,9 @@ impl WorkSink for Hub {
 
     fn delivered(&self, parcels: Vec<(Parcel, Lot)>) {
         let mut broker = self.broker();
-        parcels.into_iter().for_each(|(parcel, lot)| broker.delivered(parcel, lot));
+        for (parcel, lot) in parcels {
+            broker.delivered(parcel, lot);
+        }
     }
 
     fn disconnected(&self) {

@@ -8,9 +8,9 @@
 mod direct;
 mod rabbitmq;
 mod rooms;
-mod work;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::{
     sync::{Arc, Weak},

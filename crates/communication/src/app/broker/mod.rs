@@ -33,17 +33,12 @@ use std::{
 use domain::{AgentId, Clock, SessionId};
 use errors::Error;
 
+use self::{
+    orchestrators::Orchestrators, queues::Queues, results::Foreign, session::Session, tasks::Entry, work::Enqueued,
+};
 pub(crate) use self::{
     orchestrators::{Attachment, Replica},
     queues::QueueKey,
-};
-use self::{
-    orchestrators::Orchestrators,
-    queues::Queues,
-    results::Foreign,
-    session::Session,
-    tasks::Entry,
-    work::Enqueued,
 };
 use super::{
     journal::Journal,

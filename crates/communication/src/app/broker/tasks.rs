@@ -389,8 +389,7 @@ impl Broker {
     /// Forgets an orchestrator's tasks that nobody holds: it dispatches them again. What is with the message broker, or has
     /// come from there, stays.
     pub(super) fn forget_unheld(&mut self, replica: &Replica) {
-        let is_unheld =
-            |entry: &Entry| entry.replica == *replica && entry.lot.is_none() && entry.state.is_in_line();
+        let is_unheld = |entry: &Entry| entry.replica == *replica && entry.lot.is_none() && entry.state.is_in_line();
         let ids: Vec<_> =
             self.tasks.iter().filter(|(_, entry)| is_unheld(entry)).map(|(id, _)| Arc::clone(id)).collect();
         for id in &ids {

@@ -186,7 +186,9 @@ impl Broker {
             Some(_) if !is_back => self.settle(lot),
             old => {
                 entry.lot = Some(lot);
-                old.into_iter().for_each(|old| self.settle(old));
+                if let Some(old) = old {
+                    self.settle(old);
+                }
             }
         }
         if is_back {

@@ -38,6 +38,8 @@ use crate::{
 
 /// Messages that are looked up at once.
 const BATCH: usize = 256;
+/// Mailboxes that are begun with at once.
+const MOST_BEGUN: usize = 16;
 /// How often it is seen to that the connection is alive, and that the mailboxes of deleted agents are empty.
 const EVERY: Duration = Duration::from_secs(1);
 /// Pause between connections.
@@ -94,7 +96,8 @@ struct Consuming<'a> {
 }
 
 impl Consuming<'_> {
-    /// Consumes the mailboxes that are open, and no others.
+    /// Consumes the mailboxes that are open, and no others: a few at a time, so that thousands of new ones do not hold up what
+    /// comes.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.wanted();
         let closed: Vec<_> = self.consumers.keys().filter(|mailbox| !wanted.contains(*mailbox)).cloned().collect();
@@ -103,10 +106,13 @@ impl Consuming<'_> {
                 self.link.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
             }
         }
-        for mailbox in wanted {
-            if !self.consumers.contains_key(&mailbox) {
-                self.begin(mailbox).await?;
-            }
+        let mut new: Vec<_> = wanted.into_iter().filter(|mailbox| !self.consumers.contains_key(mailbox)).collect();
+        if new.len() > MOST_BEGUN {
+            new.truncate(MOST_BEGUN);
+            self.transport.changed.notify_one();
+        }
+        for mailbox in new {
+            self.begin(mailbox).await?;
         }
         self.tell().await
     }
@@ -197,7 +203,7 @@ impl Consuming<'_> {
         if !self.link.channel.status().connected() {
             return Err(LinkError::Closed);
         }
-        for mailbox in self.transport.deleted() {
+        for mailbox in self.transport.abandoned() {
             if self.consumers.contains_key(&mailbox)
                 && !self.transport.held().has(&mailbox)
                 && self.link.waiting(&mailbox).await? == 0
@@ -216,7 +222,7 @@ impl RabbitMq {
     /// A message is here: it waits to be taken, unless nobody may take it any more.
     fn admit(&self, delivery: Delivery, tag: u64) {
         self.held().admit(&delivery.envelope, tag);
-        let is_deleted = self.deleted().contains(&delivery.envelope.message.mailbox());
+        let is_deleted = self.is_deleted(&delivery.envelope.message.mailbox());
         let reason = match delivery.count >= self.limits.deliveries {
             _ if is_deleted => Reason::AgentDeleted,
             true => Reason::DeliveryLimit,
@@ -230,6 +236,6 @@ impl RabbitMq {
     /// Mailboxes to consume.
     fn wanted(&self) -> HashSet<Mailbox> {
         let mailboxes = self.mailboxes();
-        mailboxes.open.union(&mailboxes.deleted).cloned().collect()
+        mailboxes.open.iter().chain(mailboxes.deleted.keys()).cloned().collect()
     }
 }

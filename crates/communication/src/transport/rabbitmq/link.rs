@@ -156,7 +156,7 @@ impl<'a> Link<'a> {
         drop(alone);
         match declared {
             Ok(_) => Ok(()),
-            Err(error) if is_mismatch(&error) => {
+            Err(error) if is(&error, AMQPSoftError::PRECONDITIONFAILED) => {
                 tracing::warn!(queue, "a queue was made with other settings, and is used as it is");
                 self.declaring = self.connection.create_channel().await?;
                 Ok(())
@@ -166,18 +166,28 @@ impl<'a> Link<'a> {
     }
 
     /// How many messages wait in the queue of a mailbox, in nobody's hands.
-    pub(super) async fn waiting(&self, mailbox: &Mailbox) -> Result<u32, LinkError> {
-        Ok(self.look_at(&mailbox_queue(mailbox)).await?.message_count())
+    pub(super) async fn waiting(&mut self, mailbox: &Mailbox) -> Result<u32, LinkError> {
+        let found = self.look_at(&mailbox_queue(mailbox)).await?;
+        Ok(found.map_or(0, |queue| queue.message_count()))
     }
 
     /// How many take from a queue.
-    pub(super) async fn consumers(&self, queue: &str) -> Result<u32, LinkError> {
-        Ok(self.look_at(queue).await?.consumer_count())
+    pub(super) async fn consumers(&mut self, queue: &str) -> Result<u32, LinkError> {
+        let found = self.look_at(queue).await?;
+        Ok(found.map_or(0, |queue| queue.consumer_count()))
     }
 
-    async fn look_at(&self, queue: &str) -> Result<Queue, LinkError> {
+    /// A queue, unless somebody has removed it.
+    pub(super) async fn look_at(&mut self, queue: &str) -> Result<Option<Queue>, LinkError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        Ok(self.declaring.queue_declare(queue.into(), passive, FieldTable::default()).await?)
+        match self.declaring.queue_declare(queue.into(), passive, FieldTable::default()).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if is(&error, AMQPSoftError::NOTFOUND) => {
+                self.declaring = self.connection.create_channel().await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -211,8 +221,9 @@ fn holding(queue_type: QueueType, kind: Kind, most: usize) -> FieldTable {
     arguments
 }
 
-fn is_mismatch(error: &lapin::Error) -> bool {
-    let expected = AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
+/// Has the broker refused it for this reason?
+fn is(error: &lapin::Error, reason: AMQPSoftError) -> bool {
+    let expected = AMQPErrorKind::Soft(reason);
     matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == expected)
 }
 

@@ -26,10 +26,10 @@ mod work;
 mod work_consumer;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 
 use domain::{Clock, Timestamp};
@@ -46,6 +46,10 @@ use crate::{
     settings,
     store::Store,
 };
+
+/// How long a deleted agent's mailbox is emptied before it is removed: other replicas hear of the end a little later, and
+/// may have accepted messages for it meanwhile.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// What RabbitMQ is held to.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +72,8 @@ pub(crate) struct RabbitMq {
     held: Arc<Mutex<Held>>,
     outgoing: Outgoing,
     work: Work,
+    /// The broker may be another than before, or have lost something.
+    has_connected: AtomicBool,
     mailboxes: Mutex<Mailboxes>,
     /// Held while a queue is made.
     declaring: tokio::sync::Mutex<()>,
@@ -81,8 +87,8 @@ pub(crate) struct RabbitMq {
 struct Mailboxes {
     /// Somebody here takes from them.
     open: HashSet<Mailbox>,
-    /// Their agents are gone: they are emptied.
-    deleted: HashSet<Mailbox>,
+    /// Their agents are gone, since when: they are emptied.
+    deleted: HashMap<Mailbox, Instant>,
 }
 
 /// Between the local mailboxes and whoever is told of them.
@@ -117,11 +123,7 @@ impl Sink for Inbound {
 }
 
 impl RabbitMq {
-    pub(crate) fn new(
-        settings: settings::RabbitMq,
-        limits: RabbitMqLimits,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub(crate) fn new(settings: settings::RabbitMq, limits: RabbitMqLimits, clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
             limits,
@@ -131,6 +133,7 @@ impl RabbitMq {
             outgoing: Outgoing::new(limits.mailbox, settings.publish_buffer.0),
             settings,
             work: Work::default(),
+            has_connected: AtomicBool::new(false),
             mailboxes: Mutex::default(),
             declaring: tokio::sync::Mutex::default(),
             changed: Notify::new(),
@@ -153,6 +156,11 @@ impl RabbitMq {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         lock(&self.held)
+    }
+
+    /// Is a message here, on its way in or out?
+    fn has(&self, sequence: i64) -> bool {
+        self.held().knows(sequence) || self.outgoing.knows(sequence)
     }
 
     fn mailboxes(&self) -> MutexGuard<'_, Mailboxes> {
@@ -186,8 +194,14 @@ impl RabbitMq {
         }
     }
 
-    fn deleted(&self) -> HashSet<Mailbox> {
-        self.mailboxes().deleted.clone()
+    fn is_deleted(&self, mailbox: &Mailbox) -> bool {
+        self.mailboxes().deleted.contains_key(mailbox)
+    }
+
+    /// The mailboxes to which nobody sends any more, since their agents have been gone for long enough.
+    fn abandoned(&self) -> Vec<Mailbox> {
+        let is_old = |since: &Instant| since.elapsed() >= LINGER;
+        self.mailboxes().deleted.iter().filter(|(_, since)| is_old(since)).map(|(mailbox, _)| mailbox.clone()).collect()
     }
 
     fn forget(&self, mailbox: &Mailbox) {
@@ -260,7 +274,7 @@ impl Transport for RabbitMq {
         for delivery in &found {
             self.held().end(&delivery.envelope);
         }
-        self.mailboxes().deleted.insert(mailbox.clone());
+        self.mailboxes().deleted.entry(mailbox.clone()).or_insert_with(Instant::now);
         self.changed.notify_one();
         found
     }

@@ -198,8 +198,15 @@ impl Outgoing {
         let (tasks, kept): (VecDeque<_>, _) =
             std::mem::take(&mut state.waiting).into_iter().partition(|item| item.task().is_some());
         state.waiting = kept;
-        tasks.iter().for_each(|item| state.done(item));
+        for item in &tasks {
+            state.done(item);
+        }
         tasks.iter().filter_map(Item::task).collect()
+    }
+
+    /// Does a message wait, or is on its way?
+    pub(super) fn knows(&self, sequence: i64) -> bool {
+        self.lock().known.contains(&sequence)
     }
 
     /// Does nothing wait?

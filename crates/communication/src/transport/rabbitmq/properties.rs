@@ -207,12 +207,8 @@ pub(super) fn of_letter(letter: &DeadLetter, original: &Original, queue: &str) -
         // Nothing expires twice.
         Original::Message(envelope) => described(envelope, false),
         Original::Task(task) => {
-            let parcel = Parcel {
-                task: Arc::clone(task),
-                replica: "".into(),
-                epoch: task.epoch,
-                deliveries: letter.deliveries,
-            };
+            let parcel =
+                Parcel { task: Arc::clone(task), replica: "".into(), epoch: task.epoch, deliveries: letter.deliveries };
             of_parcel(&parcel, letter.created_at)
         }
     };

@@ -7,7 +7,13 @@
 //! has all the time that it takes. It is the connection that consumes which acknowledges, so that the broker can get rid of
 //! what it has.
 
-use std::{collections::HashSet, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use lapin::{
     Confirmation, ConnectionStatus, PublisherConfirm,
@@ -56,6 +62,7 @@ async fn publish(transport: &RabbitMq, pause: &mut Duration) -> Result<(), LinkE
     link.declare_exchanges().await?;
     link.channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let status = link.connection_status();
+    transport.has_connected.store(true, Ordering::Release);
     let mut declared = HashSet::new();
     loop {
         unblocked(transport, &status).await?;

@@ -26,6 +26,8 @@ use crate::app::QueueKey;
 
 /// Tasks that are handed on at once.
 const BATCH: usize = 256;
+/// Queues that are begun with at once.
+const MOST_BEGUN: usize = 16;
 /// How often it is seen to that the connection is alive, and who else takes from the queues.
 const EVERY: Duration = Duration::from_millis(500);
 /// Pause between connections.
@@ -99,7 +101,7 @@ struct Consuming<'a> {
 }
 
 impl Consuming<'_> {
-    /// Consumes what is wanted, and no more.
+    /// Consumes what is wanted, and no more: a few queues at a time, so that thousands of new ones do not hold up what comes.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.work.wanted();
         let is_off = |key: &&Arc<QueueKey>| !wanted.contains_key(*key);
@@ -107,12 +109,17 @@ impl Consuming<'_> {
         for key in off {
             self.end(&key).await?;
         }
-        for (key, credit) in wanted {
-            if self.consumers.get(&key).is_none_or(|consumer| consumer.credit != credit) {
-                // What came over an earlier consumer counts too.
-                let free = credit.saturating_sub(self.transport.work.unsettled(&key)).max(1);
-                self.begin(key, credit, free).await?;
-            }
+        let is_new =
+            |key: &Arc<QueueKey>, credit: u32| self.consumers.get(key).is_none_or(|consumer| consumer.credit != credit);
+        let mut new: Vec<_> = wanted.into_iter().filter(|(key, credit)| is_new(key, *credit)).collect();
+        if new.len() > MOST_BEGUN {
+            new.truncate(MOST_BEGUN);
+            self.transport.work.changed.notify_one();
+        }
+        for (key, credit) in new {
+            // What came over an earlier consumer counts too.
+            let free = credit.saturating_sub(self.transport.work.unsettled(&key)).max(1);
+            self.begin(key, credit, free).await?;
         }
         self.tell().await
     }

@@ -156,9 +156,8 @@ impl State {
             let count = self.unsettled.values().filter(|(holder, parcel)| *holder == replica && parcel.queue() == *key);
             u32::try_from(count.count()).unwrap()
         };
-        let has_credit = |key: &&QueueKey| {
-            here(key) < self.credit.get(&(replica, (*key).clone())).copied().unwrap_or_default()
-        };
+        let has_credit =
+            |key: &&QueueKey| here(key) < self.credit.get(&(replica, (*key).clone())).copied().unwrap_or_default();
         let filled = self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(key, _)| key);
         let key = filled.clone().find(has_credit)?.clone();
         let parcel = self.queues.get_mut(&key)?.pop_front()?;

@@ -180,7 +180,10 @@ impl World {
             for session in bench.broker.sessions.values() {
                 assert!(session.load() <= session.credits, "more than its credit");
                 for key in &session.fits {
-                    assert!(!session.has_room() || bench.broker.queues.len(key) == 0, "something waits beside free credit");
+                    assert!(
+                        !session.has_room() || bench.broker.queues.len(key) == 0,
+                        "something waits beside free credit"
+                    );
                 }
             }
         }
@@ -197,7 +200,7 @@ impl World {
                 self.take(Step::Confirm { replica, is_heard: true });
                 self.take(Step::Deliver { replica });
                 self.take(Step::Later { replica });
-                for session in 0..4 {
+                for session in 0..self.benches[replica].broker.sessions.len() {
                     self.take(Step::Finish { replica, session });
                     self.hear();
                 }

@@ -53,7 +53,10 @@ fn a_short_wait_never_leaves_and_a_long_one_is_shared() {
     one.broker.advance(now + SPILL_AFTER * 2);
     server.confirm(ONE, &mut one.broker, true);
     server.deliver(OTHER, &mut other.broker);
-    assert_eq!((one.given(busy), other.given(idle)), (vec!["held".to_owned(), "short".to_owned()], vec!["long".into()]));
+    assert_eq!(
+        (one.given(busy), other.given(idle)),
+        (vec!["held".to_owned(), "short".to_owned()], vec!["long".into()])
+    );
 }
 
 #[test]
