@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use testkit::{Api, Cluster, Server, TWO_ORCHESTRATORS, eventually};
+use testkit::{Api, Cluster, Server, Setup, TWO_ORCHESTRATORS, eventually};
 use tokio::{net::TcpListener, task::JoinSet};
 use tonic::{
     Request, Response, Status,
@@ -326,7 +326,7 @@ fn path_of(spans: &BTreeMap<String, Span>, span: &Span) -> String {
 async fn one_execution_is_one_trace_over_all_processes_of_a_cluster() {
     let collector = Collector::start().await;
     let settings = format!("[telemetry]\notlp_endpoint = {:?}\nexport_interval = \"50ms\"\n", collector.url());
-    let cluster = Cluster::start(TWO_ORCHESTRATORS, &settings).await;
+    let cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, settings: &settings, ..Setup::default() }).await;
     let api = cluster.api();
     let workflow = api.define(&two_steps()).await;
     // The replica that is asked may pass the call on to the one that has the shard; then there are two calls in a row.

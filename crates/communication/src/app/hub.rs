@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     broker::{Broker, Opening, Report},
-    model::{Envelope, Mailbox, Reason, ToAgent},
+    model::{Envelope, Mailbox, Reason, TaskId, ToAgent},
     outbox::Outbox,
 };
 use crate::{
     metrics,
-    transport::{Delivery, Sink},
+    transport::{Delivery, Lot, Parcel, Sink, WorkSink},
 };
 
 /// Ended sessions that wait to be reported; beyond, the registry learns it when their lease passes.
@@ -95,6 +95,13 @@ impl Hub {
         std::mem::take(&mut *self.unreported.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Offers again what nobody has taken, and forgets what nobody will ask for.
+    pub(crate) fn tidy(&self, now: Instant) {
+        let mut broker = self.broker();
+        broker.offer_again(now);
+        broker.tidy(now);
+    }
+
     /// Time has passed.
     pub(crate) fn advance(&self, now: Instant) {
         let mut broker = self.broker();
@@ -115,5 +122,26 @@ impl Sink for Hub {
 
     fn dead(&self, delivery: Delivery, reason: Reason) {
         self.broker().bury_message(&delivery, reason, "");
+    }
+}
+
+impl WorkSink for Hub {
+    fn enqueued(&self, tasks: &[TaskId]) {
+        self.broker().enqueued(tasks);
+    }
+
+    fn not_enqueued(&self, tasks: &[TaskId]) {
+        self.broker().not_enqueued(tasks);
+    }
+
+    fn delivered(&self, parcels: Vec<(Parcel, Lot)>) {
+        let mut broker = self.broker();
+        for (parcel, lot) in parcels {
+            broker.delivered(parcel, lot);
+        }
+    }
+
+    fn disconnected(&self) {
+        self.broker().disconnected();
     }
 }

@@ -54,7 +54,7 @@ pub(super) async fn run(mut presence: Presence, mut over: watch::Receiver<bool>)
         // All arms are cancel-safe.
         tokio::select! {
             _ = ticks.tick() => {
-                hub.broker().offer_again(std::time::Instant::now());
+                hub.tidy(std::time::Instant::now());
                 for owed in replicas.values() {
                     owed.add(|owed| owed.all = true);
                 }

@@ -6,6 +6,7 @@
 mod messages;
 mod presence;
 mod registry;
+mod replicas;
 mod sessions;
 mod tasks;
 mod world;
