@@ -11,7 +11,8 @@ use settings::{ByteSize, Database, Redis, Secret};
 pub struct Settings {
     /// Where messages and dead letters are kept.
     pub database: Database,
-    /// What carries messages to their mailboxes: `direct` for a single replica, `rabbitmq` for any number. Default direct.
+    /// What carries messages to their mailboxes, and tasks between replicas: `direct` for a single replica, `rabbitmq` for any
+    /// number. Default direct.
     pub transport: TransportKind,
     /// How RabbitMQ is used, where it is the transport.
     pub rabbitmq: RabbitMq,

@@ -94,11 +94,8 @@ impl Broker {
     fn spill_queue(&mut self, key: &Arc<QueueKey>, now: Instant) {
         for id in self.queues.first(key, SPILLED_AT_ONCE) {
             let Some(entry) = self.tasks.get(&id) else { continue };
-            let waits_long = match entry.state {
-                State::Queued { since, .. } => now.saturating_duration_since(since) >= self.limits.spill_after,
-                _ => false,
-            };
-            if !waits_long {
+            let State::Queued { since, .. } = entry.state else { continue };
+            if now.saturating_duration_since(since) < self.limits.spill_after {
                 continue;
             }
             let came_from_there = entry.lot.is_some();
