@@ -7,9 +7,10 @@
 #   servers.sh down DIR     stop everything and remove DIR
 #   servers.sh stop|kill|start DIR postgres|rabbitmq|redis     one server, its data kept; kill is immediate
 #   servers.sh vhost DIR NAME     make a virtual host in RabbitMQ
+#   servers.sh rabbitmqctl DIR ARGUMENTS...     RabbitMQ's own tool
 set -euo pipefail
 
-usage() { sed -n '5,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '5,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 verb=$1
 mkdir -p "$2"
@@ -194,6 +195,10 @@ EOF
         rabbitmq_env
         "$rabbitmq_lib/rabbitmqctl" -q add_vhost "$3"
         "$rabbitmq_lib/rabbitmqctl" -q set_permissions -p "$3" guest '.*' '.*' '.*'
+        ;;
+    rabbitmqctl)
+        rabbitmq_env
+        "$rabbitmq_lib/rabbitmqctl" -q "${@:3}"
         ;;
     *) usage ;;
 esac

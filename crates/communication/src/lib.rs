@@ -22,12 +22,12 @@ use self::{
     app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages, Reason},
     peers::RegistryClient,
     store::Store,
-    transport::{Delivery, Direct, MailboxLimits, RabbitMq, Sink, Transport},
+    transport::{Delivery, Direct, MailboxLimits, RabbitMq, RabbitMqLimits, Sink, Transport, WorkQueues, WorkSink},
     workers::{Parts, Writer},
 };
 pub use self::{
     error::StartError,
-    settings::{QueueType, RabbitMq as RabbitMqSettings, Settings, TransportKind},
+    settings::{QueueType, QueueTypes, RabbitMq as RabbitMqSettings, Settings, TransportKind},
     store::MIGRATIONS,
 };
 
@@ -61,7 +61,7 @@ pub async fn start(
     let store = store::open(&settings.database).await?;
     let (transport, rabbitmq) = transport(&settings, &clock);
     let journal = Arc::new(Journal::new(settings.log_buffer));
-    let hub = hub(&settings, &transport, &journal, &clock);
+    let hub = hub(&settings, &transport, rabbitmq.as_ref(), &journal, &clock);
     if rabbitmq.is_none() {
         refill(&*store, &*transport, &hub, settings.delivery_limit).await.map_err(StartError::Load)?;
     }
@@ -103,12 +103,12 @@ pub async fn start(
 
 /// The transport that the settings name; and as itself where it has work of its own to do.
 fn transport(settings: &Settings, clock: &Arc<dyn Clock>) -> (Arc<dyn Transport>, Option<Arc<RabbitMq>>) {
-    let limits = MailboxLimits { messages: settings.mailbox_limit, bytes: settings.mailbox_bytes.0 };
+    let mailbox = MailboxLimits { messages: settings.mailbox_limit, bytes: settings.mailbox_bytes.0 };
     match settings.transport {
-        TransportKind::Direct => (Arc::new(Direct::new(limits)), None),
+        TransportKind::Direct => (Arc::new(Direct::new(mailbox)), None),
         TransportKind::Rabbitmq => {
-            let rabbitmq = RabbitMq::new(settings.rabbitmq.clone(), limits, settings.delivery_limit, Arc::clone(clock));
-            let rabbitmq = Arc::new(rabbitmq);
+            let limits = RabbitMqLimits { mailbox, queue: settings.queue_limit, deliveries: settings.delivery_limit };
+            let rabbitmq = Arc::new(RabbitMq::new(settings.rabbitmq.clone(), limits, Arc::clone(clock)));
             (Arc::clone(&rabbitmq) as _, Some(rabbitmq))
         }
     }
@@ -118,19 +118,26 @@ fn transport(settings: &Settings, clock: &Arc<dyn Clock>) -> (Arc<dyn Transport>
 fn hub(
     settings: &Settings,
     transport: &Arc<dyn Transport>,
+    rabbitmq: Option<&Arc<RabbitMq>>,
     journal: &Arc<Journal>,
     clock: &Arc<dyn Clock>,
 ) -> Arc<Hub> {
     let limits = Limits {
         queue: settings.queue_limit,
         deliveries: settings.delivery_limit,
+        spill_after: settings.spill_after,
         output: settings.max_output.0,
         foreign_results: settings.kept_results,
     };
-    let broker = Broker::new(limits, Arc::clone(transport), Arc::clone(journal), Arc::clone(clock));
+    let work = rabbitmq.map(|rabbitmq| Arc::clone(rabbitmq) as Arc<dyn WorkQueues>);
+    let broker = Broker::new(limits, Arc::clone(transport), work.clone(), Arc::clone(journal), Arc::clone(clock));
     let hub = Arc::new(Hub::new(broker));
     let sink: Arc<dyn Sink> = Arc::clone(&hub) as _;
     transport.start(Arc::downgrade(&sink));
+    if let Some(work) = work {
+        let sink: Arc<dyn WorkSink> = Arc::clone(&hub) as _;
+        work.start(Arc::downgrade(&sink));
+    }
     hub
 }
 

@@ -6,6 +6,8 @@ pub(crate) const SESSIONS: &str = "troupe_sessions";
 pub(crate) const SESSIONS_ENDED: &str = "troupe_sessions_ended_total";
 /// Gauge: tasks that wait in work queues, in nobody's hands.
 pub(crate) const TASKS_QUEUED: &str = "troupe_tasks_queued";
+/// Counter: tasks that went to work queues of the message broker.
+pub(crate) const TASKS_ENQUEUED: &str = "troupe_tasks_enqueued_total";
 /// Counter: hand-overs of tasks to sessions.
 pub(crate) const TASK_DELIVERIES: &str = "troupe_task_deliveries_total";
 /// Histogram, seconds: from the hand-over of a task to its result, by `agent_type`.

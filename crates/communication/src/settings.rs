@@ -11,7 +11,8 @@ use settings::{ByteSize, Database, Secret};
 pub struct Settings {
     /// Where messages and dead letters are kept.
     pub database: Database,
-    /// What carries messages to their mailboxes: `direct` for a single replica, `rabbitmq` for any number. Default direct.
+    /// What carries messages to their mailboxes, and tasks between replicas: `direct` for a single replica, `rabbitmq` for any
+    /// number. Default direct.
     pub transport: TransportKind,
     /// How RabbitMQ is used, where it is the transport.
     pub rabbitmq: RabbitMq,
@@ -32,6 +33,10 @@ pub struct Settings {
     pub orchestrator_buffer: usize,
     /// Tasks that one work queue holds; beyond, dispatches are refused and come again later. Default 100000.
     pub queue_limit: usize,
+    /// How long a task waits for credit here before other replicas may take it, where RabbitMQ is the transport and one of
+    /// them takes tasks of its kind. Shorter shares work out sooner, longer spares the broker. Default 100ms.
+    #[serde(with = "humantime_serde")]
+    pub spill_after: Duration,
     /// Results of tasks that are not known here (any more), kept until an orchestrator has decided about them.
     /// Default 100000.
     pub kept_results: usize,
@@ -86,12 +91,17 @@ pub struct RabbitMq {
     pub url: Option<Secret>,
     /// A file with the URL, for deployments that mount their secrets.
     pub url_file: Option<PathBuf>,
-    /// Of new queues: `quorum`, replicated by RabbitMQ's own nodes, or `classic`. Queues that exist stay as they are.
-    /// Default quorum.
-    pub queue_type: QueueType,
+    /// Which type new queues have, by what is in them.
+    pub queues: QueueTypes,
     /// Messages of one mailbox that are fetched before they are taken. Larger is faster, until it delays what another
     /// replica could take. Default 128.
     pub prefetch: u16,
+    /// Tasks of one work queue that are here at once, in a session's hands or about to be, where the sessions that take from
+    /// it could hold more. Default 2000.
+    pub task_prefetch: u16,
+    /// Bytes of messages and tasks that wait to be published, as while RabbitMQ is away; beyond, senders get `mailbox_full`,
+    /// and tasks wait elsewhere. Default 256MiB.
+    pub publish_buffer: ByteSize,
     /// Messages that are published before the first of them is confirmed. Default 512.
     pub publish_window: usize,
     /// How long a connection may take to be made, and a wave of messages to be confirmed. Default 10s.
@@ -102,14 +112,32 @@ pub struct RabbitMq {
     pub relay_after: Duration,
 }
 
-/// What kind of queues RabbitMQ makes.
+/// Which type of queue RabbitMQ makes for what. Queues that exist stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueTypes {
+    /// Of mailboxes, a queue per agent. Default quorum.
+    pub mailboxes: QueueType,
+    /// Of tasks that wait, a queue per agent, type and capability. Default quorum.
+    pub tasks: QueueType,
+    /// Of dead letters, a queue per kind. Default quorum.
+    pub dead_letters: QueueType,
+}
+
+/// A type of queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueType {
-    /// Replicated, and at-least-once in its dead-lettering.
+    /// Replicated by RabbitMQ's own nodes, and at-least-once in its dead-lettering. Knows no priorities.
     Quorum,
-    /// On one node.
+    /// On one node, by priority.
     Classic,
+}
+
+impl Default for QueueTypes {
+    fn default() -> Self {
+        Self { mailboxes: QueueType::Quorum, tasks: QueueType::Quorum, dead_letters: QueueType::Quorum }
+    }
 }
 
 impl Default for RabbitMq {
@@ -117,8 +145,10 @@ impl Default for RabbitMq {
         Self {
             url: None,
             url_file: None,
-            queue_type: QueueType::Quorum,
+            queues: QueueTypes::default(),
             prefetch: 128,
+            task_prefetch: 2_000,
+            publish_buffer: ByteSize(256 << 20),
             publish_window: 512,
             timeout: Duration::from_secs(10),
             relay_after: Duration::from_secs(10),
@@ -140,6 +170,7 @@ impl Default for Settings {
             session_buffer: 32_768,
             orchestrator_buffer: 262_144,
             queue_limit: 100_000,
+            spill_after: Duration::from_millis(100),
             kept_results: 100_000,
             delivery_limit: 5,
             mailbox_limit: 100_000,
@@ -183,8 +214,15 @@ impl settings::Settings for Settings {
         if self.transport == TransportKind::Rabbitmq && rabbitmq.url.is_none() && rabbitmq.url_file.is_none() {
             return Err(("rabbitmq", "needs a `url` or `url_file` where it is the transport".to_owned()));
         }
-        if rabbitmq.prefetch == 0 || rabbitmq.publish_window == 0 || rabbitmq.timeout.is_zero() {
-            return Err(("rabbitmq", "`prefetch`, `publish_window` and `timeout` must be more than zero".to_owned()));
+        let numbers = [
+            usize::from(rabbitmq.prefetch),
+            usize::from(rabbitmq.task_prefetch),
+            rabbitmq.publish_buffer.0,
+            rabbitmq.publish_window,
+            rabbitmq.timeout.as_millis() as usize,
+        ];
+        if numbers.contains(&0) {
+            return Err(("rabbitmq", "its numbers and its `timeout` must be more than zero".to_owned()));
         }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((field, _)) => Err((field, "must be more than zero".to_owned())),

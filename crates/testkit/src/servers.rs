@@ -69,6 +69,14 @@ impl Servers {
         script(&[verb, &self.folder.to_string_lossy(), server]);
     }
 
+    /// Tells RabbitMQ something with its own tool.
+    ///
+    /// # Panics
+    /// Where the tool fails.
+    pub fn rabbitmqctl(&self, arguments: &[&str]) {
+        script(&[&["rabbitmqctl", &self.folder.to_string_lossy()], arguments].concat());
+    }
+
     /// The URL of PostgreSQL's first database.
     pub fn postgres(&self) -> &str {
         &self.postgres

@@ -13,23 +13,19 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Api, Context, outgoing::Outgoing, wire};
 use crate::{
-    app::{Attachment, Hub, Outbox, Task, Update},
+    app::{Attachment, Hub, Outbox, Task, ToOrchestrator},
     error::CommunicationError,
 };
 
 #[tonic::async_trait]
 impl TaskService for Api {
-    type ExchangeTasksStream = Outgoing<Update, ExchangeTasksResponse>;
+    type ExchangeTasksStream = Outgoing<ToOrchestrator, ExchangeTasksResponse>;
 
     async fn exchange_tasks(
         &self,
         request: Request<Streaming<ExchangeTasksRequest>>,
     ) -> Result<Response<Self::ExchangeTasksStream>, Status> {
         let outbox = Outbox::new(self.0.limits.orchestrator_buffer);
-        let encode = |batch: Vec<Update>| ExchangeTasksResponse {
-            updates: batch.into_iter().map(wire::update).collect(),
-            serving: Vec::new(),
-        };
         let outgoing = Outgoing::new(outbox.clone(), encode);
         let (context, requests) = (Arc::clone(&self.0), request.into_inner());
         self.0.tasks.spawn("communication.orchestrator", OnExit::Continue, async move {
@@ -39,6 +35,17 @@ impl TaskService for Api {
         });
         Ok(Response::new(outgoing))
     }
+}
+
+fn encode(batch: Vec<ToOrchestrator>) -> ExchangeTasksResponse {
+    let mut response = ExchangeTasksResponse { updates: Vec::with_capacity(batch.len()), serving: Vec::new() };
+    for said in batch {
+        match said {
+            ToOrchestrator::Serving(served) => response.serving.extend(served.into_iter().map(wire::serving)),
+            ToOrchestrator::Update(update) => response.updates.push(wire::update(update)),
+        }
+    }
+    response
 }
 
 /// Detaches when the task that reads the stream ends, however it ends.
@@ -56,7 +63,7 @@ impl Drop for Attached<'_> {
 async fn run(
     context: &Context,
     mut requests: Streaming<ExchangeTasksRequest>,
-    outbox: &Outbox<Update>,
+    outbox: &Outbox<ToOrchestrator>,
 ) -> Result<(), Error> {
     // Both arms are cancel-safe.
     let first = tokio::select! {

@@ -7,7 +7,9 @@ use contracts::communication::v1 as proto;
 use domain::{AgentId, MessageId, Namespace, Timestamp};
 
 use crate::{
-    app::{DeadLetter, Draft, Kind, MAX_PRIORITY, Message, Outcome, Status, Target, Task, ToAgent, Update, What},
+    app::{
+        DeadLetter, Draft, Kind, MAX_PRIORITY, Message, Outcome, Served, Status, Target, Task, ToAgent, Update, What,
+    },
     error::CommunicationError,
     store::{HistoryEvent, Record},
 };
@@ -337,6 +339,7 @@ pub(super) fn update(update: Update) -> proto::TaskUpdate {
     let task_id = update.task.to_string();
     let what = match update.what {
         What::Waiting => Wire::Waiting(proto::TaskWaiting {}),
+        What::Enqueued => Wire::Enqueued(proto::TaskEnqueued {}),
         What::HandedOver { session, delivery } => {
             Wire::HandedOver(proto::TaskHandedOver { session_id: session.to_string(), delivery })
         }
@@ -357,6 +360,18 @@ pub(super) fn update(update: Update) -> proto::TaskUpdate {
         agent_id: agent_text(update.agent),
         namespace: update.namespace.map(|namespace| namespace.to_string()).unwrap_or_default(),
         update: Some(what),
+    }
+}
+
+pub(super) fn serving(served: Served) -> proto::Serving {
+    proto::Serving {
+        namespace: served.namespace.to_string(),
+        target: Some(match served.target {
+            Target::AgentType(name) => proto::serving::Target::AgentType(name.to_string()),
+            Target::Capability(name) => proto::serving::Target::Capability(name.to_string()),
+            Target::Agent(id) => proto::serving::Target::AgentId(id.to_string()),
+        }),
+        capacity: served.capacity,
     }
 }
 

@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     broker::{Broker, Opening, Report},
-    model::{Envelope, Mailbox, Reason, ToAgent},
+    model::{Envelope, Mailbox, Reason, TaskId, ToAgent},
     outbox::Outbox,
 };
 use crate::{
     metrics,
-    transport::{Delivery, Sink},
+    transport::{Delivery, Lot, Parcel, Sink, WorkSink},
 };
 
 /// Ended sessions that wait to be reported; beyond, the registry learns it when their lease passes.
@@ -122,5 +122,26 @@ impl Sink for Hub {
 
     fn dead(&self, delivery: Delivery, reason: Reason) {
         self.broker().bury_message(&delivery, reason, "");
+    }
+}
+
+impl WorkSink for Hub {
+    fn enqueued(&self, tasks: &[TaskId]) {
+        self.broker().enqueued(tasks);
+    }
+
+    fn not_enqueued(&self, tasks: &[TaskId]) {
+        self.broker().not_enqueued(tasks);
+    }
+
+    fn delivered(&self, parcels: Vec<(Parcel, Lot)>) {
+        let mut broker = self.broker();
+        for (parcel, lot) in parcels {
+            broker.delivered(parcel, lot);
+        }
+    }
+
+    fn disconnected(&self) {
+        self.broker().disconnected();
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{
 use domain::Timestamp;
 use tokio::sync::{Notify, oneshot};
 
-use super::model::{DeadLetter, Envelope, Message, Status, TaskId};
+use super::model::{DeadLetter, Envelope, Message, Status, Task};
 use crate::error::CommunicationError;
 
 /// What became of a message that was to be recorded: its status now.
@@ -25,7 +25,7 @@ pub(crate) enum Entry {
     /// A message's state changed.
     Change(Change),
     /// A task died; its orchestrator is told after the commit.
-    DeadTask { task: TaskId, letter: DeadLetter },
+    DeadTask { task: Arc<Task>, letter: DeadLetter },
 }
 
 /// A change of a message's state.

@@ -10,15 +10,15 @@ mod model;
 mod outbox;
 
 pub(crate) use self::{
-    broker::{Attachment, Broker, Limits, Opening, Report},
+    broker::{Attachment, Broker, Limits, Opening, QueueKey, Report},
     dead_letters::DeadLetters,
     directory::{AgentInfo, Directory, Hello, Registry},
     hub::Hub,
     journal::{Change, Entry, Journal, Recorded},
     messages::{Draft, Messages, Submitted},
     model::{
-        DeadLetter, Envelope, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Reason, Status, Target, Task, ToAgent,
-        Update, What,
+        DeadLetter, Envelope, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Reason, Served, Status, Target, Task,
+        TaskId, ToAgent, ToOrchestrator, Update, What,
     },
     outbox::{Outbox, Weigh},
 };

@@ -255,10 +255,29 @@ impl Update {
     }
 }
 
+/// For how many deliveries there are sessions here.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Served {
+    pub(crate) namespace: Namespace,
+    pub(crate) target: Target,
+    /// Deliveries that the sessions which take from the target's queue can hold together.
+    pub(crate) capacity: u32,
+}
+
+/// What goes over an orchestrator's stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ToOrchestrator {
+    /// Who is served: everybody at first, then changes.
+    Serving(Vec<Served>),
+    Update(Update),
+}
+
 /// What happened to a task.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
     Waiting,
+    /// It is in a work queue of the message broker.
+    Enqueued,
     HandedOver {
         session: SessionId,
         delivery: u32,

@@ -10,6 +10,7 @@ mod rabbitmq;
 mod rooms;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::{
     sync::{Arc, Weak},
@@ -18,8 +19,13 @@ use std::{
 
 use domain::Timestamp;
 
-pub(crate) use self::{direct::Direct, rabbitmq::RabbitMq, rooms::MailboxLimits};
-use crate::app::{DeadLetter, Envelope, Mailbox, Reason};
+pub(crate) use self::{
+    direct::Direct,
+    rabbitmq::{RabbitMq, RabbitMqLimits},
+    rooms::MailboxLimits,
+    work::{Lot, Parcel, WorkQueues, WorkSink},
+};
+use crate::app::{DeadLetter, Envelope, Mailbox, Reason, Task};
 
 /// One hand-over of a message.
 #[derive(Clone, Debug)]
@@ -86,7 +92,7 @@ pub(crate) trait Transport: Send + Sync + 'static {
     /// It is recorded how a message ended: with a letter where it died.
     fn recorded(&self, _envelope: &Arc<Envelope>, _letter: Option<&DeadLetter>) {}
     /// It is recorded that a task died.
-    fn task_died(&self, _letter: &DeadLetter) {}
+    fn task_died(&self, _task: &Arc<Task>, _letter: &DeadLetter) {}
     /// Takes everything out of a mailbox that nobody holds, for good: its agent is gone.
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery>;
     /// Acts on the time: what expired is reported, what was delayed comes back. Called several times a second.

@@ -1,5 +1,7 @@
 //! What every transport does; then what only the one with a broker behind it can do.
 
+mod work;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -8,15 +10,15 @@ use std::{
 use bytes::Bytes;
 use domain::{AgentId, Clock as _, DeadLetterId, MessageId, Namespace, SystemClock, Timestamp};
 use lapin::{
-    Connection, ConnectionProperties,
+    Channel, Connection, ConnectionProperties,
     options::BasicGetOptions,
     types::{AMQPValue, FieldTable},
 };
+use lifecycle::{OnExit, Shutdown, Tasks};
 use settings::{Database, Secret};
 use testkit::Servers;
 use tokio::{
     sync::{Notify, watch},
-    task::JoinHandle,
     time::timeout,
 };
 
@@ -29,6 +31,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const LIMITS: MailboxLimits = MailboxLimits { messages: 100, bytes: 1 << 20 };
+const RABBITMQ_LIMITS: RabbitMqLimits = RabbitMqLimits { mailbox: LIMITS, queue: 100, deliveries: 5 };
 const AGENT: AgentId = AgentId::from_parts(1, 1);
 
 /// What a transport has told.
@@ -60,16 +63,14 @@ struct Replica {
     transport: Arc<dyn Transport>,
     told: Arc<Told>,
     store: Arc<dyn Store>,
-    running: Option<JoinHandle<()>>,
-    _over: watch::Sender<bool>,
+    tasks: Tasks,
+    over: watch::Sender<bool>,
 }
 
 impl Drop for Replica {
     /// As a process dies: nothing is said.
     fn drop(&mut self) {
-        if let Some(running) = &self.running {
-            running.abort();
-        }
+        self.tasks.shutdown().cut();
     }
 }
 
@@ -82,21 +83,25 @@ impl Replica {
         let told = Arc::new(Told::default());
         let sink: Arc<dyn Sink> = Arc::clone(&told) as _;
         transport.start(Arc::downgrade(&sink));
-        Self { transport, told, store, running: None, _over: watch::channel(false).0 }
+        Self { transport, told, store, tasks: Tasks::new(Shutdown::new()), over: watch::channel(false).0 }
     }
 
     fn rabbitmq(url: &str, store: Arc<dyn Store>) -> Self {
-        let settings = RabbitMqSettings {
+        Self::with(url, store, |_| {}).0
+    }
+
+    fn with(url: &str, store: Arc<dyn Store>, change: impl FnOnce(&mut RabbitMqSettings)) -> (Self, Arc<RabbitMq>) {
+        let mut settings = RabbitMqSettings {
             url: Some(Secret::new(url)),
             relay_after: Duration::from_secs(1),
             ..RabbitMqSettings::default()
         };
-        let rabbitmq = Arc::new(RabbitMq::new(settings, LIMITS, 5, Arc::new(SystemClock)));
-        let mut replica = Self::new(Arc::clone(&rabbitmq) as _, Arc::clone(&store));
-        let over = replica._over.subscribe();
-        let run = rabbitmq.run(store, over);
-        replica.running = Some(tokio::spawn(async { run.await.unwrap() }));
-        replica
+        change(&mut settings);
+        let rabbitmq = Arc::new(RabbitMq::new(settings, RABBITMQ_LIMITS, Arc::new(SystemClock)));
+        let replica = Self::new(Arc::clone(&rabbitmq) as _, Arc::clone(&store));
+        let run = Arc::clone(&rabbitmq).run(store, replica.over.subscribe());
+        replica.tasks.spawn("rabbitmq", OnExit::StopService, run);
+        (replica, rabbitmq)
     }
 
     /// Records messages, and does not publish them.
@@ -193,6 +198,26 @@ impl Replica {
     fn is_empty(&self) -> bool {
         self.transport.take(&mailbox(), Wanted::Any, SystemClock.now()).is_none()
     }
+}
+
+/// A channel of the test's own.
+async fn channel(host: &str) -> Channel {
+    let connection = Connection::connect(host, ConnectionProperties::default()).await.unwrap();
+    connection.create_channel().await.unwrap()
+}
+
+/// The next message in a queue, as soon as there is one.
+async fn from_queue(channel: &Channel, queue: &str) -> lapin::message::Delivery {
+    let get = async {
+        loop {
+            let found = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap();
+            if let Some(found) = found {
+                return found.delivery;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, get).await.expect("it comes")
 }
 
 async fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
@@ -306,6 +331,26 @@ async fn what_a_replica_accepted_before_its_end_is_relayed_by_another_once() {
 }
 
 #[tokio::test]
+async fn what_a_broker_has_lost_with_its_data_is_published_again() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let lost = Replica::rabbitmq(&host, Arc::clone(&store));
+    let sent = lost.send(&["1", "2"]).await;
+    let told = |replica: &Replica| (replica.told.queued.lock().unwrap().len() == 2).then_some(());
+    lost.until(told).await;
+    for envelope in store.unfinished(0, 10).await.unwrap().rows.into_iter().map(|(envelope, _)| Arc::new(envelope)) {
+        lost.write(&Delivery { envelope, count: 0 }, Status::Queued).await;
+    }
+    drop(lost);
+    let queue = format!("mailbox.default.{AGENT}");
+    channel(&host).await.queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
+    let other = Replica::rabbitmq(&host, store);
+    other.transport.open(&mailbox());
+    assert_eq!(other.drain(2).await, sent);
+    assert!(other.is_empty());
+}
+
+#[tokio::test]
 async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_live_again() {
     let (_folder, store) = store().await;
     let host = Servers::shared().virtual_host();
@@ -333,18 +378,7 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
     replica.store.write(&written).await.unwrap();
     replica.transport.recorded(&delivery.envelope, Some(&letter));
 
-    let connection = Connection::connect(&host, ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let copy = async {
-        loop {
-            let found = channel.basic_get("dlq.message".into(), BasicGetOptions { no_ack: true }).await.unwrap();
-            if let Some(found) = found {
-                return found.delivery;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let copy = timeout(PATIENCE, copy).await.expect("the copy comes");
+    let copy = from_queue(&channel(&host).await, "dlq.message").await;
     let reason =
         copy.properties.headers().as_ref().and_then(|headers: &FieldTable| headers.inner().get("troupe-reason"));
     assert_eq!(reason, Some(&AMQPValue::LongString("rejected".into())));

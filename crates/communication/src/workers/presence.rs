@@ -29,8 +29,10 @@ pub(super) async fn run(
         };
         let mut reports = hub.take_unreported();
         if all {
-            let broker = hub.broker();
-            broker.offer_again(std::time::Instant::now());
+            let mut broker = hub.broker();
+            let now = std::time::Instant::now();
+            broker.offer_again(now);
+            broker.tidy(now);
             reports.extend(broker.reports());
         }
         report(&hub, &directory, reports).await;

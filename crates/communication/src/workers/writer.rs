@@ -137,8 +137,8 @@ impl Writer {
                     self.transport.recorded(envelope, letter.as_ref());
                 }
                 Entry::DeadTask { task, letter } => {
-                    self.transport.task_died(letter);
-                    self.hub.broker().buried(task);
+                    self.transport.task_died(task, letter);
+                    self.hub.broker().buried(&task.id);
                 }
                 Entry::Change(_) | Entry::Send { .. } => {}
             }

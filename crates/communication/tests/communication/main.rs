@@ -5,6 +5,7 @@
 
 mod messages;
 mod registry;
+mod replicas;
 mod sessions;
 mod tasks;
 mod world;

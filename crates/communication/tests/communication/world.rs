@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use communication::{Peers, Service, Settings};
+use communication::{Peers, Service, Settings, TransportKind};
 use contracts::{
     Link, Links,
     communication::v1::{
@@ -13,7 +13,9 @@ use contracts::{
 };
 use errors::Error;
 use lifecycle::{Shutdown, Tasks};
+use settings::Secret;
 use tempfile::TempDir;
+use testkit::Servers;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -21,7 +23,37 @@ use tonic::{Status, Streaming};
 use crate::registry::FakeRegistry;
 
 /// Far more than anything here takes; only a failing test waits so long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// What replicas share: a PostgreSQL database, a virtual host of RabbitMQ, and the registry.
+pub(crate) struct Shared {
+    registry: FakeRegistry,
+    database: String,
+    host: String,
+}
+
+impl Shared {
+    pub(crate) async fn new(rabbitmq: &Servers) -> Self {
+        let database = Servers::shared().database().await;
+        Self { registry: FakeRegistry::new(), database, host: rabbitmq.virtual_host() }
+    }
+
+    pub(crate) async fn replica(&self) -> World {
+        let change = |settings: &mut Settings| {
+            settings.database.url = Some(Secret::new(&self.database));
+            settings.transport = TransportKind::Rabbitmq;
+            settings.rabbitmq.url = Some(Secret::new(&self.host));
+            settings.delivery_limit = 3;
+            // A server that is killed and started holds the whole test up.
+            settings.session_lease = DEADLINE * 5;
+        };
+        World::of(self.registry.clone(), change).await
+    }
+
+    pub(crate) fn agent(&self, agent_type: &str) -> String {
+        self.registry.add(agent_type, &[])
+    }
+}
 
 pub(crate) struct World {
     directory: TempDir,
@@ -37,8 +69,11 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::of(FakeRegistry::new(), change).await
+    }
+
+    async fn of(registry: FakeRegistry, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let registry = FakeRegistry::new();
         let mut settings = Settings::default();
         settings.database.path = directory.path().join("communication.db");
         change(&mut settings);
@@ -61,6 +96,13 @@ impl World {
         service.close().await;
         let (tasks, service) = Self::open(&settings, &registry).await;
         Self { directory, registry, settings, tasks, service }
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) async fn kill(self) {
+        self.tasks.shutdown().cut();
+        self.tasks.join(Duration::ZERO).await.unwrap();
+        self.service.close().await;
     }
 
     /// Stops it as a crash would: nothing is finished.
@@ -93,7 +135,7 @@ impl World {
         let (events, requests) = mpsc::channel(64);
         let mut client = TaskServiceClient::new(self.service.link());
         let updates = client.exchange_tasks(ReceiverStream::new(requests)).await.unwrap().into_inner();
-        let orchestrator = Orchestrator { events, updates, waiting: VecDeque::new() };
+        let orchestrator = Orchestrator { events, updates, waiting: VecDeque::new(), serving: Vec::new() };
         let attach = proto::Attach { replica_id: replica.to_owned() };
         orchestrator.say(orchestrator_event::Event::Attach(attach)).await;
         orchestrator
@@ -256,6 +298,7 @@ pub(crate) struct Orchestrator {
     events: mpsc::Sender<proto::ExchangeTasksRequest>,
     updates: Streaming<proto::ExchangeTasksResponse>,
     waiting: VecDeque<proto::TaskUpdate>,
+    serving: Vec<(String, u32)>,
 }
 
 impl Orchestrator {
@@ -270,6 +313,30 @@ impl Orchestrator {
         self.say(orchestrator_event::Event::Dispatch(task)).await;
     }
 
+    pub(crate) async fn locate(&self, id: &str) {
+        self.say(orchestrator_event::Event::Locate(proto::LocateTask { task_id: id.to_owned() })).await;
+    }
+
+    /// Passes over updates until one is wanted.
+    pub(crate) async fn until(&mut self, wanted: impl Fn(&str, &task_update::Update) -> bool) {
+        loop {
+            let (id, update) = self.hear().await;
+            if wanted(&id, &update) {
+                return;
+            }
+        }
+    }
+
+    /// For whom there are sessions, as far as was told: the names of types with their capacities.
+    pub(crate) async fn served(&mut self, agent_type: &str) -> u32 {
+        loop {
+            if let Some(place) = self.serving.iter().position(|(name, _)| name == agent_type) {
+                return self.serving.remove(place).1;
+            }
+            self.read().await;
+        }
+    }
+
     pub(crate) async fn acknowledge(&self, id: &str) {
         self.say(orchestrator_event::Event::Ack(proto::AckResult { task_id: id.to_owned() })).await;
     }
@@ -282,11 +349,21 @@ impl Orchestrator {
     /// The next update: of which task, and what.
     pub(crate) async fn hear(&mut self) -> (String, task_update::Update) {
         while self.waiting.is_empty() {
-            let batch = timeout(DEADLINE, self.updates.message()).await.expect("there should have been an update");
-            self.waiting.extend(batch.unwrap().expect("the stream should go on").updates);
+            self.read().await;
         }
         let update = self.waiting.pop_front().unwrap();
         (update.task_id, update.update.unwrap())
+    }
+
+    async fn read(&mut self) {
+        let batch = timeout(DEADLINE, self.updates.message()).await.expect("there should have been an update");
+        let batch = batch.unwrap().expect("the stream should go on");
+        self.waiting.extend(batch.updates);
+        for served in batch.serving {
+            if let Some(proto::serving::Target::AgentType(name)) = served.target {
+                self.serving.push((name, served.capacity));
+            }
+        }
     }
 }
 

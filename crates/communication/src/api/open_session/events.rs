@@ -91,8 +91,9 @@ pub(super) fn read(event: proto::AgentEvent, index: usize, mailbox: &Mailbox) ->
         }
         Event::Nack(nack) => {
             let delay = Duration::from_millis(u64::from(nack.delay_ms)).clamp(SHORTEST_DELAY, LONGEST_DELAY);
+            let not_before = if nack.delay_ms == 0 { None } else { Instant::now().checked_add(delay) };
             let delivery = named(at("nack.delivery_id"), nack.delivery_id)?;
-            Said::Nack { delivery, reason: wire::reason(&nack.reason), not_before: Instant::now().checked_add(delay) }
+            Said::Nack { delivery, reason: wire::reason(&nack.reason), not_before }
         }
         Event::Reject(reject) => {
             let delivery = named(at("reject.delivery_id"), reject.delivery_id)?;

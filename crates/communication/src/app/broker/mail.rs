@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use domain::{Clock, DeadLetterId, MessageId, SessionId};
 
-use super::{Broker, QueueKey, Session};
+use super::{Broker, QueueKey, Session, cool_down};
 use crate::{
     app::{
         journal::{Change, Entry},
@@ -32,7 +32,7 @@ impl Broker {
             }
         }
         // One message at a time to the least loaded, so that it is shared out.
-        while let Some(id) = self.pick(&key, None)
+        while let Some(id) = self.pick(&key)
             && self.pull_message(id, Wanted::Any)
         {}
         for id in ids {
@@ -93,6 +93,7 @@ impl Broker {
         not_before: Option<Instant>,
     ) {
         let Some(delivery) = self.unhold(id, message) else { return };
+        let not_before = not_before.or_else(|| Instant::now().checked_add(cool_down(delivery.count)));
         self.return_message(&delivery, reason, not_before);
         let mailbox = delivery.envelope.message.mailbox();
         self.wake_mailbox(&mailbox);

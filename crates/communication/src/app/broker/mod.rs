@@ -3,49 +3,51 @@
 //!
 //! Invariants:
 //! - A session never holds more deliveries than it has credit, replies apart; of those it holds as many again at most.
-//! - A task is in exactly one place: queued, delayed, held by one session, ended (its result waits to be acknowledged), or
-//!   dying (its dead letter is being recorded).
+//! - A task is in exactly one place: queued, delayed, held by one session, leaving for the message broker, with the message
+//!   broker, ended (its result waits to be acknowledged), or dying (its dead letter is being recorded).
 //! - Where something waits in a queue, no session that may take it has free credit.
 //! - What a lost session held is queued again, in front, before anything else happens.
 //! - Updates about one task go out in the order in which things happened.
 //!
-//! Modules: [`queues`] and [`session`] are data; [`tasks`] is what happens to tasks, [`results`] how they end, [`mail`] what
-//! happens to messages; this one has the lives of sessions and orchestrators.
+//! Modules: [`queues`] and [`session`] are data; [`tasks`] is what happens to tasks, [`work`] how they get to other replicas,
+//! [`results`] how they end, [`mail`] what happens to messages, [`serving`] who hears for whom there are sessions; this one
+//! has the lives of sessions and orchestrators.
 
 mod mail;
 mod orchestrators;
 mod queues;
 mod results;
+mod serving;
 mod session;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use domain::{AgentId, Clock, SessionId};
 use errors::Error;
 
-pub(crate) use self::orchestrators::{Attachment, Replica};
 use self::{
-    orchestrators::Orchestrators,
-    queues::{QueueKey, Queues},
-    results::Foreign,
-    session::Session,
-    tasks::Entry,
+    orchestrators::Orchestrators, queues::Queues, results::Foreign, session::Session, tasks::Entry, work::Enqueued,
+};
+pub(crate) use self::{
+    orchestrators::{Attachment, Replica},
+    queues::QueueKey,
 };
 use super::{
     journal::Journal,
-    model::{Mailbox, MessageOrTask, Reason, Target, TaskId, ToAgent, Update, Welcome, What},
+    model::{Mailbox, MessageOrTask, Reason, Target, TaskId, ToAgent, ToOrchestrator, Welcome},
     outbox::Outbox,
 };
 use crate::{
     error::CommunicationError,
-    transport::{Transport, Wanted},
+    transport::{Transport, Wanted, WorkQueues},
 };
 
 /// Bounds of a broker.
@@ -55,6 +57,8 @@ pub(crate) struct Limits {
     pub(crate) queue: usize,
     /// Hand-overs of a task or message.
     pub(crate) deliveries: u32,
+    /// How long a task waits here before others may take it.
+    pub(crate) spill_after: Duration,
     /// Bytes of one result.
     pub(crate) output: usize,
     /// Results of unknown tasks.
@@ -86,10 +90,18 @@ pub(crate) struct Report {
 pub(crate) struct Broker {
     limits: Limits,
     transport: Arc<dyn Transport>,
+    /// Shared with other replicas; none where there are none.
+    work: Option<Arc<dyn WorkQueues>>,
     journal: Arc<Journal>,
     clock: Arc<dyn Clock>,
     queues: Queues,
     tasks: HashMap<TaskId, Entry>,
+    /// Tasks that wait with the message broker.
+    enqueued: HashMap<TaskId, Enqueued>,
+    /// When it was last looked at what of them to forget.
+    tidied: Instant,
+    /// Queues from which nothing comes, since the sessions here are busy with other work.
+    paused: HashSet<Arc<QueueKey>>,
     delayed: BTreeMap<(Instant, u64), TaskId>,
     foreign: HashMap<TaskId, Foreign>,
     foreign_bytes: usize,
@@ -116,16 +128,21 @@ impl Broker {
     pub(crate) fn new(
         limits: Limits,
         transport: Arc<dyn Transport>,
+        work: Option<Arc<dyn WorkQueues>>,
         journal: Arc<Journal>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             limits,
             transport,
+            work,
             journal,
             clock,
             queues: Queues::default(),
             tasks: HashMap::new(),
+            enqueued: HashMap::new(),
+            tidied: Instant::now(),
+            paused: HashSet::new(),
             delayed: BTreeMap::new(),
             foreign: HashMap::new(),
             foreign_bytes: 0,
@@ -147,13 +164,10 @@ impl Broker {
             credits: opening.credits,
             config: opening.config,
         }));
-        for key in &fits {
-            self.queues.enter(key, id);
-        }
         let session = Session {
             id,
             mailbox: opening.mailbox,
-            fits,
+            fits: fits.clone(),
             agent_type: opening.agent_type.into(),
             credits: opening.credits as usize,
             tasks: HashSet::new(),
@@ -172,6 +186,9 @@ impl Broker {
             self.transport.open(&session.mailbox);
         }
         self.sessions.insert(id, session);
+        for key in &fits {
+            self.enter(key, id);
+        }
         match self.phase {
             Phase::Running => self.pump(id),
             Phase::Draining => self.send_away(id),
@@ -184,7 +201,7 @@ impl Broker {
         let session = self.sessions.remove(&id)?;
         session.outbox.end(Ok(()));
         for key in &session.fits {
-            self.queues.leave(key, id);
+            self.leave(key, id);
         }
         if let Some(ids) = self.mailboxes.get_mut(&session.mailbox) {
             ids.retain(|one| *one != id);
@@ -202,6 +219,7 @@ impl Broker {
         }
         for key in &touched {
             self.tell_waiting(key);
+            self.shed(key);
         }
         self.wake_mailbox(&session.mailbox);
         Some(Report { closed: true, ..report(&session) })
@@ -235,14 +253,15 @@ impl Broker {
         for id in stale {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             let before = std::mem::replace(&mut session.fits, wanted.clone());
-            for key in &before {
-                self.queues.leave(key, id);
+            for key in before.iter().filter(|key| !wanted.contains(*key)) {
+                self.leave(key, id);
             }
-            for key in &wanted {
-                self.queues.enter(key, id);
+            for key in wanted.iter().filter(|key| !before.contains(*key)) {
+                self.enter(key, id);
             }
             for key in &before {
                 self.tell_waiting(key);
+                self.shed(key);
             }
             self.pump(id);
         }
@@ -250,21 +269,27 @@ impl Broker {
 
     /// A session takes nothing new, and ends when it is finished.
     pub(crate) fn drain(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.draining = true;
-        let fits = std::mem::take(&mut session.fits);
-        for key in &fits {
-            self.queues.leave(key, id);
-        }
-        for key in &fits {
+        for key in &self.stop_taking(id) {
             self.tell_waiting(key);
+            self.shed(key);
         }
         if let Some(session) = self.sessions.get(&id) {
             session.end_if_finished();
         }
     }
 
-    /// Asks all sessions to end: the server stops.
+    /// A session takes nothing new; answers with the queues that it took from.
+    fn stop_taking(&mut self, id: SessionId) -> Vec<Arc<QueueKey>> {
+        let Some(session) = self.sessions.get_mut(&id) else { return Vec::new() };
+        session.draining = true;
+        let fits = std::mem::take(&mut session.fits);
+        for key in &fits {
+            self.leave(key, id);
+        }
+        fits
+    }
+
+    /// Asks all sessions to end: the server stops. What waits is for other replicas, where there are some.
     pub(crate) fn drain_all(&mut self) {
         self.phase = Phase::Draining;
         let ids: Vec<_> = self.sessions.keys().copied().collect();
@@ -274,8 +299,10 @@ impl Broker {
     }
 
     fn send_away(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.draining = true;
+        for key in &self.stop_taking(id) {
+            self.shed(key);
+        }
+        if let Some(session) = self.sessions.get(&id) {
             session.outbox.push(ToAgent::Drain("the server stops"));
             session.end_if_finished();
         }
@@ -329,7 +356,7 @@ impl Broker {
         self.queues.waiting()
     }
 
-    /// A session gave a delivery back.
+    /// A session gave a delivery back, to come again at a time, or when it has cooled down.
     pub(crate) fn nack(&mut self, id: SessionId, delivery: &str, reason: &str, not_before: Option<Instant>) {
         match self.held(id, delivery) {
             Some(MessageOrTask::Task(task)) => self.nack_task(id, &task, reason, not_before),
@@ -357,11 +384,12 @@ impl Broker {
         session.messages.contains_key(&message).then_some(MessageOrTask::Message(message))
     }
 
-    /// Attaches an orchestrator: its stream gets every result that waits for it.
-    pub(crate) fn attach(&mut self, replica: &str, outbox: Outbox<Update>) -> Attachment {
+    /// Attaches an orchestrator: it hears at once who is served, and gets every result that waits for it.
+    pub(crate) fn attach(&mut self, replica: &str, outbox: Outbox<ToOrchestrator>) -> Attachment {
         if self.phase == Phase::Over {
             outbox.end(Err(CommunicationError::Stopping.into()));
         }
+        outbox.push(ToOrchestrator::Serving(self.all_served()));
         let (attachment, replaced) = self.orchestrators.attach(replica.into(), outbox);
         if let Some(replaced) = replaced {
             replaced.end(Err(CommunicationError::Replaced.into()));
@@ -384,13 +412,14 @@ impl Broker {
         self.orchestrators.is_current(attachment)
     }
 
-    /// Time has passed: delayed tasks come back.
+    /// Time has passed: delayed tasks come back, and what has waited for long goes to others.
     pub(crate) fn advance(&mut self, now: Instant) {
         while self.delayed.first_key_value().is_some_and(|((due, _), _)| *due <= now)
             && let Some((_, task)) = self.delayed.pop_first()
         {
-            self.place(&task, true, None);
+            self.place(&task, true);
         }
+        self.spill(now);
     }
 
     /// Gives a session what waits for it, and ends it where it was to end.
@@ -419,9 +448,9 @@ impl Broker {
     }
 
     /// The least loaded session with free credit among those of a queue, and among equals the one idle for longest.
-    fn pick(&self, key: &QueueKey, avoid: Option<SessionId>) -> Option<SessionId> {
+    fn pick(&self, key: &QueueKey) -> Option<SessionId> {
         let sessions = self.queues.sessions(key).iter().filter_map(|id| self.sessions.get(id));
-        let free = sessions.filter(|session| session.has_room() && Some(session.id) != avoid);
+        let free = sessions.filter(|session| session.has_room());
         free.min_by_key(|session| (session.load(), session.last_turn)).map(|session| session.id)
     }
 }
@@ -434,6 +463,14 @@ fn report(session: &Session) -> Report {
         capacity: u32::try_from(session.credits).unwrap_or(u32::MAX),
         closed: false,
     }
+}
+
+/// How long what is given back for the `count`th time stays away, where nobody has said: longer each time, so that nothing
+/// goes round in circles, and out of the way of everything else.
+fn cool_down(count: u32) -> Duration {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(30);
+    FIRST.saturating_mul(1_u32.checked_shl(count.saturating_sub(1)).unwrap_or(u32::MAX)).min(LONGEST)
 }
 
 /// The queues that an agent takes from, each once.

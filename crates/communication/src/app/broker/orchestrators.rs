@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::app::{
-    model::{Update, What},
+    model::{ToOrchestrator, Update, What},
     outbox::{Outbox, Weigh},
 };
 
@@ -20,13 +20,17 @@ pub(crate) struct Attachment {
 /// The attached replicas.
 #[derive(Debug, Default)]
 pub(crate) struct Orchestrators {
-    attached: HashMap<Replica, (u64, Outbox<Update>)>,
+    attached: HashMap<Replica, (u64, Outbox<ToOrchestrator>)>,
     numbers: u64,
 }
 
 impl Orchestrators {
     /// Adds a stream; answers with the one that it replaces.
-    pub(crate) fn attach(&mut self, replica: Replica, outbox: Outbox<Update>) -> (Attachment, Option<Outbox<Update>>) {
+    pub(crate) fn attach(
+        &mut self,
+        replica: Replica,
+        outbox: Outbox<ToOrchestrator>,
+    ) -> (Attachment, Option<Outbox<ToOrchestrator>>) {
         self.numbers += 1;
         let replaced = self.attached.insert(Arc::clone(&replica), (self.numbers, outbox));
         (Attachment { replica, number: self.numbers }, replaced.map(|(_, outbox)| outbox))
@@ -59,19 +63,30 @@ impl Orchestrators {
     /// Tells the replica that a task belongs to; all of them where that one is away: whoever has taken over the execution
     /// knows the task, the others drop the update.
     pub(crate) fn tell(&self, replica: Option<&Replica>, update: Update) {
+        let said = ToOrchestrator::Update(update);
         match replica.and_then(|replica| self.attached.get(replica)) {
-            Some((_, outbox)) => outbox.push(update),
-            None => self.attached.values().for_each(|(_, outbox)| outbox.push(update.clone())),
+            Some((_, outbox)) => outbox.push(said),
+            None => self.tell_all(&said),
         }
+    }
+
+    /// Tells everybody.
+    pub(crate) fn tell_all(&self, said: &ToOrchestrator) {
+        self.attached.values().for_each(|(_, outbox)| outbox.push(said.clone()));
     }
 }
 
-impl Weigh for Update {
+impl Weigh for ToOrchestrator {
     fn weight(&self) -> usize {
-        let payload = match &self.what {
+        let update = match self {
+            Self::Serving(served) => return 128 + 256 * served.len(),
+            Self::Update(update) => update,
+        };
+        let payload = match &update.what {
             What::Shown(detail) => detail.len(),
             What::Ended(outcome) => outcome.size(),
             What::Waiting
+            | What::Enqueued
             | What::HandedOver { .. }
             | What::Begun
             | What::Alive

@@ -75,6 +75,24 @@ impl Queues {
         self.queues.get(key).map_or_else(Vec::new, |queue| queue.waiting.values().cloned().collect())
     }
 
+    /// The first that wait in it, at most `most`.
+    pub(crate) fn first(&self, key: &QueueKey, most: usize) -> Vec<TaskId> {
+        self.queues.get(key).map_or_else(Vec::new, |queue| queue.waiting.values().take(most).cloned().collect())
+    }
+
+    /// Those in which something waits.
+    pub(crate) fn filled(&self) -> Vec<Arc<QueueKey>> {
+        if self.waiting == 0 {
+            return Vec::new();
+        }
+        self.queues.iter().filter(|(_, queue)| !queue.waiting.is_empty()).map(|(key, _)| Arc::clone(key)).collect()
+    }
+
+    /// Those from which a session may take.
+    pub(crate) fn served(&self) -> impl Iterator<Item = &Arc<QueueKey>> {
+        self.queues.iter().filter(|(_, queue)| !queue.sessions.is_empty()).map(|(key, _)| key)
+    }
+
     /// Adds behind (or before) all of the same priority.
     pub(crate) fn push(&mut self, key: &Arc<QueueKey>, priority: u8, in_front: bool, task: TaskId) -> Place {
         let position = if in_front {

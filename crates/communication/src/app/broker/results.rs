@@ -14,6 +14,7 @@ use super::{
 use crate::{
     app::model::{Mailbox, Outcome, Task, TaskId, ToAgent, Update, What},
     metrics,
+    transport::Lot,
 };
 
 /// The result of a task that is not known here: dispatched in an earlier life of this process, or ended long ago. Which of
@@ -21,9 +22,11 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Foreign {
     /// Who says so: only the task's owner knows whether it is of the task's namespace.
-    from: Mailbox,
+    pub(super) from: Mailbox,
     owed: Vec<SessionId>,
     outcome: Outcome,
+    /// The message broker's delivery of the task, where that came after the result.
+    pub(super) lot: Option<Lot>,
 }
 
 /// Bytes of all results of unknown tasks together.
@@ -72,6 +75,7 @@ impl Broker {
                 self.delayed.remove(&due);
                 None
             }
+            State::Leaving => None,
             State::Ended { .. } => return self.owe_again(from, &id),
             State::Dying { .. } => {
                 session.outbox.push(ToAgent::ResultAck(id));
@@ -99,7 +103,13 @@ impl Broker {
     fn owe_again(&mut self, from: SessionId, id: &TaskId) {
         let owed = match self.tasks.get_mut(id).map(|entry| &mut entry.state) {
             Some(State::Ended { owed, .. }) => Some(owed),
-            Some(State::Queued { .. } | State::Delayed { .. } | State::Held { .. } | State::Dying { .. }) => None,
+            Some(
+                State::Queued { .. }
+                | State::Delayed { .. }
+                | State::Leaving
+                | State::Held { .. }
+                | State::Dying { .. },
+            ) => None,
             None => self.foreign.get_mut(id).map(|foreign| &mut foreign.owed),
         };
         if let (Some(owed), Some(session)) = (owed, self.sessions.get_mut(&from))
@@ -121,7 +131,7 @@ impl Broker {
             return;
         }
         self.foreign_bytes = bytes;
-        let foreign = Foreign { from, owed: Vec::new(), outcome };
+        let foreign = Foreign { from, owed: Vec::new(), outcome, lot: None };
         self.orchestrators.tell(None, foreign.update(&id));
         self.foreign.insert(Arc::clone(&id), foreign);
         self.owe_again(session, &id);
@@ -137,20 +147,40 @@ impl Broker {
         true
     }
 
+    /// Tells of a result whose task is not known here; false where there is none.
+    pub(super) fn tell_foreign(&self, replica: &Replica, id: &str) -> bool {
+        let Some((id, foreign)) = self.foreign.get_key_value(id) else { return false };
+        self.orchestrators.tell(Some(replica), foreign.update(id));
+        true
+    }
+
     /// A result is committed, or not wanted: everybody who waits for its acknowledgement gets it.
     pub(crate) fn acknowledge(&mut self, id: &str) {
         let owed = match self.tasks.get(id).map(|entry| &entry.state) {
-            Some(State::Ended { .. }) => match self.tasks.remove(id) {
+            Some(State::Ended { .. }) => match self.forget(id) {
                 Some(Entry { state: State::Ended { owed, .. }, .. }) => owed,
                 Some(_) | None => return,
             },
-            Some(State::Queued { .. } | State::Delayed { .. } | State::Held { .. } | State::Dying { .. }) => return,
+            Some(
+                State::Queued { .. }
+                | State::Delayed { .. }
+                | State::Leaving
+                | State::Held { .. }
+                | State::Dying { .. },
+            ) => return,
             None => match self.foreign.remove(id) {
                 Some(foreign) => {
                     self.foreign_bytes -= foreign.outcome.size();
+                    foreign.lot.into_iter().for_each(|lot| self.settle(lot));
+                    // Where it waits with the message broker, it is there in vain.
+                    self.withdraw_enqueued(id);
                     foreign.owed
                 }
-                None => return,
+                // It has ended elsewhere.
+                None => {
+                    self.enqueued.remove(id);
+                    return;
+                }
             },
         };
         for session in owed {

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use domain::{AgentId, DeadLetterId, SessionId};
 
-use super::{Attachment, Broker, Replica, Session, What, queues::Place, queues::QueueKey};
+use super::{Attachment, Broker, Replica, Session, cool_down, queues::Place, queues::QueueKey};
 use crate::{
     app::{
         journal,
-        model::{DeadLetter, Kind, Outcome, Reason, Task, TaskId, ToAgent, Update},
+        model::{DeadLetter, Kind, Outcome, Reason, Task, TaskId, ToAgent, Update, What},
     },
     metrics,
+    transport::Lot,
 };
 
 /// A task that is known here.
@@ -24,6 +25,8 @@ pub(super) struct Entry {
     /// Under which it did.
     pub(super) epoch: i64,
     pub(super) deliveries: u32,
+    /// The message broker's delivery of it, where it came from there.
+    pub(super) lot: Option<Lot>,
     pub(super) state: State,
 }
 
@@ -33,7 +36,10 @@ pub(super) enum State {
     Queued {
         place: Place,
         told_waiting: bool,
+        since: Instant,
     },
+    /// On its way to the message broker, or to its place here: in nobody's hands.
+    Leaving,
     Delayed {
         due: (Instant, u64),
     },
@@ -74,39 +80,50 @@ impl Broker {
             return;
         }
         let place = self.queues.push(&key, task.priority, false, Arc::clone(&id));
-        let state = State::Queued { place, told_waiting: false };
+        let state = State::queued(place);
         let entry = Entry {
             epoch: task.epoch,
             task: Arc::new(task),
             key: Arc::clone(&key),
             replica: Arc::clone(replica),
             deliveries: 0,
+            lot: None,
             state,
         };
         self.tasks.insert(Arc::clone(&id), entry);
         self.serve(&key);
         self.tell_if_waiting(&id);
+        self.shed(&key);
     }
 
     /// Does somebody who has lost the execution speak of its task?
     pub(crate) fn is_outdated(&self, id: &str, epoch: i64) -> bool {
-        self.tasks.get(id).is_some_and(|entry| epoch < entry.epoch)
+        let known = self.tasks.get(id).map(|entry| entry.epoch).or_else(|| self.enqueued_epoch(id));
+        known.is_some_and(|known| epoch < known)
     }
 
     /// A repeated dispatch: nothing happens, but a new dispatcher takes the task over and is told where it is.
     fn is_known(&mut self, replica: &Replica, task: &Task) -> bool {
-        self.take_over(replica, &task.id, task.epoch)
+        self.take_over(replica, &task.id, task.epoch, false)
+            || self.take_over_enqueued(replica, &task.id, task.epoch, true)
     }
 
-    /// Answers where a task is, to whoever is to hear of it from now on.
+    /// Answers where a task is, to whoever is to hear of it from now on: as something that happens to it, now or soon. One
+    /// that waits with the message broker is `enqueued`, also where it has come from there; one that waits here only is
+    /// `waiting` or `requeued`.
     pub(crate) fn locate(&mut self, from: &Attachment, id: &str, epoch: i64) {
-        if self.orchestrators.is_current(from) && !self.take_over(&from.replica, id, epoch) {
-            self.orchestrators.tell(Some(&from.replica), Update::new(id.into(), None, What::Unknown));
+        let replica = &from.replica;
+        let is_here = !self.orchestrators.is_current(from)
+            || self.take_over(replica, id, epoch, true)
+            || self.tell_foreign(replica, id)
+            || self.take_over_enqueued(replica, id, epoch, false);
+        if !is_here {
+            self.orchestrators.tell(Some(replica), Update::new(id.into(), None, What::Unknown));
         }
     }
 
     /// False where the task is not here.
-    fn take_over(&mut self, replica: &Replica, id: &str, epoch: i64) -> bool {
+    fn take_over(&mut self, replica: &Replica, id: &str, epoch: i64, is_asked: bool) -> bool {
         let Some((id, _)) = self.tasks.get_key_value(id) else { return false };
         let id = &Arc::clone(id);
         let Some(entry) = self.tasks.get_mut(id) else { return false };
@@ -122,8 +139,12 @@ impl Broker {
             State::Held { session, agent, .. } => {
                 (Some(*agent), What::HandedOver { session: *session, delivery: entry.deliveries })
             }
-            State::Queued { told_waiting: true, .. } if is_new => (None, What::Waiting),
-            State::Queued { .. } | State::Delayed { .. } | State::Dying { .. } => return true,
+            State::Queued { .. } | State::Delayed { .. } if is_asked && entry.lot.is_some() => (None, What::Enqueued),
+            State::Queued { told_waiting: true, .. } if is_new || is_asked => (None, What::Waiting),
+            State::Queued { .. } | State::Delayed { .. } if is_asked => {
+                (None, What::Requeued("it waits for a session with credit".to_owned()))
+            }
+            State::Queued { .. } | State::Delayed { .. } | State::Leaving | State::Dying { .. } => return true,
         };
         self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), agent, what));
         true
@@ -142,19 +163,15 @@ impl Broker {
     /// Withdraws a task: takes it from its queue, or tells the session that holds it. A result that waits stays until it
     /// is acknowledged.
     pub(crate) fn cancel(&mut self, id: &str, reason: &str) {
+        self.withdraw_enqueued(id);
         let Some(entry) = self.tasks.get(id) else { return };
         match entry.state {
-            State::Queued { place, .. } => {
-                let key = Arc::clone(&entry.key);
-                self.queues.remove(&key, place);
-                self.tasks.remove(id);
+            State::Queued { .. } | State::Delayed { .. } => {
+                self.take_out(id);
             }
-            State::Delayed { due } => {
-                self.delayed.remove(&due);
-                self.tasks.remove(id);
-            }
+            State::Leaving => self.cancel_leaving(id),
             State::Held { session, .. } => {
-                self.tasks.remove(id);
+                self.forget(id);
                 self.withdraw(session, id, reason);
                 self.pump(session);
             }
@@ -200,17 +217,13 @@ impl Broker {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.tasks.remove(task);
         }
-        if self.give_back(task, reason) {
-            match (not_before, self.tasks.get_mut(task)) {
-                (Some(due), Some(entry)) => {
-                    self.turns += 1;
-                    let due = (due, self.turns);
-                    entry.state = State::Delayed { due };
-                    self.delayed.insert(due, Arc::clone(task));
-                }
-                // To another where that is possible; behind the others, since whoever gave it back takes the next.
-                (None, _) | (_, None) => self.place(task, false, Some(id)),
-            }
+        if self.give_back(task, reason)
+            && let Some(entry) = self.tasks.get_mut(task)
+        {
+            self.turns += 1;
+            let due = (not_before.unwrap_or_else(|| Instant::now() + cool_down(entry.deliveries)), self.turns);
+            entry.state = State::Delayed { due };
+            self.delayed.insert(due, Arc::clone(task));
         }
         self.pump(id);
     }
@@ -228,7 +241,11 @@ impl Broker {
     pub(super) fn return_tasks(&mut self, session: &Session, why: &str) -> Vec<Arc<QueueKey>> {
         let turn = |id: &TaskId| match self.tasks.get(id)?.state {
             State::Held { turn, .. } => Some((turn, Arc::clone(id))),
-            State::Queued { .. } | State::Delayed { .. } | State::Ended { .. } | State::Dying { .. } => None,
+            State::Queued { .. }
+            | State::Delayed { .. }
+            | State::Leaving
+            | State::Ended { .. }
+            | State::Dying { .. } => None,
         };
         let mut held: Vec<_> = session.tasks.iter().filter_map(turn).collect();
         held.sort_unstable_by(|left, right| right.cmp(left));
@@ -238,7 +255,7 @@ impl Broker {
                 && let Some(entry) = self.tasks.get_mut(&id)
             {
                 let place = self.queues.push(&entry.key, entry.task.priority, true, id);
-                entry.state = State::Queued { place, told_waiting: false };
+                entry.state = State::queued(place);
                 keys.push(Arc::clone(&entry.key));
             }
         }
@@ -248,8 +265,9 @@ impl Broker {
     /// Should a held task be queued again? Tells so, or buries it, or forgets it where its orchestrator is away.
     fn give_back(&mut self, id: &TaskId, why: &str) -> bool {
         let Some(entry) = self.tasks.get(id) else { return false };
-        if !self.orchestrators.is_attached(&entry.replica) {
-            self.tasks.remove(id);
+        // What came from the message broker nobody dispatches again.
+        if entry.lot.is_none() && !self.orchestrators.is_attached(&entry.replica) {
+            self.forget(id);
             return false;
         }
         if entry.deliveries >= self.limits.deliveries {
@@ -264,7 +282,7 @@ impl Broker {
     }
 
     /// Makes a task a dead letter; its orchestrator is told when that is recorded.
-    fn bury(&mut self, id: &TaskId, reason: Reason, detail: &str) {
+    pub(super) fn bury(&mut self, id: &TaskId, reason: Reason, detail: &str) {
         let Some(entry) = self.tasks.get_mut(id) else { return };
         let letter = DeadLetter {
             id: DeadLetterId::generate(&*self.clock),
@@ -280,41 +298,42 @@ impl Broker {
             replayed_at: None,
         };
         entry.state = State::Dying { agent: entry.state.holder(), letter: letter.id, reason };
-        self.journal.note(journal::Entry::DeadTask { task: Arc::clone(id), letter });
+        self.journal.note(journal::Entry::DeadTask { task: Arc::clone(&entry.task), letter });
     }
 
     /// A task's dead letter is recorded.
     pub(crate) fn buried(&mut self, id: &str) {
-        if let Some((id, entry)) = self.tasks.remove_entry(id)
+        if let Some(entry) = self.forget(id)
             && let State::Dying { agent, letter, reason } = entry.state
         {
             let what = What::DeadLettered { letter, reason: reason.as_str() };
-            self.orchestrators.tell(Some(&entry.replica), Update::new(id, agent, what));
+            self.orchestrators.tell(Some(&entry.replica), Update::new(id.into(), agent, what));
         }
     }
 
-    /// Queues a task that is in no queue, preferably for others than `avoid`, and gives it away where that is possible.
-    pub(super) fn place(&mut self, id: &TaskId, in_front: bool, avoid: Option<SessionId>) {
+    /// Queues a task that is in no queue, and gives it away where that is possible.
+    pub(super) fn place(&mut self, id: &TaskId, in_front: bool) {
         let Some(entry) = self.tasks.get_mut(id) else { return };
         let key = Arc::clone(&entry.key);
         if self.queues.len(&key) == 0
-            && let Some(session) = self.pick(&key, avoid)
+            && let Some(session) = self.pick(&key)
         {
             self.hand_over(id, session);
             return;
         }
         if let Some(entry) = self.tasks.get_mut(id) {
             let place = self.queues.push(&key, entry.task.priority, in_front, Arc::clone(id));
-            entry.state = State::Queued { place, told_waiting: false };
+            entry.state = State::queued(place);
         }
         self.serve(&key);
         self.tell_if_waiting(id);
+        self.shed(&key);
     }
 
     /// Gives what waits in a queue to the sessions that may take it, while they have credit.
     pub(super) fn serve(&mut self, key: &QueueKey) {
         while self.queues.len(key) > 0
-            && let Some(session) = self.pick(key, None)
+            && let Some(session) = self.pick(key)
             && let Some(task) = self.queues.pop(key)
         {
             self.hand_over(&task, session);
@@ -367,30 +386,35 @@ impl Broker {
         }
     }
 
-    /// Forgets an orchestrator's tasks that nobody holds: it dispatches them again.
+    /// Forgets an orchestrator's tasks that nobody holds: it dispatches them again. What is with the message broker, or has
+    /// come from there, stays.
     pub(super) fn forget_unheld(&mut self, replica: &Replica) {
-        let is_unheld = |entry: &Entry| entry.replica == *replica && entry.state.is_in_line();
+        let is_unheld = |entry: &Entry| entry.replica == *replica && entry.lot.is_none() && entry.state.is_in_line();
         let ids: Vec<_> =
             self.tasks.iter().filter(|(_, entry)| is_unheld(entry)).map(|(id, _)| Arc::clone(id)).collect();
         for id in &ids {
-            self.cancel(id, "");
+            self.take_out(id);
         }
     }
 }
 
 impl State {
+    pub(super) fn queued(place: Place) -> Self {
+        Self::Queued { place, told_waiting: false, since: Instant::now() }
+    }
+
     const fn holder(&self) -> Option<AgentId> {
         match self {
             Self::Held { agent, .. } | Self::Ended { agent, .. } => Some(*agent),
             Self::Dying { agent, .. } => *agent,
-            Self::Queued { .. } | Self::Delayed { .. } => None,
+            Self::Queued { .. } | Self::Delayed { .. } | Self::Leaving => None,
         }
     }
 
-    const fn is_in_line(&self) -> bool {
+    pub(super) const fn is_in_line(&self) -> bool {
         match self {
             Self::Queued { .. } | Self::Delayed { .. } => true,
-            Self::Held { .. } | Self::Ended { .. } | Self::Dying { .. } => false,
+            Self::Leaving | Self::Held { .. } | Self::Ended { .. } | Self::Dying { .. } => false,
         }
     }
 }

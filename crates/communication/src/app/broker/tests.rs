@@ -1,6 +1,9 @@
 //! The broker alone: streams are outboxes that are read by hand, time is what the test says.
 
+mod imagined;
 mod properties;
+mod sharing;
+mod work;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +12,7 @@ use domain::{ManualClock, Namespace, Timestamp};
 
 use super::{tasks::State, *};
 use crate::{
-    app::model::{Outcome, Task},
+    app::model::{Outcome, Task, What},
     transport::{Direct, MailboxLimits},
 };
 
@@ -17,7 +20,7 @@ use crate::{
 pub(super) struct Bench {
     pub(super) broker: Broker,
     pub(super) attachment: Attachment,
-    pub(super) updates: Outbox<Update>,
+    pub(super) updates: Outbox<ToOrchestrator>,
     pub(super) outboxes: BTreeMap<SessionId, Outbox<ToAgent>>,
     sessions: u128,
     /// Of the next dispatch.
@@ -25,13 +28,20 @@ pub(super) struct Bench {
 }
 
 pub(super) const AGENT: AgentId = AgentId::from_parts(1, 1);
+const SPILL_AFTER: Duration = Duration::from_millis(100);
 
 impl Bench {
     pub(super) fn new(queue: usize, deliveries: u32) -> Self {
-        let limits = Limits { queue, deliveries, output: 64, foreign_results: 16 };
+        Self::sharing(queue, deliveries, None)
+    }
+
+    /// One that shares work queues with others.
+    pub(super) fn sharing(queue: usize, deliveries: u32, work: Option<Arc<dyn WorkQueues>>) -> Self {
+        let spill_after = SPILL_AFTER;
+        let limits = Limits { queue, deliveries, spill_after, output: 64, foreign_results: 16 };
         let transport = Arc::new(Direct::new(MailboxLimits { messages: 16, bytes: 1_024 }));
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
-        let mut broker = Broker::new(limits, transport, Arc::new(Journal::new(1_024)), clock);
+        let mut broker = Broker::new(limits, transport, work, Arc::new(Journal::new(1_024)), clock);
         let updates = Outbox::new(100_000);
         let attachment = broker.attach("rep_1", updates.clone());
         Self { broker, attachment, updates, outboxes: BTreeMap::new(), sessions: 0, epoch: 1 }
@@ -89,8 +99,12 @@ impl Bench {
     }
 
     /// What the orchestrator was told since it was asked last.
-    fn told(&self) -> Vec<(String, What)> {
-        self.updates.drain().into_iter().map(|update| (update.task.to_string(), update.what)).collect()
+    pub(super) fn told(&self) -> Vec<(String, What)> {
+        let update = |said| match said {
+            ToOrchestrator::Update(update) => Some((update.task.to_string(), update.what)),
+            ToOrchestrator::Serving(_) => None,
+        };
+        self.updates.drain().into_iter().filter_map(update).collect()
     }
 
     /// The orchestrator's stream ends, and a new one begins.
@@ -312,6 +326,7 @@ fn a_result_that_nobody_acknowledges_is_offered_to_all() {
     let other = Outbox::new(100);
     bench.broker.attach("rep_2", other.clone());
     bench.told();
+    other.drain();
     bench.broker.offer_again(Instant::now());
     assert_eq!((bench.told().len(), other.drain().len()), (0, 0), "it may be under way");
     bench.broker.offer_again(Instant::now() + Duration::from_secs(6));

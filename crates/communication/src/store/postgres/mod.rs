@@ -306,10 +306,12 @@ impl Store for PostgresStore {
     }
 
     async fn clean(&self, messages: Timestamp, letters: Timestamp, limit: i64) -> sqlx::Result<u64> {
+        // Every replica does this: none waits for what another is removing.
         const LETTERS: &str = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE created_at < $1 \
-                               ORDER BY created_at, id LIMIT $2) RETURNING namespace, subject_id";
+                               ORDER BY created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING namespace, subject_id";
         const MESSAGES: &str = "WITH ended AS (DELETE FROM messages WHERE (sequence, created_at) IN \
-                                (SELECT sequence, created_at FROM messages WHERE ended_at < $1 LIMIT $2) \
+                                (SELECT sequence, created_at FROM messages WHERE ended_at < $1 LIMIT $2 \
+                                FOR UPDATE SKIP LOCKED) \
                                 RETURNING namespace, id) \
                                 DELETE FROM message_ids USING ended WHERE message_ids.namespace = ended.namespace \
                                 AND message_ids.id = ended.id";

@@ -11,16 +11,13 @@ use std::{
 
 use futures::{
     FutureExt as _, StreamExt as _,
-    future::try_join_all,
     stream::{self, BoxStream, SelectAll},
 };
 use lapin::{
     Consumer,
     message::Delivery as Arrival,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeleteOptions,
-    },
-    types::{AMQPValue, FieldTable, ShortString},
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions},
+    types::{FieldTable, ShortString},
 };
 use tokio::{
     sync::watch,
@@ -30,8 +27,8 @@ use tokio::{
 use super::{
     RabbitMq,
     held::Verdict,
-    link::{Link, LinkError, queue_of},
-    publisher::{REVIVED, sequence_of},
+    link::{Link, LinkError, mailbox_queue},
+    properties,
 };
 use crate::{
     app::{Mailbox, Reason, Status},
@@ -41,6 +38,8 @@ use crate::{
 
 /// Messages that are looked up at once.
 const BATCH: usize = 256;
+/// Mailboxes that are begun with at once.
+const MOST_BEGUN: usize = 16;
 /// How often it is seen to that the connection is alive, and that the mailboxes of deleted agents are empty.
 const EVERY: Duration = Duration::from_secs(1);
 /// Pause between connections.
@@ -97,7 +96,8 @@ struct Consuming<'a> {
 }
 
 impl Consuming<'_> {
-    /// Consumes the mailboxes that are open, and no others.
+    /// Consumes the mailboxes that are open, and no others: a few at a time, so that thousands of new ones do not hold up what
+    /// comes.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.wanted();
         let closed: Vec<_> = self.consumers.keys().filter(|mailbox| !wanted.contains(*mailbox)).cloned().collect();
@@ -106,10 +106,13 @@ impl Consuming<'_> {
                 self.link.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
             }
         }
-        for mailbox in wanted {
-            if !self.consumers.contains_key(&mailbox) {
-                self.begin(mailbox).await?;
-            }
+        let mut new: Vec<_> = wanted.into_iter().filter(|mailbox| !self.consumers.contains_key(mailbox)).collect();
+        if new.len() > MOST_BEGUN {
+            new.truncate(MOST_BEGUN);
+            self.transport.changed.notify_one();
+        }
+        for mailbox in new {
+            self.begin(mailbox).await?;
         }
         self.tell().await
     }
@@ -117,9 +120,9 @@ impl Consuming<'_> {
     async fn begin(&mut self, mailbox: Mailbox) -> Result<(), LinkError> {
         self.link.declare_mailbox(&mailbox).await?;
         self.next += 1;
-        let tag: ShortString = format!("{}-{}", queue_of(&mailbox), self.next).into();
+        let tag: ShortString = format!("{}-{}", mailbox_queue(&mailbox), self.next).into();
         let options = BasicConsumeOptions::default();
-        let queue = queue_of(&mailbox).into();
+        let queue = mailbox_queue(&mailbox).into();
         let consumer: Consumer =
             self.link.channel.basic_consume(queue, tag.clone(), options, FieldTable::default()).await?;
         self.consumers.insert(mailbox.clone(), tag.clone());
@@ -147,15 +150,12 @@ impl Consuming<'_> {
                 continue;
             };
             let tag = arrival.delivery_tag;
-            let Some(sequence) = sequence_of(&arrival.properties) else {
+            let Some(sequence) = properties::sequence_of(&arrival.properties) else {
                 // Somebody else has put it there.
                 self.transport.verdict(tag, Verdict::DeadLetter);
                 continue;
             };
-            let is_revived = matches!(
-                arrival.properties.headers().as_ref().and_then(|headers| headers.inner().get(REVIVED)),
-                Some(AMQPValue::Boolean(true))
-            );
+            let is_revived = properties::is_revived(&arrival.properties);
             if !self.consumers.contains_key(&mailbox) {
                 self.transport.verdict(tag, Verdict::Requeue);
             } else if !self.transport.held().attach(sequence, tag, is_revived) {
@@ -196,25 +196,14 @@ impl Consuming<'_> {
     /// Tells the broker what has become of its deliveries.
     async fn tell(&mut self) -> Result<(), LinkError> {
         let verdicts = self.transport.held().take_verdicts();
-        let channel = &self.link.channel;
-        let tell = verdicts.into_iter().map(|(tag, verdict)| async move {
-            let requeue = verdict == Verdict::Requeue;
-            match verdict {
-                Verdict::Ack => channel.basic_ack(tag, BasicAckOptions::default()).await,
-                Verdict::Requeue | Verdict::DeadLetter => {
-                    channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false }).await
-                }
-            }
-        });
-        try_join_all(tell).await?;
-        Ok(())
+        self.link.tell(verdicts).await
     }
 
     async fn look_after(&mut self) -> Result<(), LinkError> {
         if !self.link.channel.status().connected() {
             return Err(LinkError::Closed);
         }
-        for mailbox in self.transport.deleted() {
+        for mailbox in self.transport.abandoned() {
             if self.consumers.contains_key(&mailbox)
                 && !self.transport.held().has(&mailbox)
                 && self.link.waiting(&mailbox).await? == 0
@@ -222,7 +211,7 @@ impl Consuming<'_> {
                 self.transport.forget(&mailbox);
                 self.follow().await?;
                 let delete = QueueDeleteOptions::default();
-                self.link.channel.queue_delete(queue_of(&mailbox).into(), delete).await?;
+                self.link.channel.queue_delete(mailbox_queue(&mailbox).into(), delete).await?;
             }
         }
         Ok(())
@@ -233,8 +222,8 @@ impl RabbitMq {
     /// A message is here: it waits to be taken, unless nobody may take it any more.
     fn admit(&self, delivery: Delivery, tag: u64) {
         self.held().admit(&delivery.envelope, tag);
-        let is_deleted = self.deleted().contains(&delivery.envelope.message.mailbox());
-        let reason = match delivery.count >= self.delivery_limit {
+        let is_deleted = self.is_deleted(&delivery.envelope.message.mailbox());
+        let reason = match delivery.count >= self.limits.deliveries {
             _ if is_deleted => Reason::AgentDeleted,
             true => Reason::DeliveryLimit,
             false => return self.local.readmit(delivery.envelope, delivery.count),
@@ -247,6 +236,6 @@ impl RabbitMq {
     /// Mailboxes to consume.
     fn wanted(&self) -> HashSet<Mailbox> {
         let mailboxes = self.mailboxes();
-        mailboxes.open.union(&mailboxes.deleted).cloned().collect()
+        mailboxes.open.iter().chain(mailboxes.deleted.keys()).cloned().collect()
     }
 }

@@ -1,25 +1,35 @@
 //! Connections to RabbitMQ, and what is declared there.
 //!
 //! - `mailbox.<namespace>.<agent>`: a queue per mailbox, made on first use, with one active consumer, so that the order holds.
+//! - `tasks.<namespace>.type.<agent type>`, `tasks.<namespace>.capability.<name>`, `tasks.<namespace>.agent.<agent>`: the work
+//!   queues, made on first use, each with a consumer per replica that has sessions for it.
+//! - `topics`: a topic exchange for messages to many.
 //! - `dlx`: where everything dead-letters to; `dlq.message` and `dlq.task` hold copies for those who watch the broker. The record
 //!   in the database is what dead letters are listed, replayed and purged from.
 
 use std::time::Duration;
 
 use domain::Timestamp;
+use futures::future::try_join_all;
 use lapin::{
-    Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    Channel, Connection, ConnectionProperties, ConnectionStatus, ErrorKind, ExchangeKind, Queue,
+    options::{BasicAckOptions, BasicNackOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable, ShortString},
+    uri::AMQPUri,
 };
 use tokio::time::timeout;
 
-use super::RabbitMq;
+use super::{RabbitMq, held::Verdict};
 use crate::{
-    app::{Kind, Mailbox},
+    app::{Kind, MAX_PRIORITY, Mailbox, QueueKey, Target},
     settings::QueueType,
 };
+
+/// For messages to many.
+const TOPICS: &str = "topics";
+/// Seconds between heartbeats, where the URL says nothing: a replica that stands still must not keep a mailbox for minutes.
+const HEARTBEAT: u16 = 10;
 
 /// The dead-letter exchange.
 pub(super) const DEAD_LETTERS: &str = "dlx";
@@ -34,6 +44,8 @@ const BACKSTOP: i64 = 1_000_000;
 pub(super) enum LinkError {
     #[error("the URL of RabbitMQ cannot be read")]
     Url(#[from] std::io::Error),
+    #[error("the URL of RabbitMQ is none: {0}")]
+    NoUrl(String),
     #[error("RabbitMQ failed")]
     Broker(#[from] lapin::Error),
     #[error("RabbitMQ did not answer within {0:?}")]
@@ -59,9 +71,11 @@ impl<'a> Link<'a> {
         let settings = &transport.settings;
         let url = settings::Secret::given(settings.url.as_ref(), settings.url_file.as_deref())?;
         let url = url.as_ref().map_or("", settings::Secret::reveal);
+        let mut url: AMQPUri = url.parse().map_err(LinkError::NoUrl)?;
+        url.query.heartbeat.get_or_insert(HEARTBEAT);
         let properties = ConnectionProperties::default().with_connection_name(format!("troupe {purpose}").into());
         let open = async {
-            let connection = Connection::connect(url, properties).await?;
+            let connection = Connection::connect_uri(url, properties).await?;
             let (channel, declaring) = (connection.create_channel().await?, connection.create_channel().await?);
             Ok(Self { transport, connection, channel, declaring })
         };
@@ -72,30 +86,58 @@ impl<'a> Link<'a> {
         self.transport.clock.now()
     }
 
-    /// Makes the queue of a mailbox where there is none.
-    pub(super) async fn declare_mailbox(&mut self, mailbox: &Mailbox) -> Result<(), LinkError> {
-        let mailbox_limit = i64::try_from(self.transport.limits.messages).unwrap_or(i64::MAX);
-        let mut arguments = self.arguments();
-        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(DEAD_LETTERS.into()));
-        arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(Kind::Message.as_str().into()));
-        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(mailbox_limit));
-        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-        if self.transport.settings.queue_type == QueueType::Quorum {
-            arguments.insert("x-dead-letter-strategy".into(), AMQPValue::LongString("at-least-once".into()));
-            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(BACKSTOP));
-        }
-        self.declare(&queue_of(mailbox), arguments).await
+    /// Does the broker block it?
+    pub(super) fn connection_status(&self) -> ConnectionStatus {
+        self.connection.status().clone()
     }
 
-    /// Makes the exchange and the queues of dead letters where there are none.
-    pub(super) async fn declare_dead_letters(&mut self) -> Result<(), LinkError> {
+    /// Ends the connection when all that was said is with the broker.
+    pub(super) async fn close(self) -> Result<(), LinkError> {
+        let patience = self.transport.settings.timeout;
+        let close = self.connection.close(200, "the replica stops".into());
+        timeout(patience, close).await.map_err(|_| LinkError::Silent(patience))??;
+        Ok(())
+    }
+
+    /// Tells the broker what has become of its deliveries.
+    pub(super) async fn tell(&self, verdicts: Vec<(u64, Verdict)>) -> Result<(), LinkError> {
+        let channel = &self.channel;
+        let tell = verdicts.into_iter().map(|(tag, verdict)| async move {
+            let requeue = verdict == Verdict::Requeue;
+            match verdict {
+                Verdict::Ack => channel.basic_ack(tag, BasicAckOptions::default()).await,
+                Verdict::Requeue | Verdict::DeadLetter => {
+                    channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false }).await
+                }
+            }
+        });
+        try_join_all(tell).await?;
+        Ok(())
+    }
+
+    /// Makes the queue of a mailbox where there is none.
+    pub(super) async fn declare_mailbox(&mut self, mailbox: &Mailbox) -> Result<(), LinkError> {
+        let queue_type = self.transport.settings.queues.mailboxes;
+        let mut arguments = holding(queue_type, Kind::Message, self.transport.limits.mailbox.messages);
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        self.declare(&mailbox_queue(mailbox), arguments).await
+    }
+
+    /// Makes a work queue where there is none.
+    pub(super) async fn declare_work_queue(&mut self, key: &QueueKey) -> Result<(), LinkError> {
+        let arguments = holding(self.transport.settings.queues.tasks, Kind::Task, self.transport.limits.queue);
+        self.declare(&work_queue(key), arguments).await
+    }
+
+    /// Makes the exchanges and the queues of dead letters where there are none.
+    pub(super) async fn declare_exchanges(&mut self) -> Result<(), LinkError> {
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let exchange = ShortString::from(DEAD_LETTERS);
         let none = FieldTable::default;
+        self.declaring.exchange_declare(TOPICS.into(), ExchangeKind::Topic, durable, none()).await?;
         self.declaring.exchange_declare(exchange.clone(), ExchangeKind::Direct, durable, none()).await?;
         for kind in Kind::ALL {
-            let mut arguments = self.arguments();
+            let mut arguments = typed(self.transport.settings.queues.dead_letters);
             arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MOST_DEAD_LETTERS));
             let queue = format!("dlq.{}", kind.as_str());
             self.declare(&queue, arguments).await?;
@@ -103,16 +145,6 @@ impl<'a> Link<'a> {
             self.declaring.queue_bind(queue.into(), exchange.clone(), kind.as_str().into(), bind, none()).await?;
         }
         Ok(())
-    }
-
-    fn arguments(&self) -> FieldTable {
-        let queue_type = match self.transport.settings.queue_type {
-            QueueType::Quorum => "quorum",
-            QueueType::Classic => "classic",
-        };
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
-        arguments
     }
 
     /// A queue that was made with other settings is used as it is.
@@ -124,7 +156,7 @@ impl<'a> Link<'a> {
         drop(alone);
         match declared {
             Ok(_) => Ok(()),
-            Err(error) if is_mismatch(&error) => {
+            Err(error) if is(&error, AMQPSoftError::PRECONDITIONFAILED) => {
                 tracing::warn!(queue, "a queue was made with other settings, and is used as it is");
                 self.declaring = self.connection.create_channel().await?;
                 Ok(())
@@ -134,19 +166,102 @@ impl<'a> Link<'a> {
     }
 
     /// How many messages wait in the queue of a mailbox, in nobody's hands.
-    pub(super) async fn waiting(&self, mailbox: &Mailbox) -> Result<u32, LinkError> {
+    pub(super) async fn waiting(&mut self, mailbox: &Mailbox) -> Result<u32, LinkError> {
+        let found = self.look_at(&mailbox_queue(mailbox)).await?;
+        Ok(found.map_or(0, |queue| queue.message_count()))
+    }
+
+    /// How many take from a queue.
+    pub(super) async fn consumers(&mut self, queue: &str) -> Result<u32, LinkError> {
+        let found = self.look_at(queue).await?;
+        Ok(found.map_or(0, |queue| queue.consumer_count()))
+    }
+
+    /// A queue, unless somebody has removed it.
+    pub(super) async fn look_at(&mut self, queue: &str) -> Result<Option<Queue>, LinkError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = queue_of(mailbox).into();
-        Ok(self.declaring.queue_declare(queue, passive, FieldTable::default()).await?.message_count())
+        match self.declaring.queue_declare(queue.into(), passive, FieldTable::default()).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if is(&error, AMQPSoftError::NOTFOUND) => {
+                self.declaring = self.connection.create_channel().await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
-fn is_mismatch(error: &lapin::Error) -> bool {
-    let expected = AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
+fn typed(queue_type: QueueType) -> FieldTable {
+    let name = match queue_type {
+        QueueType::Quorum => "quorum",
+        QueueType::Classic => "classic",
+    };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(name.into()));
+    arguments
+}
+
+/// Of a queue of what must not get lost: it refuses what it has no room for, and what is rejected dead-letters.
+fn holding(queue_type: QueueType, kind: Kind, most: usize) -> FieldTable {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut arguments = typed(queue_type);
+    arguments.insert("x-dead-letter-exchange".into(), text(DEAD_LETTERS));
+    arguments.insert("x-dead-letter-routing-key".into(), text(kind.as_str()));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::try_from(most).unwrap_or(i64::MAX)));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    match queue_type {
+        QueueType::Quorum => {
+            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(BACKSTOP));
+        }
+        QueueType::Classic => {
+            arguments.insert("x-max-priority".into(), AMQPValue::LongInt(MAX_PRIORITY.into()));
+        }
+    }
+    arguments
+}
+
+/// Has the broker refused it for this reason?
+fn is(error: &lapin::Error, reason: AMQPSoftError) -> bool {
+    let expected = AMQPErrorKind::Soft(reason);
     matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == expected)
 }
 
 /// The name of the queue of a mailbox.
-pub(super) fn queue_of(mailbox: &Mailbox) -> String {
+pub(super) fn mailbox_queue(mailbox: &Mailbox) -> String {
     format!("mailbox.{}.{}", mailbox.namespace, mailbox.agent)
+}
+
+/// The name of a work queue. A name of a namespace, type or capability has at most 128 bytes; where both are that long, the
+/// name of the queue, of which the broker takes 255, has a fingerprint for its end.
+pub(super) fn work_queue(key: &QueueKey) -> String {
+    const MOST: usize = 255;
+    let namespace = &key.namespace;
+    let name = match &key.target {
+        Target::AgentType(name) => format!("tasks.{namespace}.type.{name}"),
+        Target::Capability(name) => format!("tasks.{namespace}.capability.{name}"),
+        Target::Agent(id) => format!("tasks.{namespace}.agent.{id}"),
+    };
+    if name.len() <= MOST {
+        return name;
+    }
+    // FNV-1a: the same in every process and version.
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let fingerprint = name.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+    format!("{}-{fingerprint:016x}", &name[..MOST - 17])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_names_make_names_of_queues_that_differ() {
+        let key = |last: char| QueueKey {
+            namespace: "n".repeat(128).parse().unwrap(),
+            target: Target::Capability(format!("{}{last}", "c".repeat(127)).into()),
+        };
+        let (one, other) = (work_queue(&key('1')), work_queue(&key('2')));
+        assert!(one.len() <= 255 && one != other, "{one} {other}");
+    }
 }

@@ -4,24 +4,32 @@
 //! them to the one that has the agent's session, and keeps them while there is none. While the broker is away, messages are
 //! accepted and wait: in memory at the replica that took them, and in the record for whoever relays them after its end.
 //!
+//! Tasks that no session here takes soon go through work queues, from which whichever replica has credit takes them. Nothing
+//! records them: what is lost with the broker, orchestrators dispatch again.
+//!
 //! - [`outgoing`], [`publisher`]: to the broker; [`relay`] finds what was left on the way.
 //! - [`consumer`], [`held`]: from it. What was fetched waits in a [`Direct`] transport, which knows about order, delays and
 //!   expiry.
-//! - [`link`]: connections and topology. Two connections, since a broker that is out of memory reads nothing from those that
-//!   publish, acknowledgements included.
+//! - [`work`], [`work_consumer`]: the same for tasks, which wait with `app`.
+//! - [`link`]: connections and topology; [`properties`]: what goes along. What consumes does not publish, since a broker that
+//!   is out of memory reads nothing from connections that do, acknowledgements included. Tasks have a connection of their own,
+//!   so that they go on where messages cannot, as while the database is away.
 
 mod consumer;
 mod held;
 mod link;
 mod outgoing;
+mod properties;
 mod publisher;
 mod relay;
+mod work;
+mod work_consumer;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 
 use domain::{Clock, Timestamp};
@@ -29,27 +37,43 @@ use tokio::sync::{Notify, watch};
 
 use self::{
     held::{Held, Verdict},
-    outgoing::Outgoing,
+    outgoing::{Original, Outgoing},
+    work::Work,
 };
 use super::{Delivery, Direct, Full, MailboxLimits, Settlement, Sink, Transport, Wanted};
 use crate::{
-    app::{DeadLetter, Envelope, Mailbox, Reason},
+    app::{DeadLetter, Envelope, Mailbox, Reason, Task},
     settings,
     store::Store,
 };
 
-/// Mailboxes in RabbitMQ.
+/// How long a deleted agent's mailbox is emptied before it is removed: other replicas hear of the end a little later, and
+/// may have accepted messages for it meanwhile.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// What RabbitMQ is held to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RabbitMqLimits {
+    pub(crate) mailbox: MailboxLimits,
+    /// Tasks in one work queue.
+    pub(crate) queue: usize,
+    /// Hand-overs before a message is dead.
+    pub(crate) deliveries: u32,
+}
+
+/// Mailboxes and work queues in RabbitMQ.
 pub(crate) struct RabbitMq {
     clock: Arc<dyn Clock>,
     settings: settings::RabbitMq,
-    limits: MailboxLimits,
-    /// Hand-overs before a message is dead.
-    delivery_limit: u32,
+    limits: RabbitMqLimits,
     /// What was fetched.
     local: Direct,
     inbound: OnceLock<Arc<Inbound>>,
     held: Arc<Mutex<Held>>,
     outgoing: Outgoing,
+    work: Work,
+    /// The broker may be another than before, or have lost something.
+    has_connected: AtomicBool,
     mailboxes: Mutex<Mailboxes>,
     /// Held while a queue is made.
     declaring: tokio::sync::Mutex<()>,
@@ -63,8 +87,8 @@ pub(crate) struct RabbitMq {
 struct Mailboxes {
     /// Somebody here takes from them.
     open: HashSet<Mailbox>,
-    /// Their agents are gone: they are emptied.
-    deleted: HashSet<Mailbox>,
+    /// Their agents are gone, since when: they are emptied.
+    deleted: HashMap<Mailbox, Instant>,
 }
 
 /// Between the local mailboxes and whoever is told of them.
@@ -99,21 +123,17 @@ impl Sink for Inbound {
 }
 
 impl RabbitMq {
-    pub(crate) fn new(
-        settings: settings::RabbitMq,
-        limits: MailboxLimits,
-        delivery_limit: u32,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub(crate) fn new(settings: settings::RabbitMq, limits: RabbitMqLimits, clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
-            settings,
             limits,
-            delivery_limit,
-            local: Direct::new(limits),
+            local: Direct::new(limits.mailbox),
             inbound: OnceLock::new(),
             held: Arc::default(),
-            outgoing: Outgoing::new(limits),
+            outgoing: Outgoing::new(limits.mailbox, settings.publish_buffer.0),
+            settings,
+            work: Work::default(),
+            has_connected: AtomicBool::new(false),
             mailboxes: Mutex::default(),
             declaring: tokio::sync::Mutex::default(),
             changed: Notify::new(),
@@ -129,12 +149,18 @@ impl RabbitMq {
     ) -> Result<(), Infallible> {
         let publish = publisher::run(Arc::clone(&self), over.clone());
         let relay = relay::run(Arc::clone(&self), Arc::clone(&store), over.clone());
-        futures::future::join3(publish, relay, consumer::run(self, store, over)).await;
+        let tasks = work_consumer::run(Arc::clone(&self), over.clone());
+        futures::future::join4(publish, relay, tasks, consumer::run(self, store, over)).await;
         Ok(())
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         lock(&self.held)
+    }
+
+    /// Is a message here, on its way in or out?
+    fn has(&self, sequence: i64) -> bool {
+        self.held().knows(sequence) || self.outgoing.knows(sequence)
     }
 
     fn mailboxes(&self) -> MutexGuard<'_, Mailboxes> {
@@ -145,6 +171,12 @@ impl RabbitMq {
         if let Some(inbound) = self.inbound.get() {
             inbound.queued(envelope);
         }
+    }
+
+    /// Tasks cannot be published now: those that wait to be are their dispatchers' again.
+    fn publish_no_tasks(&self) {
+        let tasks = self.outgoing.close();
+        self.work.not_enqueued(&tasks);
     }
 
     /// What is to be said of a delivery that has no instance here.
@@ -162,8 +194,14 @@ impl RabbitMq {
         }
     }
 
-    fn deleted(&self) -> HashSet<Mailbox> {
-        self.mailboxes().deleted.clone()
+    fn is_deleted(&self, mailbox: &Mailbox) -> bool {
+        self.mailboxes().deleted.contains_key(mailbox)
+    }
+
+    /// The mailboxes to which nobody sends any more, since their agents have been gone for long enough.
+    fn abandoned(&self) -> Vec<Mailbox> {
+        let is_old = |since: &Instant| since.elapsed() >= LINGER;
+        self.mailboxes().deleted.iter().filter(|(_, since)| is_old(since)).map(|(mailbox, _)| mailbox.clone()).collect()
     }
 
     fn forget(&self, mailbox: &Mailbox) {
@@ -223,12 +261,12 @@ impl Transport for RabbitMq {
         self.settled.notify_one();
         // Of one that is not here the broker makes a copy itself, when it comes to it.
         if was_here && let Some(letter) = letter {
-            self.outgoing.push_letter(letter.clone());
+            self.outgoing.push_letter(letter.clone(), Original::Message(Arc::clone(envelope)));
         }
     }
 
-    fn task_died(&self, letter: &DeadLetter) {
-        self.outgoing.push_letter(letter.clone());
+    fn task_died(&self, task: &Arc<Task>, letter: &DeadLetter) {
+        self.outgoing.push_letter(letter.clone(), Original::Task(Arc::clone(task)));
     }
 
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery> {
@@ -236,7 +274,7 @@ impl Transport for RabbitMq {
         for delivery in &found {
             self.held().end(&delivery.envelope);
         }
-        self.mailboxes().deleted.insert(mailbox.clone());
+        self.mailboxes().deleted.entry(mailbox.clone()).or_insert_with(Instant::now);
         self.changed.notify_one();
         found
     }

@@ -1,4 +1,7 @@
 //! What waits to be published: bounded for each mailbox and as a whole, in order.
+//!
+//! Messages wait here as long as it takes, since they are recorded. Tasks do only while the broker takes them: before and
+//! after they wait with whoever dispatched them, where a session may take them meanwhile.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -8,30 +11,71 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::{link, properties::Identity};
 use crate::{
-    app::{DeadLetter, Envelope, Mailbox},
-    transport::{Full, MailboxLimits, rooms::Rooms},
+    app::{DeadLetter, Envelope, Mailbox, Task, TaskId},
+    transport::{Full, MailboxLimits, Parcel, rooms::Rooms},
 };
 
 /// Bytes that one wave has about.
 const WAVE_BYTES: usize = 4 << 20;
 /// Messages of all mailboxes together.
 const MOST: usize = 200_000;
+/// Tasks that wait or are on their way.
+const MOST_TASKS: usize = 20_000;
 /// Copies of dead letters that wait while the broker is away; what comes later is in the record only.
 const MOST_LETTERS: usize = 10_000;
-/// For how long a mailbox is full after the broker has said so.
+/// For how long a queue is full after the broker has said so.
 const FULL_FOR: Duration = Duration::from_secs(5);
+/// Full queues that are remembered.
+const MOST_FULL: usize = 10_000;
 
 /// A broker refuses what its queue has no room for, and also what comes while the queue elects its leader.
 const MOST_REFUSALS: u32 = 8;
+
+/// What a dead letter was.
+#[derive(Clone, Debug)]
+pub(super) enum Original {
+    Message(Arc<Envelope>),
+    Task(Arc<Task>),
+}
 
 /// One thing to publish.
 #[derive(Clone, Debug)]
 pub(super) enum Item {
     /// Into its mailbox; it may have been there before, and died.
     Message { envelope: Arc<Envelope>, is_revived: bool, refusals: u32 },
+    /// Into its work queue.
+    Task(Parcel),
     /// A copy into the dead-letter queue.
-    Letter(Arc<DeadLetter>),
+    Letter { letter: Arc<DeadLetter>, original: Original },
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Message { envelope, .. } => envelope.message.payload.len(),
+            Self::Task(parcel) => parcel.task.input.len(),
+            Self::Letter { letter, .. } => letter.payload.len(),
+        }
+    }
+
+    /// What a returned one is known by; of copies nobody asks.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::Message { envelope, .. } => Some(Identity::Message(envelope.sequence)),
+            Self::Task(parcel) => Some(Identity::Task(parcel.task.id.to_string())),
+            Self::Letter { .. } => None,
+        }
+    }
+
+    /// The task that it is.
+    pub(super) fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Task(parcel) => Some(Arc::clone(&parcel.task.id)),
+            Self::Message { .. } | Self::Letter { .. } => None,
+        }
+    }
 }
 
 /// What waits, and what is on its way.
@@ -40,6 +84,8 @@ pub(super) struct Outgoing {
     state: Mutex<State>,
     filled: Notify,
     limits: MailboxLimits,
+    /// Bytes of everything together.
+    most_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -48,14 +94,19 @@ struct State {
     /// Sequences of messages that wait or are on their way.
     known: HashSet<i64>,
     letters: usize,
+    tasks: usize,
+    /// Does the broker take something?
+    is_open: bool,
     rooms: Rooms,
     reserved: usize,
-    full: HashMap<Mailbox, Instant>,
+    bytes: usize,
+    /// By the names of queues.
+    full: HashMap<String, Instant>,
 }
 
 impl Outgoing {
-    pub(super) fn new(limits: MailboxLimits) -> Self {
-        Self { state: Mutex::default(), filled: Notify::new(), limits }
+    pub(super) fn new(limits: MailboxLimits, most_bytes: usize) -> Self {
+        Self { state: Mutex::default(), filled: Notify::new(), limits, most_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -64,12 +115,14 @@ impl Outgoing {
 
     pub(super) fn reserve(&self, mailbox: &Mailbox, bytes: usize) -> Result<(), Full> {
         let mut state = self.lock();
-        if state.reserved >= MOST || state.full.get(mailbox).is_some_and(|since| since.elapsed() < FULL_FOR) {
+        // One always fits where nothing waits, however large.
+        let is_over = state.bytes > 0 && state.bytes + bytes > self.most_bytes;
+        if state.reserved >= MOST || is_over || state.is_full(|| link::mailbox_queue(mailbox)) {
             return Err(Full);
         }
-        state.full.remove(mailbox);
         state.rooms.reserve(mailbox, bytes, self.limits)?;
         state.reserved += 1;
+        state.bytes += bytes;
         Ok(())
     }
 
@@ -92,23 +145,68 @@ impl Outgoing {
         if !state.known.insert(envelope.sequence) {
             return;
         }
-        state.rooms.take(&envelope.message.mailbox(), envelope.message.payload.len());
+        let bytes = envelope.message.payload.len();
+        state.rooms.take(&envelope.message.mailbox(), bytes);
         state.reserved += 1;
+        state.bytes += bytes;
         state.waiting.push_back(Item::Message { envelope, is_revived, refusals: 0 });
         drop(state);
         self.filled.notify_one();
     }
 
-    /// Publishes a copy of a dead letter, where there is room for it.
-    pub(super) fn push_letter(&self, letter: DeadLetter) {
+    /// Publishes a task, where the broker takes it now, and there is room.
+    pub(super) fn push_task(&self, parcel: Parcel) -> bool {
+        let bytes = parcel.task.input.len();
         let mut state = self.lock();
-        if state.letters >= MOST_LETTERS {
+        if !state.is_open
+            || state.tasks >= MOST_TASKS
+            || (state.bytes > 0 && state.bytes + bytes > self.most_bytes)
+            || state.is_full(|| link::work_queue(&parcel.queue()))
+        {
+            return false;
+        }
+        state.tasks += 1;
+        state.bytes += bytes;
+        state.waiting.push_back(Item::Task(parcel));
+        drop(state);
+        self.filled.notify_one();
+        true
+    }
+
+    /// Publishes a copy of a dead letter, where there is room for it.
+    pub(super) fn push_letter(&self, letter: DeadLetter, original: Original) {
+        let mut state = self.lock();
+        if state.letters >= MOST_LETTERS || state.bytes + letter.payload.len() > self.most_bytes {
             return;
         }
         state.letters += 1;
-        state.waiting.push_back(Item::Letter(Arc::new(letter)));
+        state.bytes += letter.payload.len();
+        state.waiting.push_back(Item::Letter { letter: Arc::new(letter), original });
         drop(state);
         self.filled.notify_one();
+    }
+
+    /// The broker takes what is published.
+    pub(super) fn open(&self) {
+        self.lock().is_open = true;
+    }
+
+    /// The broker takes nothing now: answers with the tasks that wait, which are somebody else's again.
+    pub(super) fn close(&self) -> Vec<TaskId> {
+        let mut state = self.lock();
+        state.is_open = false;
+        let (tasks, kept): (VecDeque<_>, _) =
+            std::mem::take(&mut state.waiting).into_iter().partition(|item| item.task().is_some());
+        state.waiting = kept;
+        for item in &tasks {
+            state.done(item);
+        }
+        tasks.iter().filter_map(Item::task).collect()
+    }
+
+    /// Does a message wait, or is on its way?
+    pub(super) fn knows(&self, sequence: i64) -> bool {
+        self.lock().known.contains(&sequence)
     }
 
     /// Does nothing wait?
@@ -140,27 +238,28 @@ impl Outgoing {
 
     /// It is with the broker, or need not be.
     pub(super) fn done(&self, item: &Item) {
-        let mut state = self.lock();
-        match item {
-            Item::Message { envelope, .. } => {
-                state.known.remove(&envelope.sequence);
-                state.release(&envelope.message.mailbox(), envelope.message.payload.len());
-            }
-            Item::Letter(_) => state.letters = state.letters.saturating_sub(1),
-        }
+        self.lock().done(item);
     }
 
-    /// The broker does not take it: the item, where that is to be tried again. One that was refused often is left to the
-    /// relay, and senders are refused for a while, since its mailbox is full there.
+    /// The broker does not take it: the item, where that is to be tried again. A message that was refused often is left to the
+    /// relay, and senders are refused for a while, since its mailbox is full there; a task is its dispatcher's again.
     pub(super) fn refused(&self, mut item: Item) -> Option<Item> {
-        if let Item::Message { envelope, refusals, .. } = &mut item {
-            *refusals += 1;
-            if *refusals < MOST_REFUSALS {
-                return Some(item);
+        let queue = match &mut item {
+            Item::Message { envelope, refusals, .. } => {
+                *refusals += 1;
+                if *refusals < MOST_REFUSALS {
+                    return Some(item);
+                }
+                Some(link::mailbox_queue(&envelope.message.mailbox()))
             }
-            self.lock().full.insert(envelope.message.mailbox(), Instant::now());
+            Item::Task(parcel) => Some(link::work_queue(&parcel.queue())),
+            Item::Letter { .. } => None,
+        };
+        let mut state = self.lock();
+        if let Some(queue) = queue {
+            state.now_full(queue);
         }
-        self.done(&item);
+        state.done(&item);
         None
     }
 }
@@ -169,6 +268,42 @@ impl State {
     fn release(&mut self, mailbox: &Mailbox, bytes: usize) {
         self.rooms.release(mailbox, bytes);
         self.reserved = self.reserved.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    fn done(&mut self, item: &Item) {
+        let bytes = item.bytes();
+        match item {
+            Item::Message { envelope, .. } => {
+                self.known.remove(&envelope.sequence);
+                return self.release(&envelope.message.mailbox(), bytes);
+            }
+            Item::Task(_) => self.tasks = self.tasks.saturating_sub(1),
+            Item::Letter { .. } => self.letters = self.letters.saturating_sub(1),
+        }
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// `queue` is asked for only where some queue is full.
+    fn is_full(&mut self, queue: impl FnOnce() -> String) -> bool {
+        if self.full.is_empty() {
+            return false;
+        }
+        let queue = queue();
+        let is_full = self.full.get(&queue).is_some_and(|since| since.elapsed() < FULL_FOR);
+        if !is_full {
+            self.full.remove(&queue);
+        }
+        is_full
+    }
+
+    fn now_full(&mut self, queue: String) {
+        if self.full.len() >= MOST_FULL {
+            self.full.retain(|_, since| since.elapsed() < FULL_FOR);
+        }
+        if self.full.len() < MOST_FULL {
+            self.full.insert(queue, Instant::now());
+        }
     }
 
     fn wave(&mut self, most: usize) -> Vec<Item> {
@@ -178,10 +313,7 @@ impl State {
             && bytes < WAVE_BYTES
             && let Some(item) = self.waiting.pop_front()
         {
-            bytes += match &item {
-                Item::Message { envelope, .. } => envelope.message.payload.len(),
-                Item::Letter(letter) => letter.payload.len(),
-            };
+            bytes += item.bytes();
             wave.push(item);
         }
         wave

@@ -109,7 +109,7 @@ fn holds(bench: &Bench, session: SessionId, task: usize) -> bool {
 fn bury(bench: &mut Bench) {
     for entry in bench.broker.journal.take_now() {
         if let crate::app::Entry::DeadTask { task, .. } = entry {
-            bench.broker.buried(&task);
+            bench.broker.buried(&task.id);
         }
     }
 }
@@ -125,6 +125,7 @@ fn check(bench: &Bench, believed: &mut Believed) {
                 believed.wanted.remove(&id);
             }
             What::Waiting
+            | What::Enqueued
             | What::HandedOver { .. }
             | What::Begun
             | What::Alive
@@ -147,7 +148,7 @@ fn check(bench: &Bench, believed: &mut Believed) {
                 assert!(holder.tasks.contains(id.as_str()), "{id} is held by nobody");
             }
             State::Queued { .. } => assert!(bench.broker.queues.tasks(&entry.key).iter().any(|one| **one == **id)),
-            State::Delayed { .. } | State::Ended { .. } | State::Dying { .. } => {}
+            State::Delayed { .. } | State::Leaving | State::Ended { .. } | State::Dying { .. } => {}
         }
     }
     let held: usize = bench.broker.sessions.values().map(|session| session.tasks.len()).sum();

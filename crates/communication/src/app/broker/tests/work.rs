@@ -1,0 +1,310 @@
+//! Tasks that go through work queues.
+
+use super::{imagined::Server, *};
+use crate::app::model::Served;
+
+const ONE: usize = 1;
+const OTHER: usize = 2;
+
+fn two() -> (Arc<Server>, Bench, Bench) {
+    let server = Arc::new(Server::default());
+    let (one, other) = (server.bench(ONE, 8, 3), server.bench(OTHER, 8, 3));
+    (server, one, other)
+}
+
+fn is_enqueued(told: &[(String, What)], id: &str) -> bool {
+    told.iter().any(|(task, what)| task == id && matches!(what, What::Enqueued))
+}
+
+#[test]
+fn what_no_session_here_fits_is_done_by_one_elsewhere() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    assert!(is_enqueued(&one.told(), "a"));
+    one.dispatch("a", clerk(), 0);
+    assert!(is_enqueued(&one.told(), "a"), "said again, it is found");
+    let session = other.open(AGENT, 1);
+    assert_eq!(server.deliver(OTHER, &mut other.broker), 1);
+    assert_eq!(other.given(session), ["a"]);
+    other.finish(session, "a");
+    assert_eq!(server.unsettled(), 1, "until its result is committed, it may come again");
+    other.broker.acknowledge("a");
+    one.broker.acknowledge("a");
+    assert_eq!(server.unsettled(), 0);
+    one.broker.locate(&one.attachment, "a", 1);
+    assert!(matches!(&one.told()[..], [(_, What::Unknown)]));
+}
+
+#[test]
+fn a_short_wait_never_leaves_and_a_long_one_is_shared() {
+    let (server, mut one, mut other) = two();
+    let busy = one.open(AGENT, 1);
+    for id in ["held", "short", "long"] {
+        one.dispatch(id, clerk(), 0);
+    }
+    let now = Instant::now();
+    one.broker.advance(now + SPILL_AFTER * 2);
+    assert!(!server.knows("short"), "nobody else takes such tasks");
+    let idle = other.open(AgentId::from_parts(2, 2), 5);
+    one.broker.advance(now);
+    assert!(!server.knows("short"), "it has not waited for long");
+    one.finish(busy, "held");
+    one.broker.advance(now + SPILL_AFTER * 2);
+    server.confirm(ONE, &mut one.broker, true);
+    server.deliver(OTHER, &mut other.broker);
+    assert_eq!(
+        (one.given(busy), other.given(idle)),
+        (vec!["held".to_owned(), "short".to_owned()], vec!["long".into()])
+    );
+}
+
+#[test]
+fn while_the_message_broker_is_away_tasks_wait_here_up_to_the_limit() {
+    let (server, mut one, mut other) = two();
+    server.set_away(true);
+    for task in 0..9 {
+        one.dispatch(&format!("t{task}"), clerk(), 0);
+    }
+    assert_eq!(one.broker.queued(), 8);
+    assert!(one.told().iter().any(|(id, what)| id == "t8" && matches!(what, What::Refused(_))));
+    server.set_away(false);
+    one.broker.advance(Instant::now());
+    server.confirm(ONE, &mut one.broker, true);
+    let session = other.open(AGENT, 10);
+    server.deliver(OTHER, &mut other.broker);
+    assert_eq!(other.given(session).len(), 8);
+}
+
+#[test]
+fn what_did_not_get_there_is_done_here() {
+    let (server, mut one, _) = two();
+    one.dispatch("a", clerk(), 0);
+    let session = one.open(AGENT, 1);
+    assert!(one.given(session).is_empty(), "it is on its way");
+    server.refuse(ONE, &mut one.broker);
+    assert_eq!(one.given(session), ["a"]);
+}
+
+#[test]
+fn what_a_replica_had_comes_to_another_when_it_ends_with_its_count() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    let session = other.open(AGENT, 1);
+    server.deliver(OTHER, &mut other.broker);
+    assert_eq!(other.given(session), ["a"]);
+    server.end(OTHER, false);
+    let session = one.open(AGENT, 1);
+    server.deliver(ONE, &mut one.broker);
+    let delivery = one.outboxes[&session].drain().into_iter().find_map(|event| match event {
+        ToAgent::Task { delivery, .. } => Some(delivery),
+        _ => None,
+    });
+    assert_eq!(delivery, Some(2));
+}
+
+#[test]
+fn a_task_that_ends_every_replica_dies() {
+    let (server, mut one, _) = two();
+    one.dispatch("poison", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    for replica in 2..5 {
+        let mut victim = server.bench(replica, 8, 3);
+        let session = victim.open(AGENT, 1);
+        server.deliver(replica, &mut victim.broker);
+        assert_eq!(victim.given(session), ["poison"]);
+        server.end(replica, false);
+    }
+    let session = one.open(AGENT, 1);
+    server.deliver(ONE, &mut one.broker);
+    assert!(one.given(session).is_empty());
+    let entries = one.broker.journal.take_now();
+    let [crate::app::Entry::DeadTask { task, letter }] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!((letter.reason.as_str(), letter.deliveries), ("delivery_limit", 3));
+    one.told();
+    one.broker.buried(&task.id);
+    assert!(matches!(&one.told()[..], [(_, What::DeadLettered { reason: "delivery_limit", .. })]));
+    assert_eq!(server.unsettled(), 0);
+}
+
+#[test]
+fn what_waits_for_the_last_session_here_goes_on_with_its_count() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    let session = other.open(AGENT, 1);
+    server.deliver(OTHER, &mut other.broker);
+    other.broker.close(session, "lost");
+    assert_eq!(server.unsettled(), 1, "the old delivery stands until the new one is confirmed");
+    server.confirm(OTHER, &mut other.broker, true);
+    assert_eq!(server.unsettled(), 0);
+    assert_eq!(server.waiting().iter().map(|parcel| parcel.deliveries).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_lost_connection_takes_what_nobody_has_begun_and_what_comes_again_is_the_same() {
+    let (server, mut one, mut other) = two();
+    for id in ["held", "waits"] {
+        one.dispatch(id, clerk(), 0);
+    }
+    server.confirm(ONE, &mut one.broker, true);
+    let session = other.open(AGENT, 2);
+    other.dispatch("own", clerk(), 5);
+    server.deliver(OTHER, &mut other.broker);
+    assert_eq!(other.given(session), ["own", "held"]);
+    server.disconnect(OTHER);
+    other.broker.disconnected();
+    assert_eq!(other.broker.queued(), 0);
+    other.told();
+    other.broker.locate(&other.attachment, "waits", 1);
+    assert!(is_enqueued(&other.told(), "waits"), "it is with the message broker");
+    server.deliver(OTHER, &mut other.broker);
+    other.finish(session, "own");
+    other.finish(session, "held");
+    assert_eq!(other.given(session), ["waits"], "and not what it has had already");
+    for id in ["held", "own"] {
+        other.broker.acknowledge(id);
+    }
+    other.finish(session, "waits");
+    other.broker.acknowledge("waits");
+    assert_eq!((server.unsettled(), server.waiting().len()), (0, 0));
+}
+
+#[test]
+fn a_task_that_was_withdrawn_is_dropped_when_it_comes() {
+    let (server, mut one, _) = two();
+    one.dispatch("a", clerk(), 0);
+    one.broker.cancel("a", "not wanted");
+    one.dispatch("b", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    one.broker.cancel("b", "not wanted");
+    let session = one.open(AGENT, 2);
+    assert_eq!(server.deliver(ONE, &mut one.broker), 2);
+    assert_eq!((one.given(session).len(), server.unsettled()), (0, 0));
+}
+
+#[test]
+fn it_may_come_back_before_it_is_known_to_have_gone() {
+    let (server, mut one, _) = two();
+    one.dispatch("a", clerk(), 0);
+    let session = one.open(AGENT, 1);
+    server.confirm(OTHER, &mut one.broker, true);
+    // Here the confirmation is late.
+    let ids = ["a".into()];
+    server.end(usize::MAX, true);
+    let mut late = server.bench(9, 8, 3);
+    server.confirm(ONE, &mut late.broker, true);
+    server.deliver(ONE, &mut one.broker);
+    assert_eq!(one.given(session), ["a"]);
+    one.broker.enqueued(&ids);
+    one.finish(session, "a");
+    one.broker.acknowledge("a");
+    assert_eq!(server.unsettled(), 0);
+}
+
+#[test]
+fn sessions_that_are_busy_with_other_work_do_not_pull_in_circles() {
+    let (server, mut one, mut other) = two();
+    let busy = one.open(AGENT, 1);
+    one.dispatch("own", clerk(), 0);
+    other.dispatch("a", clerk(), 0);
+    server.confirm(OTHER, &mut other.broker, true);
+    server.deliver(ONE, &mut one.broker);
+    assert_eq!(one.broker.queued(), 1);
+    let idle = other.open(AGENT, 1);
+    one.broker.advance(Instant::now() + SPILL_AFTER * 2);
+    server.confirm(ONE, &mut one.broker, true);
+    assert_eq!(server.deliver(ONE, &mut one.broker), 0, "it has no credit, so it takes nothing");
+    server.deliver(OTHER, &mut other.broker);
+    assert_eq!(other.given(idle), ["a"]);
+    one.finish(busy, "own");
+    one.broker.acknowledge("own");
+    other.dispatch("b", clerk(), 0);
+    other.broker.advance(Instant::now() + SPILL_AFTER * 2);
+    one.broker.advance(Instant::now());
+    other.broker.advance(Instant::now() + SPILL_AFTER * 2);
+    server.confirm(OTHER, &mut other.broker, true);
+    server.deliver(ONE, &mut one.broker);
+    assert_eq!(one.given(busy), ["own", "b"], "and when it has, it takes again");
+}
+
+#[test]
+fn whoever_attaches_hears_who_is_served_and_every_change() {
+    let (_, mut one, _) = two();
+    let serving = |bench: &Bench| -> Vec<Served> {
+        let served = |said| match said {
+            ToOrchestrator::Serving(served) => served,
+            ToOrchestrator::Update(_) => Vec::new(),
+        };
+        bench.updates.drain().into_iter().flat_map(served).collect()
+    };
+    let of = |served: &[Served]| served.iter().filter(|one| one.target == clerk()).map(|one| one.capacity).collect();
+    assert_eq!(one.updates.drain(), [ToOrchestrator::Serving(Vec::new())], "also where nobody is");
+    let first = one.open(AGENT, 2);
+    let second = one.open(AgentId::from_parts(2, 2), 3);
+    let capacities: Vec<_> = of(&serving(&one));
+    assert_eq!(capacities, [2, 5]);
+    one.attach_again();
+    let capacities: Vec<_> = of(&serving(&one));
+    assert_eq!(capacities, [5]);
+    one.broker.close(first, "lost");
+    one.broker.drain(second);
+    let capacities: Vec<_> = of(&serving(&one));
+    assert_eq!(capacities, [3, 0]);
+}
+
+#[test]
+fn every_task_that_is_here_is_found() {
+    let (server, mut one, _) = two();
+    server.set_away(true);
+    one.dispatch("waiting", Target::AgentType("nobody".into()), 0);
+    let session = one.open(AGENT, 1);
+    one.dispatch("held", clerk(), 0);
+    one.dispatch("queued", clerk(), 0);
+    one.finish(session, "foreign");
+    one.told();
+    for id in ["waiting", "held", "queued", "foreign", "unknown"] {
+        one.broker.locate(&one.attachment, id, 1);
+    }
+    let told = one.told();
+    assert!(
+        matches!(
+            &told.iter().map(|(_, what)| what).collect::<Vec<_>>()[..],
+            [What::Waiting, What::HandedOver { .. }, What::Requeued(_), What::Ended(_), What::Unknown]
+        ),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn what_came_from_the_message_broker_outlives_its_orchestrators_stream() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    let busy = other.open(AGENT, 1);
+    other.dispatch("own", clerk(), 9);
+    server.deliver(OTHER, &mut other.broker);
+    other.attach_again();
+    other.finish(busy, "own");
+    assert_eq!(other.given(busy), ["own", "a"]);
+}
+
+#[test]
+fn what_is_given_back_for_no_time_stays_away_for_longer_each_time() {
+    let mut bench = Bench::new(8, 5);
+    let session = bench.open(AGENT, 1);
+    bench.dispatch("a", clerk(), 0);
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        let before = Instant::now();
+        bench.broker.nack(session, "a", "busy", None);
+        let State::Delayed { due: (due, _) } = bench.broker.tasks["a"].state else { panic!("it is not away") };
+        waits.push(due.duration_since(before).as_millis() / 100);
+        bench.dispatch("b", clerk(), 0);
+        bench.finish(session, "b");
+        bench.broker.acknowledge("b");
+        bench.broker.advance(due);
+    }
+    assert_eq!(waits, [1, 2, 4]);
+}

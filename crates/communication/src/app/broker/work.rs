@@ -1,0 +1,321 @@
+//! Tasks that wait with the message broker instead of here, so that any replica can take them.
+//!
+//! What no session here fits goes there at once; what waits here for longer than `spill_after` goes there where another
+//! replica takes from the same queue. What comes from there waits in the queues here like any other task, and its delivery
+//! is settled when the task is over. While the message broker is away, tasks wait here.
+//!
+//! - A task that went there is remembered until its end, without its payload, so that it is found.
+//! - One that comes twice is one: the second delivery is settled, or stands in for one that a lost connection took.
+//! - Deliveries are counted over replicas, so that a task which ends every process that touches it dies.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Broker, QueueKey, Replica,
+    tasks::{Entry, State},
+};
+use crate::{
+    app::model::{Reason, TaskId, Update, What},
+    metrics,
+    transport::{Lot, Parcel},
+};
+
+/// Tasks of one queue that one look gives away.
+const SPILLED_AT_ONCE: usize = 1_000;
+/// There may be a million of them to look at.
+const TIDIED_EVERY: Duration = Duration::from_mins(1);
+/// How long what was withdrawn is remembered, so that it is dropped when it comes.
+const WITHDRAWN_FOR: Duration = Duration::from_mins(10);
+/// How long a task is remembered whose orchestrator is away: whoever has taken over the execution has asked by then.
+const ORPHANED_FOR: Duration = Duration::from_hours(1);
+/// Withdrawn tasks that are remembered: without, an agent begins with what its orchestrator then withdraws.
+const MOST_WITHDRAWN: usize = 100_000;
+
+/// A task that waits with the message broker.
+#[derive(Debug)]
+pub(super) struct Enqueued {
+    /// Who dispatched it last.
+    replica: Replica,
+    /// Under which it did.
+    epoch: i64,
+    since: Instant,
+    /// Nobody wants it any more.
+    is_withdrawn: bool,
+}
+
+impl Broker {
+    /// A task that waits goes to the message broker; false where that takes nothing now.
+    fn enqueue(&mut self, id: &TaskId) -> bool {
+        let (Some(work), Some(entry)) = (&self.work, self.tasks.get_mut(id)) else { return false };
+        let State::Queued { place, .. } = entry.state else { return false };
+        let parcel = Parcel {
+            task: Arc::clone(&entry.task),
+            replica: Arc::clone(&entry.replica),
+            epoch: entry.epoch,
+            deliveries: entry.deliveries,
+        };
+        if !work.publish(parcel) {
+            return false;
+        }
+        entry.state = State::Leaving;
+        let key = Arc::clone(&entry.key);
+        self.queues.remove(&key, place);
+        true
+    }
+
+    /// Where no session here takes from a queue, what waits in it goes to the message broker, in its order.
+    pub(super) fn shed(&mut self, key: &QueueKey) {
+        if self.work.is_none() || !self.queues.sessions(key).is_empty() {
+            return;
+        }
+        while let [id] = &self.queues.first(key, 1)[..]
+            && self.enqueue(id)
+        {}
+    }
+
+    /// What has waited here for too long goes where others can take it.
+    pub(super) fn spill(&mut self, now: Instant) {
+        if self.work.is_none() {
+            return;
+        }
+        self.resume();
+        for key in self.queues.filled() {
+            if self.queues.sessions(&key).is_empty() {
+                self.shed(&key);
+            } else if self.work.as_ref().is_some_and(|work| work.is_shared(&key)) {
+                self.spill_queue(&key, now);
+            }
+        }
+    }
+
+    fn spill_queue(&mut self, key: &Arc<QueueKey>, now: Instant) {
+        for id in self.queues.first(key, SPILLED_AT_ONCE) {
+            let Some(entry) = self.tasks.get(&id) else { continue };
+            let State::Queued { since, .. } = entry.state else { continue };
+            if now.saturating_duration_since(since) < self.limits.spill_after {
+                continue;
+            }
+            let came_from_there = entry.lot.is_some();
+            if !self.enqueue(&id) {
+                return;
+            }
+            // The sessions are busy with other work: it would come again and again.
+            if came_from_there && self.paused.insert(Arc::clone(key)) {
+                self.consume(key);
+            }
+        }
+    }
+
+    /// Queues whose sessions have credit again are consumed again.
+    fn resume(&mut self) {
+        let is_free = |key: &&Arc<QueueKey>| self.queues.len(key) == 0 && self.pick(key).is_some();
+        let free: Vec<_> = self.paused.iter().filter(is_free).cloned().collect();
+        for key in free {
+            self.paused.remove(&key);
+            self.consume(&key);
+        }
+    }
+
+    /// Tasks are with the message broker.
+    pub(crate) fn enqueued(&mut self, ids: &[TaskId]) {
+        for id in ids {
+            // Cancelled, ended, or back already.
+            if !self.tasks.get(id).is_some_and(|entry| matches!(entry.state, State::Leaving)) {
+                continue;
+            }
+            let Some(entry) = self.forget(id) else { continue };
+            let update = Update::new(Arc::clone(id), None, What::Enqueued);
+            self.orchestrators.tell(Some(&entry.replica), update);
+            ::metrics::counter!(metrics::TASKS_ENQUEUED).increment(1);
+            self.remember(id, &entry);
+        }
+    }
+
+    /// Tasks did not get there: they wait here.
+    pub(crate) fn not_enqueued(&mut self, ids: &[TaskId]) {
+        // The first is to be in front of the others.
+        for id in ids.iter().rev() {
+            if self.tasks.get(id).is_some_and(|entry| matches!(entry.state, State::Leaving)) {
+                self.place(id, true);
+            }
+        }
+    }
+
+    /// A task has come from the message broker.
+    pub(crate) fn delivered(&mut self, parcel: Parcel, lot: Lot) {
+        let id = Arc::clone(&parcel.task.id);
+        if self.merge(&parcel, lot) || self.keep_with_result(&parcel, lot) {
+            return;
+        }
+        let (replica, epoch) = match self.enqueued.remove(&id) {
+            Some(Enqueued { is_withdrawn: true, .. }) => return self.settle(lot),
+            // It was taken over meanwhile.
+            Some(enqueued) if enqueued.epoch > parcel.epoch => (enqueued.replica, enqueued.epoch),
+            Some(_) | None => (parcel.replica, parcel.epoch),
+        };
+        let key = Arc::new(QueueKey { namespace: parcel.task.namespace.clone(), target: parcel.task.target.clone() });
+        let entry = Entry {
+            task: parcel.task,
+            key,
+            replica,
+            epoch,
+            deliveries: parcel.deliveries,
+            lot: Some(lot),
+            state: State::Leaving,
+        };
+        let is_poison = entry.deliveries >= self.limits.deliveries;
+        self.tasks.insert(Arc::clone(&id), entry);
+        if is_poison {
+            self.bury(&id, Reason::DeliveryLimit, "whoever had it has ended");
+        } else {
+            self.place(&id, false);
+        }
+    }
+
+    /// A delivery of a task that is here already; false where it is not.
+    fn merge(&mut self, parcel: &Parcel, lot: Lot) -> bool {
+        let Some(entry) = self.tasks.get_mut(&parcel.task.id) else { return false };
+        let is_back = matches!(entry.state, State::Leaving);
+        match entry.lot {
+            Some(_) if !is_back => self.settle(lot),
+            old => {
+                entry.lot = Some(lot);
+                if let Some(old) = old {
+                    self.settle(old);
+                }
+            }
+        }
+        if is_back {
+            // It was faster than the confirmation that it has gone.
+            self.place(&parcel.task.id, false);
+        }
+        true
+    }
+
+    /// A delivery of a task whose result came before: it is settled with that.
+    fn keep_with_result(&mut self, parcel: &Parcel, lot: Lot) -> bool {
+        let Some(foreign) = self.foreign.get_mut(&parcel.task.id) else { return false };
+        if foreign.from.namespace != parcel.task.namespace {
+            return false;
+        }
+        if let Some(old) = foreign.lot.replace(lot) {
+            self.settle(old);
+        }
+        true
+    }
+
+    /// The connection is lost: what nobody here has begun comes again, here or elsewhere; what sessions hold they keep.
+    pub(crate) fn disconnected(&mut self) {
+        let mut waiting = Vec::new();
+        for (id, entry) in &mut self.tasks {
+            if entry.lot.take().is_some() && entry.state.is_in_line() {
+                waiting.push(Arc::clone(id));
+            }
+        }
+        for id in waiting {
+            if let Some(entry) = self.take_out(&id) {
+                self.remember(&id, &entry);
+            }
+        }
+        self.foreign.values_mut().for_each(|foreign| foreign.lot = None);
+    }
+
+    fn remember(&mut self, id: &TaskId, entry: &Entry) {
+        let enqueued = Enqueued {
+            replica: Arc::clone(&entry.replica),
+            epoch: entry.epoch,
+            since: Instant::now(),
+            is_withdrawn: false,
+        };
+        self.enqueued.insert(Arc::clone(id), enqueued);
+    }
+
+    /// Whoever speaks of a task with the message broker hears where it is; false where it is not there.
+    pub(super) fn take_over_enqueued(&mut self, replica: &Replica, id: &str, epoch: i64, is_wanted: bool) -> bool {
+        let Some((id, _)) = self.enqueued.get_key_value(id) else { return false };
+        let id = Arc::clone(id);
+        let Some(enqueued) = self.enqueued.get_mut(&id).filter(|one| is_wanted || !one.is_withdrawn) else {
+            return false;
+        };
+        if epoch >= enqueued.epoch {
+            enqueued.replica = Arc::clone(replica);
+            enqueued.epoch = epoch;
+            enqueued.is_withdrawn = false;
+            self.orchestrators.tell(Some(replica), Update::new(id, None, What::Enqueued));
+        }
+        true
+    }
+
+    /// The epoch of a task that is with the message broker.
+    pub(super) fn enqueued_epoch(&self, id: &str) -> Option<i64> {
+        self.enqueued.get(id).map(|enqueued| enqueued.epoch)
+    }
+
+    /// A task is not wanted any more, and may come from the message broker still.
+    pub(super) fn withdraw_enqueued(&mut self, id: &str) {
+        if let Some(enqueued) = self.enqueued.get_mut(id)
+            && !enqueued.is_withdrawn
+        {
+            enqueued.is_withdrawn = true;
+            enqueued.since = Instant::now();
+        }
+    }
+
+    /// A task is not wanted any more that is on its way to the message broker.
+    pub(super) fn cancel_leaving(&mut self, id: &str) {
+        if let Some(entry) = self.forget(id) {
+            self.remember(&Arc::clone(&entry.task.id), &entry);
+            self.withdraw_enqueued(id);
+        }
+    }
+
+    /// Forgets what nobody will ask for. Called now and then.
+    pub(crate) fn tidy(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.tidied) < TIDIED_EVERY {
+            return;
+        }
+        self.tidied = now;
+        let orchestrators = &self.orchestrators;
+        let mut withdrawn = 0;
+        self.enqueued.retain(|_, enqueued| {
+            let age = now.saturating_duration_since(enqueued.since);
+            if enqueued.is_withdrawn {
+                withdrawn += 1;
+                return age < WITHDRAWN_FOR && withdrawn <= MOST_WITHDRAWN;
+            }
+            orchestrators.is_attached(&enqueued.replica) || age < ORPHANED_FOR
+        });
+    }
+
+    /// A delivery stands for nothing here any more.
+    pub(super) fn settle(&self, lot: Lot) {
+        if let Some(work) = &self.work {
+            work.settle(lot);
+        }
+    }
+
+    /// A task is not here any more, and its delivery is settled.
+    pub(super) fn forget(&mut self, id: &str) -> Option<Entry> {
+        let entry = self.tasks.remove(id)?;
+        entry.lot.into_iter().for_each(|lot| self.settle(lot));
+        Some(entry)
+    }
+
+    /// The same, for one that waits.
+    pub(super) fn take_out(&mut self, id: &str) -> Option<Entry> {
+        match self.tasks.get(id)?.state {
+            State::Queued { place, .. } => {
+                let key = Arc::clone(&self.tasks.get(id)?.key);
+                self.queues.remove(&key, place);
+            }
+            State::Delayed { due } => {
+                self.delayed.remove(&due);
+            }
+            State::Leaving | State::Held { .. } | State::Ended { .. } | State::Dying { .. } => {}
+        }
+        self.forget(id)
+    }
+}

@@ -1,0 +1,226 @@
+//! What goes along with a message, a task or a dead letter, and how it is read again. Nothing here reads payloads.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use domain::{AgentId, Timestamp};
+use lapin::{
+    BasicProperties,
+    message::Delivery as Arrival,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+use super::outgoing::Original;
+use crate::{
+    app::{DeadLetter, Envelope, MAX_PRIORITY, Target, Task},
+    transport::Parcel,
+};
+
+/// Header: the order of acceptance of a message.
+const SEQUENCE: &str = "troupe-sequence";
+/// Header: the message had died, and was replayed.
+const REVIVED: &str = "troupe-revived";
+/// Header: the id of a task.
+const TASK: &str = "troupe-task";
+/// How much later than at its expiry the broker drops a message: until then whoever fetches it says so.
+const GRACE: Duration = Duration::from_mins(1);
+
+/// What a message or task in the broker is told by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Identity {
+    Message(i64),
+    Task(String),
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+fn integer(value: &AMQPValue) -> Option<i64> {
+    match value {
+        AMQPValue::ShortShortInt(value) => Some((*value).into()),
+        AMQPValue::ShortShortUInt(value) => Some((*value).into()),
+        AMQPValue::ShortInt(value) => Some((*value).into()),
+        AMQPValue::ShortUInt(value) => Some((*value).into()),
+        AMQPValue::LongInt(value) => Some((*value).into()),
+        AMQPValue::LongUInt(value) => Some((*value).into()),
+        AMQPValue::LongLongInt(value) => Some(*value),
+        _ => None,
+    }
+}
+
+fn number<T: TryFrom<i64>>(properties: &BasicProperties, name: &str) -> Option<T> {
+    T::try_from(integer(header(properties, name)?)?).ok()
+}
+
+fn word<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a str> {
+    match header(properties, name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        _ => None,
+    }
+}
+
+/// Where a message stands in the order of acceptance.
+pub(super) fn sequence_of(properties: &BasicProperties) -> Option<i64> {
+    number(properties, SEQUENCE)
+}
+
+/// Had it died, and was replayed?
+pub(super) fn is_revived(properties: &BasicProperties) -> bool {
+    matches!(header(properties, REVIVED), Some(AMQPValue::Boolean(true)))
+}
+
+/// Which message or task it is.
+pub(super) fn identity_of(properties: &BasicProperties) -> Option<Identity> {
+    let task = || word(properties, TASK).map(|id| Identity::Task(id.to_owned()));
+    sequence_of(properties).map(Identity::Message).or_else(task)
+}
+
+fn text(value: &impl ToString) -> AMQPValue {
+    AMQPValue::LongString(value.to_string().into())
+}
+
+fn count(value: impl Into<i64>) -> AMQPValue {
+    AMQPValue::LongLongInt(value.into())
+}
+
+fn table(pairs: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+fn persistent(at: Timestamp) -> BasicProperties {
+    const PERSISTENT: u8 = 2;
+    let seconds = at.as_micros().unsigned_abs() / 1_000_000;
+    BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type("application/json".into())
+        .with_timestamp(seconds)
+}
+
+/// Of a message.
+pub(super) fn of_message(envelope: &Envelope, is_revived: bool, now: Timestamp) -> BasicProperties {
+    let properties = described(envelope, is_revived);
+    let Some(at) = envelope.message.expires_at else { return properties };
+    let left = at.since(now) + GRACE;
+    properties.with_expiration(left.as_millis().to_string().into())
+}
+
+/// The same without its expiry.
+fn described(envelope: &Envelope, is_revived: bool) -> BasicProperties {
+    let message = &envelope.message;
+    let headers = table([
+        (SEQUENCE, count(envelope.sequence)),
+        (REVIVED, AMQPValue::Boolean(is_revived)),
+        ("troupe-namespace", text(&message.namespace)),
+        ("troupe-agent", text(&message.agent)),
+        ("troupe-sender", text(&message.sender.map(|sender| sender.to_string()).unwrap_or_default())),
+        ("traceparent", text(&message.traceparent)),
+    ]);
+    let mut properties = persistent(message.created_at)
+        .with_headers(headers)
+        .with_message_id(message.id.to_string().into())
+        .with_priority(message.priority);
+    // Short strings have an end; the record has all of it.
+    if let Ok(kind) = ShortString::try_new(message.kind.as_str()) {
+        properties = properties.with_type(kind);
+    }
+    if let Ok(correlation) = ShortString::try_new(message.correlation_id.as_str()) {
+        properties = properties.with_correlation_id(correlation);
+    }
+    if let Some(agent) = message.reply_to {
+        properties = properties.with_reply_to(agent.to_string().into());
+    }
+    properties
+}
+
+/// Of a task: all but its input.
+pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
+    let Parcel { task, replica, epoch, deliveries } = parcel;
+    let (kind, target) = match &task.target {
+        Target::AgentType(name) => ("type", name.to_string()),
+        Target::Capability(name) => ("capability", name.to_string()),
+        Target::Agent(id) => ("agent", id.to_string()),
+    };
+    let mut headers = table([
+        (TASK, text(&task.id)),
+        ("troupe-namespace", text(&task.namespace)),
+        ("troupe-execution", text(&task.execution_id)),
+        ("troupe-step", text(&task.step_id)),
+        ("troupe-attempt", count(task.attempt)),
+        ("troupe-target-kind", text(&kind)),
+        ("troupe-target", text(&target)),
+        ("troupe-action", text(&task.action)),
+        ("troupe-timeout-ms", text(&task.timeout_ms)),
+        ("troupe-heartbeat-timeout-ms", text(&task.heartbeat_timeout_ms)),
+        ("traceparent", text(&task.traceparent)),
+        ("troupe-orchestrator", text(replica)),
+        ("troupe-epoch", count(*epoch)),
+        ("troupe-deliveries", count(*deliveries)),
+    ]);
+    if let Some(index) = task.index {
+        headers.insert("troupe-index".into(), count(index));
+    }
+    persistent(now).with_headers(headers).with_priority(task.priority)
+}
+
+/// A task that was delivered; none where it is not one of ours.
+pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
+    let properties = &arrival.properties;
+    let word = |name| word(properties, name);
+    let target = match word("troupe-target-kind")? {
+        "type" => Target::AgentType(word("troupe-target")?.into()),
+        "capability" => Target::Capability(word("troupe-target")?.into()),
+        "agent" => Target::Agent(word("troupe-target")?.parse::<AgentId>().ok()?),
+        _ => return None,
+    };
+    let epoch = number(properties, "troupe-epoch")?;
+    let deliveries: u32 = number(properties, "troupe-deliveries")?;
+    // A quorum queue counts; a classic one says only that it was not the first time.
+    let redeliveries = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
+    let replica = word("troupe-orchestrator")?.into();
+    let task = Task {
+        id: word(TASK)?.into(),
+        namespace: word("troupe-namespace")?.parse().ok()?,
+        execution_id: word("troupe-execution")?.to_owned(),
+        step_id: word("troupe-step")?.to_owned(),
+        index: number(properties, "troupe-index"),
+        attempt: number(properties, "troupe-attempt")?,
+        target,
+        action: word("troupe-action")?.to_owned(),
+        input: Bytes::from(std::mem::take(&mut arrival.data)),
+        priority: properties.priority().unwrap_or_default().min(MAX_PRIORITY),
+        timeout_ms: word("troupe-timeout-ms")?.parse().ok()?,
+        heartbeat_timeout_ms: word("troupe-heartbeat-timeout-ms")?.parse().ok()?,
+        traceparent: word("traceparent")?.to_owned(),
+        epoch,
+    };
+    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries: deliveries.saturating_add(redeliveries) })
+}
+
+/// Of the copy of a dead letter: what the original had, where it was, and why it died.
+pub(super) fn of_letter(letter: &DeadLetter, original: &Original, queue: &str) -> BasicProperties {
+    let properties = match original {
+        // Nothing expires twice.
+        Original::Message(envelope) => described(envelope, false),
+        Original::Task(task) => {
+            let parcel =
+                Parcel { task: Arc::clone(task), replica: "".into(), epoch: task.epoch, deliveries: letter.deliveries };
+            of_parcel(&parcel, letter.created_at)
+        }
+    };
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    for (name, value) in [
+        ("troupe-dead-letter", text(&letter.id)),
+        ("troupe-reason", text(&letter.reason)),
+        ("troupe-detail", text(&letter.detail)),
+        ("troupe-deliveries", count(letter.deliveries)),
+        ("troupe-queue", text(&queue)),
+    ] {
+        headers.insert(name.into(), value);
+    }
+    properties.with_headers(headers)
+}
