@@ -9,6 +9,8 @@ use settings::Database;
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Span, Store, open};
 use crate::app::{DeadLetter, DeadTask, Envelope, HandOver, Kind, Message, Status};
 
+mod plans;
+
 testkit::conformance! {
     messages_and_letters_read_back_as_they_were_written
     a_message_is_recorded_once

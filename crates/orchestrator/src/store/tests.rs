@@ -11,6 +11,8 @@ use super::{
     WorkflowRow, Written, open,
 };
 
+mod plans;
+
 testkit::conformance! {
     executions_read_back_as_they_were_written
     a_commit_is_all_or_nothing_and_an_event_is_written_once

@@ -103,3 +103,27 @@ async fn who_was_heard_of_is_noted_and_the_deleted_are_left_out(place: Database)
     assert_eq!(store.load().await.unwrap(), []);
     store.close().await;
 }
+
+#[tokio::test]
+async fn no_change_reads_the_table_from_end_to_end() {
+    use testkit::{Scans, Servers, fill};
+
+    let large = "INSERT INTO agents SELECT 'agt_' || lpad(n::text, 26, '0'), 'default', 'clerk', 'clerk-' || n, '{sort}', '{}', \
+                 1, now(), now() FROM generate_series(1, 5000) AS n; INSERT INTO agent_health SELECT id, now() FROM agents";
+    let url = Servers::shared().database().await;
+    let place = Database::postgres(url.clone());
+    open(&place).await.unwrap().close().await;
+    fill(&url, "registry", large).await;
+    let before = Scans::of(&url).await;
+    let store = open(&place).await.unwrap();
+    let (ann, at) = (agent(1, "ann"), Timestamp::from_micros(5));
+    assert!(store.insert(&ann).await.unwrap());
+    assert!(store.update(&agent(1, "bob")).await.unwrap());
+    store.heard(&[(ann.id, at), (AgentId::from_parts(0, 7), at)]).await.unwrap();
+    store.delete(ann.id).await.unwrap();
+    store.close().await;
+    // A start reads all agents, which is what it is for; nothing else does.
+    let after = Scans::of(&url).await;
+    assert_eq!(after.read_whole_since(&before), [].into());
+    assert_eq!(after.unused_since(&before), [""; 0]);
+}

@@ -147,7 +147,7 @@ async fn give_up(connection: &mut PgConnection, messages: &[(String, String)], a
         WHERE messages.sequence = message_ids.sequence AND messages.created_at = message_ids.created_at \
           AND messages.status = 'dead' AND NOT EXISTS (SELECT 1 FROM dead_letters \
               WHERE dead_letters.subject_id = messages.id AND dead_letters.namespace = messages.namespace \
-                AND replayed_at IS NULL)";
+                AND kind = 'message' AND replayed_at IS NULL)";
     if messages.is_empty() {
         return Ok(());
     }

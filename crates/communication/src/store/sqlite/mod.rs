@@ -145,7 +145,7 @@ async fn give_up(connection: &mut SqliteConnection, messages: &[(String, String)
     let query = "UPDATE messages SET ended_at = ? WHERE status = 'dead' \
                  AND (namespace, id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?)) \
                  AND NOT EXISTS (SELECT 1 FROM dead_letters WHERE dead_letters.subject_id = messages.id \
-                 AND dead_letters.namespace = messages.namespace AND replayed_at IS NULL)";
+                 AND dead_letters.namespace = messages.namespace AND dead_letters.kind = 'message' AND replayed_at IS NULL)";
     sqlx::query(query).bind(at.as_micros()).bind(messages).execute(connection).await?;
     Ok(())
 }
