@@ -153,6 +153,52 @@ fn an_enqueued_task_survives_the_loss_of_its_enqueuer() {
 }
 
 #[test]
+fn what_came_from_the_broker_goes_back_there_with_its_holder() {
+    let mut bench = Bench::new(3);
+    bench.serve(0, 1);
+    bench.serve(1, 0);
+    bench.serve(2, 0);
+    bench.dispatch("a");
+    bench.settle();
+    bench.publish(0, "a");
+    bench.consume(1);
+    bench.hand_over(1, "a");
+    bench.settle();
+    bench.crash(1);
+    bench.refuse(1);
+    bench.settle();
+    assert_eq!(bench.dispatches("a"), 1);
+    bench.consume(2);
+    bench.hand_over(2, "a");
+    bench.finish(2, "a");
+    bench.settle();
+    assert!(bench.is_all_over());
+}
+
+#[test]
+fn the_copy_that_the_second_holder_used_up_is_not_counted_on() {
+    let mut bench = Bench::new(3);
+    bench.serve(0, 1);
+    bench.serve(1, 0);
+    bench.serve(2, 0);
+    bench.dispatch("a");
+    bench.settle();
+    bench.publish(0, "a");
+    bench.consume(1);
+    bench.hand_over(1, "a");
+    bench.settle();
+    bench.lose_broker(1);
+    bench.consume(2);
+    bench.hand_over(2, "a");
+    bench.settle();
+    assert_eq!((bench.at(1, "a"), bench.at(2, "a"), bench.broker.len()), (Some(At::Held), None, 0));
+    bench.crash(1);
+    bench.refuse(1);
+    bench.settle();
+    assert_eq!(bench.dispatches("a"), 2);
+}
+
+#[test]
 fn who_enqueued_a_task_hears_of_its_end_over_another() {
     let mut bench = Bench::new(2);
     bench.serve(0, 1);

@@ -103,6 +103,12 @@ impl Bench {
         self.sides[side].tasks.get(task).copied()
     }
 
+    /// One of the tasks that are there like this.
+    pub(super) fn pick(&self, side: usize, at: At, pick: usize) -> Option<String> {
+        let found: Vec<_> = self.sides[side].tasks.iter().filter(|(_, found)| **found == at).collect();
+        found.get(pick % found.len().max(1)).map(|(task, _)| (*task).clone())
+    }
+
     pub(super) fn tasks_at(&self, side: usize) -> Vec<&str> {
         self.sides[side].tasks.keys().map(String::as_str).collect()
     }
@@ -346,6 +352,13 @@ impl Bench {
         }
     }
 
+    /// It loses the broker, which gives what it had taken to others.
+    pub(super) fn lose_broker(&mut self, side: usize) {
+        for copy in self.broker.iter_mut().filter(|copy| copy.taken_by == Some(side)) {
+            copy.taken_by = None;
+        }
+    }
+
     /// Takes the oldest copy from the broker.
     pub(super) fn consume(&mut self, side: usize) {
         let Some(copy) = self.broker.iter_mut().find(|copy| copy.taken_by.is_none()) else { return };
@@ -397,14 +410,12 @@ impl Bench {
         }
     }
 
-    /// It dies, and comes back empty. The broker gives what it had taken to others.
+    /// It dies, and comes back empty.
     pub(super) fn crash(&mut self, side: usize) {
         let was_open = self.sides[side].is_open;
         self.detach(side);
         self.sides[side].tasks.clear();
-        for copy in self.broker.iter_mut().filter(|copy| copy.taken_by == Some(side)) {
-            copy.taken_by = None;
-        }
+        self.lose_broker(side);
         if was_open {
             self.router.ended(id(side), self.now);
             self.collect();
