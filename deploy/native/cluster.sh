@@ -22,7 +22,7 @@ dir=$(cd "$2" && pwd)
 services=(registry communication orchestrator agent-runner gateway)
 # Those with a database, and those with a section `redis`.
 with_database=" registry communication orchestrator gateway "
-with_redis=" "
+with_redis=" communication orchestrator "
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 

@@ -18,11 +18,11 @@ pub struct Connections {
 /// Which services, and which servers, a service connects to.
 fn peers_of(service: &str) -> &'static [&'static str] {
     match service {
-        "registry" => &["postgres", "redis"],
+        "registry" => &["postgres"],
         "communication" => &["registry", "postgres", "rabbitmq", "redis"],
         "orchestrator" => &["registry", "communication", "postgres", "redis"],
         "agent-runner" => &["registry", "communication"],
-        _ => &["registry", "communication", "orchestrator", "postgres", "redis"],
+        _ => &["registry", "communication", "orchestrator", "postgres"],
     }
 }
 
@@ -88,13 +88,14 @@ impl Connections {
             url.replace(&direct.to_string(), &self.address(name, server, direct).to_string())
         };
         let database = format!("database = {{ url = {:?} }}", server("postgres", servers.postgres()));
+        let redis = format!("redis = {{ url = {:?} }}", server("redis", &servers.redis));
         let advertise = self.address("orchestrators", name, process.listen);
         format!(
             "[serve]\nlisten = {:?}\nadvertise = {:?}\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\n\
              token = \"a-token-of-the-tests\"\n\
              [registry]\n{database}\n\
-             [orchestrator]\n{database}\nlease = {lease:?}\n\
-             [communication]\n{database}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
+             [orchestrator]\n{database}\n{redis}\nlease = {lease:?}\n\
+             [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
              [gateway]\n{database}\nlisten = {:?}\n",
             process.listen.to_string(),
             advertise.to_string(),

@@ -197,7 +197,7 @@ fn what_ends_every_session_dies_alone() {
         live_and_die(&mut bench, CREDITS, &mut finished);
     }
     let dead = |entry: &crate::app::Entry| match entry {
-        crate::app::Entry::DeadTask { task, letter } => Some((task.to_string(), letter.deliveries)),
+        crate::app::Entry::DeadTask { task, letter } => Some((task.id.to_string(), letter.deliveries)),
         _ => None,
     };
     let entries = bench.broker.journal.take_now();

@@ -211,6 +211,7 @@ async fn a_dead_task_leaves_a_copy_with_where_it_was_and_what_it_had() {
         payload: dead.input.clone(),
         created_at: SystemClock.now(),
         replayed_at: None,
+        task: None,
     };
     one.publish(&[parcel("any", 0)]).await;
     one.replica.transport.task_died(&dead, &letter);
