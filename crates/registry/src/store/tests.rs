@@ -117,10 +117,13 @@ async fn no_change_reads_the_table_from_end_to_end() {
     let before = Scans::of(&url).await;
     let store = open(&place).await.unwrap();
     let (ann, at) = (agent(1, "ann"), Timestamp::from_micros(5));
-    assert!(store.insert(&ann).await.unwrap());
-    assert!(store.update(&agent(1, "bob")).await.unwrap());
+    assert_eq!(store.insert(&ann).await.unwrap(), Written::Done);
+    let renamed = Agent { revision: ann.revision + 1, ..agent(1, "bob") };
+    assert_eq!(store.update(&renamed).await.unwrap(), Written::Done);
+    assert_eq!(store.find(&[ann.id]).await.unwrap().len(), 1);
+    assert!(store.named(&ann.namespace, "bob").await.unwrap().is_some());
     store.heard(&[(ann.id, at), (AgentId::from_parts(0, 7), at)]).await.unwrap();
-    store.delete(ann.id).await.unwrap();
+    assert!(store.delete(&ann.namespace, ann.id).await.unwrap());
     store.close().await;
     // A start reads all agents, which is what it is for; nothing else does.
     let after = Scans::of(&url).await;
