@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tracing::{Span, field::Empty};
+use tracing::{Level, Span, field::Empty};
 
 use crate::app::{Draft, Envelope, Task};
 
@@ -45,8 +45,16 @@ pub(crate) fn delivered(task: &Task, delivery: u32) -> String {
     trace::traceparent_of(&span)
 }
 
-/// A result comes from an agent.
-pub(crate) fn result(task: &str, traceparent: &str) -> Span {
+/// A result comes from an agent, which may not say in which trace it has worked; then it is that of the task. None at all
+/// where nobody knows: it would tear the trace of what follows.
+pub(crate) fn result<'a>(task: &str, said: &'a str, known: impl FnOnce() -> Option<&'a str>) -> Span {
+    if !tracing::span_enabled!(Level::INFO) {
+        return Span::none();
+    }
+    let traceparent = if said.is_empty() { known().unwrap_or_default() } else { said };
+    if traceparent.is_empty() {
+        return Span::none();
+    }
     let span = tracing::info_span!(parent: None, "communication.task.result", task.id = task);
     trace::adopt(&span, traceparent);
     span
@@ -107,4 +115,29 @@ pub(crate) fn commit(messages: &[Arc<Envelope>]) -> Span {
         trace::link(&span, &other.message.traceparent);
     }
     span
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    const AGENTS: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const TASKS: &str = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_result_stays_in_the_trace_also_where_its_agent_does_not_trace() {
+        let tracer = SdkTracerProvider::builder().build().tracer("test");
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer);
+        let _traced = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        let trace = |span: &Span| trace::traceparent_of(span).get(3..35).unwrap_or_default().to_owned();
+        assert_eq!(trace(&result("t", AGENTS, || Some(TASKS))), AGENTS[3..35]);
+        assert_eq!(trace(&result("t", "", || Some(TASKS))), TASKS[3..35]);
+        for unknown in [None, Some("")] {
+            assert!(result("t", "", || unknown).is_disabled());
+        }
+    }
 }

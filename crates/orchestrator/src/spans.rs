@@ -48,7 +48,9 @@ pub(crate) fn committed_together(spans: &[Span]) -> Span {
     let Some((first, others)) = spans.split_first() else { return Span::none() };
     if !others.is_empty() {
         let shared = trace::traceparent_of(first);
-        others.iter().for_each(|other| trace::link(other, &shared));
+        for other in others {
+            trace::link(other, &shared);
+        }
     }
     first.clone()
 }

@@ -22,11 +22,11 @@ pub(crate) struct Events(pub(crate) EnvFilter);
 
 impl<S> Filter<S> for Events {
     fn enabled(&self, metadata: &Metadata<'_>, context: &Context<'_, S>) -> bool {
-        metadata.is_event() && Filter::enabled(&self.0, metadata, context)
+        !metadata.is_span() && Filter::enabled(&self.0, metadata, context)
     }
 
     fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if metadata.is_event() { Filter::<S>::callsite_enabled(&self.0, metadata) } else { Interest::never() }
+        if metadata.is_span() { Interest::never() } else { Filter::<S>::callsite_enabled(&self.0, metadata) }
     }
 
     fn event_enabled(&self, event: &Event<'_>, context: &Context<'_, S>) -> bool {

@@ -108,7 +108,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let scope = Scope::of(request.headers());
-        let is_logged = tracing::enabled!(Level::DEBUG);
+        let is_logged = tracing::event_enabled!(Level::DEBUG);
         if !request.uri().path().starts_with(OURS) || !is_logged && scope.is_empty() {
             return Either::Left(self.0.call(request));
         }

@@ -38,10 +38,11 @@ pub(super) fn message(agent: &Agent, message: &Message) -> Span {
     span
 }
 
-/// What the handler passes on is its own span, where that is recorded.
+/// What the handler passes on is its own span, where a tracer records that; otherwise what came.
 pub(super) fn go_on(span: &Span, traceparent: &mut String) {
-    if !span.is_disabled() {
-        *traceparent = trace::traceparent_of(span);
+    let own = trace::traceparent_of(span);
+    if !own.is_empty() {
+        *traceparent = own;
     }
 }
 

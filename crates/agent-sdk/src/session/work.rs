@@ -34,7 +34,7 @@ pub(super) async fn run_task(
     let span = spans::task(&agent, &task);
     let mut task = Task::from_proto(task, Context::new(Arc::clone(&shared)), cancelled.clone());
     spans::go_on(&span, &mut task.traceparent);
-    let traceparent = trace::traceparent_of(&span);
+    let traceparent = task.traceparent.clone();
     let mut outcome = pin!(perform(&agent, task).instrument(span.clone()));
     // Most tasks end at once; those are not announced as begun, which saves an event each.
     let outcome = match futures::poll!(outcome.as_mut()) {

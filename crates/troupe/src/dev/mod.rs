@@ -61,7 +61,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     let has_key = settings.gateway.api_key.is_some() || settings.gateway.api_key_file.is_some();
     gateway::check_listen(settings.gateway.listen, has_key)?;
     let telemetry = args.log.install("troupe-dev", &settings.telemetry, LogFormat::Readable)?;
-    let outcome = run_with(args, settings, telemetry.clone(), output).await;
+    let outcome = Box::pin(run_with(args, settings, telemetry.clone(), output)).await;
     telemetry.flush().await;
     outcome
 }

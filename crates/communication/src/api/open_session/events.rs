@@ -137,7 +137,8 @@ pub(super) fn apply(broker: &mut Broker, session: SessionId, said: Said) {
         Said::Alive(task) => broker.alive(session, &task),
         Said::Progress { task, detail } => broker.shown(session, &task, detail),
         Said::Result { task, outcome, traceparent } => {
-            spans::result(&task, &traceparent).in_scope(|| broker.result(session, &task, outcome));
+            let span = spans::result(&task, &traceparent, || broker.trace_of(&task));
+            span.in_scope(|| broker.result(session, &task, outcome));
         }
         Said::Nack { delivery, reason, not_before } => broker.nack(session, &delivery, &reason, not_before),
         Said::Reject { delivery, reason } => broker.reject(session, &delivery, &reason),

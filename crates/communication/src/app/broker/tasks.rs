@@ -105,6 +105,11 @@ impl Broker {
         self.shed(&key);
     }
 
+    /// In which trace a task is that is known here.
+    pub(crate) fn trace_of(&self, id: &str) -> Option<&str> {
+        self.tasks.get(id).map(|entry| entry.task.traceparent.as_str())
+    }
+
     /// Does somebody who has lost the execution speak of its task?
     pub(crate) fn is_outdated(&self, id: &str, epoch: i64) -> bool {
         let known = self.tasks.get(id).map(|entry| entry.epoch).or_else(|| self.enqueued_epoch(id));
