@@ -15,7 +15,8 @@ pub struct Scans {
 }
 
 const TABLES: &str = "SELECT COALESCE(whole.relname, own.relname)::text, SUM(seq_tup_read)::bigint \
-    FROM pg_stat_user_tables AS own LEFT JOIN pg_class AS whole ON whole.oid = pg_partition_root(own.relid) GROUP BY 1";
+    FROM pg_stat_user_tables AS own LEFT JOIN pg_class AS whole ON whole.oid = pg_partition_root(own.relid) \
+    WHERE own.relname <> '_sqlx_migrations' GROUP BY 1";
 /// Unique ones are needed for what they forbid.
 const INDEXES: &str = "SELECT COALESCE(whole.relname, own.indexrelname)::text, SUM(idx_scan)::bigint \
     FROM pg_stat_user_indexes AS own JOIN pg_index USING (indexrelid) LEFT JOIN pg_inherits ON inhrelid = indexrelid \

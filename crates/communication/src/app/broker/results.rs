@@ -57,6 +57,7 @@ impl Broker {
         if entry.task.namespace != mailbox.namespace {
             return;
         }
+        let mut left = None;
         let holder = match entry.state {
             State::Held { session: holder, since, .. } => {
                 if holder == from {
@@ -69,6 +70,7 @@ impl Broker {
             State::Queued { place, .. } => {
                 let key = Arc::clone(&entry.key);
                 self.queues.remove(&key, place);
+                left = Some(key);
                 None
             }
             State::Delayed { due } => {
@@ -95,6 +97,10 @@ impl Broker {
             entry.state = State::Ended { agent, owed: vec![from], outcome: outcome.clone(), since };
             let update = Update::new(id, Some(agent), What::Ended(outcome));
             self.orchestrators.tell(Some(&entry.replica), update);
+        }
+        if let Some(key) = left {
+            // It may have held the others up.
+            self.serve(&key);
         }
         self.pump(from);
     }

@@ -388,6 +388,10 @@ impl Broker {
         let key = Arc::clone(key);
         let Some(task) = self.queues.pop(&key) else { return false };
         self.hand_over(&task, id);
+        if self.lost(&task) > 0 {
+            // It may have held up what others have room for.
+            self.serve(&key);
+        }
         true
     }
 
@@ -450,14 +454,15 @@ impl Broker {
     }
 }
 
-/// How much a session holds at most beside and with a task that other sessions were lost with: with each loss a quarter of what
-/// it was, and nothing else at the last delivery. What ends its process over and over again so ends alone, and does not use
-/// up the deliveries of what was held with it.
+/// How much a session holds at most, a task included that other sessions were lost with. Connections break, so the first loss
+/// means nothing; with each further one it is a sixteenth of what it was, and at the last delivery the task is alone. What ends
+/// its process over and over again so ends alone, and does not use up the deliveries of what was held with it.
 fn company(lost: u32, credits: usize, limit: u32) -> usize {
     match lost {
         0 => usize::MAX,
         _ if lost + 1 >= limit => 1,
-        _ => credits.checked_shr(lost * 2).unwrap_or_default().max(1),
+        1 => usize::MAX,
+        _ => credits.checked_shr((lost - 1) * 4).unwrap_or_default().max(1),
     }
 }
 
