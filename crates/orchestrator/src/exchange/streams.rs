@@ -135,7 +135,9 @@ impl Hub {
                 frame = outgoing.recv() => match frame {
                     Some(frame) => {
                         let now = Instant::now();
-                        frame.into_iter().for_each(|said| self.router.said(said, now));
+                        for said in frame {
+                            self.router.said(said, now);
+                        }
                     }
                     // The workers have ended.
                     None => return,

@@ -31,6 +31,19 @@ pub(super) const AGENT: AgentId = AgentId::from_parts(1, 1);
 const SPILL_AFTER: Duration = Duration::from_millis(100);
 
 impl Bench {
+    /// No session has more than its credit, and nothing waits beside a free one, but for what sessions were lost with: that
+    /// waits for one that holds little.
+    pub(super) fn check_credit(&self) {
+        for session in self.broker.sessions.values() {
+            assert!(session.load() <= session.credits, "more than its credit");
+            for key in &session.fits {
+                let first = self.broker.queues.next(key).and_then(|id| self.broker.tasks.get(id));
+                let may_wait = first.is_none_or(|task| task.lost > 0 && session.load() > 0);
+                assert!(!session.has_room() || may_wait, "something waits beside free credit");
+            }
+        }
+    }
+
     pub(super) fn new(queue: usize, deliveries: u32) -> Self {
         Self::sharing(queue, deliveries, None)
     }

@@ -34,14 +34,12 @@ impl Router {
     pub(crate) fn opened(&mut self, replica: ReplicaId, now: Instant) {
         self.replicas.open(replica);
         for (id, known) in &mut self.tasks {
-            let question = known.question(id);
-            if let Place::Sought(search) = &mut known.place {
-                search.since = now;
-                if !search.unanswered.contains(&replica) {
-                    search.unanswered.push(replica);
-                }
-                self.frames.push((replica, question));
+            let Place::Sought(search) = &mut known.place else { continue };
+            search.since = now;
+            if !search.unanswered.contains(&replica) {
+                search.unanswered.push(replica);
             }
+            self.frames.push((replica, known.question(id)));
         }
     }
 
@@ -93,7 +91,7 @@ impl Router {
             self.replicas.moved(known.kind, Some(replica), known.counts_for());
         }
         for id in sought {
-            self.seek(id, now);
+            self.seek(&id, now);
         }
     }
 
@@ -160,7 +158,7 @@ impl Router {
             self.forget(&id);
         }
         for id in sought {
-            self.seek(id, now);
+            self.seek(&id, now);
         }
         self.replicas.tidy();
     }

@@ -90,7 +90,7 @@ impl Router {
             Place::Held(_) | Place::Over(_) | Place::Enqueued { .. } => return,
         };
         let Some(Choice { replica, is_served }) = choice else {
-            return self.seek(task_id.clone(), now);
+            return self.seek(task_id, now);
         };
         known.place = Place::Given(replica);
         replicas.moved(known.kind, before, Some(replica));
@@ -110,7 +110,7 @@ impl Router {
             // In this life, so it is there still.
             return self.tell_waiting(&task_id, None);
         }
-        self.seek(task_id, now);
+        self.seek(&task_id, now);
     }
 
     /// A task is over for its worker: who has its result may forget it, and who has it as well is not to go on.
@@ -157,11 +157,16 @@ impl Router {
         match then {
             Then::Nothing => {}
             Then::Tell => self.news.push(update),
-            Then::Waits(by) => self.tell_waiting(&update.task_id, by),
+            Then::Waits { by, was_held } => {
+                if was_held {
+                    self.news.push(TaskUpdate::of(update.execution, &update.task_id, News::Requeued));
+                }
+                self.tell_waiting(&update.task_id, by);
+            }
             Then::Ask(replica) => self.ask(replica, &update),
             Then::Withdraw(replica) => self.withdraw(replica, from, update),
             Then::Answered => self.answered(&update.task_id),
-            Then::Seek => self.seek(update.task_id, now),
+            Then::Seek => self.seek(&update.task_id, now),
             Then::Buried => self.bury(from, update),
         }
     }
@@ -237,14 +242,14 @@ impl Router {
     }
 
     /// Asks every replica for a task: those that are reached at once, those that may be soon when they are.
-    fn seek(&mut self, id: String, now: Instant) {
-        let Some(known) = self.tasks.get_mut(&id) else { return };
+    fn seek(&mut self, id: &str, now: Instant) {
+        let Some(known) = self.tasks.get_mut(id) else { return };
         let before = known.counts_for();
         known.rival = None;
         let unanswered: Vec<_> = self.replicas.all_open().collect();
-        self.frames.extend(unanswered.iter().map(|replica| (*replica, known.question(&id))));
+        self.frames.extend(unanswered.iter().map(|replica| (*replica, known.question(id))));
         let unanswered = unanswered.into_iter().chain(self.replicas.all_connecting()).collect();
-        known.place = Place::Sought(Search { unanswered, since: now });
+        known.place = Place::Sought(Search { unanswered, since: now, was_held: known.is_held() });
         self.replicas.moved(known.kind, before, None);
         self.is_searching = true;
     }

@@ -145,7 +145,9 @@ impl Replicas {
         let replica = self.replicas.iter_mut().find(|replica| replica.id == id);
         let Some(Replica { stream: Stream::Open { has_said }, .. }) = replica else { return };
         if *has_said {
-            changed.into_iter().for_each(|kind| self.refresh_kind(kind));
+            for kind in changed {
+                self.refresh_kind(kind);
+            }
         } else {
             *has_said = true;
             self.refresh();

@@ -29,6 +29,8 @@ pub(super) struct Search {
     /// Who has not answered yet, or could not be asked yet.
     pub(super) unanswered: Vec<ReplicaId>,
     pub(super) since: Instant,
+    /// As far as its worker knows an agent has it.
+    pub(super) was_held: bool,
 }
 
 /// A task that is out.
@@ -54,8 +56,12 @@ pub(super) enum Then {
     Nothing,
     /// Its worker hears it.
     Tell,
-    /// Its worker hears that it waits for an agent, unless another replica than this one has some.
-    Waits(Option<ReplicaId>),
+    /// Its worker hears that it waits for an agent, unless another replica than `by` has some; and before that that no agent
+    /// has it any more, where one had.
+    Waits {
+        by: Option<ReplicaId>,
+        was_held: bool,
+    },
     /// This replica is asked whether it holds it.
     Ask(ReplicaId),
     /// This replica must let go of it; only one may hold it.
@@ -79,6 +85,15 @@ impl Known {
         match self.place {
             Place::Given(replica) | Place::Held(replica) | Place::Over(replica) => Some(replica),
             Place::Enqueued { .. } | Place::Sought(_) | Place::Nowhere => None,
+        }
+    }
+
+    /// Does its worker think that an agent has it?
+    pub(super) const fn is_held(&self) -> bool {
+        match &self.place {
+            Place::Held(_) => true,
+            Place::Sought(search) => search.was_held,
+            Place::Given(_) | Place::Over(_) | Place::Enqueued { .. } | Place::Nowhere => false,
         }
     }
 
@@ -112,9 +127,8 @@ impl Known {
         match &update.news {
             News::HandedOver(_) => self.handed_over(from),
             News::Begun | News::Alive | News::Shown(_) if self.place == Place::Held(from) => Then::Tell,
-            News::Begun | News::Alive | News::Shown(_) => Then::Nothing,
             News::Requeued => self.in_line(from, Then::Tell),
-            News::Waiting => self.in_line(from, Then::Waits(Some(from))),
+            News::Waiting => self.in_line(from, Then::Waits { by: Some(from), was_held: self.is_held() }),
             News::Enqueued => self.enqueued(from, now),
             News::Refused if self.place == Place::Given(from) => {
                 self.place = Place::Nowhere;
@@ -123,8 +137,8 @@ impl Known {
             News::Unknown => self.unknown(from),
             News::Ended(_) if update.needs_ack => self.ended(from),
             News::Ended(_) => Then::Buried,
-            // The last two only the router says.
-            News::Refused | News::Unheard | News::Lost => Then::Nothing,
+            // Of another than the holder; and the last two only the router says.
+            News::Begun | News::Alive | News::Shown(_) | News::Refused | News::Unheard | News::Lost => Then::Nothing,
         }
     }
 
@@ -190,9 +204,10 @@ impl Known {
     }
 
     fn with_broker(&mut self, by: ReplicaId, now: Instant) -> Then {
+        let was_held = self.is_held();
         self.remember(by);
         self.place = Place::Enqueued { since: now };
-        Then::Waits(None)
+        Then::Waits { by: None, was_held }
     }
 
     /// A replica other than the one where it is has it too, though no session of it.

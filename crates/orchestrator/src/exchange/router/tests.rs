@@ -164,8 +164,10 @@ fn what_came_from_the_broker_goes_back_there_with_its_holder() {
     bench.consume(1);
     bench.hand_over(1, "a");
     bench.settle();
-    bench.crash(1);
-    bench.refuse(1);
+    for side in [0, 1] {
+        bench.crash(side);
+        bench.refuse(side);
+    }
     bench.settle();
     assert_eq!(bench.dispatches("a"), 1);
     bench.consume(2);
@@ -250,6 +252,7 @@ fn a_hand_over_that_overtakes_the_return_before_it_is_no_second() {
     bench.hear(1);
     bench.settle();
     assert_eq!((bench.at(1, "a"), bench.dispatches("a")), (Some(At::Held), 1));
+    assert_eq!(bench.worker.held.get("a").map(String::as_str), Some("s1"), "its worker knows");
     bench.finish(1, "a");
     bench.settle();
     assert!(bench.is_all_over());

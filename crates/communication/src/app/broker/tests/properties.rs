@@ -134,15 +134,7 @@ fn check(bench: &Bench, believed: &mut Believed) {
             | What::Unknown => {}
         }
     }
-    for session in bench.broker.sessions.values() {
-        assert!(session.load() <= session.credits, "more than its credit");
-        for key in &session.fits {
-            let first = bench.broker.queues.next(key).and_then(|id| bench.broker.tasks.get(id));
-            // What sessions were lost with waits for one that holds little.
-            let may_wait = first.is_none_or(|task| task.lost > 0 && session.load() > 0);
-            assert!(!session.has_room() || may_wait, "something waits beside free credit");
-        }
-    }
+    bench.check_credit();
     for id in &believed.wanted {
         let entry = bench.broker.tasks.get(id.as_str()).unwrap_or_else(|| panic!("{id} is lost"));
         match &entry.state {

@@ -177,15 +177,7 @@ impl World {
             assert!(self.is_somewhere(id), "{id} is lost");
         }
         for bench in &self.benches {
-            for session in bench.broker.sessions.values() {
-                assert!(session.load() <= session.credits, "more than its credit");
-                for key in &session.fits {
-                    assert!(
-                        !session.has_room() || bench.broker.queues.len(key) == 0,
-                        "something waits beside free credit"
-                    );
-                }
-            }
+            bench.check_credit();
         }
     }
 

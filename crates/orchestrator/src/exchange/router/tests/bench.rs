@@ -25,7 +25,7 @@ pub(super) enum At {
 #[derive(Clone, Debug)]
 enum Says {
     Serves(u32),
-    News(TaskUpdate),
+    News(Box<TaskUpdate>),
 }
 
 /// One replica.
@@ -51,6 +51,8 @@ pub(super) struct Copy {
 pub(super) struct Worker {
     pub(super) wanted: BTreeSet<String>,
     pub(super) waiting: BTreeSet<String>,
+    /// The session that has a task.
+    pub(super) held: BTreeMap<String, String>,
     inbox: VecDeque<TaskUpdate>,
 }
 
@@ -156,6 +158,7 @@ impl Bench {
 
     pub(super) fn cancel(&mut self, task: &str) {
         if self.worker.wanted.remove(task) {
+            self.worker.held.remove(task);
             self.say(Outgoing::Cancel { task_id: task.to_owned(), reason: "" });
         }
     }
@@ -163,6 +166,7 @@ impl Bench {
     /// Another orchestrator goes on with the tasks; it reaches nobody yet.
     pub(super) fn take_over(&mut self) {
         self.worker.inbox.clear();
+        self.worker.held.clear();
         self.epoch += 1;
         self.router = Router::new(self.now);
         for side in 0..self.sides.len() {
@@ -182,6 +186,9 @@ impl Bench {
             if !matches!(news, News::Waiting) {
                 self.worker.waiting.remove(&task_id);
             }
+            if matches!(news, News::Requeued | News::Lost | News::Ended(_)) {
+                self.worker.held.remove(&task_id);
+            }
             match news {
                 News::Ended(_) => {
                     self.worker.wanted.remove(&task_id);
@@ -194,6 +201,7 @@ impl Bench {
                 News::HandedOver(_) | News::Begun | News::Enqueued if !is_wanted => {
                     self.say(Outgoing::Cancel { task_id, reason: "" });
                 }
+                News::HandedOver(delivery) => drop(self.worker.held.insert(task_id, delivery.session_id)),
                 _ => {}
             }
         }
@@ -279,7 +287,7 @@ impl Bench {
         let needs_ack = matches!(news, News::Ended(_));
         let update = TaskUpdate { needs_ack, ..TaskUpdate::of(execution(), task, news) };
         if self.sides[side].is_open {
-            self.sides[side].up.push_back(Says::News(update));
+            self.sides[side].up.push_back(Says::News(Box::new(update)));
         }
     }
 
@@ -290,7 +298,7 @@ impl Bench {
             Says::Serves(capacity) => {
                 (vec![Serving { namespace: "default".to_owned(), target: target(), capacity }], Vec::new())
             }
-            Says::News(update) => (Vec::new(), vec![update]),
+            Says::News(update) => (Vec::new(), vec![*update]),
         };
         self.router.heard(id(side), serving, updates, self.now);
         self.collect();
@@ -382,7 +390,9 @@ impl Bench {
         }
         let told: Vec<_> = self.sides[side].tasks.iter().filter(|(_, at)| matches!(at, At::Held | At::Over)).collect();
         let told: Vec<_> = told.into_iter().map(|(task, _)| task.clone()).collect();
-        told.iter().for_each(|task| self.tell_where(side, task));
+        for task in told {
+            self.tell_where(side, &task);
+        }
     }
 
     /// An attempt to reach a replica fails.
@@ -396,7 +406,8 @@ impl Bench {
     /// Its stream is gone; it forgets what nobody holds, the broker's aside.
     fn detach(&mut self, side: usize) {
         let Side { tasks, up, down, is_open, .. } = &mut self.sides[side];
-        (up.clear(), down.clear());
+        up.clear();
+        down.clear();
         *is_open = false;
         let is_taken = |task: &str| self.broker.iter().any(|copy| copy.task == *task && copy.taken_by == Some(side));
         tasks.retain(|task, at| *at != At::Queued || is_taken(task));

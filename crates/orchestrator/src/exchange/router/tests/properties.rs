@@ -119,8 +119,10 @@ fn come_to_rest(bench: &mut Bench) {
     bench.settle();
 }
 
-fn holders(bench: &Bench, task: &str) -> usize {
-    (0..SIDES).filter(|side| bench.at(*side, task) == Some(At::Held)).count()
+/// The sessions that hold a task.
+fn holders(bench: &Bench, task: &str) -> Vec<String> {
+    let is_holder = |side: &usize| bench.at(*side, task) == Some(At::Held);
+    (0..SIDES).filter(is_holder).map(|side| format!("s{side}")).collect()
 }
 
 fn is_somewhere(bench: &Bench, task: &str) -> bool {
@@ -140,7 +142,9 @@ proptest! {
         for task in (0..begun).map(name) {
             let is_wanted = bench.worker.wanted.contains(&task);
             prop_assert!(!is_wanted || is_somewhere(&bench, &task), "{task} is lost");
-            prop_assert!(holders(&bench, &task) <= usize::from(is_wanted), "{task} is held too often");
+            let holders = holders(&bench, &task);
+            prop_assert!(holders.len() <= usize::from(is_wanted), "{task} is held by {holders:?}");
+            prop_assert_eq!(bench.worker.held.get(&task), holders.first(), "what is known of {}", task);
         }
         // Everything is done, also what is done in vain.
         for _ in 0..4 {
@@ -170,7 +174,7 @@ proptest! {
         bench.settle();
         for task in (0..begun).map(name) {
             prop_assert!(bench.dispatches(&task) <= 1, "{task}");
-            prop_assert!(holders(&bench, &task) <= 1, "{task}");
+            prop_assert!(holders(&bench, &task).len() <= 1, "{task}");
         }
     }
 }
