@@ -59,7 +59,7 @@ struct Which {
     /// Of this kind
     #[arg(long, value_enum)]
     kind: Option<Kind>,
-    /// For this reason: delivery_limit, expired, rejected or agent_deleted
+    /// For this reason: `delivery_limit`, `expired`, `rejected` or `agent_deleted`
     #[arg(long)]
     reason: Option<String>,
     /// For this agent's id, `type:NAME` or `capability:NAME`
