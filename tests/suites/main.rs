@@ -9,3 +9,4 @@ mod examples;
 mod faults;
 mod kill;
 mod smoke;
+mod tracing;

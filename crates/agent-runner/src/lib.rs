@@ -65,7 +65,7 @@ impl Service {
 
     /// The same, called in process.
     pub fn link(&self) -> Link {
-        Link::new(self.server.clone())
+        Link::local(self.server.clone())
     }
 
     /// Nothing is left open once its tasks have ended.

@@ -31,7 +31,7 @@ pub struct Message {
     pub reply_to: String,
     /// 1 for the first delivery.
     pub delivery: u32,
-    /// W3C trace context of the sender; may be empty.
+    /// W3C trace context to pass on; may be empty. Where deliveries are traced, theirs, which links to the sender.
     pub traceparent: String,
     payload: Bytes,
 }
@@ -157,7 +157,7 @@ impl Outgoing {
         self
     }
 
-    /// W3C trace context to go on with.
+    /// W3C trace context to go on with; unless said otherwise that of the span in which it is sent.
     #[must_use]
     pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = traceparent.into();

@@ -31,7 +31,7 @@ pub struct Task {
     pub timeout: Option<Duration>,
     /// [`Progress::heartbeat`] is due more often than this.
     pub heartbeat_timeout: Option<Duration>,
-    /// W3C trace context of the execution; may be empty.
+    /// W3C trace context to pass on; may be empty. Within the execution's trace.
     pub traceparent: String,
     input: Bytes,
     context: Context,

@@ -6,6 +6,7 @@ mod error;
 mod metrics;
 mod peers;
 mod settings;
+mod spans;
 mod store;
 mod transport;
 mod workers;
@@ -176,7 +177,7 @@ impl Service {
 
     /// The same, called in process.
     pub fn link(&self) -> Link {
-        Link::new(self.routes.clone())
+        Link::local(self.routes.clone())
     }
 
     /// Closes the database; after its tasks have ended.

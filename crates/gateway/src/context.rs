@@ -1,23 +1,21 @@
-//! What a request says about itself besides its body: namespace, correlation, idempotency key, trace.
+//! What a request says about itself besides its body: namespace, correlation, idempotency key.
 
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::{HeaderMap, Method, request::Parts};
 use tonic::metadata::MetadataValue;
+/// Ties requests of one undertaking together; comes back in the answer.
+pub(crate) use trace::CORRELATION_ID;
 
 use crate::{app::App, problem::Problem, words};
 
 /// Who is asked for, in HTTP and towards the services behind.
 pub(crate) const NAMESPACE: &str = "x-namespace";
-/// Ties requests of one undertaking together; comes back in the answer.
-pub(crate) const CORRELATION_ID: &str = "x-correlation-id";
 /// The request's own id, in answers.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 /// Makes a POST that creates something safe to repeat.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// W3C trace context.
-const TRACEPARENT: &str = "traceparent";
 
 /// Given to each request by the outermost middleware.
 #[derive(Clone, Debug)]
@@ -34,23 +32,16 @@ pub(crate) struct Context {
     pub(crate) namespace: String,
     pub(crate) correlation_id: Arc<str>,
     pub(crate) idempotency_key: Option<String>,
-    /// Empty where there is none.
-    pub(crate) traceparent: String,
     /// Method and path, to which an idempotency key is bound.
     pub(crate) route: String,
 }
 
 impl Context {
-    /// A message for a service behind, with what ties it to this request.
+    /// A message for a service behind, with what ties it to this request. Its trace goes with every call.
     pub(crate) fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         if let Ok(value) = MetadataValue::try_from(&*self.correlation_id) {
             request.metadata_mut().insert(CORRELATION_ID, value);
-        }
-        if let Ok(value) = MetadataValue::try_from(&self.traceparent)
-            && !self.traceparent.is_empty()
-        {
-            request.metadata_mut().insert(TRACEPARENT, value);
         }
         request
     }
@@ -70,13 +61,10 @@ impl FromRequestParts<Arc<App>> for Context {
             Some(_) | None => None,
         };
         let ids = parts.extensions.get::<Ids>().ok_or_else(|| Problem::internal("a request without ids"))?;
-        let traceparent = parts.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
         Ok(Self {
             namespace,
             correlation_id: Arc::clone(&ids.correlation),
             idempotency_key,
-            // A broken trace is no reason to refuse work; W3C says to start a new one.
-            traceparent: traceparent.filter(|text| is_traceparent(text)).unwrap_or_default().to_owned(),
             route: format!("{} {}", parts.method, parts.uri.path()),
         })
     }
@@ -96,13 +84,4 @@ pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<O
 /// A header or parameter of a kind that is checked.
 pub(crate) fn word<T: std::str::FromStr<Err = words::Refused>>(name: &str, text: &str) -> Result<T, Problem> {
     text.parse().map_err(|refused| Problem::field(name, "invalid_value", refused))
-}
-
-/// `version-trace-parent-flags`, in lower-case hex.
-fn is_traceparent(text: &str) -> bool {
-    text.len() == 55
-        && text.bytes().enumerate().all(|(place, byte)| match place {
-            2 | 35 | 52 => byte == b'-',
-            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-        })
 }

@@ -6,6 +6,7 @@ mod error;
 mod exchange;
 mod metrics;
 mod settings;
+mod spans;
 mod store;
 mod watch;
 mod workers;
@@ -117,7 +118,7 @@ impl Service {
 
     /// The same, called in process.
     pub fn link(&self) -> Link {
-        Link::new(self.routes().prepare())
+        Link::local(self.routes().prepare())
     }
 
     /// Gives the shards back and closes the database; after its tasks have ended.

@@ -50,7 +50,7 @@ impl Service {
 
     /// The same, called in process.
     pub fn link(&self) -> Link {
-        Link::new(self.server.clone())
+        Link::local(self.server.clone())
     }
 
     /// Closes the database; after its tasks have ended.

@@ -6,6 +6,7 @@ mod cursor;
 mod migrations;
 mod page;
 mod postgres;
+mod span;
 mod sqlite;
 
 use settings::Place;

@@ -8,9 +8,10 @@
 //!   kept results by [`shared::MOST_KEPT`], sends by [`shared::MOST_SENDS`].
 //!
 //! Modules: [`shared`] is the state and its rules, without I/O; [`wire`] batches what goes up; [`stream`] drives one
-//! stream; [`work`] runs handlers; this one connects again and again.
+//! stream; [`work`] runs handlers, within their [`spans`]; this one connects again and again.
 
 mod shared;
+mod spans;
 mod stream;
 mod wire;
 mod work;

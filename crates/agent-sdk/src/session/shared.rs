@@ -247,7 +247,10 @@ impl Shared {
             return Err(SendError::Busy);
         }
         // Chosen here, so that a message whose receipt was lost, and which is sent again, is the same one.
-        let message = proto::Message { id: MessageId::generate(&SystemClock).to_string(), ..message.into_proto() };
+        let mut message = proto::Message { id: MessageId::generate(&SystemClock).to_string(), ..message.into_proto() };
+        if message.traceparent.is_empty() {
+            message.traceparent = trace::traceparent();
+        }
         if message.payload.len() > MOST_PAYLOAD {
             return Err(SendError::Refused(format!(
                 "request_invalid: a payload of {} bytes is too large; put it into a file, and send its path",

@@ -8,8 +8,9 @@ use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use super::Shared;
+use super::{Shared, spans};
 use crate::{
     Agent, Context, Failure, Message, Outgoing, Output, Refusal, SendError, Task,
     message::{REPLY, REQUEST},
@@ -30,8 +31,11 @@ pub(super) async fn run_task(
     cancelled: CancellationToken,
 ) {
     let task_id = task.id.clone();
-    let task = Task::from_proto(task, Context::new(Arc::clone(&shared)), cancelled.clone());
-    let mut outcome = pin!(perform(&agent, task));
+    let span = spans::task(&agent, &task);
+    let mut task = Task::from_proto(task, Context::new(Arc::clone(&shared)), cancelled.clone());
+    spans::go_on(&span, &mut task.traceparent);
+    let traceparent = task.traceparent.clone();
+    let mut outcome = pin!(perform(&agent, task).instrument(span.clone()));
     // Most tasks end at once; those are not announced as begun, which saves an event each.
     let outcome = match futures::poll!(outcome.as_mut()) {
         Poll::Ready(outcome) => outcome,
@@ -47,9 +51,12 @@ pub(super) async fn run_task(
     };
     let outcome = match outcome {
         Ok(output) => Outcome::Output(output.into_bytes()),
-        Err(failure) => Outcome::Failure(failure.into_proto()),
+        Err(failure) => {
+            spans::fail(&span, &failure.code);
+            Outcome::Failure(failure.into_proto())
+        }
     };
-    shared.finish(run, proto::TaskResult { task_id, outcome: Some(outcome) });
+    shared.finish(run, proto::TaskResult { task_id, outcome: Some(outcome), traceparent });
 }
 
 async fn perform(agent: &Agent, task: Task) -> Result<Output, Failure> {
@@ -70,9 +77,11 @@ async fn perform(agent: &Agent, task: Task) -> Result<Output, Failure> {
 }
 
 /// A message, from delivery to its end.
-pub(super) async fn run_message(agent: Arc<Agent>, shared: Arc<Shared>, message: Message) {
+pub(super) async fn run_message(agent: Arc<Agent>, shared: Arc<Shared>, mut message: Message) {
     let id = message.id.clone();
-    let handled = AssertUnwindSafe(handle(&agent, &shared, message)).catch_unwind().await;
+    let span = spans::message(&agent, &message);
+    spans::go_on(&span, &mut message.traceparent);
+    let handled = AssertUnwindSafe(handle(&agent, &shared, message)).catch_unwind().instrument(span.clone()).await;
     let handled = handled.unwrap_or_else(|panic| {
         let failure = Failure::panic(panic.as_ref());
         tracing::error!(agent = agent.label(), reason = failure.message, "message handler panicked");
@@ -81,10 +90,14 @@ pub(super) async fn run_message(agent: Arc<Agent>, shared: Arc<Shared>, message:
     let end = match handled {
         Ok(()) => Event::MessageAck(proto::MessageAck { message_id: id.clone() }),
         Err(Refusal::Retry { reason, delay }) => {
+            spans::fail(&span, "retry");
             let delay_ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
             Event::Nack(proto::Nack { delivery_id: id.clone(), reason, delay_ms })
         }
-        Err(Refusal::Reject { reason }) => Event::Reject(proto::Reject { delivery_id: id.clone(), reason }),
+        Err(Refusal::Reject { reason }) => {
+            spans::fail(&span, "reject");
+            Event::Reject(proto::Reject { delivery_id: id.clone(), reason })
+        }
     };
     shared.finish_message(id, end);
 }

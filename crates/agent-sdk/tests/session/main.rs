@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use agent_sdk::{Agent, AgentBuilder, Error, Failure, Output, Recipient, Shutdown, Task};
+use agent_sdk::{Agent, AgentBuilder, Error, Failure, Outgoing, Output, Recipient, Shutdown, Task};
 use contracts::communication::v1::{
     self as proto, agent_event::Event, server_event::Event as ServerEvent, task_result::Outcome,
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use server::{Server, message, output, task};
+use server::{Server, TRACEPARENT, message, output, task};
 
 /// Runs the agent beside the test until the guard is dropped.
 struct Running {
@@ -65,6 +65,24 @@ async fn a_task_is_done_and_its_result_kept_until_it_is_acknowledged() {
     session.send([task("t3", "echo", &json!(3))]).await;
     let next = session.next_result().await;
     assert_eq!(next.task_id, "t3", "what was acknowledged does not");
+}
+
+/// Nobody here records spans.
+#[tokio::test]
+async fn a_trace_comes_through_an_agent_that_does_not_trace() {
+    let mut server = Server::new();
+    let agent = Agent::builder("traced").action("tell", |task: Task| async move {
+        let note = Outgoing::new(Recipient::Agent("agt_1".into()), &1)?.traceparent(&task.traceparent);
+        task.context().send(note).await.map_err(|error| Failure::transient("unsent", error.to_string()))?;
+        Ok(task.traceparent.clone())
+    });
+    let _running = Running::start(agent, &server);
+    let mut session = server.session().await;
+    session.send([task("t1", "tell", &json!(null))]).await;
+    assert_eq!(session.sent().await.traceparent, TRACEPARENT);
+    let result = session.result("t1").await;
+    assert_eq!(output(&result), TRACEPARENT);
+    assert_eq!(result.traceparent, TRACEPARENT);
 }
 
 #[tokio::test]

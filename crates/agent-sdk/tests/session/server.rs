@@ -150,12 +150,16 @@ impl Session {
     }
 }
 
+/// The trace that tasks come in.
+pub(crate) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 pub(crate) fn task(id: &str, action: &str, input: &Value) -> ServerEvent {
     let task = proto::Task {
         id: id.into(),
         action: action.into(),
         input: input.to_string().into(),
         attempt: 1,
+        traceparent: TRACEPARENT.into(),
         ..proto::Task::default()
     };
     ServerEvent::Task(proto::TaskDelivery { task: Some(task), delivery: 1 })

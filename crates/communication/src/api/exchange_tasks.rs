@@ -15,6 +15,7 @@ use super::{Api, Context, outgoing::Outgoing, wire};
 use crate::{
     app::{Attachment, Hub, Outbox, Task, Update},
     error::CommunicationError,
+    spans,
 };
 
 #[tonic::async_trait]
@@ -140,7 +141,11 @@ fn read_event(event: OrchestratorEvent, index: usize) -> Result<Said, Communicat
         Event::Attach(_) => {
             Err(CommunicationError::field(at("attach"), "unexpected", "only the first event is an attach"))
         }
-        Event::Dispatch(task) => wire::task(at("dispatch"), task, epoch).map(Said::Dispatch),
+        Event::Dispatch(task) => {
+            let mut task = wire::task(at("dispatch"), task, epoch)?;
+            spans::published(&mut task);
+            Ok(Said::Dispatch(task))
+        }
         Event::Cancel(cancel) => {
             wire::text(at("cancel.task_id"), &cancel.task_id)?;
             Ok(Said::Cancel { task: cancel.task_id, reason: cancel.reason, epoch })

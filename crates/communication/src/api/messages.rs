@@ -6,9 +6,10 @@ use contracts::communication::v1::{
 };
 use store::{PageSize, PageToken};
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::{Api, wire};
-use crate::store::MessageFilter;
+use crate::{spans, store::MessageFilter};
 
 #[tonic::async_trait]
 impl MessageService for Api {
@@ -17,7 +18,9 @@ impl MessageService for Api {
         request: Request<SendMessageRequest>,
     ) -> Result<Response<SendMessageResponse>, Status> {
         let message = request.into_inner().message.ok_or_else(|| wire::missing("message"))?;
-        let (id, status) = self.0.messages.send(wire::draft(wire::At::part("message"), message)?).await?;
+        let mut draft = wire::draft(wire::At::part("message"), message)?;
+        let span = spans::sent(&mut draft);
+        let (id, status) = self.0.messages.send(draft).instrument(span).await?;
         Ok(Response::new(SendMessageResponse { message_id: id.to_string(), status: wire::status(status).into() }))
     }
 

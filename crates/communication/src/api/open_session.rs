@@ -17,12 +17,14 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use lifecycle::OnExit;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument as _, Span};
 
 use self::events::Said;
 use super::{Api, Context, outgoing::Outgoing, wire};
 use crate::{
     app::{AgentInfo, Hub, Mailbox, Opening, Outbox, Submitted, ToAgent},
     error::CommunicationError,
+    spans,
 };
 
 /// Sends of one session that wait to be recorded; beyond, the session is not read until there are fewer.
@@ -194,12 +196,15 @@ impl Reader<'_> {
 
     async fn send(&mut self, reference: u64, draft: Result<crate::app::Draft, CommunicationError>) {
         self.context.hub.broker().owe(self.session);
-        let submitted = match draft {
-            Ok(draft) => self.context.messages.submit(draft).await,
-            Err(error) => Err(error),
+        let (submitted, span) = match draft {
+            Ok(mut draft) => {
+                let span = spans::sent(&mut draft);
+                (self.context.messages.submit(draft).instrument(span.clone()).await, span)
+            }
+            Err(error) => (Err(error), Span::none()),
         };
         match submitted {
-            Ok(submitted) => self.sends.push(Box::pin(receipt(reference, submitted))),
+            Ok(submitted) => self.sends.push(Box::pin(receipt(reference, submitted).instrument(span))),
             Err(error) => self.context.hub.broker().pay(self.session, refused(reference, error)),
         }
     }

@@ -9,6 +9,7 @@ use domain::{AgentId, MessageId, Namespace, Timestamp};
 use crate::{
     app::{DeadLetter, Draft, Kind, MAX_PRIORITY, Message, Outcome, Status, Target, Task, ToAgent, Update, What},
     error::CommunicationError,
+    spans,
     store::{HistoryEvent, Record},
 };
 
@@ -146,8 +147,13 @@ pub(super) fn draft(at: At<'_>, message: proto::Message) -> Faulty<Draft> {
         reply_to: optional_agent_id(field("reply_to"), &message.reply_to)?,
         priority: priority(field("priority"), message.priority, DEFAULT_PRIORITY)?,
         expires_at: message.expires_at.map(|at| moment(field("expires_at"), at)).transpose()?,
-        traceparent: Some(message.traceparent).filter(|text| text.len() <= MAX_TRACEPARENT).unwrap_or_default(),
+        traceparent: traceparent(message.traceparent),
     })
+}
+
+/// A trace context; one that is too long is none, and no reason to refuse anything.
+pub(super) fn traceparent(text: String) -> String {
+    if text.len() <= MAX_TRACEPARENT { text } else { String::new() }
 }
 
 /// A JSON value, kept as it is; none at all is the JSON value for that.
@@ -283,12 +289,12 @@ pub(super) fn task(at: At<'_>, task: proto::Task, epoch: i64) -> Faulty<Task> {
         priority: priority(field("priority"), Some(task.priority), 0)?,
         timeout_ms: task.timeout_ms,
         heartbeat_timeout_ms: task.heartbeat_timeout_ms,
-        traceparent: task.traceparent,
+        traceparent: traceparent(task.traceparent),
         epoch,
     })
 }
 
-fn task_out(task: &Task) -> proto::Task {
+fn task_out(task: &Task, traceparent: String) -> proto::Task {
     proto::Task {
         id: task.id.to_string(),
         namespace: task.namespace.to_string(),
@@ -306,7 +312,7 @@ fn task_out(task: &Task) -> proto::Task {
         priority: u32::from(task.priority),
         timeout_ms: task.timeout_ms,
         heartbeat_timeout_ms: task.heartbeat_timeout_ms,
-        traceparent: task.traceparent.clone(),
+        traceparent,
     }
 }
 
@@ -322,14 +328,14 @@ pub(super) fn outcome(at: At<'_>, outcome: Option<proto::task_result::Outcome>) 
     }
 }
 
-fn result(task_id: String, outcome: Outcome) -> proto::TaskResult {
+fn result(task_id: String, outcome: Outcome, traceparent: String) -> proto::TaskResult {
     let outcome = match outcome {
         Outcome::Output(output) => proto::task_result::Outcome::Output(output),
         Outcome::Failure { code, message, retryable, details } => {
             proto::task_result::Outcome::Failure(proto::TaskFailure { code, message, retryable, details })
         }
     };
-    proto::TaskResult { task_id, outcome: Some(outcome) }
+    proto::TaskResult { task_id, outcome: Some(outcome), traceparent }
 }
 
 pub(super) fn update(update: Update) -> proto::TaskUpdate {
@@ -343,7 +349,7 @@ pub(super) fn update(update: Update) -> proto::TaskUpdate {
         What::Begun => Wire::Begun(proto::TaskBegun {}),
         What::Alive => Wire::Alive(proto::TaskAlive {}),
         What::Shown(detail) => Wire::Shown(proto::TaskShown { detail }),
-        What::Ended(outcome) => Wire::Result(result(task_id.clone(), outcome)),
+        What::Ended(outcome) => Wire::Result(result(task_id.clone(), outcome, update.traceparent)),
         What::DeadLettered { letter, reason } => Wire::DeadLettered(proto::TaskDeadLettered {
             dead_letter_id: letter.to_string(),
             reason: reason.to_owned(),
@@ -372,9 +378,14 @@ pub(super) fn server_event(event: ToAgent, heartbeat_ms: u32, lease_ms: u32) -> 
             lease_ms,
             config: welcome.config,
         }),
-        ToAgent::Task { task, delivery } => Event::Task(proto::TaskDelivery { task: Some(task_out(&task)), delivery }),
+        ToAgent::Task { task, delivery } => {
+            let traceparent = spans::delivered(&task, delivery);
+            Event::Task(proto::TaskDelivery { task: Some(task_out(&task, traceparent)), delivery })
+        }
         ToAgent::Message { envelope, delivery } => {
-            Event::Message(proto::MessageDelivery { message: Some(message(&envelope.message)), delivery })
+            let traceparent = spans::message_delivered(&envelope, delivery);
+            let message = proto::Message { traceparent, ..message(&envelope.message) };
+            Event::Message(proto::MessageDelivery { message: Some(message), delivery })
         }
         ToAgent::Cancel { task, reason } => Event::Cancel(proto::CancelTask { task_id: task.to_string(), reason }),
         ToAgent::ResultAck(task) => Event::ResultAck(proto::ResultAck { task_id: task.to_string() }),

@@ -246,12 +246,15 @@ pub(crate) struct Update {
     /// The agent's namespace, where it was not compared with the task's: the task is not known here.
     pub(crate) namespace: Option<Namespace>,
     pub(crate) what: What,
+    /// Of a result, in whose span it was made: what comes of it goes on with that. Empty elsewhere.
+    pub(crate) traceparent: String,
 }
 
 impl Update {
     /// News of a task that is known here.
-    pub(crate) const fn new(task: TaskId, agent: Option<AgentId>, what: What) -> Self {
-        Self { task, agent, namespace: None, what }
+    pub(crate) fn new(task: TaskId, agent: Option<AgentId>, what: What) -> Self {
+        let traceparent = if matches!(what, What::Ended(_)) { trace::traceparent() } else { String::new() };
+        Self { task, agent, namespace: None, what, traceparent }
     }
 }
 

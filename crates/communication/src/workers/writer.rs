@@ -10,11 +10,12 @@ use std::{
 };
 
 use tokio::sync::{oneshot, watch};
+use tracing::Instrument as _;
 
 use crate::{
     app::{Change, Entry, Envelope, Hub, Journal, Message, Recorded, Status},
     error::CommunicationError,
-    metrics,
+    metrics, spans,
     store::{Batch, HistoryEvent, MessageUpdate, Store},
     transport::Transport,
 };
@@ -123,7 +124,11 @@ impl Writer {
                 work.sent.push(Sent { envelope, reply });
             }
         }
-        self.store.write(&work.batch).await
+        let written = async {
+            let store = &self.store;
+            store.write(&work.batch).await
+        };
+        written.instrument(spans::commit(&work.batch.inserts)).await
     }
 
     async fn committed(&self, work: Work, inserted: &HashSet<i64>) {

@@ -51,7 +51,7 @@ async fn a_faulty_event_ends_the_session_and_returns_what_it_held() {
     orchestrator.dispatch("e/a/1", of_type("clerk")).await;
     faulty.task().await;
     let mut other = world.agent(&id, 1).await;
-    faulty.say(Event::Result(TaskResult { task_id: "e/a/1".to_owned(), outcome: None })).await;
+    faulty.say(Event::Result(TaskResult { task_id: "e/a/1".to_owned(), ..TaskResult::default() })).await;
     let error = faulty.error().await;
     assert_eq!((error.code, error.violations[0].field.as_str()), (Code::Invalid, "events[0].result.outcome"));
     assert_eq!(other.task().await, ("e/a/1".to_owned(), 2));

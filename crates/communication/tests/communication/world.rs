@@ -233,7 +233,12 @@ impl Agent {
 
     pub(crate) async fn finish(&self, task: &str, output: &str) {
         let outcome = Some(proto::task_result::Outcome::Output(output.as_bytes().to_vec().into()));
-        self.say(agent_event::Event::Result(proto::TaskResult { task_id: task.to_owned(), outcome })).await;
+        self.say(agent_event::Event::Result(proto::TaskResult {
+            task_id: task.to_owned(),
+            outcome,
+            ..proto::TaskResult::default()
+        }))
+        .await;
     }
 
     pub(crate) async fn ack(&self, message: &str) {

@@ -188,7 +188,6 @@ pub(crate) async fn send_message(
             reply_to: value.reply_to.map(|id| id.to_string()).unwrap_or_default(),
             priority: value.priority.map(|priority| priority.0),
             expires_at,
-            traceparent: context.traceparent.clone(),
             ..wire_api::Message::default()
         };
         let request = wire_api::SendMessageRequest { message: Some(message) };

@@ -96,7 +96,7 @@ pub(crate) async fn execute_workflow(
             version: value.version.map_or(0, |version| version.0),
             input: value.input.map(|input| input.0.as_bytes().to_vec().into()).unwrap_or_default(),
             wait: prost_types::Duration::try_from(wait).ok(),
-            traceparent: context.traceparent.clone(),
+            ..wire_api::StartExecutionRequest::default()
         };
         let answer = app.call_waiting(wait, app.executions().start_execution(context.request(request))).await;
         let execution = answer.map_err(input_fault)?.execution.ok_or_else(|| app::lacking("an execution"))?;

@@ -1,4 +1,4 @@
-//! Ids, problem documents, metrics and one line of log per request.
+//! Ids, problem documents, metrics, a span and one line of log per request.
 
 use std::{
     sync::Arc,
@@ -11,6 +11,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderValue, Method, StatusCode, header};
+use trace::Scope;
+use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     app::App,
@@ -36,20 +38,72 @@ pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
     };
     let ids = Ids { request: request_id, correlation };
     request.extensions_mut().insert(ids.clone());
-    let response = match refused {
-        Some(problem) => problem.into_response(),
-        None => next.run(request).await,
+    let scope = Scope::of(request.headers()).correlated(Arc::clone(&ids.correlation));
+    let span = span(&request, method, endpoint.as_ref(), &ids);
+    let observed = async move {
+        let response = match refused {
+            Some(problem) => problem.into_response(),
+            None => next.run(request).await,
+        };
+        let response = finished(response, method, endpoint.as_ref(), &ids, started);
+        note(response.status());
+        response
     };
-    let (mut response, cause) = written(response, &ids);
+    scope.around(observed.instrument(span)).await
+}
+
+/// The span of a request, as OpenTelemetry names it, in the trace that the client says. Probes and metrics are asked for
+/// again and again, and make none.
+fn span(request: &Request, method: &'static str, endpoint: Option<&MatchedPath>, ids: &Ids) -> Span {
+    let path = request.uri().path();
+    if !path.starts_with("/api/") {
+        return Span::none();
+    }
+    let route = endpoint.map_or("", MatchedPath::as_str);
+    let span = tracing::info_span!(
+        parent: None,
+        "http.server",
+        otel.name = format!("{method} {route}").trim_end(),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        url.path = path,
+        request.id = &*ids.request,
+        correlation.id = &*ids.correlation,
+    );
+    trace::adopt_headers(&span, request.headers());
+    span
+}
+
+/// Notes in the span that is entered how the request has ended.
+fn note(status: StatusCode) {
+    let span = Span::current();
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "error");
+    }
+}
+
+/// The answer with all that every answer has, counted and logged.
+fn finished(
+    response: Response,
+    method: &'static str,
+    endpoint: Option<&MatchedPath>,
+    ids: &Ids,
+    started: Instant,
+) -> Response {
+    let (mut response, cause) = written(response, ids);
     for (name, value) in [(REQUEST_ID, &ids.request), (CORRELATION_ID, &ids.correlation)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);
         }
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let endpoint = endpoint.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let endpoint = endpoint.map_or("unmatched", MatchedPath::as_str);
     record(method, endpoint, response.status(), started.elapsed());
-    log(&ids, method, endpoint, response.status(), started.elapsed(), cause.as_deref());
+    log(ids, method, endpoint, response.status(), started.elapsed(), cause.as_deref());
     response
 }
 
@@ -100,11 +154,11 @@ fn record(method: &'static str, endpoint: &str, status: StatusCode, took: Durati
 }
 
 fn log(ids: &Ids, method: &str, endpoint: &str, status: StatusCode, took: Duration, cause: Option<&str>) {
-    let (request, correlation) = (&*ids.request, &*ids.correlation);
+    let request = &*ids.request;
     let (status, cause) = (status.as_u16(), cause.unwrap_or_default());
     match status {
-        500 => tracing::error!(request, correlation, method, endpoint, status, ?took, error = cause, "request failed"),
-        501.. => tracing::warn!(request, correlation, method, endpoint, status, ?took, error = cause, "request failed"),
-        _ => tracing::debug!(request, correlation, method, endpoint, status, ?took, "request"),
+        500 => tracing::error!(request, method, endpoint, status, ?took, error = cause, "request failed"),
+        501.. => tracing::warn!(request, method, endpoint, status, ?took, error = cause, "request failed"),
+        _ => tracing::debug!(request, method, endpoint, status, ?took, "request"),
     }
 }

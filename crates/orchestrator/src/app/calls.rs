@@ -8,11 +8,13 @@ use std::{
 use domain::{ExecutionId, Namespace, Payload};
 use store::Page;
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 use workflow::{Command, Explanation, Start, Status};
 
 use super::{App, Compiled, Snapshot};
 use crate::{
     error::OrchestratorError,
+    spans,
     store::{EventRow, ExecutionFilter, Summary, WorkflowRef},
     workers::{Input, Starting},
 };
@@ -27,6 +29,7 @@ pub(crate) struct StartCall {
     pub(crate) version: Option<u32>,
     pub(crate) input: Payload,
     pub(crate) wait: Duration,
+    /// What it is to go on with; empty: the call's own trace.
     pub(crate) traceparent: String,
 }
 
@@ -43,8 +46,13 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 impl App {
     /// Starts an execution; answers when its start is committed, and when it ends or the wait is over.
-    pub(crate) async fn start(&self, call: StartCall) -> Result<Snapshot, OrchestratorError> {
+    pub(crate) async fn start(&self, mut call: StartCall) -> Result<Snapshot, OrchestratorError> {
         let id = call.id.unwrap_or_else(|| ExecutionId::generate(self.clock.as_ref()));
+        let span = spans::start(id, &mut call);
+        Box::pin(self.start_as(id, call)).instrument(span).await
+    }
+
+    async fn start_as(&self, id: ExecutionId, call: StartCall) -> Result<Snapshot, OrchestratorError> {
         let (start, compiled) = match self.prepare(&call, id).await {
             Ok(prepared) => prepared,
             // What could not be started now may have been before.

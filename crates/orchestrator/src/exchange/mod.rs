@@ -84,6 +84,8 @@ pub(crate) struct TaskUpdate {
     pub(crate) news: News,
     /// Will it come again until it is acknowledged?
     pub(crate) needs_ack: bool,
+    /// Of a result, what it goes on with; may be empty.
+    pub(crate) traceparent: String,
 }
 
 /// News that makes no sense.

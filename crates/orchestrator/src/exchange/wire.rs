@@ -52,7 +52,7 @@ pub(super) fn update(wire: Wire) -> Result<TaskUpdate, Unreadable> {
         let is_result = matches!(wire.update, Some(Update::Result(_)));
         return Err(Unreadable { result_of: is_result.then_some(wire.task_id) });
     };
-    let mut needs_ack = false;
+    let (mut needs_ack, mut traceparent) = (false, String::new());
     let news = match wire.update.ok_or(NOTHING)? {
         Update::Waiting(_) => News::Waiting,
         Update::HandedOver(held) => News::HandedOver(Delivery { session_id: held.session_id, number: held.delivery }),
@@ -61,6 +61,7 @@ pub(super) fn update(wire: Wire) -> Result<TaskUpdate, Unreadable> {
         Update::Shown(shown) => News::Shown(Payload::from_slice(&shown.detail).map_err(|_| NOTHING)?),
         Update::Result(result) => {
             needs_ack = true;
+            traceparent = result.traceparent;
             News::Ended(outcome(result.outcome))
         }
         Update::DeadLettered(dead) => News::Ended(Err(Failure::fatal("dead_lettered", dead.reason))),
@@ -69,7 +70,15 @@ pub(super) fn update(wire: Wire) -> Result<TaskUpdate, Unreadable> {
         Update::Enqueued(_) | Update::Unknown(_) => return Err(NOTHING),
     };
     let agent_id = wire.agent_id.parse().ok();
-    Ok(TaskUpdate { execution, task_id: wire.task_id, agent_id, namespace: wire.namespace, news, needs_ack })
+    Ok(TaskUpdate {
+        execution,
+        task_id: wire.task_id,
+        agent_id,
+        namespace: wire.namespace,
+        news,
+        needs_ack,
+        traceparent,
+    })
 }
 
 fn outcome(outcome: Option<Outcome>) -> Result<Payload, Failure> {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use domain::ExecutionId;
+use tracing::Span;
 use workflow::Effect;
 
 use crate::store::NewEvent;
@@ -11,10 +12,11 @@ use crate::store::NewEvent;
 pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;
 
 /// What one execution has in a batch.
-#[derive(Default)]
 pub(super) struct Share {
     /// Of the open batch; the writer has those of a batch in flight.
     pub(super) events: Vec<NewEvent>,
+    /// From the first decision to the commit.
+    pub(super) span: Span,
     /// The number of its newest event in the batch, once that is in flight.
     pub(super) newest: Option<u64>,
     pub(super) replies: Vec<Answer>,
@@ -23,6 +25,20 @@ pub(super) struct Share {
     pub(super) acks: Vec<String>,
     /// Tasks that time took from their agents.
     pub(super) cancels: Vec<(String, &'static str)>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            events: Vec::new(),
+            span: Span::none(),
+            newest: None,
+            replies: Vec::new(),
+            effects: Vec::new(),
+            acks: Vec::new(),
+            cancels: Vec::new(),
+        }
+    }
 }
 
 /// The batch that is being filled.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     exchange::{Outgoing, Said},
-    metrics,
+    metrics, spans,
     store::{Append, NewEvent},
 };
 
@@ -37,6 +37,7 @@ impl Worker {
         let share = self.open.shares.entry(id).or_default();
         if share.events.is_empty() {
             live.pending += 1;
+            share.span = spans::commit(id, &live.execution);
         }
         self.open.events += events.len();
         let mut sequence = live.execution.last_sequence() - events.len() as u64;
@@ -64,12 +65,16 @@ impl Worker {
         }
         let Open { mut shares, events, resumed } = std::mem::take(&mut self.open);
         let mut append = Append { events: Vec::with_capacity(events), ..Append::default() };
+        let mut traced = Vec::new();
         for (id, share) in &mut shares {
             if share.events.is_empty() {
                 continue;
             }
             share.newest = share.events.last().map(|event| event.sequence);
             append.events.append(&mut share.events);
+            if !share.span.is_disabled() {
+                traced.push(share.span.clone());
+            }
             if let Some(live) = self.live.get(id) {
                 append.summaries.push(live.summary());
                 append.claims.insert(live.held.shard, live.held.epoch);
@@ -81,7 +86,7 @@ impl Worker {
             return self.done(after);
         }
         self.batch += 1;
-        let job = Job { worker: self.index, generation: self.generation, resumed, append };
+        let job = Job { worker: self.index, generation: self.generation, resumed, append, spans: traced };
         self.in_flight.push_back(after);
         // The writer's queue has a place for every batch in flight; it is closed only when the service ends.
         let _ = self.jobs.send(job).await;
@@ -137,6 +142,7 @@ impl Worker {
     fn failed(&mut self, after: After) {
         let mut acks = Vec::new();
         let mut undo = |id: ExecutionId, share: Share| {
+            spans::fail(&share.span);
             share.replies.into_iter().for_each(|answer| answer(false));
             acks.extend(share.acks.into_iter().map(|task_id| (id, task_id)));
         };
@@ -163,6 +169,7 @@ impl Worker {
     /// The database takes the events of everybody but this execution. It is read again, later and later, so that what is
     /// wrong with it holds nobody else up.
     fn refused(&mut self, id: ExecutionId, number: u64, share: Share) {
+        spans::fail(&share.span);
         share.replies.into_iter().for_each(|answer| answer(false));
         let mut acks = share.acks;
         if self.live.get(&id).is_some_and(|live| live.since <= number) {
@@ -317,13 +324,15 @@ impl Worker {
 }
 
 fn dispatch(id: ExecutionId, live: &Live, order: workflow::TaskOrder) -> Outgoing {
-    let step_id = live.compiled.plan.steps.get(order.task.step as usize).map(|step| step.id.clone());
+    let step_id =
+        live.compiled.plan.steps.get(order.task.step as usize).map(|step| step.id.clone()).unwrap_or_default();
+    let traceparent = spans::dispatch(id, &live.execution, &step_id, &order);
     Outgoing::Dispatch {
         task_id: live.task_id(id, order.task),
         execution: id,
         namespace: live.execution.namespace().map(ToString::to_string).unwrap_or_default(),
-        step_id: step_id.unwrap_or_default(),
-        traceparent: live.execution.traceparent().to_owned(),
+        step_id,
+        traceparent,
         order,
     }
 }

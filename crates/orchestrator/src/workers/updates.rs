@@ -6,7 +6,10 @@ use domain::{ExecutionId, Timestamp};
 use workflow::{Command, StepIndex, Target, TaskKey, TaskPlace, Voter};
 
 use super::{Input, Live, live::Out, timers::Timer, voters::Wanted, worker::Worker};
-use crate::exchange::{News, Outgoing, TaskUpdate};
+use crate::{
+    exchange::{News, Outgoing, TaskUpdate},
+    spans,
+};
 
 /// Between two looks for voters.
 const SEARCH_AGAIN: Duration = Duration::from_millis(500);
@@ -109,7 +112,9 @@ impl Worker {
     fn current(&mut self, id: ExecutionId, task: TaskKey, update: TaskUpdate) {
         let now = self.shared.now();
         let News::Ended(_) = &update.news else { return self.show(id, task, update) };
-        let begun_at = self.live.get(&id).and_then(|live| live.tasks.get(&task)).and_then(|out| out.begun_at);
+        let live = self.live.get(&id);
+        let _entered = live.map(|live| spans::result(&live.execution, &update).entered());
+        let begun_at = live.and_then(|live| live.tasks.get(&task)).and_then(|out| out.begun_at);
         self.forget(id, task);
         let TaskUpdate { task_id, agent_id, news, needs_ack, .. } = update;
         if let News::Ended(outcome) = news {

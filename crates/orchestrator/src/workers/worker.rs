@@ -11,6 +11,7 @@ use domain::{ExecutionId, Timestamp};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use lifecycle::Shutdown;
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
 
 use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
@@ -24,6 +25,7 @@ use crate::{
     app::{Loaded, load},
     error::OrchestratorError,
     exchange::{Outgoing, Said},
+    spans,
 };
 
 /// Events that may wait for a free place in flight; beyond it nothing more is decided.
@@ -245,22 +247,27 @@ impl Worker {
 
     /// Reads an execution from the log; `input` waits for it.
     pub(super) fn load(&mut self, id: ExecutionId, input: Option<Input>) {
-        let is_new = !self.loading.contains_key(&id);
-        self.loading.entry(id).or_default().extend(input);
-        if is_new {
-            self.begin_load(id, Duration::ZERO);
+        if self.loading.contains_key(&id) {
+            self.loading.entry(id).or_default().extend(input);
+            return;
         }
+        let span = match &input {
+            Some(Input::Start(starting)) => spans::load(id, Some(&starting.start.traceparent)),
+            _ => spans::load(id, None),
+        };
+        self.loading.insert(id, input.into_iter().collect());
+        self.begin_load(id, Duration::ZERO, span);
     }
 
     /// Reads an execution from the log, a while from now.
     pub(super) fn load_after(&mut self, id: ExecutionId, pause: Duration) {
         if let Entry::Vacant(place) = self.loading.entry(id) {
             place.insert(Vec::new());
-            self.begin_load(id, pause);
+            self.begin_load(id, pause, spans::load(id, None));
         }
     }
 
-    fn begin_load(&mut self, id: ExecutionId, after: Duration) {
+    fn begin_load(&mut self, id: ExecutionId, after: Duration, span: Span) {
         let shared = Arc::clone(&self.shared);
         let read = async move {
             if !after.is_zero() {
@@ -268,9 +275,12 @@ impl Worker {
             }
             let timeout = shared.settings.command_timeout;
             let loaded = tokio::time::timeout(timeout, load(shared.store.as_ref(), &shared.plans, id)).await;
+            if let Ok(Ok(Some(loaded))) = &loaded {
+                spans::loaded(&loaded.execution);
+            }
             (id, loaded.unwrap_or(Err(OrchestratorError::TimedOut)))
         };
-        self.loads.push(read.boxed());
+        self.loads.push(read.instrument(span).boxed());
     }
 
     fn loaded(&mut self, id: ExecutionId, loaded: Result<Option<Loaded>, OrchestratorError>) {
@@ -308,7 +318,7 @@ impl Worker {
                 }
                 if is_transient {
                     self.loading.insert(id, results);
-                    self.begin_load(id, RELOAD_AFTER);
+                    self.begin_load(id, RELOAD_AFTER, spans::load(id, None));
                 }
             }
         }

@@ -10,10 +10,11 @@ use std::{
 
 use domain::ExecutionId;
 use tokio::{sync::mpsc, time::Instant};
+use tracing::{Instrument as _, Span};
 
 use super::Shared;
 use crate::{
-    metrics,
+    metrics, spans,
     store::{Append, AppendError, Summary},
 };
 
@@ -31,6 +32,8 @@ pub(super) struct Job {
     /// Executions that it has read again since it learned that their events were refused.
     pub(super) resumed: Vec<ExecutionId>,
     pub(super) append: Append,
+    /// Of those executions that are traced.
+    pub(super) spans: Vec<Span>,
 }
 
 /// What became of a batch.
@@ -66,9 +69,11 @@ pub(super) async fn run(
             }
             if is_valid {
                 merged.add(job.append, &refused);
+                merged.spans.extend(job.spans);
             }
         }
-        let outcome = commit(&shared, merged.append, &mut refused).await;
+        let span = spans::committed_together(&merged.spans);
+        let outcome = commit(&shared, merged.append, &mut refused).instrument(span).await;
         for (worker, generation, is_valid) in order {
             let outcome = if is_valid { outcome.clone() } else { Outcome::Failed };
             if is_valid && matches!(outcome, Outcome::Failed) {
@@ -145,6 +150,7 @@ async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError
 struct Merged {
     append: Append,
     places: HashMap<ExecutionId, usize>,
+    spans: Vec<Span>,
 }
 
 impl Merged {

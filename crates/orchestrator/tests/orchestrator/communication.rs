@@ -154,7 +154,7 @@ fn said(namespace: &str, task: &Task, update: Update) -> TaskUpdate {
 }
 
 fn result(task: &Task, outcome: Outcome) -> Update {
-    Update::Result(TaskResult { task_id: task.id.clone(), outcome: Some(outcome) })
+    Update::Result(TaskResult { task_id: task.id.clone(), outcome: Some(outcome), ..TaskResult::default() })
 }
 
 #[tonic::async_trait]

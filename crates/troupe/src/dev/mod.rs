@@ -60,7 +60,13 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     gateway::check_listen(args.grpc, false)?;
     let has_key = settings.gateway.api_key.is_some() || settings.gateway.api_key_file.is_some();
     gateway::check_listen(settings.gateway.listen, has_key)?;
-    let telemetry = args.log.install(LogFormat::Readable)?;
+    let telemetry = args.log.install("troupe-dev", &settings.telemetry, LogFormat::Readable)?;
+    let outcome = Box::pin(run_with(args, settings, telemetry.clone(), output)).await;
+    telemetry.flush().await;
+    outcome
+}
+
+async fn run_with(args: Args, mut settings: Settings, telemetry: Telemetry, output: &Output) -> Outcome {
     let data = DataDir::take(&args.data_dir)?;
     settings.place(&data);
     let http = bind(settings.gateway.listen, "--http").await?;

@@ -30,6 +30,7 @@ pub(crate) fn check_names(file: Option<&Path>) -> Result<(), settings::Error> {
         agent_runner::Settings::SERVICE,
         gateway::Settings::SERVICE,
         crate::serve::Settings::SERVICE,
+        telemetry::Settings::SERVICE,
     ];
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     settings::check_names(file, variables, &names)
@@ -44,6 +45,7 @@ pub(super) struct Settings {
     pub(super) orchestrator: orchestrator::Settings,
     pub(super) agent_runner: agent_runner::Settings,
     pub(super) gateway: gateway::Settings,
+    pub(super) telemetry: telemetry::Settings,
 }
 
 impl Settings {
@@ -56,6 +58,7 @@ impl Settings {
             orchestrator: orchestrator::Settings::load(file)?,
             agent_runner: agent_runner::Settings::load(file)?,
             gateway: gateway::Settings::load(file)?,
+            telemetry: telemetry::Settings::load(file)?,
         })
     }
 

@@ -69,7 +69,9 @@ impl Grpc {
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+            // Whoever is not let in makes no spans.
             .layer(self.guard)
+            .layer(trace::ServerLayer)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(incoming, async move { shutdown.draining().await })
             .await

@@ -27,9 +27,15 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
-    pub(crate) fn install(&self, otherwise: LogFormat) -> anyhow::Result<Telemetry> {
+    /// Sets up logs, and the spans of the process, under its name.
+    pub(crate) fn install(
+        &self,
+        service: &str,
+        settings: &telemetry::Settings,
+        otherwise: LogFormat,
+    ) -> anyhow::Result<Telemetry> {
         let format = self.log_format.map_or(otherwise, LogFormat::from);
-        Telemetry::install(&self.log, format).context("cannot set up the log")
+        Telemetry::install(service, settings, &self.log, format).context("cannot set up logs and spans")
     }
 }
 

@@ -13,6 +13,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
+use clap::ValueEnum as _;
 use lifecycle::OnExit;
 use telemetry::{LogFormat, Telemetry};
 use tonic_health::server::HealthReporter;
@@ -61,10 +62,14 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     let file = args.config.as_deref();
     crate::dev::check_names(file).map_err(|error| told(error.into()))?;
     let settings = Settings::load(file).map_err(|error| told(error.into()))?;
-    let telemetry = args.log.install(LogFormat::Json)?;
+    let telemetry_settings = telemetry::Settings::load(file).map_err(|error| told(error.into()))?;
+    let name = args.service.to_possible_value().map(|value| format!("troupe-{}", value.get_name()));
+    let telemetry = args.log.install(&name.unwrap_or_default(), &telemetry_settings, LogFormat::Json)?;
     let stages = Stages::new();
-    let serving = serve(args.service, file, &settings, &stages, telemetry, output);
-    until_stopped(&stages, serving).await.map(|()| ExitCode::SUCCESS)
+    let serving = serve(args.service, file, &settings, &stages, telemetry.clone(), output);
+    let outcome = until_stopped(&stages, serving).await;
+    telemetry.flush().await;
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(

@@ -10,6 +10,7 @@ use crate::{
     api::wire,
     app::{Broker, Draft, Hello, Mailbox, Outcome},
     error::CommunicationError,
+    spans,
 };
 
 /// The largest progress that is shown, in bytes; a larger one is a sign of life only.
@@ -29,6 +30,7 @@ pub(super) enum Said {
     Result {
         task: String,
         outcome: Outcome,
+        traceparent: String,
     },
     Nack {
         delivery: String,
@@ -87,7 +89,8 @@ pub(super) fn read(event: proto::AgentEvent, index: usize, mailbox: &Mailbox) ->
         }
         Event::Result(result) => {
             let task = named(at("result.task_id"), result.task_id)?;
-            Said::Result { task, outcome: wire::outcome(at("result"), result.outcome)? }
+            let outcome = wire::outcome(at("result"), result.outcome)?;
+            Said::Result { task, outcome, traceparent: wire::traceparent(result.traceparent) }
         }
         Event::Nack(nack) => {
             let delay = Duration::from_millis(u64::from(nack.delay_ms)).clamp(SHORTEST_DELAY, LONGEST_DELAY);
@@ -132,7 +135,10 @@ pub(super) fn apply(broker: &mut Broker, session: SessionId, said: Said) {
         Said::Started(task) => broker.begun(session, &task),
         Said::Alive(task) => broker.alive(session, &task),
         Said::Progress { task, detail } => broker.shown(session, &task, detail),
-        Said::Result { task, outcome } => broker.result(session, &task, outcome),
+        Said::Result { task, outcome, traceparent } => {
+            let span = spans::result(&task, &traceparent, || broker.trace_of(&task));
+            span.in_scope(|| broker.result(session, &task, outcome));
+        }
         Said::Nack { delivery, reason, not_before } => broker.nack(session, &delivery, &reason, not_before),
         Said::Reject { delivery, reason } => broker.reject(session, &delivery, &reason),
         Said::MessageAck(message) => broker.message_acked(session, message),

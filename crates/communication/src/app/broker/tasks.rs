@@ -88,6 +88,11 @@ impl Broker {
         self.tell_if_waiting(&id);
     }
 
+    /// In which trace a task is that is known here.
+    pub(crate) fn trace_of(&self, id: &str) -> Option<&str> {
+        self.tasks.get(id).map(|entry| entry.task.traceparent.as_str())
+    }
+
     /// Does somebody who has lost the execution speak of its task?
     pub(crate) fn is_outdated(&self, id: &str, epoch: i64) -> bool {
         self.tasks.get(id).is_some_and(|entry| epoch < entry.epoch)

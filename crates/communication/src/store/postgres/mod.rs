@@ -10,6 +10,7 @@ use domain::{Namespace, Timestamp};
 use futures::StreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder};
 use store::{Page, Postgres};
+use tracing::Instrument as _;
 
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows::history_lines};
 use crate::app::{DeadLetter, Envelope, Message, Status};
@@ -150,12 +151,15 @@ async fn give_up(connection: &mut PgConnection, messages: &[(String, String)], a
 #[async_trait]
 impl Store for PostgresStore {
     async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
-        let mut transaction = self.0.pool.begin().await?;
-        let inserted = insert(&mut transaction, &batch.inserts).await?;
-        update(&mut transaction, &batch.updates).await?;
-        bury(&mut transaction, &batch.letters).await?;
-        transaction.commit().await?;
-        Ok(inserted)
+        let written = async {
+            let mut transaction = self.0.pool.begin().await?;
+            let inserted = insert(&mut transaction, &batch.inserts).await?;
+            update(&mut transaction, &batch.updates).await?;
+            bury(&mut transaction, &batch.letters).await?;
+            transaction.commit().await?;
+            Ok(inserted)
+        };
+        written.instrument(self.0.span("INSERT", "messages")).await
     }
 
     async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>> {

@@ -16,6 +16,7 @@ use domain::{Namespace, Timestamp};
 use futures::StreamExt as _;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use store::{Page, Sqlite};
+use tracing::Instrument as _;
 
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Record, Store, rows::history_lines};
 use crate::app::{DeadLetter, Envelope, Status};
@@ -143,12 +144,15 @@ async fn give_up(connection: &mut SqliteConnection, messages: &[(String, String)
 #[async_trait]
 impl Store for SqliteStore {
     async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
-        let mut transaction = self.database.writer.begin().await?;
-        let inserted = insert(&mut transaction, &batch.inserts).await?;
-        update(&mut transaction, &batch.updates).await?;
-        bury(&mut transaction, &batch.letters).await?;
-        transaction.commit().await?;
-        Ok(inserted)
+        let written = async {
+            let mut transaction = self.database.writer.begin().await?;
+            let inserted = insert(&mut transaction, &batch.inserts).await?;
+            update(&mut transaction, &batch.updates).await?;
+            bury(&mut transaction, &batch.letters).await?;
+            transaction.commit().await?;
+            Ok(inserted)
+        };
+        written.instrument(self.database.span("INSERT", "messages")).await
     }
 
     async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ::store::{Page, Postgres};
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
+use tracing::Instrument as _;
 
 use super::{
     Append, AppendError, EventRow, ExecutionFilter, Held, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
@@ -28,19 +29,19 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn append(&self, owner: &str, append: &Append) -> Result<(), AppendError> {
-        append::append(&self.0, owner, append).await
+        append::append(&self.0, owner, append).instrument(self.0.span("INSERT", "execution_events")).await
     }
 
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
-        executions::events(&self.0, id, after, limit).await
+        executions::events(&self.0, id, after, limit).instrument(self.0.span("SELECT", "execution_events")).await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
-        executions::summary(&self.0, id).await
+        executions::summary(&self.0, id).instrument(self.0.span("SELECT", "executions")).await
     }
 
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>> {
-        executions::list(&self.0, filter).await
+        executions::list(&self.0, filter).instrument(self.0.span("SELECT", "executions")).await
     }
 
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
@@ -76,11 +77,11 @@ impl Store for PostgresStore {
     }
 
     async fn create_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
-        workflows::create(&self.0, row).await
+        workflows::create(&self.0, row).instrument(self.0.span("INSERT", "workflows")).await
     }
 
     async fn update_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
-        workflows::update(&self.0, row).await
+        workflows::update(&self.0, row).instrument(self.0.span("UPDATE", "workflows")).await
     }
 
     async fn archive_workflow(&self, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
@@ -93,11 +94,11 @@ impl Store for PostgresStore {
         workflow: &WorkflowRef,
         version: Option<u32>,
     ) -> sqlx::Result<Option<WorkflowRow>> {
-        workflows::get(&self.0, namespace, workflow, version).await
+        workflows::get(&self.0, namespace, workflow, version).instrument(self.0.span("SELECT", "workflows")).await
     }
 
     async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>> {
-        workflows::list(&self.0, filter).await
+        workflows::list(&self.0, filter).instrument(self.0.span("SELECT", "workflows")).await
     }
 
     async fn close(&self) {
