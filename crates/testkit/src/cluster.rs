@@ -6,7 +6,8 @@ mod process;
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU8, Ordering},
 };
 
 use nix::sys::signal::Signal;
@@ -70,7 +71,7 @@ impl Cluster {
         for (service, count) in setup.size {
             for number in 1..=*count {
                 let name = format!("{service}-{number}");
-                processes.insert(name.clone(), Process::new(service, free_address()));
+                processes.insert(name.clone(), Process::new(service, own_address()));
                 order.push(name);
             }
         }
@@ -192,8 +193,12 @@ impl Drop for Cluster {
     }
 }
 
-/// An address that nothing listens on now. Processes keep theirs over restarts, as the others know them by it.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be listened on");
-    listener.local_addr().expect("a listener has an address")
+/// An address of loopback that is nobody else's: no port that is chosen by the system for something else can be in the way, now
+/// or after a restart.
+fn own_address() -> SocketAddr {
+    static LAST: AtomicU8 = AtomicU8::new(0);
+    let octet = |number: u32| u8::try_from(1 + number % 250).unwrap_or(1);
+    let process = std::process::id();
+    let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    SocketAddr::from((Ipv4Addr::new(127, octet(process / 250), octet(process), number), 50051))
 }
