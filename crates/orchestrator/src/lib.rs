@@ -94,9 +94,7 @@ pub async fn start(
     keeper.begin().await?;
     tasks.spawn("shard keeper", OnExit::StopService, keeper.run(tasks.shutdown().clone()));
     let shutdown = tasks.shutdown().clone();
-    let mut communication = peers.communication;
-    let communication = communication.now()[0].link.clone();
-    let exchange = exchange::run(workers.clone(), communication, ends.outgoing, owner.clone(), shutdown.clone());
+    let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, owner.clone(), shutdown.clone());
     tasks.spawn("task exchange", OnExit::StopService, exchange);
     let app = App { store: Arc::clone(&store), plans, workers, replicas, watchers, clock, command_timeout };
     let api = Api::new(Arc::new(app), shutdown);

@@ -26,8 +26,12 @@ const COMMIT_SECONDS: &str = "orchestrator_commit_seconds";
 const COMMIT_EVENTS: &str = "orchestrator_commit_events";
 /// Commits that failed.
 const COMMIT_FAILURES: &str = "orchestrator_commit_failures_total";
-/// Streams to communication that were opened.
+/// Streams to replicas of communication that were opened.
 const EXCHANGES: &str = "orchestrator_exchanges_total";
+/// Tasks that no replica of communication had any more, and that were dispatched again.
+const TASKS_LOST: &str = "orchestrator_tasks_lost_total";
+/// Tasks that two agents got, of which one was told to stop.
+const SECOND_HAND_OVERS: &str = "orchestrator_second_hand_overs_total";
 
 pub(crate) fn started(workflow: &str) {
     counter!(EXECUTIONS, "workflow_type" => workflow.to_owned(), "status" => "started").increment(1);
@@ -70,4 +74,12 @@ pub(crate) fn commit_failed() {
 
 pub(crate) fn exchange_opened() {
     counter!(EXCHANGES).increment(1);
+}
+
+pub(crate) fn task_lost() {
+    counter!(TASKS_LOST).increment(1);
+}
+
+pub(crate) fn second_hand_over() {
+    counter!(SECOND_HAND_OVERS).increment(1);
 }

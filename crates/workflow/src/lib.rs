@@ -20,7 +20,7 @@ pub use failure::Failure;
 pub use plan::Plan;
 
 /// Who may do a task.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// Any live agent of this type.

@@ -1,35 +1,24 @@
-//! The stream to communication: tasks down, news of them up.
+//! The exchange with communication: tasks down, news of them up, over a stream to every replica of it.
 //!
-//! It is opened again whenever it ends, with a growing pause, and then the workers dispatch everything that is out anew:
-//! communication drops what it has already (I3). While it is down nothing is kept for it here. A replica is silent too while
-//! its lease has ended, and opens the stream anew when the lease is back: what it had to say meanwhile is said then.
+//! [`Router`] decides, without I/O, which replica gets a task, who hears of its end, and what the loss of a stream means;
+//! [`streams`] keeps the streams open and carries what it says. Workers know nothing of streams: they say that a task is to be
+//! done ([`Outgoing::Dispatch`]) or may be out since another life ([`Outgoing::Locate`]), and hear when it is nowhere any more
+//! ([`News::Lost`]), upon which they dispatch it again (I3).
 
+mod router;
+mod streams;
 mod wire;
 
-use std::{convert::Infallible, time::Duration};
-
-use contracts::{
-    Link,
-    communication::v1::{
-        Attach, ExchangeTasksRequest, OrchestratorEvent, orchestrator_event::Event,
-        task_service_client::TaskServiceClient,
-    },
-};
 use domain::{AgentId, ExecutionId, Payload};
-use lifecycle::Shutdown;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
-use workflow::{Failure, TaskOrder};
+use workflow::{Failure, Target, TaskOrder};
 
-use crate::{
-    metrics,
-    workers::{Input, Workers},
-};
+use self::router::{Router, Serving};
+pub(crate) use self::streams::run;
 
 /// What workers tell communication.
 #[derive(Clone, Debug)]
 pub(crate) enum Outgoing {
+    /// A task that no replica has.
     Dispatch {
         task_id: String,
         execution: ExecutionId,
@@ -38,22 +27,21 @@ pub(crate) enum Outgoing {
         traceparent: String,
         order: TaskOrder,
     },
-    Cancel {
-        task_id: String,
-        reason: &'static str,
-    },
-    Ack {
-        task_id: String,
-    },
+    /// A task that may be out. News of where it is follows; [`News::Lost`] where it is nowhere.
+    Locate { task_id: String, execution: ExecutionId, namespace: String, target: Target },
+    /// The task is not wanted any more.
+    Cancel { task_id: String, reason: &'static str },
+    /// The task's result is in the log, or void.
+    Ack { task_id: String },
 }
 
 impl Outgoing {
     /// About how many bytes it takes in a frame.
-    pub(crate) fn size(&self) -> usize {
+    fn size(&self) -> usize {
         const FIXED: usize = 256;
         match self {
             Self::Dispatch { order, .. } => FIXED + order.input.as_bytes().len(),
-            Self::Cancel { .. } | Self::Ack { .. } => FIXED,
+            Self::Locate { .. } | Self::Cancel { .. } | Self::Ack { .. } => FIXED,
         }
     }
 }
@@ -86,11 +74,12 @@ pub(crate) struct TaskUpdate {
     pub(crate) needs_ack: bool,
 }
 
-/// News that makes no sense.
-#[derive(Debug)]
-struct Unreadable {
-    /// The task whose result it would be: without an acknowledgement it would come for ever.
-    result_of: Option<String>,
+impl TaskUpdate {
+    /// What the router itself says of a task.
+    fn of(execution: ExecutionId, task_id: &str, news: News) -> Self {
+        let task_id = task_id.to_owned();
+        Self { execution, task_id, agent_id: None, namespace: String::new(), news, needs_ack: false }
+    }
 }
 
 /// What happened to a task.
@@ -104,111 +93,15 @@ pub(crate) enum News {
     Alive,
     Shown(Payload),
     Requeued,
+    /// The message broker has it.
+    Enqueued,
     /// The queue is full.
     Refused,
     Ended(Result<Payload, Failure>),
-}
-
-type Client = TaskServiceClient<Link>;
-
-/// Keeps the stream open until the service ends.
-pub(crate) async fn run(
-    workers: Workers,
-    communication: Link,
-    mut outgoing: mpsc::Receiver<Vec<Said>>,
-    replica_id: String,
-    shutdown: Shutdown,
-) -> Result<(), Infallible> {
-    const SHORTEST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(5);
-    let mut client = TaskServiceClient::new(communication)
-        .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-    let mut pause = SHORTEST;
-    loop {
-        let stream = async {
-            let stream = open(&mut client, &replica_id).await?;
-            pause = SHORTEST;
-            carry(&workers, stream, &mut outgoing).await
-        };
-        // All arms are cancel-safe: what a stream loses is dispatched again.
-        let ended = tokio::select! {
-            ended = stream => ended,
-            () = shutdown.draining() => return Ok(()),
-        };
-        if !shutdown.is_draining() {
-            let status = ended.err().unwrap_or_else(|| Status::unavailable("closed"));
-            tracing::warn!(%status, "the stream to communication has ended");
-        }
-        // What was meant for the old stream is of no use to the next.
-        let lost = async {
-            while outgoing.recv().await.is_some() {}
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = async { workers.tell_all(|| Input::Detached).await; tokio::time::sleep(pause).await } => {}
-            () = lost => {}
-            () = shutdown.draining() => return Ok(()),
-        }
-        pause = (pause * 2).min(LONGEST);
-    }
-}
-
-struct Stream {
-    down: mpsc::Sender<ExchangeTasksRequest>,
-    up: Streaming<contracts::communication::v1::ExchangeTasksResponse>,
-}
-
-async fn open(client: &mut Client, replica_id: &str) -> Result<Stream, Status> {
-    /// Frames under way.
-    const FRAMES: usize = 16;
-    const TIMEOUT: Duration = Duration::from_secs(10);
-    let (down, frames) = mpsc::channel(FRAMES);
-    let attach = Event::Attach(Attach { replica_id: replica_id.to_owned() });
-    let attach = ExchangeTasksRequest { events: vec![OrchestratorEvent { event: Some(attach), epoch: 0 }] };
-    down.try_send(attach).map_err(|_| Status::internal("the new stream is full"))?;
-    let call = client.exchange_tasks(ReceiverStream::new(frames));
-    let up = tokio::time::timeout(TIMEOUT, call).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
-    metrics::exchange_opened();
-    Ok(Stream { down, up: up.into_inner() })
-}
-
-/// Both directions at once: neither waits for the other, so that two full buffers cannot hold each other up.
-async fn carry(workers: &Workers, mut stream: Stream, outgoing: &mut mpsc::Receiver<Vec<Said>>) -> Result<(), Status> {
-    let acks = stream.down.clone();
-    let down = async {
-        while let Some(frame) = outgoing.recv().await {
-            let events = frame.into_iter().map(wire::event).collect();
-            if stream.down.send(ExchangeTasksRequest { events }).await.is_err() {
-                return Err(Status::unavailable("communication has closed the stream"));
-            }
-        }
-        Ok(())
-    };
-    let up = async {
-        workers.tell_all(|| Input::Attached).await;
-        while let Some(response) = stream.up.message().await? {
-            let mut refused = Vec::new();
-            for update in response.updates {
-                match wire::update(update) {
-                    Ok(update) => workers.tell(update.execution, Input::Update(update)).await,
-                    Err(Unreadable { result_of: Some(task_id) }) => {
-                        // It is nobody's, whatever the epoch.
-                        refused.push(wire::event(Said { epoch: i64::MAX, outgoing: Outgoing::Ack { task_id } }));
-                    }
-                    Err(Unreadable { result_of: None }) => {}
-                }
-            }
-            if !refused.is_empty() && acks.send(ExchangeTasksRequest { events: refused }).await.is_err() {
-                return Err(Status::unavailable("communication has closed the stream"));
-            }
-        }
-        Ok(())
-    };
-    // Dropping the other direction is what the end of a stream means.
-    tokio::select! {
-        ended = down => ended,
-        ended = up => ended,
-        () = workers.shared().holdings.regained.notified() => Err(Status::aborted("the lease of the shards had ended")),
-    }
+    /// A replica was asked for it, and does not have it.
+    Unknown,
+    /// The stream over which it was heard of has ended: whether its agent goes on is being found out.
+    Unheard,
+    /// No replica has it any more.
+    Lost,
 }

@@ -2,13 +2,31 @@
 
 use bytes::Bytes;
 use contracts::communication::v1::{
-    AckResult, CancelDispatch, OrchestratorEvent, Task, TaskUpdate as Wire, orchestrator_event::Event, task,
-    task_result::Outcome, task_update::Update,
+    AckResult, Attach, CancelDispatch, ExchangeTasksRequest, LocateTask, OrchestratorEvent, Serving as WireServing,
+    Task, TaskUpdate as Wire, orchestrator_event::Event, serving, task, task_result::Outcome, task_update::Update,
 };
 use domain::Payload;
 use workflow::{Failure, Target};
 
-use super::{Delivery, News, Outgoing, Said, TaskUpdate, Unreadable};
+use super::{Delivery, News, Outgoing, Said, Serving, TaskUpdate};
+
+/// News that makes no sense.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    /// The task whose result it would be: without an acknowledgement it would come for ever.
+    pub(super) result_of: Option<String>,
+}
+
+/// The first frame of a stream.
+pub(super) fn attach(replica_id: &str) -> ExchangeTasksRequest {
+    let attach = Event::Attach(Attach { replica_id: replica_id.to_owned() });
+    ExchangeTasksRequest { events: vec![OrchestratorEvent { event: Some(attach), epoch: 0 }] }
+}
+
+/// An acknowledgement of what is nobody's, whatever the epoch.
+pub(super) fn refusal(task_id: String) -> OrchestratorEvent {
+    event(Said { epoch: i64::MAX, outgoing: Outgoing::Ack { task_id } })
+}
 
 pub(super) fn event(Said { epoch, outgoing }: Said) -> OrchestratorEvent {
     let event = match outgoing {
@@ -27,6 +45,7 @@ pub(super) fn event(Said { epoch, outgoing }: Said) -> OrchestratorEvent {
             heartbeat_timeout_ms: millis(order.heartbeat_timeout),
             traceparent,
         }),
+        Outgoing::Locate { task_id, .. } => Event::Locate(LocateTask { task_id }),
         Outgoing::Cancel { task_id, reason } => Event::Cancel(CancelDispatch { task_id, reason: reason.to_owned() }),
         Outgoing::Ack { task_id } => Event::Ack(AckResult { task_id }),
     };
@@ -66,10 +85,21 @@ pub(super) fn update(wire: Wire) -> Result<TaskUpdate, Unreadable> {
         Update::DeadLettered(dead) => News::Ended(Err(Failure::fatal("dead_lettered", dead.reason))),
         Update::Refused(_) => News::Refused,
         Update::Requeued(_) => News::Requeued,
-        Update::Enqueued(_) | Update::Unknown(_) => return Err(NOTHING),
+        Update::Enqueued(_) => News::Enqueued,
+        Update::Unknown(_) => News::Unknown,
     };
     let agent_id = wire.agent_id.parse().ok();
     Ok(TaskUpdate { execution, task_id: wire.task_id, agent_id, namespace: wire.namespace, news, needs_ack })
+}
+
+/// None where it makes no sense.
+pub(super) fn serving(wire: WireServing) -> Option<Serving> {
+    let target = match wire.target? {
+        serving::Target::AgentType(name) => Target::AgentType(name),
+        serving::Target::Capability(name) => Target::Capability(name),
+        serving::Target::AgentId(id) => Target::AgentId(id.parse().ok()?),
+    };
+    Some(Serving { namespace: wire.namespace, target, capacity: wire.capacity })
 }
 
 fn outcome(outcome: Option<Outcome>) -> Result<Payload, Failure> {

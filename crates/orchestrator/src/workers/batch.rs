@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use domain::ExecutionId;
-use workflow::Effect;
+use workflow::{Effect, TaskKey};
 
 use crate::store::NewEvent;
 
@@ -21,6 +21,8 @@ pub(super) struct Share {
     pub(super) effects: Vec<Effect>,
     /// Results to acknowledge.
     pub(super) acks: Vec<String>,
+    /// Tasks whose result was void, and which may be nowhere once that is acknowledged.
+    pub(super) voided: Vec<TaskKey>,
     /// Tasks that time took from their agents.
     pub(super) cancels: Vec<(String, &'static str)>,
 }

@@ -124,6 +124,9 @@ impl Worker {
             for task_id in share.acks {
                 self.say(id, Outgoing::Ack { task_id });
             }
+            for task in share.voided {
+                self.locate(id, task);
+            }
             for (task_id, reason) in share.cancels {
                 self.say(id, Outgoing::Cancel { task_id, reason });
             }
@@ -196,8 +199,8 @@ impl Worker {
         }
     }
 
-    /// A result whose acknowledgement was lost with a batch: communication keeps it. Where it still counts, the repeated
-    /// dispatch brings it again; where it does not, it is acknowledged.
+    /// A result whose acknowledgement was lost with a batch: communication keeps it. Where it still counts, it comes again
+    /// when the task is located; where it does not, it is acknowledged.
     pub(super) fn settle(&mut self, id: ExecutionId, task_id: String) {
         if self.loading.contains_key(&id) {
             return self.load(id, Some(Input::Settle { id, task_id }));
@@ -240,12 +243,22 @@ impl Worker {
         }
     }
 
-    /// Tells communication, where it listens; what it misses it gets when it is back. A replica that lost the shard is silent,
-    /// or communication would take it for the owner of the tasks.
+    /// Does again what the log says was done: tasks may be out already.
+    pub(super) fn perform_again(&mut self, id: ExecutionId, effect: Effect) {
+        match effect {
+            Effect::Dispatch(order) => {
+                if let Some(live) = self.live.get_mut(&id) {
+                    live.tasks.insert(order.task, Out::new(&order));
+                    self.locate(id, order.task);
+                }
+            }
+            Effect::Withdraw { .. } | Effect::FindVoters { .. } | Effect::Ended => self.perform(id, effect),
+        }
+    }
+
+    /// Tells communication. A replica that lost the shard is silent, or communication would take it for the owner of the tasks.
     pub(super) fn say(&mut self, id: ExecutionId, outgoing: Outgoing) {
-        if self.is_attached
-            && let Some(epoch) = self.shared.holdings.may_speak_of(id)
-        {
+        if let Some(epoch) = self.shared.holdings.may_speak_of(id) {
             self.outbox.push_back(Said { epoch, outgoing });
         }
     }
@@ -278,18 +291,22 @@ impl Worker {
         Some(live)
     }
 
-    /// The stream to communication is open: it gets everything that is out.
-    pub(super) fn attached(&mut self) {
-        self.is_attached = true;
-        self.outbox.clear();
-        for (id, live) in &self.live {
-            let Some(epoch) = self.shared.holdings.may_speak_of(*id) else { continue };
-            for task in live.tasks.keys() {
-                if let Some(order) = live.execution.task_order(*task) {
-                    self.outbox.push_back(Said { epoch, outgoing: dispatch(*id, live, order) });
-                }
-            }
+    /// Finds out where everything is that is out.
+    pub(super) fn locate_all(&mut self) {
+        let tasks = |(id, live): (&ExecutionId, &Live)| live.tasks.keys().map(|task| (*id, *task)).collect::<Vec<_>>();
+        let out: Vec<_> = self.live.iter().flat_map(tasks).collect();
+        for (id, task) in out {
+            self.locate(id, task);
         }
+    }
+
+    /// Finds out where a task is that may be out; where it is nowhere it is dispatched.
+    fn locate(&mut self, id: ExecutionId, task: workflow::TaskKey) {
+        let Some(live) = self.live.get(&id) else { return };
+        let Some(order) = live.execution.task_order(task) else { return };
+        let namespace = live.execution.namespace().map(ToString::to_string).unwrap_or_default();
+        let task_id = live.task_id(id, task);
+        self.say(id, Outgoing::Locate { task_id, execution: id, namespace, target: order.target });
     }
 
     /// Dispatches a task again that communication refused or lost.

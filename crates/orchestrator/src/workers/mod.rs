@@ -102,10 +102,8 @@ pub(crate) enum Input {
         step: StepIndex,
         found: Vec<Voter>,
     },
-    /// The stream to communication is open, and knows nothing yet.
-    Attached,
-    /// The stream is lost.
-    Detached,
+    /// What was to be said of tasks for a while was not: it is to be said anew.
+    Anew,
     /// These shards are held, and these are their executions that have not ended.
     Adopt {
         held: Vec<Held>,
@@ -144,8 +142,7 @@ impl Input {
             | Self::Settle { id, .. }
             | Self::Voters { id, .. } => Some(*id),
             Self::Update(update) => Some(update.execution),
-            Self::Attached
-            | Self::Detached
+            Self::Anew
             | Self::Adopt { .. }
             | Self::GiveUp { .. }
             | Self::Sweep { .. }

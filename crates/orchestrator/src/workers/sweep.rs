@@ -118,7 +118,7 @@ impl Worker {
             if let (Effect::FindVoters { step, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
                 live.searches.remove(step);
             }
-            self.perform(id, effect);
+            self.perform_again(id, effect);
         }
         if lost.timer
             && let Some(live) = self.live.get_mut(&id)

@@ -115,17 +115,10 @@ impl Worker {
 
     /// Nothing was heard of a task for too long.
     fn silent(&mut self, id: ExecutionId, task: TaskKey) {
-        let now = self.shared.now();
         let Some(out) = self.live.get_mut(&id).and_then(|live| live.tasks.get_mut(&task)) else { return };
+        out.heartbeat_at = None;
         let after = out.heartbeat_timeout.unwrap_or_default();
-        if self.is_attached {
-            out.heartbeat_at = None;
-            return self.expire(id, task, Failure::heartbeat_timeout(after), "its agent was silent for too long");
-        }
-        // It is the stream that is silent; the agent gets its time once that is back.
-        let again = now + after;
-        out.heartbeat_at = Some(again);
-        self.rearm(id, None, Some(again), Timer::Heartbeat(task));
+        self.expire(id, task, Failure::heartbeat_timeout(after), "its agent was silent for too long");
     }
 
     fn expire(&mut self, id: ExecutionId, task: TaskKey, failure: Failure, reason: &'static str) {

@@ -34,6 +34,8 @@ impl Out {
                 self.timeout_at = self.timeout.map(|timeout| now + timeout);
                 self.heartbeat_at = heartbeat_at;
             }
+            // Its agent may go on all the same.
+            News::Unheard => self.heartbeat_at = None,
             News::Begun => {
                 self.begun_at = Some(now);
                 self.heartbeat_at = heartbeat_at;
@@ -43,22 +45,26 @@ impl Out {
                 self.progress = Some(progress);
                 self.heartbeat_at = heartbeat_at;
             }
-            News::Requeued => {
-                self.place = TaskPlace::Queued;
-                self.agent_id = None;
-                self.delivery = None;
-                self.begun_at = None;
-                (self.timeout_at, self.heartbeat_at) = (None, None);
-            }
+            News::Requeued => self.returned(TaskPlace::Queued),
+            News::Lost => self.returned(TaskPlace::Unknown),
             News::Refused => {
                 let factor = 2_u32.saturating_pow(self.refusals.min(16));
                 self.refusals += 1;
                 self.place = TaskPlace::Queued;
                 self.again_at = Some(now + DISPATCH_AGAIN.saturating_mul(factor).min(DISPATCH_AGAIN_AT_MOST));
             }
-            // The end of a task is for the log.
-            News::Ended(_) => {}
+            // The end of a task is for the log; the rest says nothing that is shown.
+            News::Ended(_) | News::Enqueued | News::Unknown => {}
         }
+    }
+
+    /// No agent has it any more.
+    fn returned(&mut self, place: TaskPlace) {
+        self.place = place;
+        self.agent_id = None;
+        self.delivery = None;
+        self.begun_at = None;
+        (self.timeout_at, self.heartbeat_at, self.again_at) = (None, None, None);
     }
 }
 
@@ -84,8 +90,9 @@ impl Worker {
         let is_fenced_off = !update.namespace.is_empty()
             && live.execution.namespace().is_some_and(|namespace| namespace.as_str() != update.namespace);
         let task = live.compiled.plan.parse_task_id(&update.task_id).map(|(_, task)| task);
-        let is_current = |task: &TaskKey| !is_fenced_off && live.execution.is_current(*task);
-        match task.filter(|task| is_current(task) && !is_anothers(live, *task, &update)) {
+        let is_current = |task: &TaskKey| live.execution.is_current(*task);
+        match task.filter(is_current) {
+            Some(task) if is_fenced_off || is_anothers(live, task, &update) => self.void(task, update),
             Some(task) => self.current(id, task, update),
             // What made it stale may not be committed yet.
             None => {
@@ -98,12 +105,27 @@ impl Worker {
     /// Frees an agent from a task that is not wanted any more: it was told so, but perhaps over a stream that was lost.
     fn release(&mut self, update: &TaskUpdate) {
         match update.news {
-            News::HandedOver(_) | News::Begun | News::Alive | News::Shown(_) => {
+            News::HandedOver(_) | News::Begun | News::Alive | News::Shown(_) | News::Enqueued => {
                 let reason = "the task is not wanted any more";
                 self.say(update.execution, Outgoing::Cancel { task_id: update.task_id.clone(), reason });
             }
-            News::Waiting | News::Requeued | News::Refused | News::Ended(_) => {}
+            News::Waiting
+            | News::Requeued
+            | News::Refused
+            | News::Ended(_)
+            | News::Unknown
+            | News::Unheard
+            | News::Lost => {}
         }
+    }
+
+    /// What is said by whom it does not concern. With the acknowledgement of a result communication forgets the task, which is
+    /// wanted all the same.
+    fn void(&mut self, task: TaskKey, update: TaskUpdate) {
+        if update.needs_ack {
+            self.open.share(update.execution).voided.push(task);
+        }
+        self.acknowledge(update);
     }
 
     fn current(&mut self, id: ExecutionId, task: TaskKey, update: TaskUpdate) {
@@ -127,6 +149,7 @@ impl Worker {
         let now = self.shared.now();
         let Some(out) = self.live.get_mut(&id).and_then(|live| live.tasks.get_mut(&task)) else { return };
         let (timeout_at, heartbeat_at, again_at) = (out.timeout_at, out.heartbeat_at, out.again_at);
+        let is_lost = matches!(update.news, News::Lost);
         out.see(update, now);
         let moved = [
             (timeout_at, out.timeout_at, Timer::Timeout(task)),
@@ -137,6 +160,9 @@ impl Worker {
             if old != new {
                 self.rearm(id, old, new, timer);
             }
+        }
+        if is_lost {
+            self.dispatch_again(id, task);
         }
     }
 

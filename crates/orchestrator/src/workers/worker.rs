@@ -28,10 +28,8 @@ use crate::{
 
 /// Events that may wait for a free place in flight; beyond it nothing more is decided.
 const MOST_OPEN: usize = 8_192;
-/// Events of one frame to communication, and the bytes after which it is full: a frame of the largest inputs still fits a
-/// message.
+/// Events that go to the exchange at once.
 const FRAME: usize = 256;
-const FRAME_BYTES: usize = 2 << 20;
 /// Before a log that could not be read is read again.
 const RELOAD_AFTER: Duration = Duration::from_secs(1);
 
@@ -78,7 +76,6 @@ pub(super) struct Worker {
     pub(super) refusals: HashMap<ExecutionId, u32>,
     /// What communication is to be told.
     pub(super) outbox: VecDeque<Said>,
-    pub(super) is_attached: bool,
     /// Shards that are being given up.
     pub(super) leaving: Vec<Leaving>,
 }
@@ -109,7 +106,6 @@ impl Worker {
             generation: 0,
             refusals: HashMap::new(),
             outbox: VecDeque::new(),
-            is_attached: false,
             leaving: Vec::new(),
         }
     }
@@ -165,15 +161,9 @@ impl Worker {
         self.unread_since = now;
     }
 
-    /// Takes from the outbox what goes out at once: at least one event.
+    /// Takes from the outbox what goes out at once.
     fn next_frame(&mut self) -> Vec<Said> {
-        let mut bytes = 0;
-        let fits = |said: &&Said| {
-            let is_first = bytes == 0;
-            bytes += said.outgoing.size();
-            is_first || bytes <= FRAME_BYTES
-        };
-        let count = self.outbox.iter().take(FRAME).take_while(fits).count();
+        let count = self.outbox.len().min(FRAME);
         self.outbox.drain(..count).collect()
     }
 
@@ -204,25 +194,21 @@ impl Worker {
             Input::Update(update) => self.update(update),
             Input::Settle { id, task_id } => self.settle(id, task_id),
             Input::Voters { id, step, found } => self.voters(id, step, found),
-            Input::Attached => self.attached(),
-            Input::Detached => {
-                self.is_attached = false;
-                self.outbox.clear();
-            }
+            Input::Anew => self.locate_all(),
             Input::Sweep { known } => self.sweep(known),
             Input::Census { known, reply } => drop(reply.send(self.census(&known))),
             Input::Compare { replayed, reply } => drop(reply.send(self.compare(&replayed))),
         }
     }
 
-    /// Takes an execution in that the log has, and does what it owes.
+    /// Takes an execution in that the log has, and does what it owes. What it has out may be out already.
     pub(super) fn adopt(&mut self, id: ExecutionId, loaded: Loaded) {
         let Some(held) = self.shared.holdings.held(id) else { return };
         let live = Live::new(loaded, held, self.batch);
         let effects = live.execution.outstanding();
         self.insert(id, live);
         for effect in effects {
-            self.perform(id, effect);
+            self.perform_again(id, effect);
         }
         self.arm(id);
     }
@@ -326,8 +312,7 @@ impl Worker {
             | Input::Voters { .. }
             | Input::Adopt { .. }
             | Input::GiveUp { .. }
-            | Input::Attached
-            | Input::Detached
+            | Input::Anew
             | Input::Sweep { .. }
             | Input::Census { .. }
             | Input::Compare { .. } => {}

@@ -1,6 +1,7 @@
 //! A communication service that the test plays: it notes what it is told, and answers tasks by itself or when asked to.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -8,9 +9,10 @@ use std::{
 use contracts::{
     Link,
     communication::v1::{
-        ExchangeTasksRequest, ExchangeTasksResponse, Task, TaskBegun, TaskFailure, TaskHandedOver, TaskResult,
+        ExchangeTasksRequest, ExchangeTasksResponse, Serving, Task, TaskBegun, TaskFailure, TaskHandedOver, TaskResult,
         TaskUnknown, TaskUpdate,
         orchestrator_event::Event,
+        serving,
         task::Target,
         task_result::Outcome,
         task_service_server::{TaskService, TaskServiceServer},
@@ -22,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::world::eventually;
+use crate::world::{eventually, new_id};
 
 type Frame = Result<ExchangeTasksResponse, Status>;
 
@@ -35,6 +37,11 @@ pub(crate) struct Heard {
     pub(crate) dispatched: Vec<Task>,
     pub(crate) cancelled: Vec<String>,
     pub(crate) acknowledged: Vec<String>,
+    pub(crate) located: Vec<String>,
+    /// What is answered where one of these tasks is looked for; any other is unknown.
+    known: HashMap<String, TaskUpdate>,
+    /// Does it let nobody attach?
+    is_away: bool,
     stream: Option<mpsc::UnboundedSender<Frame>>,
 }
 
@@ -110,6 +117,35 @@ impl Communication {
         self.send(Err(Status::unavailable("hung up")));
     }
 
+    /// Breaks the stream, and cannot be reached any more.
+    pub(crate) fn go_away(&self) {
+        self.heard().is_away = true;
+        self.hang_up();
+    }
+
+    /// Says how many tasks of agents of this type it can hand over, and waits until that was heard.
+    pub(crate) async fn serve(&self, agent_type: &str, capacity: u32) {
+        let target = Some(serving::Target::AgentType(agent_type.to_owned()));
+        let serving = Serving { namespace: "default".to_owned(), target, capacity };
+        self.send(Ok(ExchangeTasksResponse { serving: vec![serving], ..Default::default() }));
+        // What comes after it is answered after it.
+        let stale = Task { id: format!("{}/none/1", new_id()), ..Task::default() };
+        self.complete(&stale, "null");
+        self.acknowledged(&stale.id, 1).await;
+    }
+
+    /// Says from now on, when it is asked where a task is, that a session holds it.
+    pub(crate) fn hold(&self, task: &Task) {
+        let update = Update::HandedOver(TaskHandedOver { session_id: "ses_1".to_owned(), delivery: 1 });
+        self.heard().known.insert(task.id.clone(), said("default", task, update));
+    }
+
+    /// Waits until it was asked so often where a task is.
+    pub(crate) async fn located(&self, task_id: &str, times: usize) {
+        let is_so = |heard: &Heard| heard.located.iter().filter(|id| *id == task_id).count() >= times;
+        eventually("a question", async || is_so(&self.heard()).then_some(())).await;
+    }
+
     fn send(&self, frame: Frame) {
         // A stream that is gone hears nothing.
         let _ = self.heard().stream.as_ref().expect("the orchestrator has attached").send(frame);
@@ -131,7 +167,9 @@ impl Communication {
                 Event::Ack(ack) => heard.acknowledged.push(ack.task_id),
                 Event::Locate(locate) => {
                     let update = Some(Update::Unknown(TaskUnknown {}));
-                    updates.push(TaskUpdate { task_id: locate.task_id, update, ..Default::default() });
+                    let unknown = TaskUpdate { task_id: locate.task_id.clone(), update, ..Default::default() };
+                    updates.push(heard.known.get(&locate.task_id).cloned().unwrap_or(unknown));
+                    heard.located.push(locate.task_id);
                 }
             }
         }
@@ -165,6 +203,9 @@ impl TaskService for Communication {
         &self,
         request: Request<Streaming<ExchangeTasksRequest>>,
     ) -> Result<Response<Self::ExchangeTasksStream>, Status> {
+        if self.heard().is_away {
+            return Err(Status::unavailable("away"));
+        }
         let (sender, told) = mpsc::unbounded_channel();
         self.heard().stream = Some(sender);
         let service = self.clone();

@@ -6,6 +6,7 @@
 mod communication;
 mod control;
 mod durability;
+mod exchange;
 mod reading;
 mod registry;
 mod tasks;

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use contracts::{
-    Link, Links,
+    Link, Links, Replica as Peer,
     orchestrator::v1::{
         CheckLivenessRequest, CheckLivenessResponse, CreateWorkflowRequest, Event, Execution, ExecutionStatus,
         GetExecutionRequest, ListEventsRequest, StartExecutionRequest, StepRun, StepState, VerifyExecutionRequest,
@@ -16,6 +16,7 @@ use lifecycle::{Shutdown, Tasks};
 use orchestrator::{Peers, Service, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::{communication::Communication, registry::Registry};
 
@@ -24,6 +25,8 @@ pub(crate) struct World {
     pub(crate) directory: TempDir,
     pub(crate) settings: Settings,
     pub(crate) communication: Communication,
+    /// Further replicas of it.
+    pub(crate) others: Vec<Communication>,
     pub(crate) registry: Registry,
     replica: Replica,
 }
@@ -35,9 +38,20 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    async fn start(settings: &Settings, communication: &Communication, registry: &Registry) -> Self {
+    async fn start(
+        settings: &Settings,
+        communication: &Communication,
+        others: &[Communication],
+        registry: &Registry,
+    ) -> Self {
         let tasks = Tasks::new(Shutdown::new());
-        let peers = Peers { registry: registry.link(), communication: Links::one(communication.link()), cluster: None };
+        let peer = |(place, replica): (usize, &Communication)| Peer {
+            address: format!("communication-{place}").into(),
+            link: replica.link(),
+        };
+        let communication: Arc<[_]> = [communication].into_iter().chain(others).enumerate().map(peer).collect();
+        let communication = Links::watched(watch::channel(communication).1);
+        let peers = Peers { registry: registry.link(), communication, cluster: None };
         let service = orchestrator::start(settings.clone(), peers, Arc::new(SystemClock), &tasks).await.unwrap();
         Self { tasks, service }
     }
@@ -80,19 +94,27 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::among(1, change).await
+    }
+
+    /// Between so many replicas of communication.
+    pub(crate) async fn among(count: usize, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.database.path = directory.path().join("orchestrator.db");
         change(&mut settings);
         let (communication, registry) = (Communication::default(), Registry::default());
-        let replica = Replica::start(&settings, &communication, &registry).await;
-        communication.attached(1).await;
-        Self { directory, settings, communication, registry, replica }
+        let others: Vec<_> = (1..count).map(|_| Communication::default()).collect();
+        let replica = Replica::start(&settings, &communication, &others, &registry).await;
+        for communication in others.iter().chain([&communication]) {
+            communication.attached(1).await;
+        }
+        Self { directory, settings, communication, others, registry, replica }
     }
 
     /// Another orchestrator on the same database.
     pub(crate) async fn second(&self) -> Replica {
-        Replica::start(&self.settings, &Communication::default(), &self.registry).await
+        Replica::start(&self.settings, &Communication::default(), &[], &self.registry).await
     }
 
     pub(crate) fn replica(&self) -> &Replica {
@@ -100,17 +122,17 @@ impl World {
     }
 
     pub(crate) async fn crash_and_start(self) -> Self {
-        let Self { directory, settings, communication, registry, replica } = self;
+        let Self { directory, settings, communication, others, registry, replica } = self;
         replica.crash().await;
-        let replica = Replica::start(&settings, &communication, &registry).await;
-        Self { directory, settings, communication, registry, replica }
+        let replica = Replica::start(&settings, &communication, &others, &registry).await;
+        Self { directory, settings, communication, others, registry, replica }
     }
 
     pub(crate) async fn stop_and_start(self) -> Self {
-        let Self { directory, settings, communication, registry, replica } = self;
+        let Self { directory, settings, communication, others, registry, replica } = self;
         replica.stop().await;
-        let replica = Replica::start(&settings, &communication, &registry).await;
-        Self { directory, settings, communication, registry, replica }
+        let replica = Replica::start(&settings, &communication, &others, &registry).await;
+        Self { directory, settings, communication, others, registry, replica }
     }
 
     pub(crate) fn executions(&self) -> ExecutionServiceClient<Link> {
