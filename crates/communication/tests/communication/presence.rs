@@ -36,8 +36,8 @@ async fn every_replica_hears_of_every_session_whatever_the_others_do() {
     let (replicas, links) = watch::channel(there.clone().into());
     // Longer than the test waits: nothing but what is told at once, and to each on its own, is told at all.
     let world = World::beside(first.clone(), Some(Links::watched(links)), |settings| {
-        settings.registry_timeout = Duration::from_secs(3600);
-        settings.report_interval = Duration::from_secs(3600);
+        settings.registry_timeout = Duration::from_hours(1);
+        settings.report_interval = Duration::from_hours(1);
     })
     .await;
     let session = world.agent(&ada, 1).await;

@@ -242,7 +242,7 @@ pub(crate) async fn list_agents(
     };
     let question = format!("{request:?}");
     let mut agents = app.agents();
-    let call = app.call(agents.list_agents(context.request(request)));
+    let call = Box::pin(app.call(agents.list_agents(context.request(request))));
     let reply = |page: wire_api::ListAgentsResponse| {
         let agents: Result<Vec<_>, _> = page.agents.into_iter().map(|agent| Agent::from_wire(Some(agent))).collect();
         Reply::ok(&Page::new(agents?, page.next_page_token))
@@ -264,7 +264,7 @@ pub(crate) async fn get_agent(
     let request = wire_api::GetAgentRequest { namespace: context.namespace.clone(), agent_id: id.to_string() };
     let question = format!("{request:?}");
     let mut agents = app.agents();
-    let call = app.call(agents.get_agent(context.request(request)));
+    let call = Box::pin(app.call(agents.get_agent(context.request(request))));
     app.memory.or_stale(question, call, |answer| Reply::ok(&Agent::from_wire(answer.agent)?)).await
 }
 

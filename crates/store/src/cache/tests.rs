@@ -67,7 +67,7 @@ fn redis(url: &str) -> Redis {
 
 /// A cache; those of one name share what they can.
 fn cache(name: &'static str, redis: Option<Redis>, clock: &Arc<ManualClock>) -> Cache<String> {
-    let believe = Believe { fresh: FRESH, kept: Duration::from_secs(3600), capacity: 100 };
+    let believe = Believe { fresh: FRESH, kept: Duration::from_hours(1), capacity: 100 };
     Cache::new(name, believe, redis, Some(Codec::json()), Arc::clone(clock) as _)
 }
 
@@ -106,7 +106,7 @@ async fn conforms(redis: Option<Redis>, test: &str) {
     let cache = cache(name(test), redis, &clock);
     source.expect(&cache, "one").await;
     source.set(Some("two"));
-    clock.advance(FRESH - Duration::from_micros(1));
+    clock.advance(FRESH.checked_sub(Duration::from_micros(1)).unwrap());
     source.expect(&cache, "one").await;
     assert_eq!(source.loads(), 1, "it is believed for so long");
     clock.advance(Duration::from_micros(1));
@@ -174,7 +174,7 @@ async fn an_invalidation_reaches_every_replica_and_brings_nothing_old_back() {
     let redis = redis(&Servers::shared().redis);
     let replica = || cache(name, Some(redis.clone()), &clock);
     let (a, b, key) = (replica(), replica(), redis.key(name, "a:b"));
-    following(&[&a, &b], async {
+    let test = async {
         for round in 1..20 {
             clock.advance(Duration::from_micros(1));
             let old = source.get(&b).await.unwrap().unwrap().value;
@@ -197,7 +197,6 @@ async fn an_invalidation_reaches_every_replica_and_brings_nothing_old_back() {
             };
             let (late, ()) = join(late, change).await;
             assert_eq!(late.unwrap().unwrap().value, old, "who asked before the change may get what was there");
-            let begun = std::time::Instant::now();
             eventually("the other replica to see the change", async || {
                 match source.get(&b).await.unwrap().unwrap().value {
                     value if value == new => Ok(()),
@@ -205,12 +204,11 @@ async fn an_invalidation_reaches_every_replica_and_brings_nothing_old_back() {
                 }
             })
             .await;
-            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
             source.expect(&a, &new).await;
             source.expect(&replica(), &new).await;
         }
-    })
-    .await;
+    };
+    following(&[&a, &b], Box::pin(test)).await;
 }
 
 #[tokio::test]
@@ -219,7 +217,7 @@ async fn a_redis_that_dies_and_comes_back_empty_makes_it_slower_and_never_wrong(
     let (clock, source, name) = (clock(), Source::of("one"), name("dies"));
     let redis = redis(&servers.redis);
     let (a, b) = (cache(name, Some(redis.clone()), &clock), cache(name, Some(redis), &clock));
-    following(&[&a, &b], async {
+    let test = async {
         clock.advance(Duration::from_micros(1));
         source.expect(&a, "one").await;
         source.expect(&b, "one").await;
@@ -241,8 +239,8 @@ async fn a_redis_that_dies_and_comes_back_empty_makes_it_slower_and_never_wrong(
         eventually("the cache to listen again", async || if distrusted() > before { Ok(()) } else { Err(()) }).await;
         assert_eq!(distrusted(), clock.now().as_micros());
         source.expect(&b, "three").await;
-    })
-    .await;
+    };
+    following(&[&a, &b], Box::pin(test)).await;
 }
 
 #[tokio::test]
