@@ -65,6 +65,14 @@ fn everything_is_there_shows_its_health_and_starts_in_order() {
             assert!(waits(&compose[name]).contains_key(need), "{name} needs {need}");
         }
     }
+    for (name, service) in compose.iter().filter(|(name, _)| SERVICES.contains(&name.as_str())) {
+        let variable = format!("TROUPE_{}__REDIS__URL_FILE", name.to_uppercase());
+        assert_eq!(
+            !service["environment"][variable].is_null(),
+            waits(service).contains_key("redis"),
+            "{name} and Redis"
+        );
+    }
     // Who reads secrets waits until there are some.
     for name in SERVERS.iter().filter(|name| **name != "jaeger") {
         assert!(waits(&compose[*name]).contains_key("secrets"), "{name}");
