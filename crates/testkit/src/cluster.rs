@@ -7,6 +7,7 @@ mod process;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::atomic::{AtomicU8, Ordering},
 };
 
@@ -106,6 +107,11 @@ impl Cluster {
     /// A client for the API of the first gateway.
     pub fn api(&self) -> Api {
         Api::new(self.url())
+    }
+
+    /// The file with the settings of a process.
+    pub fn settings(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.toml"))
     }
 
     /// What every process has logged so far.

@@ -35,6 +35,11 @@ async fn in_a_cluster_the_examples_come_to_the_same() {
     let cluster = Cluster::start(Setup { size: TWO_OF_EACH, ..Setup::default() }).await;
     triage_earthquakes(&cluster.url()).await;
     respond_to_incidents(&cluster.url()).await;
+    let settings = cluster.settings("gateway-1");
+    let settings = settings.to_str().expect("a path of the tests is text");
+    let bench = ["bench", "--config", settings, "--runs", "40", "--concurrency", "4", "--json"];
+    let reports = run(&cluster.url(), &bench).await;
+    assert!(reports.as_array().is_some_and(|reports| reports.len() == 3), "{reports:#}");
 }
 
 async fn triage_earthquakes(url: &str) {

@@ -6,7 +6,7 @@ use contracts::{Link, orchestrator::v1::execution_service_client::ExecutionServi
 use domain::ExecutionId;
 use errors::Error;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status};
 
 use super::Api;
 use crate::error::OrchestratorError;
@@ -21,7 +21,6 @@ pub(super) type Client = ExecutionServiceClient<Link>;
 /// A way to ask the replica that writes a shard.
 pub(super) struct Route {
     is_forwarded: bool,
-    metadata: MetadataMap,
     patience: Instant,
 }
 
@@ -34,10 +33,11 @@ pub(super) enum Answerer {
 }
 
 impl Route {
-    /// A request as it is passed on.
+    /// A request as it is passed on. What came with it belongs to the connection that it came over: its length, for one, is
+    /// another's. Deadline, trace and credential are the link's business.
+    #[expect(clippy::unused_self, reason = "only what was routed is passed on")]
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        *request.metadata_mut() = self.metadata.clone();
         request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
         request
     }
@@ -49,7 +49,7 @@ impl Api {
         let is_forwarded = metadata.contains_key(FORWARDED);
         // A dead replica's shards are taken over within a lease.
         let patience = Instant::now() + self.app.workers.shared().settings.lease + Duration::from_secs(5);
-        (Route { is_forwarded, metadata, patience }, message)
+        (Route { is_forwarded, patience }, message)
     }
 
     /// Who is to answer now. Waits while the shard is nobody's.
