@@ -47,8 +47,8 @@ test-kill: build ## Kill -9 the process TROUPE_KILLS times (default 500) under l
 	TROUPE_KILLS=$${TROUPE_KILLS:-500} cargo nextest run -p troupe-tests -E 'test(kill::)' --no-capture
 
 .PHONY: test-faults
-test-faults: build ## Kill, stop and roll the processes of a cluster TROUPE_FAULTS times (default 120), and write docs/reliability.md
-	TROUPE_FAULTS=$${TROUPE_FAULTS:-120} TROUPE_FAULTS_REPORT=$(CURDIR)/docs/reliability.md \
+test-faults: build ## Kill, stop and roll the processes of a cluster TROUPE_FAULTS times (default 170, ten of each), and write docs/reliability.md
+	TROUPE_FAULTS=$${TROUPE_FAULTS:-170} TROUPE_FAULTS_REPORT=$(CURDIR)/docs/reliability.md \
 	cargo nextest run --workspace -E 'test(faults::)' --no-capture
 
 .PHONY: test-simulator

@@ -14,6 +14,7 @@ mod plans;
 testkit::conformance! {
     messages_and_letters_read_back_as_they_were_written
     a_message_is_recorded_once
+    replicas_that_change_the_same_messages_do_not_fail_each_other
     what_is_over_stays_over
     lists_are_cut_and_filtered
     a_dead_letter_is_replayed_once
@@ -79,6 +80,23 @@ fn update(sequence: i64, status: Status) -> MessageUpdate {
     let history = vec![HistoryEvent { status, at, detail: format!("\"{sequence}\"\n") }];
     let (delivered_at, acked_at) = (Some(at), (status == Status::Acked).then_some(at));
     MessageUpdate { sequence, created_at: NOW, status, deliveries: 2, delivered_at, acked_at, history }
+}
+
+async fn replicas_that_change_the_same_messages_do_not_fail_each_other(place: Database) {
+    const MESSAGES: i64 = 200;
+    let (one, other) = (open(&place).await.unwrap(), open(&place).await.unwrap());
+    let inserts = (1..=MESSAGES).map(envelope).collect();
+    one.write(&Batch { inserts, ..Batch::default() }).await.unwrap();
+    for _ in 0..20 {
+        let there = (1..=MESSAGES).map(|sequence| update(sequence, Status::Queued)).collect();
+        let back = (1..=MESSAGES).rev().map(|sequence| update(sequence, Status::Delivered)).collect();
+        let (there, back) = (Batch { updates: there, ..Batch::default() }, Batch { updates: back, ..Batch::default() });
+        let (there, back) = futures::join!(one.write(&there), other.write(&back));
+        there.unwrap();
+        back.unwrap();
+    }
+    one.close().await;
+    other.close().await;
 }
 
 async fn messages_and_letters_read_back_as_they_were_written(place: Database) {

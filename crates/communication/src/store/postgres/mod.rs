@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::{DeadLetterId, Namespace, Timestamp};
 use futures::StreamExt as _;
-use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, QueryBuilder, Row as _, error::DatabaseError};
 use store::{Page, Postgres};
 use tracing::Instrument as _;
 
@@ -95,8 +95,19 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
     fn column<T>(updates: &[MessageUpdate], value: impl Fn(&MessageUpdate) -> T) -> Vec<T> {
         updates.iter().map(value).collect()
     }
+    // Replicas that change the same messages take them in the same order: none waits for one that waits for it.
+    const LOCK: &str = "SELECT 1 FROM messages \
+        JOIN unnest($1::bigint[], $2::timestamptz[]) AS changes (sequence, created_at) USING (sequence, created_at) \
+        ORDER BY sequence FOR NO KEY UPDATE OF messages";
     if updates.is_empty() {
         return Ok(());
+    }
+    if updates.len() > 1 {
+        sqlx::query(LOCK)
+            .bind(column(updates, |update| update.sequence))
+            .bind(column(updates, |update| update.created_at.to_datetime()))
+            .execute(&mut *connection)
+            .await?;
     }
     sqlx::query(UPDATE)
         .bind(column(updates, |update| update.sequence))
@@ -156,16 +167,34 @@ async fn give_up(connection: &mut PgConnection, messages: &[(String, String)], a
     Ok(())
 }
 
+async fn write_once(pool: &PgPool, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
+    let mut transaction = pool.begin().await?;
+    let inserted = insert(&mut transaction, &batch.inserts).await?;
+    update(&mut transaction, &batch.updates).await?;
+    bury(&mut transaction, &batch.letters).await?;
+    transaction.commit().await?;
+    Ok(inserted)
+}
+
+/// SQLSTATE 40P01, `deadlock_detected`.
+fn is_deadlock(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "40P01")
+}
+
 #[async_trait]
 impl Store for PostgresStore {
     async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
+        /// Far more than ever come in a row.
+        const MOST_DEADLOCKS: u32 = 10;
         let written = async {
-            let mut transaction = self.0.pool.begin().await?;
-            let inserted = insert(&mut transaction, &batch.inserts).await?;
-            update(&mut transaction, &batch.updates).await?;
-            bury(&mut transaction, &batch.letters).await?;
-            transaction.commit().await?;
-            Ok(inserted)
+            let mut deadlocks = 0;
+            loop {
+                match write_once(&self.0.pool, batch).await {
+                    // What is locked in an order nobody chose, as indexes are: the database has undone this one, not the other.
+                    Err(error) if is_deadlock(&error) && deadlocks < MOST_DEADLOCKS => deadlocks += 1,
+                    written => return written,
+                }
+            }
         };
         written.instrument(self.0.span("INSERT", "messages")).await
     }
