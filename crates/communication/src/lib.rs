@@ -13,7 +13,7 @@ mod workers;
 
 use std::sync::Arc;
 
-use ::store::Redis;
+use ::store::{Pace, Redis};
 use contracts::{Link, Links};
 use domain::Clock;
 use lifecycle::{Checks, Complaint, HealthStatus, Tasks};
@@ -76,6 +76,7 @@ pub async fn start(
         store: Arc::clone(&store),
         transport: Arc::clone(&transport),
         hub: Arc::clone(&hub),
+        pace: Pace::new(!settings.database.is_sqlite()),
     };
     let messages = Messages {
         directory: Arc::clone(&directory),

@@ -72,7 +72,8 @@ enum Outcome {
 
 impl Balanced {
     pub(crate) fn new(service: &'static str, replicas: Followed, credential: Option<HeaderValue>) -> Self {
-        let (turn, budget) = (AtomicUsize::default(), TpsBudget::default());
+        // Anywhere: callers that start together do not all go to the first replica.
+        let (turn, budget) = (AtomicUsize::new(rand::random_range(0..1_000)), TpsBudget::default());
         Self(Arc::new(Shared { service, replicas, credential, turn, budget }))
     }
 

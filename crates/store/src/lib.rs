@@ -5,6 +5,7 @@
 mod cache;
 mod cursor;
 mod migrations;
+mod pace;
 mod page;
 mod postgres;
 mod redis;
@@ -16,6 +17,7 @@ use settings::Place;
 pub use cache::{Believe, Cache, Codec, Found};
 pub use cursor::{PageSize, PageToken};
 pub use migrations::Migrations;
+pub use pace::Pace;
 pub use page::Page;
 pub use postgres::Postgres;
 pub use redis::{Health, Heard, Key, Redis, RedisError, Subscription};

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::store::Pace;
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument as _;
 
@@ -31,6 +32,7 @@ pub(crate) struct Writer {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) pace: Pace,
 }
 
 /// A message that is to be recorded, and who waits for it.
@@ -58,10 +60,13 @@ impl Writer {
     pub(crate) async fn run(mut self, mut last: watch::Receiver<bool>) -> Result<(), sqlx::Error> {
         loop {
             // Both arms are cancel-safe.
-            let entries = tokio::select! {
+            let mut entries = tokio::select! {
                 entries = self.journal.take() => entries,
                 _ = last.wait_for(|last| *last) => break,
             };
+            self.pace.gather(entries.len()).await;
+            entries.append(&mut self.journal.take_now());
+            self.pace.begin(entries.len());
             if self.write(entries).await.is_err() {
                 tokio::time::sleep(PAUSE).await;
             }

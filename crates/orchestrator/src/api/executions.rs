@@ -30,6 +30,8 @@ use crate::{
 /// Events of a page: more than of other lists, since they are small.
 const EVENTS_DEFAULT: u32 = 100;
 const EVENTS_MOST: u32 = 1_000;
+/// Ids tried for one in a shard of this replica: among eight replicas one in eight is, so that a hundred nearly always hold one.
+const OWN_ID_TRIES: usize = 100;
 /// Stuck executions that one answer names.
 const STUCK_SHOWN: usize = 100;
 
@@ -58,6 +60,15 @@ impl Api {
         };
         let snapshot = self.app.start(call).await?;
         Ok(Response::new(StartExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
+    }
+
+    /// An id whose shard is written here, so that the call need not be passed on; any id where a few tries find none, as in a
+    /// replica that holds no shard.
+    fn fresh_id(&self) -> ExecutionId {
+        let generate = || ExecutionId::generate(self.app.clock.as_ref());
+        let holdings = &self.app.workers.shared().holdings;
+        let mut tries = std::iter::repeat_with(generate).take(OWN_ID_TRIES);
+        tries.find(|id| holdings.held(*id).is_some()).unwrap_or_else(generate)
     }
 
     async fn get(&self, request: GetExecutionRequest) -> Result<Response<GetExecutionResponse>, Status> {
@@ -129,10 +140,9 @@ impl ExecutionService for Api {
         &self,
         request: Request<StartExecutionRequest>,
     ) -> Result<Response<StartExecutionResponse>, Status> {
-        // An id of its own says which replica is to start it.
         let mut request = request;
         if request.get_ref().execution_id.is_empty() {
-            request.get_mut().execution_id = ExecutionId::generate(self.app.clock.as_ref()).to_string();
+            request.get_mut().execution_id = self.fresh_id().to_string();
         }
         routed!(
             self,

@@ -1,6 +1,7 @@
 //! The one writer of the log: merges what waits of all workers into one transaction.
 //!
-//! No delay is added: at low load a batch commits alone, at high load the batches that came in during a commit make the next.
+//! At low load a batch commits alone and at once; at high load the batches that came in during a commit make the next. Among
+//! replicas a [`Pace`] keeps the batches large.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use ::store::Pace;
 use domain::ExecutionId;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument as _, Span};
@@ -17,6 +19,9 @@ use crate::{
     metrics, spans,
     store::{Append, AppendError, Summary},
 };
+
+/// Batches of one transaction.
+const MOST: usize = 256;
 
 /// Another replica has the shards.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -51,14 +56,16 @@ pub(super) async fn run(
     mut jobs: mpsc::Receiver<Job>,
     workers: Vec<mpsc::Sender<Outcome>>,
 ) -> Result<(), Infallible> {
-    /// Batches of one transaction.
-    const MOST: usize = 256;
+    let mut pace = Pace::new(!shared.is_alone);
     let mut waiting = Vec::with_capacity(MOST);
     // The first generation of each worker whose batches build on nothing that failed.
     let mut valid = vec![0_u64; workers.len()];
     // Executions whose events were refused, and which their worker has not read again yet.
     let mut refused = HashSet::new();
     while jobs.recv_many(&mut waiting, MOST).await > 0 {
+        pace.gather(executions(&waiting)).await;
+        take_more(&mut jobs, &mut waiting);
+        pace.begin(executions(&waiting));
         let mut order = Vec::with_capacity(waiting.len());
         let mut merged = Merged::default();
         for job in waiting.drain(..) {
@@ -84,6 +91,19 @@ pub(super) async fn run(
         }
     }
     Ok(())
+}
+
+fn executions(jobs: &[Job]) -> usize {
+    jobs.iter().map(|job| job.append.summaries.len()).sum()
+}
+
+/// What has come in meanwhile.
+fn take_more(jobs: &mut mpsc::Receiver<Job>, waiting: &mut Vec<Job>) {
+    while waiting.len() < MOST
+        && let Ok(job) = jobs.try_recv()
+    {
+        waiting.push(job);
+    }
 }
 
 /// Commits what it can. What the database refuses is found by halves, and left out.

@@ -1,71 +1,52 @@
-//! One commit of the log: three statements, however many events.
+//! One commit of the log: one statement, which is its own transaction, however many events.
 
-use chrono::{DateTime, Utc};
 use store::Postgres;
 
 use crate::store::{Append, AppendError, Summary, counts_list, key};
 
-/// Locks the claimed shards that the owner holds under the claimed epochs: nobody can take one before the commit, so a
-/// replica that was stopped and wakes up writes nothing (I2). In the order of ids, or two replicas could wait for each other.
-const LOCK: &str = "SELECT shards.id FROM shards JOIN unnest($1::int[], $2::bigint[]) AS claimed (id, epoch) \
-                    ON shards.id = claimed.id AND shards.epoch = claimed.epoch WHERE shards.owner = $3 \
-                    ORDER BY shards.id FOR SHARE OF shards";
-
-const EVENTS: &str = "INSERT INTO execution_events (execution_id, sequence, at, data, hash) \
-                      SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::timestamptz[], $4::bytea[], $5::bytea[])";
-
-/// Lists of lists have one length each in PostgreSQL: the counts come as one list, ten per row.
-const SUMMARIES: &str = "INSERT INTO executions (id, namespace, shard, workflow_id, workflow_name, workflow_version, \
-    created_at, status, counts, failure, ended_at, last_sequence, last_hash) \
-    SELECT id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, \
-           ($13::int[])[(row - 1) * 10 + 1 : row * 10], failure, ended_at, last_sequence, last_hash \
-    FROM unnest($1::bytea[], $2::text[], $3::int[], $4::text[], $5::text[], $6::int[], $7::timestamptz[], $8::text[], \
-                $9::text[], $10::timestamptz[], $11::bigint[], $12::bytea[]) \
-         WITH ORDINALITY AS given (id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, \
-                                   failure, ended_at, last_sequence, last_hash, row) \
-    ON CONFLICT (id) DO UPDATE SET status = excluded.status, counts = excluded.counts, failure = excluded.failure, \
-    ended_at = excluded.ended_at, last_sequence = excluded.last_sequence, last_hash = excluded.last_hash";
+/// Locks the claimed shards that the owner holds under the claimed epochs, and writes where that is all of them.
+///
+/// Nobody can take a shard that is locked before the commit, so a replica that was stopped and wakes up writes nothing (I2). In the
+/// order of ids, or two replicas could wait for each other. Lists of lists have one length each in PostgreSQL: the counts come as
+/// one list, ten per row.
+const APPEND: &str = "WITH held AS MATERIALIZED (\
+        SELECT shards.id FROM shards JOIN unnest($1::int[], $2::bigint[]) AS claimed (id, epoch) \
+        ON shards.id = claimed.id AND shards.epoch = claimed.epoch WHERE shards.owner = $3 \
+        ORDER BY shards.id FOR SHARE OF shards), \
+    events AS (\
+        INSERT INTO execution_events (execution_id, sequence, at, data, hash) \
+        SELECT * FROM unnest($4::bytea[], $5::bigint[], $6::timestamptz[], $7::bytea[], $8::bytea[]) \
+        WHERE (SELECT count(*) FROM held) = cardinality($1)), \
+    summaries AS (\
+        INSERT INTO executions (id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, \
+                                counts, failure, ended_at, last_sequence, last_hash) \
+        SELECT id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, \
+               ($21::int[])[(row - 1) * 10 + 1 : row * 10], failure, ended_at, last_sequence, last_hash \
+        FROM unnest($9::bytea[], $10::text[], $11::int[], $12::text[], $13::text[], $14::int[], $15::timestamptz[], \
+                    $16::text[], $17::text[], $18::timestamptz[], $19::bigint[], $20::bytea[]) \
+             WITH ORDINALITY AS given (id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, \
+                                       status, failure, ended_at, last_sequence, last_hash, row) \
+        WHERE (SELECT count(*) FROM held) = cardinality($1) \
+        ON CONFLICT (id) DO UPDATE SET status = excluded.status, counts = excluded.counts, failure = excluded.failure, \
+        ended_at = excluded.ended_at, last_sequence = excluded.last_sequence, last_hash = excluded.last_hash) \
+    SELECT count(*) FROM held";
 
 pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) -> Result<(), AppendError> {
-    let mut transaction = postgres.pool.begin().await?;
     let claims = append.held();
     let (ids, epochs): (Vec<_>, Vec<_>) = claims.iter().map(|held| (held.shard as i32, held.epoch)).unzip();
-    let held: Vec<i32> =
-        sqlx::query_scalar(LOCK).bind(ids).bind(epochs).bind(owner).fetch_all(&mut *transaction).await?;
-    if held.len() != claims.len() {
-        return Err(AppendError::Fenced);
-    }
-    let events = &append.events;
-    sqlx::query(EVENTS)
-        .bind(events.iter().map(|event| key(event.execution)).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.sequence as i64).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.at.to_datetime()).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.data.as_slice()).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.hash.as_slice()).collect::<Vec<_>>())
-        .execute(&mut *transaction)
-        .await?;
-    write_summaries(&mut transaction, &append.summaries).await?;
-    Ok(transaction.commit().await?)
-}
-
-async fn write_summaries(connection: &mut sqlx::PgConnection, summaries: &[Summary]) -> sqlx::Result<()> {
-    fn column<'a, T>(summaries: &'a [Summary], value: impl FnMut(&'a Summary) -> T) -> Vec<T> {
-        summaries.iter().map(value).collect()
-    }
-    let failure = |summary: &Summary| {
-        summary
-            .failure
-            .as_ref()
-            .map(serde_json::to_string)
-            .transpose()
-            .map_err(|error| sqlx::Error::Encode(error.into()))
-    };
-    let failures = summaries.iter().map(failure).collect::<sqlx::Result<Vec<Option<String>>>>()?;
-    let ended: Vec<Option<DateTime<Utc>>> =
-        column(summaries, |summary| summary.ended_at.map(domain::Timestamp::to_datetime));
-    let counts: Vec<i32> =
+    let (events, summaries) = (&append.events, &append.summaries);
+    let failures = summaries.iter().map(failure_text).collect::<sqlx::Result<Vec<_>>>()?;
+    let counts: Vec<_> =
         summaries.iter().flat_map(|summary| counts_list(summary.counts)).map(|count| count as i32).collect();
-    sqlx::query(SUMMARIES)
+    let held: i64 = sqlx::query_scalar(APPEND)
+        .bind(ids)
+        .bind(epochs)
+        .bind(owner)
+        .bind(column(events, |event| key(event.execution)))
+        .bind(column(events, |event| event.sequence as i64))
+        .bind(column(events, |event| event.at.to_datetime()))
+        .bind(column(events, |event| event.data.as_slice()))
+        .bind(column(events, |event| event.hash.as_slice()))
         .bind(column(summaries, |summary| key(summary.id)))
         .bind(column(summaries, |summary| summary.namespace.as_str()))
         .bind(column(summaries, |summary| summary.shard as i32))
@@ -75,11 +56,20 @@ async fn write_summaries(connection: &mut sqlx::PgConnection, summaries: &[Summa
         .bind(column(summaries, |summary| summary.created_at.to_datetime()))
         .bind(column(summaries, |summary| crate::app::status_text(summary.status)))
         .bind(failures)
-        .bind(ended)
+        .bind(column(summaries, |summary| summary.ended_at.map(domain::Timestamp::to_datetime)))
         .bind(column(summaries, |summary| summary.last_sequence as i64))
         .bind(column(summaries, |summary| summary.last_hash.as_slice()))
         .bind(counts)
-        .execute(connection)
+        .fetch_one(&postgres.pool)
         .await?;
-    Ok(())
+    if held == claims.len() as i64 { Ok(()) } else { Err(AppendError::Fenced) }
+}
+
+fn column<'a, R, T>(rows: &'a [R], value: impl FnMut(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
+fn failure_text(summary: &Summary) -> sqlx::Result<Option<String>> {
+    let text = summary.failure.as_ref().map(serde_json::to_string).transpose();
+    text.map_err(|error| sqlx::Error::Encode(error.into()))
 }

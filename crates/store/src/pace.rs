@@ -1,0 +1,64 @@
+//! When the next group commit begins.
+
+use std::time::Duration;
+
+/// How long a small commit waits under load: about as long as it takes.
+const MOMENT: Duration = Duration::from_millis(1);
+/// Callers with a part in a commit from which on there is load.
+const LOAD: usize = 4;
+/// Callers with a part in a commit from which on it is worth its cost.
+const WORTH_IT: usize = 64;
+
+/// Paces the commits of one writer, where several replicas write to one database: a small commit that follows a large one waits a
+/// moment for more. Each replica alone sees too few callers for large commits, and all of them share the cost of small ones; with
+/// this they make together no more commits than one would.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    is_shared: bool,
+    before: usize,
+}
+
+impl Pace {
+    /// A writer's pace. `is_shared`: there may be others on the same database.
+    pub const fn new(is_shared: bool) -> Self {
+        Self { is_shared, before: 0 }
+    }
+
+    /// Before a commit in which so many callers have a part: is it to wait for more? Without load it never is. Cancel-safe.
+    pub async fn gather(&self, callers: usize) {
+        if self.is_to_wait(callers) {
+            tokio::time::sleep(MOMENT).await;
+        }
+    }
+
+    fn is_to_wait(&self, callers: usize) -> bool {
+        self.is_shared && self.before >= LOAD && callers < WORTH_IT
+    }
+
+    /// A commit begins in which so many callers have a part.
+    pub const fn begin(&mut self, callers: usize) {
+        self.before = callers;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_small_commit_after_a_large_one_waits_and_only_among_replicas() {
+        let mut pace = Pace::new(true);
+        assert!(!pace.is_to_wait(1), "the first");
+        pace.begin(LOAD - 1);
+        assert!(!pace.is_to_wait(1), "no load");
+        pace.begin(LOAD);
+        assert!(pace.is_to_wait(1));
+        assert!(!pace.is_to_wait(WORTH_IT));
+        pace.begin(1);
+        assert!(!pace.is_to_wait(1), "the load is over");
+
+        let mut alone = Pace::new(false);
+        alone.begin(LOAD);
+        assert!(!alone.is_to_wait(1));
+    }
+}
