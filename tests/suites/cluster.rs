@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
-use testkit::{Api, Cluster, Setup, TWO_ORCHESTRATORS, eventually, troupe};
+use testkit::{Api, CERT_NAME, Cluster, Setup, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS, eventually, troupe};
 
 /// I2: a replica that was stopped for longer than its lease wakes up with timers that are due, and decides; what it decides is
 /// not written, since the shards are another's.
@@ -93,14 +93,22 @@ async fn a_dead_orchestrators_executions_go_on_elsewhere() {
 /// Gives an execution the signal that it waits for, as often as it takes, and waits for its end.
 async fn go_on(api: &Api, id: &str) {
     eventually("its signal is taken", || async {
-        let request = api.request(Method::POST, &format!("/api/v1/executions/{id}/signals/go")).json(&json!({}));
-        match api.send(request).await {
+        // With a key: a signal whose answer was lost with the orchestrator may be recorded, and the execution over.
+        let request = api.request(Method::POST, &format!("/api/v1/executions/{id}/signals/go"));
+        match api.send(request.header("idempotency-key", id).json(&json!({}))).await {
             Ok(answer) if answer.status < 300 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
-    assert_eq!(api.ended(id).await["status"], "completed");
+    eventually("it goes on to its end", || async {
+        // 503 for as long as nobody has its shard.
+        match api.send(api.request(Method::GET, &format!("/api/v1/executions/{id}"))).await {
+            Ok(answer) if answer.body["status"] == "completed" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 /// While RabbitMQ is away messages and executions are accepted, agents work, and mail flows again by itself afterwards.
@@ -149,4 +157,51 @@ async fn an_open_gateway_wants_its_key_and_the_processes_their_token() {
     assert!(wrong.code == Some(1) && wrong.stderr.contains("X-API-Key"), "{}", wrong.stderr);
     let right = troupe(&cluster.url(), &["ps", "--api-key", key]).await;
     assert_eq!(right.code, Some(0), "{}", right.stderr);
+}
+
+/// Encrypted, two of each: executions and agents that an agent-runner hosts work as ever; an agent of one's own comes in with the
+/// token and a certificate of the authority, and with neither missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encrypted_cluster_lets_in_agents_with_a_certificate_and_the_token() {
+    let cluster = Cluster::start(Setup { size: TWO_OF_EACH, is_encrypted: true, ..Setup::default() }).await;
+    let api = cluster.api();
+    let steps = json!([
+        { "id": "hosted", "agent_type": "echo", "input": { "n": 1 } },
+        { "id": "own", "agent_type": "guest", "action": "greet", "depends_on": ["hosted"] },
+    ]);
+    let workflow = api.define(&json!({ "name": "guests", "steps": steps, "output": "${{ steps.own.output }}" })).await;
+    let execution = api.execute(&workflow, &json!({})).await;
+
+    let read = |name: &str| std::fs::read(cluster.certs().join(name)).expect("the certificates are there");
+    let server = || {
+        let address = format!("https://{}", cluster.communications()[1]);
+        agent_sdk::Server::at(address).ca(read("ca.pem")).server_name(CERT_NAME)
+    };
+    let guest = |server: agent_sdk::Server| {
+        let greet = |_: agent_sdk::Task| async { Ok(json!("hello")) };
+        agent_sdk::Agent::builder("guest").action("greet", greet).connect(server)
+    };
+    let identity = (read("agent-runner.pem"), read("agent-runner-key.pem"));
+
+    let refused = guest(server().identity(&identity.0, &identity.1)).run_until(agent_sdk::Shutdown::new()).await;
+    let refused = refused.expect_err("there is no token").to_string();
+    assert!(refused.contains("refuses the session"), "{refused}");
+
+    let shutdown = agent_sdk::Shutdown::new();
+    let mut agents = tokio::task::JoinSet::new();
+    // It has no certificate.
+    agents.spawn(guest(server().token(TOKEN)).run_until(shutdown.clone()));
+    let echo = api.define(&json!({ "name": "echo", "steps": [{ "id": "one", "agent_type": "echo" }] })).await;
+    assert_eq!(api.ended(&api.execute(&echo, &json!({})).await).await["status"], "completed");
+    let waits = api.get(&format!("/api/v1/executions/{execution}")).await.expect(200);
+    assert_eq!(waits["status"], "running", "nobody has let the agent in: {waits:#}");
+
+    let welcome = guest(server().token(TOKEN).identity(&identity.0, &identity.1));
+    agents.spawn(welcome.run_until(shutdown.clone()));
+    let ended = api.ended(&execution).await;
+    assert_eq!((&ended["status"], &ended["output"]), (&json!("completed"), &json!("hello")));
+    shutdown.drain();
+    for stopped in agents.join_all().await {
+        stopped.expect("both stop when asked to, the one that was never let in too");
+    }
 }

@@ -6,9 +6,8 @@ use contracts::{Link, communication::v1 as proto};
 use futures::{FutureExt as _, future::BoxFuture};
 use lifecycle::{OnExit, Shutdown, Tasks, on_signals};
 use serde::Serialize;
-use tonic::transport::Endpoint;
 
-use crate::{Context, Failure, IntoOutput, Message, Output, Refusal, Task, session::Session};
+use crate::{Context, Failure, IntoOutput, Message, Output, Refusal, Server, ServerError, Task, session::Session};
 
 type Action = Box<dyn Fn(Task) -> BoxFuture<'static, Result<Output, Failure>> + Send + Sync>;
 type OnMessage = Box<dyn Fn(Context, Message) -> BoxFuture<'static, Result<(), Refusal>> + Send + Sync>;
@@ -16,15 +15,9 @@ type OnMessage = Box<dyn Fn(Context, Message) -> BoxFuture<'static, Result<(), R
 /// Why an agent could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address is not a URL that can be connected to.
-    #[error("the address {address:?} cannot be used")]
-    Address {
-        /// As given.
-        address: String,
-        /// Why.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    /// The server cannot be connected to as it was described.
+    #[error("the server cannot be connected to")]
+    Server(#[from] ServerError),
     /// The configuration does not serialize.
     #[error("the configuration is no JSON object")]
     Config,
@@ -178,11 +171,9 @@ impl AgentBuilder {
         self
     }
 
-    /// Connects to a Troupe at an address such as `http://127.0.0.1:50051`, when it is run.
-    pub fn connect(self, address: impl Into<String>) -> Connection {
-        let address = address.into();
-        let link = channel(&address).map_err(|source| Error::Address { address, source });
-        self.over(link)
+    /// Connects to a Troupe, when it is run: at an address such as `http://127.0.0.1:50051`, or a [`Server`] that wants more.
+    pub fn connect(self, server: impl Into<Server>) -> Connection {
+        self.over(server.into().link().map_err(Error::from))
     }
 
     /// Works over a link, such as one into the same process.
@@ -207,17 +198,6 @@ where
         let answer = handler(task);
         async move { answer.await?.into_output() }.boxed()
     })
-}
-
-/// Connects lazily, and notices a dead peer within 20 s.
-fn channel(address: &str) -> Result<Link, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(address.to_owned())?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true);
-    Ok(Link::new(endpoint.connect_lazy()))
 }
 
 /// An agent with the way to its server; [`Connection::run`] makes it work.

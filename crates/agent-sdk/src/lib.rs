@@ -5,6 +5,7 @@ mod context;
 mod failure;
 mod message;
 mod output;
+mod server;
 mod session;
 mod task;
 
@@ -13,6 +14,7 @@ pub use context::{Context, RequestError, SendError};
 pub use failure::{Failure, Refusal};
 pub use message::{Message, Outgoing, Recipient};
 pub use output::{IntoOutput, Output};
+pub use server::{Server, ServerError};
 pub use task::{Progress, Task};
 
 /// What most agents need besides this crate's own types.

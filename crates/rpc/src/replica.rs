@@ -72,6 +72,8 @@ struct Condition {
     passed_over_until: Option<Instant>,
     /// A call is under way that shows whether it is back.
     is_probed: bool,
+    /// When it last answered anything.
+    heard_at: Option<Instant>,
     /// What the gauge says.
     shown: Circuit,
 }
@@ -91,8 +93,14 @@ impl Condition {
 impl Replica {
     pub(crate) fn new(service: &'static str, address: Arc<str>, channel: Channel) -> Self {
         gauge(service, Circuit::Closed).increment(1.0);
-        let condition =
-            Condition { failed: 0, unanswered: 0, passed_over_until: None, is_probed: false, shown: Circuit::Closed };
+        let condition = Condition {
+            failed: 0,
+            unanswered: 0,
+            passed_over_until: None,
+            is_probed: false,
+            heard_at: None,
+            shown: Circuit::Closed,
+        };
         Self { address, channel, service, condition: Mutex::new(condition) }
     }
 
@@ -116,7 +124,7 @@ impl Replica {
             Circuit::HalfOpen | Circuit::Closed => condition.is_probed = condition.failed > 0,
         }
         self.show(&mut condition);
-        Some(UnderWay(Some(self)))
+        Some(UnderWay { replica: Some(self), begun: Instant::now() })
     }
 
     fn ended(&self, ended: Ended) {
@@ -128,6 +136,7 @@ impl Replica {
                 condition.failed = 0;
                 condition.unanswered = 0;
                 condition.passed_over_until = None;
+                condition.heard_at = Some(Instant::now());
             }
             Ended::Unreachable | Ended::Unanswered => {
                 let pause = PASSED_OVER.saturating_mul(2_u32.saturating_pow(condition.failed)).min(PASSED_OVER_AT_MOST);
@@ -167,22 +176,27 @@ fn gauge(service: &'static str, circuit: Circuit) -> metrics::Gauge {
 }
 
 /// A call that is under way.
-pub(crate) struct UnderWay<'a>(Option<&'a Replica>);
+pub(crate) struct UnderWay<'a> {
+    replica: Option<&'a Replica>,
+    begun: Instant,
+}
 
 impl UnderWay<'_> {
     pub(crate) fn ended(mut self, ended: Ended) {
-        if let Some(replica) = self.0.take() {
+        if let Some(replica) = self.replica.take() {
             replica.ended(ended);
         }
     }
 }
 
 impl Drop for UnderWay<'_> {
-    /// Given up: at its deadline that tells of the replica, earlier only of the caller.
+    /// Given up: earlier than at its deadline that tells only of the caller. At its deadline it tells of the replica, unless that
+    /// has answered others meanwhile: then it lives, and what was asked takes long.
     fn drop(&mut self) {
-        if let Some(replica) = self.0 {
+        if let Some(replica) = self.replica {
             let is_late = contracts::deadline::current().is_some_and(|deadline| Instant::now() >= deadline);
-            replica.ended(if is_late { Ended::Unanswered } else { Ended::Unknown });
+            let was_heard = replica.condition().heard_at.is_some_and(|at| at >= self.begun);
+            replica.ended(if is_late && !was_heard { Ended::Unanswered } else { Ended::Unknown });
         }
     }
 }
@@ -244,5 +258,18 @@ mod tests {
         };
         contracts::deadline::within(Duration::from_millis(1), late).await.unwrap_err();
         assert!(replica.is_passed_over());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_takes_too_long_says_nothing_about_a_replica_that_answers_others() {
+        let replica = replica();
+        let late = async {
+            let _under_way: Vec<_> = (0..2 * OPENS_AFTER).map(|_| replica.admit()).collect();
+            call(&replica, Ended::Heard);
+            std::future::pending::<()>().await;
+        };
+        contracts::deadline::within(Duration::from_millis(1), late).await.unwrap_err();
+        assert!(!replica.is_passed_over());
+        assert_eq!(replica.condition().circuit(), Circuit::Closed);
     }
 }

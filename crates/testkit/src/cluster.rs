@@ -7,7 +7,7 @@ mod process;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU8, Ordering},
 };
 
@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use self::{network::Connections, process::Process};
-use crate::{Api, Servers};
+use crate::{Api, Servers, troupe};
 
 /// How many processes there are of a service, in the order in which they are started.
 pub type Size = [(&'static str, usize)];
@@ -30,6 +30,12 @@ pub const ONE_OF_EACH: &Size =
 pub const TWO_OF_EACH: &Size =
     &[("registry", 2), ("communication", 2), ("orchestrator", 2), ("agent-runner", 2), ("gateway", 2)];
 
+/// What the processes present to each other, and agents of one's own to communication.
+pub const TOKEN: &str = "a-token-of-the-tests";
+/// The name in all certificates of an encrypted cluster.
+pub const CERT_NAME: &str = "troupe.internal";
+const CERTS: &str = "certs";
+
 /// What a cluster is to be like.
 #[derive(Clone, Debug)]
 pub struct Setup<'a> {
@@ -41,11 +47,13 @@ pub struct Setup<'a> {
     pub lease: &'a str,
     /// Do connections go through proxies, so that they can be cut? It costs time.
     pub is_proxied: bool,
+    /// Do the processes speak TLS with each other? See [`Cluster::certs`].
+    pub is_encrypted: bool,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { size: ONE_OF_EACH, settings: "", lease: "2s", is_proxied: false }
+        Self { size: ONE_OF_EACH, settings: "", lease: "2s", is_proxied: false, is_encrypted: false }
     }
 }
 
@@ -77,8 +85,12 @@ impl Cluster {
             }
         }
         let connections = Connections::new(&processes, &servers, setup.is_proxied).await;
+        if setup.is_encrypted {
+            make_certs(directory.path()).await;
+        }
         for (name, process) in &processes {
-            let text = connections.settings(name, process, &processes, &servers, setup.lease) + setup.settings;
+            let tls = if setup.is_encrypted { tls_settings(directory.path(), process.service) } else { String::new() };
+            let text = tls + &connections.settings(name, process, &processes, &servers, setup.lease) + setup.settings;
             std::fs::write(directory.path().join(format!("{name}.toml")), text).expect("the settings can be written");
         }
         let mut cluster = Self { directory, servers, processes, connections, order };
@@ -112,6 +124,16 @@ impl Cluster {
     /// The file with the settings of a process.
     pub fn settings(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.toml"))
+    }
+
+    /// Where communication answers agents, as `host:port`.
+    pub fn communications(&self) -> Vec<String> {
+        self.names("communication").iter().map(|name| self.processes[name].listen.to_string()).collect()
+    }
+
+    /// The folder that `troupe certs` has filled, where the processes speak TLS. All certificates are made out to [`CERT_NAME`].
+    pub fn certs(&self) -> PathBuf {
+        self.directory.path().join(CERTS)
     }
 
     /// What every process has logged so far.
@@ -197,6 +219,23 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+async fn make_certs(directory: &Path) {
+    let folder = directory.join(CERTS);
+    let made = troupe("", &["certs", "--dir", &folder.display().to_string(), "--host", CERT_NAME]).await;
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+}
+
+/// The first lines of the file with a process's settings.
+fn tls_settings(directory: &Path, service: &str) -> String {
+    let file = |name: &str| directory.join(CERTS).join(name).display().to_string();
+    format!(
+        "[serve.tls]\nca_file = {:?}\ncert_file = {:?}\nkey_file = {:?}\nserver_name = {CERT_NAME:?}\n",
+        file("ca.pem"),
+        file(&format!("{service}.pem")),
+        file(&format!("{service}-key.pem")),
+    )
 }
 
 /// An address of loopback that is nobody else's: no port that is chosen by the system for something else can be in the way, now

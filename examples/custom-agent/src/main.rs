@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_sdk::{Agent, Failure, Outgoing, Task};
+use agent_sdk::{Agent, Failure, Outgoing, Server, Task};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -42,8 +42,11 @@ async fn set_table(task: Task) -> Result<serde_json::Value, Failure> {
 
 #[tokio::main]
 async fn main() -> Result<(), agent_sdk::Error> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:50051".to_owned());
-    println!("greeter-1 works for {address}; Ctrl-C stops it");
+    let server = match std::env::args().nth(1) {
+        Some(address) => Server::at(address),
+        None => Server::from_env()?,
+    };
+    println!("greeter-1 works for {}; Ctrl-C stops it", server.address());
     Agent::builder("greeter")
         .name("greeter-1")
         .capability("greet")
@@ -62,7 +65,7 @@ async fn main() -> Result<(), agent_sdk::Error> {
             }
             Ok(())
         })
-        .connect(address)
+        .connect(server)
         .run()
         .await
 }

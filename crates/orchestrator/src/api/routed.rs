@@ -13,6 +13,10 @@ use crate::error::OrchestratorError;
 
 /// Says that a call was passed on: whoever gets it answers, or says that the shard moves.
 const FORWARDED: &str = "troupe-forwarded";
+/// A dead replica's shards are taken over within a lease, and so much later their executions are read.
+const TO_READ: Duration = Duration::from_secs(5);
+/// Before the deadline of a call, so that its caller hears that the shard moves, and not nothing.
+const TO_ANSWER: Duration = Duration::from_millis(500);
 /// Between two looks for the owner of a shard that moves.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -47,8 +51,9 @@ impl Api {
     pub(super) fn route<T>(&self, request: Request<T>) -> (Route, T) {
         let (metadata, _, message) = request.into_parts();
         let is_forwarded = metadata.contains_key(FORWARDED);
-        // A dead replica's shards are taken over within a lease.
-        let patience = Instant::now() + self.app.workers.shared().settings.lease + Duration::from_secs(5);
+        let patience = Instant::now() + self.app.workers.shared().settings.lease + TO_READ;
+        let answer_by = contracts::deadline::current().and_then(|deadline| deadline.checked_sub(TO_ANSWER));
+        let patience = answer_by.map_or(patience, |by| by.min(patience));
         (Route { is_forwarded, patience }, message)
     }
 

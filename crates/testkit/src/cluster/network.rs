@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use super::process::Process;
+use super::{TOKEN, process::Process};
 use crate::{Network, Proxy, Servers};
 
 /// Servers that processes connect to.
@@ -92,7 +92,7 @@ impl Connections {
         let advertise = self.address("orchestrators", name, process.listen);
         format!(
             "[serve]\nlisten = {:?}\nadvertise = {:?}\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\n\
-             token = \"a-token-of-the-tests\"\n\
+             token = {TOKEN:?}\n\
              [registry]\n{database}\n\
              [orchestrator]\n{database}\n{redis}\nlease = {lease:?}\n\
              [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
