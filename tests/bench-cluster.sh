@@ -3,16 +3,14 @@
 # one process of each service, then with two. docs/benchmarks.md quotes what it prints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tests/bench-workloads.sh
 folder=$(mktemp -d)
 chmod 755 "$folder"
 trap 'deploy/native/cluster.sh down "$folder/cluster" >/dev/null 2>&1; rm -rf "$folder"' EXIT
 for replicas in ${REPLICAS:-1 2}; do
     REPLICAS=$replicas HTTP=${HTTP:-127.0.0.1:18080} deploy/native/cluster.sh up "$folder/cluster" >/dev/null
     echo "== $replicas of each service"
-    for arguments in "chain3 --runs 500 --concurrency 1" "chain3 --runs 8000 --concurrency 64" \
-        "chain3 --runs 8000 --concurrency 256" "fan100 --runs 20 --concurrency 1" "fan100 --runs 200 --concurrency 8" \
-        "fan100 --runs 400 --concurrency 64" "message --runs 2000 --concurrency 1" \
-        "message --runs 20000 --concurrency 64" "message --runs 20000 --concurrency 256"; do
+    for arguments in "${workloads[@]}"; do
         # shellcheck disable=SC2086 # the words are arguments
         ./target/release/troupe bench --config "$folder/cluster/troupe.toml" $arguments "$@"
     done

@@ -2,6 +2,7 @@
 # Starts a fresh release server on free ports, measures the three workloads, and stops it: what docs/benchmarks.md quotes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tests/bench-workloads.sh
 data=$(mktemp -d)
 ready="$data/ready"
 ./target/release/troupe dev --data-dir "$data/data" --http 127.0.0.1:0 --grpc 127.0.0.1:0 >"$ready" 2>"$data/log" &
@@ -14,8 +15,7 @@ for _ in $(seq 300); do
 done
 grpc=$(sed -n 's/.* grpc=\([^ ]*\).*/\1/p' "$ready")
 http=$(sed -n 's/.* http=\([^ ]*\).*/\1/p' "$ready")
-for arguments in "chain3 --runs 20000 --concurrency 64" "chain3 --runs 2000 --concurrency 1" \
-    "fan100 --runs 500 --concurrency 8" "message --runs 50000 --concurrency 64"; do
+for arguments in "${workloads[@]}"; do
     # shellcheck disable=SC2086 # the words are arguments
     ./target/release/troupe --url "http://$http" bench --grpc "http://$grpc" $arguments "$@"
 done

@@ -1,6 +1,6 @@
 //! The gRPC port: every service's methods, reflection and health.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use contracts::{
     FILE_DESCRIPTOR_SET,
@@ -11,7 +11,7 @@ use contracts::{
     orchestrator::v1::{execution_service_server, workflow_service_server},
     registry::v1::registry_service_server,
 };
-use lifecycle::Shutdown;
+use lifecycle::{Checks, HealthStatus, Shutdown, overall};
 use rpc::{Deadlines, Guard, Tls, Token};
 use tokio::net::TcpListener;
 use tonic::{
@@ -110,6 +110,10 @@ pub(crate) const ALL: [&str; 8] = [
     ORCHESTRATOR[1],
     AGENT_RUNNER[0],
 ];
+/// Between two looks at how the service does.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long anything may take to show that it works.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The server as a whole.
 const WHOLE: &str = "";
 
@@ -117,6 +121,24 @@ const WHOLE: &str = "";
 pub(crate) async fn serving(health: &HealthReporter, services: &[&'static str]) {
     for service in services.iter().chain([&WHOLE]) {
         health.set_service_status(service, ServingStatus::Serving).await;
+    }
+}
+
+/// Tells those who ask, for as long as it is polled, whether the service has what it cannot do without.
+pub(crate) async fn follow(health: &HealthReporter, services: &[&'static str], checks: &Checks) -> Infallible {
+    let mut was_healthy = true;
+    loop {
+        let is_healthy = overall(&checks.run(PATIENCE).await) != HealthStatus::Unhealthy;
+        if is_healthy != was_healthy {
+            tracing::warn!(is_healthy, "the service's health has changed");
+            if is_healthy {
+                serving(health, services).await
+            } else {
+                not_serving(health, services).await
+            }
+            was_healthy = is_healthy;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -129,7 +151,12 @@ pub(crate) async fn not_serving(health: &HealthReporter, services: &[&'static st
 
 #[cfg(test)]
 mod tests {
-    use lifecycle::{OnExit, Tasks};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use lifecycle::{Complaint, OnExit, Tasks};
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
     use super::*;
@@ -160,5 +187,37 @@ mod tests {
         drop(client);
         tasks.shutdown().drain();
         tasks.join(Duration::from_secs(30)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn health_follows_what_the_service_cannot_do_without() {
+        let health = HealthReporter::new();
+        serving(&health, &REGISTRY).await;
+        let service = tonic_health::server::HealthService::from_health_reporter(health.clone());
+        let client =
+            HealthClient::new(contracts::Link::local(tonic_health::pb::health_server::HealthServer::new(service)));
+        let is_away = Arc::new(AtomicBool::new(true));
+        let database = Arc::clone(&is_away);
+        let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
+            let is_away = database.load(Ordering::Relaxed);
+            async move { if is_away { Err(Complaint::unhealthy("away")) } else { Ok(()) } }
+        });
+        let becomes = |wanted: ServingStatus| {
+            let mut client = client.clone();
+            async move {
+                let request = || HealthCheckRequest { service: REGISTRY[0].to_owned() };
+                while client.check(request()).await.unwrap().into_inner().status != wanted as i32 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        };
+        tokio::select! {
+            never = follow(&health, &REGISTRY, &checks) => match never {},
+            () = async {
+                becomes(ServingStatus::NotServing).await;
+                is_away.store(false, Ordering::Relaxed);
+                becomes(ServingStatus::Serving).await;
+            } => {}
+        }
     }
 }

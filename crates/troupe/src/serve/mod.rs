@@ -156,7 +156,12 @@ async fn serve(
     }
     grpc::serving(&health, service.names()).await;
     output.line(format!("ready {}", ready.unwrap_or_default()))?;
-    stages.stopping().await;
+    let checks = service.checks();
+    // Both arms are cancel-safe.
+    tokio::select! {
+        () = stages.stopping() => {}
+        never = grpc::follow(&health, service.names(), &checks) => match never {},
+    }
     grpc::not_serving(&health, service.names()).await;
     let ended = stages.end(service.drain_delay()).await;
     service.close().await;

@@ -17,6 +17,7 @@ mod mail;
 mod orchestrators;
 mod queues;
 mod results;
+mod returns;
 mod serving;
 mod session;
 mod tasks;
