@@ -132,9 +132,9 @@ pub(crate) async fn follow(health: &HealthReporter, services: &[&'static str], c
         if is_healthy != was_healthy {
             tracing::warn!(is_healthy, "the service's health has changed");
             if is_healthy {
-                serving(health, services).await
+                serving(health, services).await;
             } else {
-                not_serving(health, services).await
+                not_serving(health, services).await;
             }
             was_healthy = is_healthy;
         }
