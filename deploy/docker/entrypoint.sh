@@ -5,7 +5,8 @@ set -eu
 
 if [ "${1:-}" = serve ] && [ -z "${TROUPE_SERVE__ADVERTISE:-}" ]; then
     listen=${TROUPE_SERVE__LISTEN:-0.0.0.0:50051}
-    TROUPE_SERVE__ADVERTISE="$(hostname -i | cut -d ' ' -f 1):${listen##*:}"
+    # The first of IPv4: with a colon in it, it would need brackets.
+    TROUPE_SERVE__ADVERTISE="$(hostname -i | tr ' ' '\n' | grep -v : | head -n 1):${listen##*:}"
     export TROUPE_SERVE__ADVERTISE
 fi
 exec troupe "$@"

@@ -28,6 +28,7 @@ random | put postgres/password 0400
 random | put rabbitmq/password 0400
 random | put redis/password 0400
 random | put troupe/token 0440
+random | put troupe/metrics-token 0440
 random | put troupe/api-key 0440
 postgres=$(cat "$dir/postgres/password")
 rabbitmq=$(cat "$dir/rabbitmq/password")
@@ -39,6 +40,7 @@ printf 'default_user = troupe\ndefault_pass = %s\n' "$rabbitmq" | put rabbitmq/r
 printf 'requirepass %s\nsave ""\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n' "$redis" |
     put redis/redis.conf 0444
 put prometheus/api-key 0444 <"$dir/troupe/api-key"
+put prometheus/metrics-token 0444 <"$dir/troupe/metrics-token"
 
 printf 'postgres://troupe:%s@postgres:5432/troupe' "$postgres" | put troupe/database-url 0440
 printf 'amqp://troupe:%s@rabbitmq:5672/%%2f' "$rabbitmq" | put troupe/amqp-url 0440

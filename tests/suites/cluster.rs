@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
-use testkit::{Api, CERT_NAME, Cluster, Setup, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS, eventually, troupe};
+use testkit::{Api, CERT_NAME, Cluster, Network, Setup, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS, eventually, troupe};
 
 /// I2: a replica that was stopped for longer than its lease wakes up with timers that are due, and decides; what it decides is
 /// not written, since the shards are another's.
@@ -88,6 +88,35 @@ async fn a_dead_orchestrators_executions_go_on_elsewhere() {
     let killed = Instant::now();
     futures::future::join_all(executions.iter().map(|id| go_on(&api, id))).await;
     println!("lease {lease}: the last of {COUNT} executions has gone on {:?} after the kill", killed.elapsed());
+}
+
+/// Reading what a dead replica had may take longer than a lease: meanwhile the lease is renewed, and nobody else is in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_that_takes_longer_than_a_lease_succeeds() {
+    const COUNT: usize = 200;
+    const LATE_BY: Duration = Duration::from_millis(15);
+    // Two shards, one for each.
+    let setup = Setup { size: TWO_ORCHESTRATORS, lease: "1s", shards: 2, is_proxied: true, ..Setup::default() };
+    let mut cluster = Cluster::start(setup).await;
+    let api = cluster.api();
+    let wait = json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }] });
+    let workflow = api.define(&wait).await;
+    let mut executions = Vec::new();
+    for _ in 0..COUNT {
+        executions.push(api.execute(&workflow, &json!({})).await);
+    }
+    let connection = ("orchestrator-2".to_owned(), "postgres".to_owned());
+    cluster.connections().set(&connection, Network::Slow(LATE_BY));
+    cluster.kill("orchestrator-1").await;
+    eventually("the other one has read it all", async || {
+        let log = cluster.log("orchestrator-2");
+        let took = log.lines().filter(|line| line.contains("took shards over")).count();
+        if took >= 2 { Ok(()) } else { Err(log) }
+    })
+    .await;
+    cluster.connections().set(&connection, Network::Open);
+    futures::future::join_all(executions.iter().map(|id| go_on(&api, id))).await;
+    assert!(!cluster.log("orchestrator-2").contains("another replica has taken"), "its own shard it never lost");
 }
 
 /// Gives an execution the signal that it waits for, as often as it takes, and waits for its end.

@@ -274,4 +274,9 @@ fn the_metrics_of_every_process_are_read() {
         assert!(found(name, port), "{name} at {port}");
     }
     assert!(jobs.iter().any(|job| job["http_headers"]["X-API-Key"].is_object()), "the gateway wants its key");
+    let has_token = |job: &Value| job["authorization"]["credentials_file"].is_string();
+    assert!(
+        jobs.iter().any(|job| job["job_name"] == "troupe" && has_token(job)),
+        "the others want the token of metrics"
+    );
 }

@@ -15,9 +15,12 @@ pub enum StartError {
     /// The settings of Redis are faulty.
     #[error("Redis cannot be used")]
     Redis(#[from] store::RedisError),
-    /// The shards cannot be taken, or their executions not be recovered.
+    /// The shards cannot be taken.
     #[error("the shards cannot be taken over")]
     Shards(#[from] sqlx::Error),
+    /// What has not ended in them cannot be read.
+    #[error("what has not ended cannot be read")]
+    Unread(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Why a call is refused.
@@ -62,6 +65,13 @@ pub(crate) enum OrchestratorError {
     /// The same, told to all who waited for one answer.
     #[error("what was to be read could not be")]
     Unread(#[source] Error),
+}
+
+impl OrchestratorError {
+    /// May the same be read a moment later? What is wrong is then the way to the data, not the data.
+    pub(crate) const fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::Unread(_) | Self::TimedOut)
+    }
 }
 
 fn describe(faults: &[Fault]) -> String {

@@ -77,7 +77,7 @@ pub async fn start(
     let owner = ReplicaId::generate(clock.as_ref()).to_string();
     let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
     let redis = Redis::open(&settings.redis, "orchestrator")?;
-    let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, &clock));
+    let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, is_alone, &clock));
     let (heads, stop) = (Arc::clone(&plans), tasks.shutdown().clone());
     tasks.spawn("workflow versions", OnExit::StopService, async move {
         // Both arms are cancel-safe.

@@ -111,7 +111,8 @@ impl Shared {
                 tokio::time::sleep(pause(round)).await;
             }
             let mut is_refused = true;
-            for replica in self.in_turn(turn) {
+            // Each round begins with the next one: what a replica cannot do now another may.
+            for replica in self.in_turn(turn + round as usize) {
                 let Some(under_way) = replica.admit() else { continue };
                 is_refused = false;
                 let Some(request) = call.request() else { return Err(last.unwrap_or_else(|| "it was sent".into())) };
@@ -123,7 +124,7 @@ impl Shared {
                     Outcome::Unavailable(_) if self.may_repeat(&call) && round + 1 < ROUNDS => {
                         let unavailable = Status::unavailable("the service is unavailable");
                         last = Some(self.again("unanswered", unavailable.into()));
-                        // It lives, and so do the others: they wait for the same.
+                        // It lives. Not at once to the next: what is missing may be missing everywhere.
                         break;
                     }
                     Outcome::Unknown(error) => return Err(error),

@@ -33,7 +33,7 @@ impl Token {
     }
 
     /// Is it what was presented? In a time that does not tell where they differ.
-    pub(crate) fn is(&self, presented: Option<&HeaderValue>) -> bool {
+    pub fn is(&self, presented: Option<&HeaderValue>) -> bool {
         presented.is_some_and(|presented| bool::from(presented.as_bytes().ct_eq(self.0.as_bytes())))
     }
 }

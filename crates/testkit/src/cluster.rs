@@ -45,6 +45,8 @@ pub struct Setup<'a> {
     pub settings: &'a str,
     /// How long an orchestrator holds its shards without renewing.
     pub lease: &'a str,
+    /// How many shards executions are spread over.
+    pub shards: u32,
     /// Do connections go through proxies, so that they can be cut? It costs time.
     pub is_proxied: bool,
     /// Do the processes speak TLS with each other? See [`Cluster::certs`].
@@ -53,7 +55,7 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { size: ONE_OF_EACH, settings: "", lease: "2s", is_proxied: false, is_encrypted: false }
+        Self { size: ONE_OF_EACH, settings: "", lease: "2s", shards: 64, is_proxied: false, is_encrypted: false }
     }
 }
 
@@ -90,7 +92,7 @@ impl Cluster {
         }
         for (name, process) in &processes {
             let tls = if setup.is_encrypted { tls_settings(directory.path(), process.service) } else { String::new() };
-            let text = tls + &connections.settings(name, process, &processes, &servers, setup.lease) + setup.settings;
+            let text = tls + &connections.settings(name, process, &processes, &servers, &setup) + setup.settings;
             std::fs::write(directory.path().join(format!("{name}.toml")), text).expect("the settings can be written");
         }
         let mut cluster = Self { directory, servers, processes, connections, order };

@@ -1,6 +1,6 @@
 //! A TCP connection that can be cut: between two processes, or between one and a server.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,6 +21,8 @@ pub enum Network {
     Cut,
     /// Connections stay, and nothing passes: what was under way is late, not lost.
     Silent,
+    /// Everything passes, later by so much in each direction.
+    Slow(Duration),
 }
 
 /// Passes connections on to one target. It ends with this value.
@@ -89,10 +91,11 @@ async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Netwo
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<Network>) {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match state.wait_for(|network| *network != Network::Silent).await.map(|network| *network) {
-            Ok(Network::Open) => {}
+        let late_by = match state.wait_for(|network| *network != Network::Silent).await.map(|network| *network) {
+            Ok(Network::Open) => Duration::ZERO,
+            Ok(Network::Slow(late_by)) => late_by,
             Ok(Network::Cut | Network::Silent) | Err(_) => return,
-        }
+        };
         // Both arms are cancel-safe.
         let read = tokio::select! {
             read = from.read(&mut buffer) => read,
@@ -101,6 +104,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch:
         match read {
             Ok(0) | Err(_) => return,
             Ok(count) => {
+                if !late_by.is_zero() {
+                    tokio::time::sleep(late_by).await;
+                }
                 if to.write_all(&buffer[..count]).await.is_err() {
                     return;
                 }

@@ -74,7 +74,7 @@ impl Directory {
         redis: Option<&Redis>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
-        let believe = Believe { fresh, kept: REMEMBERED.max(fresh), capacity: MOST_AGENTS };
+        let believe = Believe { fresh, unheard: fresh, kept: REMEMBERED.max(fresh), capacity: MOST_AGENTS };
         let cache = |name| Cache::new(name, believe, redis.cloned(), Some(codec()), Arc::clone(clock));
         Self { registry, agents: cache("agents"), names: cache("agent_names") }
     }

@@ -87,11 +87,13 @@ pub(crate) async fn execute_workflow(
 ) -> Result<Reply, Problem> {
     let fresh = domain::ExecutionId::generate(&*app.clock);
     let (app, context) = (&app, &context);
+    let is_repeatable = context.idempotency_key.is_some();
     let create = |id: domain::ExecutionId| async move {
         let wait = Duration::from_millis(value.wait_ms.map_or(0, |wait| u64::from(wait.0)));
         let request = wire_api::StartExecutionRequest {
             namespace: context.namespace.clone(),
-            execution_id: id.to_string(),
+            // Without a key nobody repeats the call: the orchestrator chooses an id whose shard it writes itself.
+            execution_id: if is_repeatable { id.to_string() } else { String::new() },
             workflow: Some(wire_api::start_execution_request::Workflow::WorkflowId(workflow.to_string())),
             version: value.version.map_or(0, |version| version.0),
             input: value.input.map(|input| input.0.as_bytes().to_vec().into()).unwrap_or_default(),

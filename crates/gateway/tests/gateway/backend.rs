@@ -327,7 +327,10 @@ macro_rules! change {
                 &self,
                 request: Request<orchestrator::StartExecutionRequest>,
             ) -> Result<Response<orchestrator::StartExecutionResponse>, Status> {
-                let request = self.called("start_execution", request)?;
+                let mut request = self.called("start_execution", request)?;
+                if request.execution_id.is_empty() {
+                    request.execution_id = domain::ExecutionId::generate(&domain::SystemClock).to_string();
+                }
                 let Some(orchestrator::start_execution_request::Workflow::WorkflowId(workflow_id)) = request.workflow else {
                     return Err(Status::invalid_argument("by id"));
                 };

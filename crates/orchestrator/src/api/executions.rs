@@ -42,7 +42,12 @@ impl Api {
         Ok(Some(wire::summary(&snapshot.summary)))
     }
 
-    async fn start(&self, request: StartExecutionRequest) -> Result<Response<StartExecutionResponse>, Status> {
+    /// `is_fresh`: the id was made for this call, and was not used yet.
+    async fn start(
+        &self,
+        request: StartExecutionRequest,
+        is_fresh: bool,
+    ) -> Result<Response<StartExecutionResponse>, Status> {
         let workflow = match request.workflow {
             Some(Workflow::WorkflowId(id)) => WorkflowRef::Id(wire::workflow_id(&id)?),
             Some(Workflow::WorkflowName(name)) => WorkflowRef::Name(name),
@@ -51,7 +56,8 @@ impl Api {
         let wait = request.wait.map(Duration::try_from).transpose();
         let call = StartCall {
             namespace: wire::namespace(&request.namespace)?,
-            id: wire::non_empty(&request.execution_id).map(wire::execution_id).transpose()?,
+            id: wire::execution_id(&request.execution_id)?,
+            is_fresh,
             workflow,
             version: wire::non_zero(request.version),
             input: wire::payload("input", &request.input, Payload::empty_object)?,
@@ -141,7 +147,8 @@ impl ExecutionService for Api {
         request: Request<StartExecutionRequest>,
     ) -> Result<Response<StartExecutionResponse>, Status> {
         let mut request = request;
-        if request.get_ref().execution_id.is_empty() {
+        let mut is_fresh = request.get_ref().execution_id.is_empty();
+        if is_fresh {
             request.get_mut().execution_id = self.fresh_id().to_string();
         }
         routed!(
@@ -149,7 +156,7 @@ impl ExecutionService for Api {
             request,
             start_execution,
             |request: &StartExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.start(request)
+            |request| self.start(request, std::mem::take(&mut is_fresh))
         )
     }
 

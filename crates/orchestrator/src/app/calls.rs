@@ -23,8 +23,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct StartCall {
     pub(crate) namespace: Namespace,
-    /// Chosen by the caller, where it wants the call to be idempotent.
-    pub(crate) id: Option<ExecutionId>,
+    pub(crate) id: ExecutionId,
+    /// Was the id made for this call? Otherwise it may have been started before: that makes the call idempotent.
+    pub(crate) is_fresh: bool,
     pub(crate) workflow: WorkflowRef,
     pub(crate) version: Option<u32>,
     pub(crate) input: Payload,
@@ -47,26 +48,25 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 impl App {
     /// Starts an execution; answers when its start is committed, and when it ends or the wait is over.
     pub(crate) async fn start(&self, mut call: StartCall) -> Result<Snapshot, OrchestratorError> {
-        let id = call.id.unwrap_or_else(|| ExecutionId::generate(self.clock.as_ref()));
-        let span = spans::start(id, &mut call);
-        Box::pin(self.start_as(id, call)).instrument(span).await
+        let span = spans::start(call.id, &mut call);
+        Box::pin(self.start_now(call)).instrument(span).await
     }
 
-    async fn start_as(&self, id: ExecutionId, call: StartCall) -> Result<Snapshot, OrchestratorError> {
+    async fn start_now(&self, call: StartCall) -> Result<Snapshot, OrchestratorError> {
+        let id = call.id;
         let (start, compiled) = match self.prepare(&call, id).await {
             Ok(prepared) => prepared,
+            Err(error) if call.is_fresh => return Err(error),
             // What could not be started now may have been before.
-            Err(error) => match call.id {
-                Some(id) if let Some(summary) = self.store.summary(id).await? => {
-                    return self.started_before(&call, summary).await;
-                }
-                _ => return Err(error),
+            Err(error) => match self.store.summary(id).await? {
+                Some(summary) => return self.started_before(&call, summary).await,
+                None => return Err(error),
             },
         };
         let (reply, answer) = oneshot::channel();
         let (ended, end) = oneshot::channel();
         let ended = (!call.wait.is_zero()).then_some(ended);
-        let starting = Starting { start, is_id_chosen: call.id.is_some(), compiled, reply, ended };
+        let starting = Starting { start, is_fresh: call.is_fresh, compiled, reply, ended };
         self.workers.call(id, Input::Start(Box::new(starting)))?;
         let accepted = self.workers.answer(answer).await?;
         if call.wait.is_zero() {

@@ -17,7 +17,7 @@ use crate::{
 
 /// Workflows whose newest version is remembered.
 const HEADS: u64 = 10_000;
-/// For so long, at most: another replica may have made a newer one, and not be able to tell.
+/// For so long, where whoever makes a newer one can tell.
 const HEADS_FOR: Duration = Duration::from_secs(1);
 /// How long Redis keeps a definition.
 const WRITTEN_FOR: Duration = Duration::from_hours(1);
@@ -66,7 +66,7 @@ struct Given {
 ///
 /// A version never changes, so what is compiled, and what Redis has of it, needs no invalidation: Redis spares the database
 /// the definitions when a replica takes over the shards of another. Which version is the newest does change: whoever makes one
-/// tells the other replicas through Redis, and without Redis they know within [`HEADS_FOR`].
+/// tells the other replicas through Redis, and without Redis they ask the database at every start.
 pub(crate) struct Plans {
     store: Arc<dyn Store>,
     limits: Limits,
@@ -81,14 +81,17 @@ impl Plans {
         kept: u64,
         limits: Limits,
         redis: Option<Redis>,
+        is_alone: bool,
         clock: &Arc<dyn Clock>,
     ) -> Self {
-        let believe = |fresh, capacity| Believe { fresh, kept: fresh, capacity };
+        let believe = |fresh, unheard, capacity| Believe { fresh, unheard, kept: fresh, capacity };
+        let unheard = if is_alone { HEADS_FOR } else { Duration::ZERO };
         let json = Some(Codec::json());
-        let written =
-            ::store::Cache::new("definitions", believe(WRITTEN_FOR, WRITTEN), redis.clone(), json, Arc::clone(clock));
+        let definitions = believe(WRITTEN_FOR, WRITTEN_FOR, WRITTEN);
+        let written = ::store::Cache::new("definitions", definitions, redis.clone(), json, Arc::clone(clock));
         // Asking Redis for it would be no faster than asking the database.
-        let heads = ::store::Cache::new("workflows", believe(HEADS_FOR, HEADS), redis, None, Arc::clone(clock));
+        let heads =
+            ::store::Cache::new("workflows", believe(HEADS_FOR, unheard, HEADS), redis, None, Arc::clone(clock));
         Self { store, limits, compiled: Cache::new(kept), written, heads }
     }
 
@@ -188,7 +191,7 @@ mod tests {
         let url = &Servers::shared().redis;
         let redis = settings::Redis { timeout: Duration::from_secs(2), ..settings::Redis::at(url) };
         let redis = Redis::open(&redis, "orchestrator").unwrap();
-        let plans = || Plans::new(Arc::clone(&store), 10, Limits::default(), redis.clone(), &clock);
+        let plans = || Plans::new(Arc::clone(&store), 10, Limits::default(), redis.clone(), false, &clock);
         let (a, b) = (plans(), plans());
         let namespace = Namespace::default();
         let row = WorkflowRow {

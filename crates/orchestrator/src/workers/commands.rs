@@ -29,7 +29,7 @@ impl Worker {
             if let Some(ended) = starting.ended {
                 self.wait_for_end(id, ended);
             }
-        } else if starting.is_id_chosen {
+        } else if !starting.is_fresh {
             // It may have been started, have ended and be out of memory since the caller looked.
             self.load(id, Some(Input::Start(Box::new(starting))));
         } else {

@@ -19,7 +19,7 @@ use crate::store::Held;
 /// checks the epoch (I2).
 #[derive(Debug)]
 pub(crate) struct Holdings {
-    /// By shard; zero where it is not held.
+    /// By shard; zero where it is not held, negative where it is and its executions are on their way into memory.
     epochs: Box<[AtomicI64]>,
     /// When the lease ends by this machine's steady clock, which runs on while the process is stopped; none before the first.
     ends: Mutex<Option<Instant>>,
@@ -68,7 +68,7 @@ impl Holdings {
         ends.is_some_and(|ends| Instant::now() < ends).then_some(held.epoch)
     }
 
-    pub(super) fn set(&self, held: Held) {
+    fn set(&self, held: Held) {
         if let Some(epoch) = self.epochs.get(held.shard as usize) {
             epoch.store(held.epoch, Ordering::Release);
         }
@@ -84,8 +84,23 @@ impl Holdings {
         self.doubt.notify_one();
     }
 
+    /// A worker is about to take this shard; until then nobody may write it.
+    pub(super) fn expect(&self, held: Held) {
+        self.set(Held { epoch: -held.epoch, ..held });
+    }
+
+    /// An expected shard's executions are about to be in memory, and it is written from now on. Not where it was given up
+    /// meanwhile.
+    pub(super) fn adopt(&self, held: Held) {
+        if let Some(epoch) = self.epochs.get(held.shard as usize) {
+            // What is not expected any more is on its way out: its executions are dropped as they come.
+            let _ = epoch.compare_exchange(-held.epoch, held.epoch, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// The epoch of a shard that is held or expected; zero where no append may succeed, or none has.
     pub(super) fn epoch(&self, shard: u32) -> i64 {
-        self.epochs.get(shard as usize).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+        self.epochs.get(shard as usize).map_or(0, |epoch| epoch.load(Ordering::Acquire).abs())
     }
 
     /// The lease was asked for at `asked`, and given.
@@ -108,6 +123,20 @@ mod tests {
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn an_expected_shard_is_written_once_it_is_in_memory_and_not_where_it_was_given_up() {
+        let holdings = Holdings::new(1);
+        let (id, held) = (ExecutionId::generate(&SystemClock), Held { shard: 0, epoch: 3 });
+        holdings.expect(held);
+        assert_eq!((holdings.held(id), holdings.epoch(0), holdings.shards()), (None, 3, vec![]));
+        holdings.adopt(held);
+        assert_eq!((holdings.held(id), holdings.epoch(0)), (Some(held), 3));
+        holdings.expect(held);
+        holdings.clear(0);
+        holdings.adopt(held);
+        assert_eq!((holdings.held(id), holdings.epoch(0)), (None, 0));
+    }
 
     #[test]
     fn who_was_silent_for_lack_of_a_lease_hears_that_it_is_back() {

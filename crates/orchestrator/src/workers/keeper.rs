@@ -1,17 +1,21 @@
 //! Keeps the shards of this replica: renews their lease, shares them with the replicas that come and go, recovers what it
 //! takes, and gives everything back at a stop.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use domain::ExecutionId;
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use lifecycle::Shutdown;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Fenced, Input, Shared, Workers};
 use crate::{
     app::{Loaded, load},
-    error::OrchestratorError,
+    error::{OrchestratorError, StartError},
     metrics,
     store::{Held, Replica},
 };
@@ -20,47 +24,71 @@ use crate::{
 const RENEWALS: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Of all shards, those that are taken over at once, as one part in so many: each part serves as soon as it is read.
+const PARTS: usize = 8;
+
 /// The keeper of a replica's shards.
+///
+/// Reading what has not ended may take longer than a lease; meanwhile the lease is renewed, of what is read and what is served.
 pub(crate) struct Keeper {
     workers: Workers,
     replica: Replica,
-    /// Epochs by shard, as the database gave them.
+    /// Epochs by shard, as the database gave them, of those that are served.
     held: BTreeMap<u32, i64>,
+    recovering: Option<Recovering>,
+}
+
+/// Shards that are held, and whose executions are being read.
+struct Recovering {
+    shards: Vec<Held>,
+    recovered: BoxFuture<'static, Result<Vec<(ExecutionId, Loaded)>, OrchestratorError>>,
 }
 
 impl Keeper {
     pub(crate) const fn new(workers: Workers, replica: Replica) -> Self {
-        Self { workers, replica, held: BTreeMap::new() }
+        Self { workers, replica, held: BTreeMap::new(), recovering: None }
     }
 
     fn shared(&self) -> &Arc<Shared> {
         self.workers.shared()
     }
 
+    fn period(&self) -> Duration {
+        (self.shared().settings.lease / RENEWALS).min(LONGEST_PAUSE)
+    }
+
     /// Takes what there is for it, and recovers it: what a start waits for.
-    pub(crate) async fn begin(&mut self) -> sqlx::Result<()> {
-        let shared = Arc::clone(self.shared());
-        let asked = Instant::now();
-        let lease = shared.settings.lease;
-        let replicas = shared.store.announce(&self.replica, lease).await?;
-        let target = self.target(&replicas);
-        let claimed = shared.store.claim(&self.replica.id, target, lease, shared.is_alone).await?;
-        shared.holdings.renewed(asked, lease);
-        self.take(claimed).await
+    pub(crate) async fn begin(&mut self) -> Result<(), StartError> {
+        self.keep(self.shared().is_alone).await?;
+        while self.recovering.is_some() {
+            let period = self.period();
+            // All arms are cancel-safe.
+            tokio::select! {
+                recovered = recovered(&mut self.recovering) => self.adopt(recovered).await.map_err(|error| StartError::Unread(error.into()))?,
+                () = tokio::time::sleep(period) => {}
+            }
+            self.keep(false).await?;
+        }
+        Ok(())
     }
 
     /// Keeps them until the service ends. Where this process is said to be alone with its database, losing a shard ends it.
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Fenced> {
-        let period = (self.shared().settings.lease / RENEWALS).min(LONGEST_PAUSE);
         loop {
-            let shared = Arc::clone(self.shared());
+            let (shared, period) = (Arc::clone(self.shared()), self.period());
             // All arms are cancel-safe.
             tokio::select! {
                 () = tokio::time::sleep(period) => {}
                 () = shared.holdings.doubt.notified() => {}
+                recovered = recovered(&mut self.recovering) => {
+                    if let Err(error) = self.adopt(recovered).await {
+                        tracing::warn!(error = errors::chain(&error), "cannot read what has not ended in shards; others may");
+                        continue;
+                    }
+                }
                 () = shutdown.draining() => return Ok(()),
             }
-            let kept = tokio::time::timeout(shared.settings.lease, self.keep());
+            let kept = tokio::time::timeout(shared.settings.lease, self.keep(false));
             let kept = tokio::select! {
                 kept = kept => kept,
                 () = shutdown.draining() => return Ok(()),
@@ -75,38 +103,53 @@ impl Keeper {
         }
     }
 
-    /// One round; answers how many shards were lost.
-    async fn keep(&mut self) -> sqlx::Result<usize> {
+    /// One round; answers how many shards were lost. `take_over`: also those that others hold.
+    async fn keep(&mut self, take_over: bool) -> sqlx::Result<usize> {
         let shared = Arc::clone(self.shared());
         let lease = shared.settings.lease;
         let asked = Instant::now();
         let renewed = shared.store.renew(&self.replica.id, lease).await?;
         shared.holdings.renewed(asked, lease);
-        let is_kept = |held: &Held| renewed.contains(held) && shared.holdings.epoch(held.shard) == held.epoch;
-        let held = self.held.iter().map(|(shard, epoch)| Held { shard: *shard, epoch: *epoch });
-        let lost: Vec<_> = held.filter(|held| !is_kept(held)).map(|held| held.shard).collect();
-        if !lost.is_empty() {
-            tracing::warn!(shards = lost.len(), "another replica has taken shards of this one");
-            self.give_up(&lost, true).await;
-        }
-        // What the database says is ours and nobody here knows: a claim whose answer was lost.
-        let unknown: Vec<_> = renewed.iter().filter(|held| !self.held.contains_key(&held.shard)).copied().collect();
-        if !unknown.is_empty() {
-            let unknown: Vec<_> = unknown.into_iter().map(|held| held.shard).collect();
-            shared.store.release(&self.replica.id, &unknown).await?;
-        }
+        let lost = self.compare(&renewed).await?;
         let replicas = shared.store.announce(&self.replica, lease).await?;
         let target = self.target(&replicas);
+        let recovering = self.recovering.as_ref().map_or(0, |recovering| recovering.shards.len());
         if self.held.len() > target {
             let surplus: Vec<_> = self.held.keys().rev().take(self.held.len() - target).copied().collect();
             tracing::info!(shards = surplus.len(), replicas = replicas.len(), "handing shards over");
             self.give_up(&surplus, false).await;
             shared.store.release(&self.replica.id, &surplus).await?;
-        } else if self.held.len() < target {
-            let claimed = shared.store.claim(&self.replica.id, target - self.held.len(), lease, false).await?;
-            self.take(claimed).await?;
+        } else if self.held.len() < target && recovering == 0 {
+            let part = if take_over { target } else { shared.holdings.count().div_ceil(PARTS) };
+            let most = part.min(target - self.held.len());
+            let claimed = shared.store.claim(&self.replica.id, most, lease, take_over).await?;
+            self.recover(claimed);
         }
         metrics::shards(self.held.len());
+        Ok(lost)
+    }
+
+    /// Gives up what the database does not say is ours; answers how many that were.
+    async fn compare(&mut self, renewed: &[Held]) -> sqlx::Result<usize> {
+        let shared = Arc::clone(self.shared());
+        let is_kept = |held: &Held| renewed.contains(held) && shared.holdings.epoch(held.shard) == held.epoch;
+        let held = self.held.iter().map(|(shard, epoch)| Held { shard: *shard, epoch: *epoch });
+        let lost: Vec<_> = held.filter(|held| !is_kept(held)).map(|held| held.shard).collect();
+        if let Some(recovering) = &mut self.recovering {
+            recovering.shards.retain(|held| renewed.contains(held));
+        }
+        if !lost.is_empty() {
+            tracing::warn!(shards = lost.len(), "another replica has taken shards of this one");
+            self.give_up(&lost, true).await;
+        }
+        // What the database says is ours and nobody here knows: a claim whose answer was lost.
+        let recovering = self.recovering.iter().flat_map(|recovering| &recovering.shards);
+        let known: HashSet<_> = recovering.map(|held| held.shard).chain(self.held.keys().copied()).collect();
+        let unknown = renewed.iter().map(|held| held.shard).filter(|shard| !known.contains(shard));
+        let unknown: Vec<_> = unknown.collect();
+        if !unknown.is_empty() {
+            shared.store.release(&self.replica.id, &unknown).await?;
+        }
         Ok(lost.len())
     }
 
@@ -121,24 +164,38 @@ impl Keeper {
         shards / count + usize::from(place < shards % count)
     }
 
-    /// Recovers shards, then lets them be used (I4).
-    async fn take(&mut self, claimed: Vec<Held>) -> sqlx::Result<()> {
-        if claimed.is_empty() {
-            return Ok(());
+    /// Begins to read what has not ended in shards, which are used when that is done (I4).
+    fn recover(&mut self, shards: Vec<Held>) {
+        if shards.is_empty() {
+            return;
         }
-        let shards: Vec<_> = claimed.iter().map(|held| held.shard).collect();
-        self.held.extend(claimed.iter().map(|held| (held.shard, held.epoch)));
-        let recovered = match recover(self.shared(), &shards).await {
+        let (shared, numbers) = (Arc::clone(self.shared()), shards.iter().map(|held| held.shard).collect::<Vec<_>>());
+        let recovered = async move { recover(&shared, &numbers).await }.boxed();
+        self.recovering = Some(Recovering { shards, recovered });
+    }
+
+    /// Lets shards be used that were read, as far as they are still held.
+    async fn adopt(
+        &mut self,
+        recovered: Result<Vec<(ExecutionId, Loaded)>, OrchestratorError>,
+    ) -> Result<(), OrchestratorError> {
+        let Some(Recovering { shards, .. }) = self.recovering.take() else { return Ok(()) };
+        let numbers: Vec<_> = shards.iter().map(|held| held.shard).collect();
+        let mut recovered = match recovered {
             Ok(recovered) => recovered,
             Err(error) => {
                 // They are nobody's until they are recovered: another may have more luck.
-                self.held.retain(|shard, _| !shards.contains(shard));
-                let _ = self.shared().store.release(&self.replica.id, &shards).await;
+                let _ = self.shared().store.release(&self.replica.id, &numbers).await;
                 return Err(error);
             }
         };
+        recovered.retain(|(id, _)| numbers.contains(&self.shared().holdings.shard(*id)));
         tracing::info!(shards = shards.len(), executions = recovered.len(), "took shards over");
-        self.workers.adopt(&claimed, recovered).await;
+        for held in &shards {
+            self.held.insert(held.shard, held.epoch);
+            self.shared().holdings.expect(*held);
+        }
+        self.workers.adopt(&shards, recovered).await;
         Ok(())
     }
 
@@ -152,9 +209,17 @@ impl Keeper {
     }
 }
 
+/// What was read, when it is; never where nothing is being read. Cancel-safe.
+async fn recovered(recovering: &mut Option<Recovering>) -> Result<Vec<(ExecutionId, Loaded)>, OrchestratorError> {
+    match recovering {
+        Some(recovering) => (&mut recovering.recovered).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Rebuilds what has not ended (I4). A log that cannot be read keeps nobody else from starting: it is logged, and shows as
-/// stuck.
-async fn recover(shared: &Shared, shards: &[u32]) -> sqlx::Result<Vec<(ExecutionId, Loaded)>> {
+/// stuck. Where it may be read a moment later, nothing is rebuilt: what is not in memory counts as ended.
+async fn recover(shared: &Shared, shards: &[u32]) -> Result<Vec<(ExecutionId, Loaded)>, OrchestratorError> {
     /// Logs that are read at once.
     const AT_ONCE: usize = 4;
     let ids = shared.store.live(shards).await?;
@@ -165,7 +230,7 @@ async fn recover(shared: &Shared, shards: &[u32]) -> sqlx::Result<Vec<(Execution
         match loaded {
             Ok(Some(loaded)) => recovered.push((id, loaded)),
             Ok(None) => tracing::error!(execution.id = %id, "an execution has no log"),
-            Err(OrchestratorError::Database(error)) => return Err(error),
+            Err(error) if error.is_transient() => return Err(error),
             Err(error) => {
                 tracing::error!(error = errors::chain(&error), execution.id = %id, "an execution cannot be recovered");
             }

@@ -19,7 +19,7 @@ pub(super) struct Leaving {
 impl Worker {
     pub(super) fn take_shards(&mut self, held: &[Held], recovered: Vec<(ExecutionId, Loaded)>) {
         for held in held {
-            self.shared.holdings.set(*held);
+            self.shared.holdings.adopt(*held);
         }
         for (id, loaded) in recovered {
             self.adopt(id, loaded);

@@ -57,8 +57,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, OrchestratorError>>;
 #[derive(Debug)]
 pub(crate) struct Starting {
     pub(crate) start: workflow::Start,
-    /// Did the caller choose the id? Then it may have been started before.
-    pub(crate) is_id_chosen: bool,
+    /// Was the id made for this start? Otherwise it may have been started before.
+    pub(crate) is_fresh: bool,
     pub(crate) compiled: Arc<Compiled>,
     pub(crate) reply: Reply<Snapshot>,
     /// Who waits for the end.

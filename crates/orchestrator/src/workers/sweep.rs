@@ -178,7 +178,7 @@ mod tests {
         };
         store.create_workflow(&row).await.unwrap();
         let clock: Arc<dyn Clock> = Arc::new(clock);
-        let plans = Arc::new(Plans::new(Arc::clone(&store), 1, Limits::default(), None, &clock));
+        let plans = Arc::new(Plans::new(Arc::clone(&store), 1, Limits::default(), None, true, &clock));
         let compiled = plans.compiled(&namespace, row.id, 1).await.unwrap();
         let shared = Arc::new(Shared {
             store,
@@ -200,7 +200,9 @@ mod tests {
             searches: mpsc::channel(8).0,
         };
         let mut worker = Worker::new(0, shared, ends);
-        worker.take_shards(&[Held { shard: 0, epoch: 1 }], Vec::new());
+        let held = Held { shard: 0, epoch: 1 };
+        worker.shared.holdings.expect(held);
+        worker.take_shards(&[held], Vec::new());
         let id = ExecutionId::from_parts(1, 1);
         let start = Start {
             execution_id: id,
@@ -210,7 +212,7 @@ mod tests {
             input: Payload::null(),
             traceparent: String::new(),
         };
-        worker.start(Starting { start, is_id_chosen: false, compiled, reply: oneshot::channel().0, ended: None });
+        worker.start(Starting { start, is_fresh: true, compiled, reply: oneshot::channel().0, ended: None });
         worker.flush().await;
         worker.committed(Outcome::Committed);
         (worker, id)

@@ -294,7 +294,6 @@ impl Worker {
             }
             Err(error) => {
                 tracing::error!(error = errors::chain(&error), execution.id = %id, "cannot read an execution from its log");
-                let is_transient = matches!(error, OrchestratorError::Database(_) | OrchestratorError::TimedOut);
                 // Callers hear of it; results wait, or the agent's work would be lost.
                 let (results, calls): (Vec<_>, Vec<_>) = waiting
                     .into_iter()
@@ -302,7 +301,7 @@ impl Worker {
                 for input in calls {
                     self.refuse(input, || OrchestratorError::NotCommitted);
                 }
-                if is_transient {
+                if error.is_transient() {
                     self.loading.insert(id, results);
                     self.begin_load(id, RELOAD_AFTER, spans::load(id, None));
                 }

@@ -69,6 +69,20 @@ async fn only_what_may_be_repeated_is_sent_again() {
     assert_eq!(registry.calls(), 4);
 }
 
+/// One that is cut off from its database says so, and the next one is asked.
+#[tokio::test]
+async fn what_one_replica_cannot_do_now_another_is_asked_for() {
+    let (away, well) = (Registry::default(), Registry::default());
+    let (first, second) = (Served::start(&away).await, Served::start(&well).await);
+    let replicas = format!("{},{}", first.address, second.address).parse().unwrap();
+    let client = client(&Caller::new(tasks()), &replicas);
+    away.is_unavailable_for(usize::MAX);
+    for _ in 0..6 {
+        client.clone().get_agent(GetAgentRequest::default()).await.unwrap();
+    }
+    assert_eq!(well.calls(), 6);
+}
+
 #[tokio::test]
 async fn a_service_in_trouble_does_not_get_many_times_the_calls() {
     const CALLS: usize = 300;

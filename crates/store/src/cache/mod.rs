@@ -1,6 +1,6 @@
 //! A cache of two levels: this process's memory, then Redis, then whoever knows.
 //!
-//! What was loaded is believed for [`Believe::fresh`] after its loading, on whichever level and replica it is read: that, and
+//! What was loaded is believed for [`Believe::fresh`] after its loading ([`Believe::unheard`] while Redis is away), on whichever level and replica it is read: that, and
 //! the difference between the clocks, bounds how old an answer can be, whatever happens to Redis. It is kept for
 //! [`Believe::kept`], to be answered as stale where nobody who knows can be reached. What is not there is not remembered.
 //!
@@ -20,7 +20,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ const MARK: &[u8] = b"";
 pub struct Believe {
     /// It is answered without asking.
     pub fresh: Duration,
+    /// The same while nobody could tell of a change: without Redis, and while Redis is away. Not longer than `fresh`.
+    pub unheard: Duration,
     /// It is answered where nobody who knows can be reached; not shorter than `fresh`.
     pub kept: Duration,
     /// Values in memory.
@@ -81,6 +83,8 @@ struct Inner<V> {
     flights: Mutex<HashMap<Arc<str>, Arc<Flight<V>>>>,
     /// What was loaded before, in microseconds since the epoch, is not fresh.
     distrusted: AtomicI64,
+    /// Whether changes that other replicas make are heard of.
+    hears: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +108,17 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     ) -> Self {
         let local = moka::sync::Cache::builder().max_capacity(believe.capacity).time_to_live(believe.kept).build();
         let (flights, distrusted) = (Mutex::default(), AtomicI64::new(i64::MIN));
-        Self(Arc::new(Inner { name, believe, clock, local, redis, codec, flights, distrusted }))
+        Self(Arc::new(Inner {
+            name,
+            believe,
+            clock,
+            local,
+            redis,
+            codec,
+            flights,
+            distrusted,
+            hears: AtomicBool::new(false),
+        }))
     }
 
     /// The value, loaded where it is not known or not fresh; none where there is none.
@@ -190,7 +204,9 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                 Heard::Begun => {
                     self.0.distrusted.store(self.0.clock.now().as_micros(), Ordering::Relaxed);
                     self.flights().clear();
+                    self.0.hears.store(true, Ordering::Relaxed);
                 }
+                Heard::Lost => self.0.hears.store(false, Ordering::Relaxed),
                 Heard::Message { payload, .. } => {
                     if let Ok(id) = str::from_utf8(&payload) {
                         self.drop_local(id);
@@ -250,7 +266,9 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
 
     fn is_fresh(&self, kept: &Kept<V>) -> bool {
         let is_trusted = kept.loaded_at.as_micros() > self.0.distrusted.load(Ordering::Relaxed);
-        is_trusted && self.0.clock.now().since(kept.loaded_at) < self.0.believe.fresh
+        let Believe { fresh, unheard, .. } = self.0.believe;
+        let believed = if self.0.hears.load(Ordering::Relaxed) { fresh } else { unheard };
+        is_trusted && self.0.clock.now().since(kept.loaded_at) < believed
     }
 
     fn drop_local(&self, id: &str) {

@@ -67,7 +67,7 @@ fn redis(url: &str) -> Redis {
 
 /// A cache; those of one name share what they can.
 fn cache(name: &'static str, redis: Option<Redis>, clock: &Arc<ManualClock>) -> Cache<String> {
-    let believe = Believe { fresh: FRESH, kept: Duration::from_hours(1), capacity: 100 };
+    let believe = Believe { fresh: FRESH, unheard: FRESH, kept: Duration::from_hours(1), capacity: 100 };
     Cache::new(name, believe, redis, Some(Codec::json()), Arc::clone(clock) as _)
 }
 
@@ -286,4 +286,34 @@ async fn one_failure_is_the_answer_to_all_who_waited_and_is_not_remembered() {
     assert_eq!(source.loads(), 1);
     source.is_away.store(false, Ordering::SeqCst);
     source.expect(&cache, "one").await;
+}
+
+/// What others change without a word is asked for each time, as long as no word can come.
+#[tokio::test]
+async fn what_nobody_could_tell_of_is_not_believed() {
+    let (clock, server) = (clock(), Servers::shared());
+    let proxy = testkit::Proxy::to(server.address("redis")).await;
+    let url = server.redis.replace(&server.address("redis").to_string(), &proxy.address().to_string());
+    let believe = Believe { fresh: FRESH, unheard: Duration::ZERO, kept: FRESH, capacity: 100 };
+    let cache = Cache::new(name("unheard"), believe, Some(redis(&url)), None, Arc::clone(&clock) as _);
+    let source = Source::of("one");
+    source.expect(&cache, "one").await;
+    source.set(Some("two"));
+    source.expect(&cache, "two").await;
+    following(&[&cache], async {
+        // What was loaded before it listened is not believed.
+        clock.advance(Duration::from_micros(1));
+        source.expect(&cache, "two").await;
+        source.set(Some("three"));
+        source.expect(&cache, "two").await;
+        proxy.set(testkit::Network::Cut);
+        eventually("it knows that it hears nothing", async || match source.get(&cache).await.unwrap().unwrap().value {
+            value if value == "three" => Ok(()),
+            value => Err(value),
+        })
+        .await;
+        source.set(Some("four"));
+        source.expect(&cache, "four").await;
+    })
+    .await;
 }

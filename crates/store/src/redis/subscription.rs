@@ -33,6 +33,8 @@ pub struct Subscription {
 pub enum Heard {
     /// It listens (again): what was published before now may have been missed.
     Begun,
+    /// It does not listen any more, and tries to again.
+    Lost,
     /// Something was published.
     Message {
         /// Where: `<service>:<purpose>:<id>`.
@@ -59,14 +61,19 @@ impl Subscription {
                     let channel = message.get_channel_name().to_owned();
                     return Heard::Message { channel, payload: Bytes::copy_from_slice(message.get_payload_bytes()) };
                 }
-                Ok(None) => self.open = None,
+                Ok(None) => return self.lost(),
                 // A slow answer is no reason to miss something.
                 Err(_) => match timeout(self.timeout.max(ASK_AFTER), sink.ping::<Bytes>()).await {
                     Ok(Ok(_)) => {}
-                    Ok(Err(_)) | Err(_) => self.open = None,
+                    Ok(Err(_)) | Err(_) => return self.lost(),
                 },
             }
         }
+    }
+
+    fn lost(&mut self) -> Heard {
+        self.open = None;
+        Heard::Lost
     }
 
     async fn connect(&mut self) {

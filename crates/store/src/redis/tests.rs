@@ -103,6 +103,7 @@ async fn a_subscription_hears_what_is_published_and_says_when_it_may_have_missed
     assert_eq!(timeout(DEADLINE, only_other.next()).await.unwrap(), message(&other, b"2"));
 
     servers.control("kill", "redis");
+    assert_eq!(timeout(DEADLINE, only_other.next()).await.unwrap(), Heard::Lost);
     servers.control("start", "redis");
     assert_eq!(timeout(DEADLINE, only_other.next()).await.unwrap(), Heard::Begun);
     eventually("Redis to be used again", async || redis.publish(&other, b"3").await).await;

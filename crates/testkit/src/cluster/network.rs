@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use super::{TOKEN, process::Process};
+use super::{Setup, TOKEN, process::Process};
 use crate::{Network, Proxy, Servers};
 
 /// Servers that processes connect to.
@@ -76,7 +76,7 @@ impl Connections {
         process: &Process,
         processes: &BTreeMap<String, Process>,
         servers: &Servers,
-        lease: &str,
+        setup: &Setup<'_>,
     ) -> String {
         let replicas = |service: &str| {
             let targets = processes.iter().filter(|(_, target)| target.service == service);
@@ -94,7 +94,7 @@ impl Connections {
             "[serve]\nlisten = {:?}\nadvertise = {:?}\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\n\
              token = {TOKEN:?}\n\
              [registry]\n{database}\n\
-             [orchestrator]\n{database}\n{redis}\nlease = {lease:?}\n\
+             [orchestrator]\n{database}\n{redis}\nlease = {:?}\nshards = {}\n\
              [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
              [gateway]\n{database}\nlisten = {:?}\n",
             process.listen.to_string(),
@@ -102,6 +102,8 @@ impl Connections {
             replicas("registry"),
             replicas("communication"),
             replicas("orchestrator"),
+            setup.lease,
+            setup.shards,
             server("rabbitmq", servers.amqp()),
             process.listen.to_string(),
         )

@@ -4,11 +4,15 @@ use std::{io, time::Duration};
 
 use axum::{
     Json, Router,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
+    },
     response::IntoResponse,
     routing::get,
 };
 use lifecycle::{Checked, Checks, HealthStatus, Shutdown, overall};
+use rpc::Token;
 use serde_json::json;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
@@ -16,17 +20,25 @@ use tokio::net::TcpListener;
 /// How long anything may take to show that it works. Shorter than what probes usually wait.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Serves `/metrics`, `/health/live` and `/health/ready` until `end` drains; not ready any more once `stop` does.
+/// Serves `/metrics`, `/health/live` and `/health/ready` until `end` drains; not ready any more once `stop` does. Metrics are for
+/// those who present the token, where there is one; probes have none.
 pub(super) async fn serve(
     listener: TcpListener,
     telemetry: Telemetry,
+    token: Option<Token>,
     checks: Checks,
     stop: Shutdown,
     end: Shutdown,
 ) -> io::Result<()> {
-    let metrics = move || {
-        let text = telemetry.render_metrics();
-        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+    let metrics = move |headers: HeaderMap| {
+        let is_let_in = token.as_ref().is_none_or(|token| token.is(headers.get(AUTHORIZATION)));
+        let text = is_let_in.then(|| telemetry.render_metrics());
+        async move {
+            match text {
+                Some(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+                None => (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response(),
+            }
+        }
     };
     let ready = move || {
         let (checks, stop) = (checks.clone(), stop.clone());
@@ -72,7 +84,8 @@ fn report(status: HealthStatus, message: &str, checks: &[Checked]) -> (StatusCod
 
 #[cfg(test)]
 mod tests {
-    use lifecycle::Complaint;
+    use lifecycle::{Complaint, OnExit, Tasks};
+    use settings::Secret;
 
     use super::*;
 
@@ -88,5 +101,27 @@ mod tests {
         assert_eq!(status(&without, &stop).await, StatusCode::SERVICE_UNAVAILABLE);
         stop.drain();
         assert_eq!(status(&checks, &stop).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn metrics_are_for_those_with_the_token_and_health_is_for_everybody() {
+        let tasks = Tasks::new(Shutdown::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let token = Token::new(&Secret::new("a-token-of-metrics")).unwrap();
+        let (stop, end) = (tasks.shutdown().clone(), tasks.shutdown().clone());
+        let settings = telemetry::Settings::default();
+        let telemetry = Telemetry::install("test", &settings, "off", telemetry::LogFormat::Readable).unwrap();
+        tasks.spawn("http", OnExit::StopService, serve(listener, telemetry, Some(token), Checks::new(), stop, end));
+        let client = reqwest::Client::new();
+        let status = async |path: &str, token: &str| {
+            client.get(format!("{url}{path}")).bearer_auth(token).send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(status("/metrics", "a-token-of-others").await, 401);
+        assert_eq!(status("/metrics", "a-token-of-metrics").await, 200);
+        assert_eq!(status("/health/live", "").await, 200);
+        drop(client);
+        tasks.shutdown().drain();
+        tasks.join(Duration::from_secs(30)).await.unwrap();
     }
 }

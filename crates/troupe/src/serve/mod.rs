@@ -150,9 +150,10 @@ async fn serve(
     if let Some(address) = settings.http.filter(|_| !is_gateway) {
         let listener = bind(address, "serve.http").await?;
         let checks = service.checks().and(service::peers(name, &caller, settings)?);
+        let token = settings.metrics_token()?;
         // As long as anything runs it says how far that is.
         let end = stages.core.shutdown().clone();
-        stages.core.spawn("http", OnExit::StopService, http::serve(listener, telemetry, checks, shutdown, end));
+        stages.core.spawn("http", OnExit::StopService, http::serve(listener, telemetry, token, checks, shutdown, end));
     }
     grpc::serving(&health, service.names()).await;
     output.line(format!("ready {}", ready.unwrap_or_default()))?;

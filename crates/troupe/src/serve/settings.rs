@@ -29,6 +29,11 @@ pub(crate) struct Settings {
     pub(crate) token: Option<Secret>,
     /// A file with the token.
     pub(crate) token_file: Option<PathBuf>,
+    /// What is to be presented at `/metrics` of `http`, as `authorization: Bearer …`: at least 16 characters. Beyond loopback it is
+    /// needed, and the token counts where there is no other.
+    pub(crate) metrics_token: Option<Secret>,
+    /// A file with that.
+    pub(crate) metrics_token_file: Option<PathBuf>,
     /// Certificates that both ends of every connection between processes show. Default none: gRPC without TLS.
     pub(crate) tls: Option<TlsSettings>,
     /// Calls to one other service that are under way at once; one more waits a second, and is refused then. Too few and a
@@ -47,6 +52,8 @@ impl Default for Settings {
             orchestrator: Replicas::default(),
             token: None,
             token_file: None,
+            metrics_token: None,
+            metrics_token_file: None,
             tls: None,
             max_calls: Caller::MAX_CALLS,
         }
@@ -62,6 +69,16 @@ impl Settings {
     pub(crate) fn token(&self) -> anyhow::Result<Option<Token>> {
         let secret = Secret::given(self.token.as_ref(), self.token_file.as_deref())?;
         Ok(secret.as_ref().map(Token::new).transpose()?)
+    }
+
+    /// What metrics are behind where they can be reached from beyond loopback.
+    pub(crate) fn metrics_token(&self) -> anyhow::Result<Option<Token>> {
+        if self.http.is_none_or(|http| http.ip().to_canonical().is_loopback()) {
+            return Ok(None);
+        }
+        let secret = Secret::given(self.metrics_token.as_ref(), self.metrics_token_file.as_deref())?;
+        let own = secret.as_ref().map(Token::new).transpose().context("serve.metrics_token cannot be used")?;
+        own.map_or_else(|| self.token(), |own| Ok(Some(own)))
     }
 
     /// The certificates, where there are some.
