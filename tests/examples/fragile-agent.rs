@@ -1,8 +1,8 @@
-//! An agent whose process ends on a certain input, until it is mended: `fragile-agent ADDRESS [mended]`. For `suites/poison.rs`.
+//! An agent whose process ends on a certain input, until it is mended: `fragile-agent NAME [mended]`. For `suites/poison.rs`.
 
 use std::time::Duration;
 
-use agent_sdk::{Agent, Failure, Task};
+use agent_sdk::{Agent, Failure, Server, Task};
 use serde_json::Value;
 
 /// Long enough for what is held together to be lost together.
@@ -20,8 +20,8 @@ async fn work(task: Task, mended: bool) -> Result<Value, Failure> {
 #[tokio::main]
 async fn main() -> Result<(), agent_sdk::Error> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().expect("the address is the first argument");
+    let name = arguments.next().expect("the name is the first argument");
     let mended = arguments.next().is_some_and(|word| word == "mended");
-    let agent = Agent::builder("fragile").name("fragile-1").action("work", move |task| work(task, mended));
-    agent.connect(address).run().await
+    let agent = Agent::builder("fragile").name(name).action("work", move |task| work(task, mended));
+    agent.connect(Server::from_env()?).run().await
 }

@@ -52,6 +52,11 @@ impl Api {
         Self { client, url }
     }
 
+    /// Where the server is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// A request to `path`, to be completed.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
