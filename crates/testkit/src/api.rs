@@ -40,6 +40,7 @@ impl Answer {
 pub struct Api {
     client: Client,
     url: String,
+    is_patient: bool,
 }
 
 impl Api {
@@ -49,7 +50,13 @@ impl Api {
     /// Where the machine has no TLS roots to make a client with.
     pub fn new(url: String) -> Self {
         let client = Client::builder().timeout(Duration::from_secs(75)).build().expect("an HTTP client can be made");
-        Self { client, url }
+        Self { client, url, is_patient: false }
+    }
+
+    /// One that reads again where the server says that it cannot answer now, as clients are to do.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { is_patient: true, ..self }
     }
 
     /// Where the server is.
@@ -75,7 +82,21 @@ impl Api {
     /// # Panics
     /// Where the server cannot be reached.
     pub async fn get(&self, path: &str) -> Answer {
-        self.send(self.request(Method::GET, path)).await.expect("the server answers")
+        self.read(|| self.request(Method::GET, path)).await
+    }
+
+    async fn read(&self, request: impl Fn() -> RequestBuilder) -> Answer {
+        if !self.is_patient {
+            return self.send(request()).await.expect("the server answers");
+        }
+        eventually("the server answers", || async {
+            match self.send(request()).await {
+                Ok(Answer { status: 503 | 504, body, .. }) => Err(body.to_string()),
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await
     }
 
     /// POST with a JSON body.
@@ -131,11 +152,11 @@ impl Api {
     pub async fn all(&self, path: &str) -> Vec<Value> {
         let (mut items, mut cursor) = (Vec::new(), None::<String>);
         loop {
-            let mut request = self.request(Method::GET, path);
-            if let Some(cursor) = &cursor {
-                request = request.query(&[("cursor", cursor)]);
-            }
-            let page = self.send(request).await.expect("the server answers").expect(200);
+            let request = || match &cursor {
+                Some(cursor) => self.request(Method::GET, path).query(&[("cursor", cursor)]),
+                None => self.request(Method::GET, path),
+            };
+            let page = self.read(request).await.expect(200);
             items.extend(page["items"].as_array().expect("a list has items").iter().cloned());
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = Some(next.to_owned()),

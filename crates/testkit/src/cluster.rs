@@ -14,7 +14,8 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use self::{network::Connections, process::Process};
+pub use self::network::Connections;
+use self::process::Process;
 use crate::{Api, Servers, troupe};
 
 /// How many processes there are of a service, in the order in which they are started.

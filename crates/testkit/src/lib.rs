@@ -14,7 +14,7 @@ mod servers;
 mod wait;
 
 pub use api::{Answer, Api};
-pub use cluster::{CERT_NAME, Cluster, ONE_OF_EACH, Setup, Size, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS};
+pub use cluster::{CERT_NAME, Cluster, Connections, ONE_OF_EACH, Setup, Size, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS};
 pub use command::{Output, binary, troupe, workspace};
 pub use proxy::{Network, Proxy};
 pub use scans::{Scans, fill};

@@ -1,9 +1,9 @@
 //! What is done to a cluster.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use rand::{Rng, rngs::StdRng, seq::SliceRandom as _};
-use testkit::{Cluster, Network};
+use testkit::{Cluster, Connections, Network};
 
 /// Longer than the lease of the tests' clusters.
 const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(4);
@@ -62,8 +62,27 @@ pub(super) fn shuffled(count: usize, random: &mut StdRng) -> Vec<Fault> {
     faults
 }
 
+/// The connections of a cluster, dealt so that each is cut before one is cut again.
+#[derive(Default)]
+pub(super) struct Deck {
+    waiting: Vec<(String, String)>,
+    pub(super) cut: BTreeSet<(String, String)>,
+}
+
+impl Deck {
+    fn deal(&mut self, connections: &Connections, random: &mut StdRng) -> (String, String) {
+        if self.waiting.is_empty() {
+            self.waiting = connections.pairs();
+            self.waiting.shuffle(random);
+        }
+        let pair = self.waiting.pop().expect("a cluster has connections");
+        self.cut.insert(pair.clone());
+        pair
+    }
+}
+
 impl Fault {
-    pub(super) async fn apply(self, cluster: &mut Cluster, random: &mut StdRng) {
+    pub(super) async fn apply(self, cluster: &mut Cluster, deck: &mut Deck, random: &mut StdRng) {
         let away = Duration::from_millis(random.random_range(0..AWAY));
         match self {
             Self::Kill(service) => {
@@ -90,17 +109,16 @@ impl Fault {
                 cluster.servers().control("start", server);
             }
             Self::FlushRedis => cluster.servers().flush_redis().await,
-            Self::Cut => interrupt(cluster, Network::Cut, away, random).await,
-            Self::Silence => interrupt(cluster, Network::Silent, away, random).await,
+            Self::Cut => interrupt(cluster, Network::Cut, away, deck, random).await,
+            Self::Silence => interrupt(cluster, Network::Silent, away, deck, random).await,
         }
     }
 }
 
-/// Two connections at once, of any process to any other or to a server.
-async fn interrupt(cluster: &Cluster, network: Network, away: Duration, random: &mut StdRng) {
+/// Three connections at once, of any process to any other or to a server.
+async fn interrupt(cluster: &Cluster, network: Network, away: Duration, deck: &mut Deck, random: &mut StdRng) {
     let connections = cluster.connections();
-    let pairs = connections.pairs();
-    let chosen = [any(&pairs, random), any(&pairs, random)];
+    let chosen = [(); 3].map(|()| deck.deal(connections, random));
     println!("  {chosen:?} for {away:?}");
     for pair in &chosen {
         connections.set(pair, network);
@@ -127,8 +145,8 @@ impl fmt::Display for Fault {
             Self::KillServer("rabbitmq") => formatter.write_str("SIGKILL of RabbitMQ, started again up to 3 s later"),
             Self::KillServer(server) => write!(formatter, "SIGKILL of {server}, started again up to 3 s later, empty"),
             Self::FlushRedis => formatter.write_str("Redis emptied"),
-            Self::Cut => formatter.write_str("connections between two pairs closed, and kept so for up to 3 s"),
-            Self::Silence => formatter.write_str("connections between two pairs silent for up to 3 s"),
+            Self::Cut => formatter.write_str("connections between three pairs closed, and kept so for up to 3 s"),
+            Self::Silence => formatter.write_str("connections between three pairs silent for up to 3 s"),
         }
     }
 }

@@ -13,8 +13,28 @@ use std::{collections::BTreeMap, time::Duration};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use testkit::{Cluster, Setup, TWO_OF_EACH};
 
-use self::fault::{FAULTS, Fault};
-use crate::kill::{check_all, check_nothing_left, driver::Driver, from_environment, prepare};
+use self::fault::{Deck, FAULTS, Fault};
+use crate::kill::{
+    check_all, check_nothing_left,
+    driver::{Accepted, Driver},
+    from_environment, prepare,
+};
+
+/// How often something was done, and what was looked at after it.
+#[derive(Debug, Default)]
+struct Times {
+    done: u32,
+    executions: usize,
+    messages: usize,
+}
+
+impl Times {
+    fn count(&mut self, met: &Accepted) {
+        self.done += 1;
+        self.executions += met.executions.len();
+        self.messages += met.messages.len();
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_dies_in_a_cluster_nothing_accepted_is_lost_or_done_twice() {
@@ -26,25 +46,30 @@ async fn whatever_dies_in_a_cluster_nothing_accepted_is_lost_or_done_twice() {
     let mut cluster = Cluster::start(Setup { size: TWO_OF_EACH, is_proxied: true, ..Setup::default() }).await;
     let agent = prepare(&cluster.api()).await;
     let driver = Driver::start(cluster.urls(), &agent);
-    let mut done = BTreeMap::<Fault, u32>::new();
+    let (mut done, mut deck, mut accepted) = (BTreeMap::<Fault, Times>::new(), Deck::default(), Accepted::default());
     for fault in fault::shuffled(usize::try_from(faults).expect("a small number"), &mut random) {
         tokio::time::sleep(Duration::from_millis(random.random_range(0..1_000))).await;
         println!("{fault:?}");
-        fault.apply(&mut cluster, &mut random).await;
-        *done.entry(fault).or_default() += 1;
+        fault.apply(&mut cluster, &mut deck, &mut random).await;
         assert_eq!(cluster.ended(), [""; 0], "ended by itself:\n{}", cluster.logs());
+        // Whatever the fault has met, and what came before it: it ends as it must while others go on.
+        let met = driver.accepted();
+        check_all(&cluster.api().patient(), &met).await;
+        done.entry(fault).or_default().count(&met);
+        accepted.extend(met);
     }
-    let accepted = driver.stop().await;
+    let last = driver.stop().await;
+    check_all(&cluster.api(), &last).await;
+    accepted.extend(last);
     let (executions, messages) = (accepted.executions.len(), accepted.messages.len());
     println!("{done:?}: {executions} executions and {messages} messages were accepted; {:?}", accepted.refusals);
     assert!(executions as u64 >= faults, "the driver must have been at work");
-    check_all(&cluster.api(), &accepted).await;
     check_nothing_left(&cluster.api(), &cluster.url()).await;
     assert!(!cluster.logs().contains("panicked"), "{}", cluster.logs());
     for name in cluster.names("").into_iter().rev() {
         assert_eq!(cluster.stop(&name).await, Some(0), "{name}: {}", cluster.logs());
     }
     if let Some(path) = std::env::var_os("TROUPE_FAULTS_REPORT") {
-        report::write(path.as_ref(), &done, &accepted);
+        report::write(path.as_ref(), &done, (deck.cut.len(), cluster.connections().pairs().len()), &accepted);
     }
 }

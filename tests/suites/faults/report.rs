@@ -2,21 +2,24 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::fault::Fault;
+use super::{Times, fault::Fault};
 use crate::kill::driver::Accepted;
 
 /// Writes it.
-pub(super) fn write(path: &Path, done: &BTreeMap<Fault, u32>, accepted: &Accepted) {
-    let rows: Vec<_> =
-        done.iter().map(|(fault, times)| format!("| {fault} | {times} | nothing lost, nothing twice |")).collect();
+pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usize), accepted: &Accepted) {
+    let row = |(fault, Times { done, executions, messages }): (&Fault, &Times)| {
+        format!("| {fault} | {done} | {executions} executions, {messages} messages: nothing lost, nothing twice |")
+    };
+    let rows: Vec<_> = done.iter().map(row).collect();
     let refusals: Vec<_> = accepted.refusals.iter().map(|(how, times)| format!("| {how} | {times} |")).collect();
     let text = format!(
         "# Reliability\n\n\
          Written by `make test-faults`: a cluster of two processes of each service on PostgreSQL, RabbitMQ and Redis, with a lease\n\
          of 2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and mailbox messages), while\n\
          these things were done to it at random moments.\n\n\
-         | fault | times | outcome |\n| --- | ---: | --- |\n{}\n\n\
-         All {} executions that were accepted ended as they must with the right output, each result once in its log, and\n\
+         | fault | times | checked after it |\n| --- | ---: | --- |\n{}\n\n\
+         Of the {} connections between two processes, or a process and a server, {} were cut or silenced. After each fault everything\n\
+         that had been accepted by then was looked at, under load. All {} executions that were accepted ended as they must with the right output, each result once in its log, and\n\
          every log replays to what memory says; all {} accepted messages were acknowledged; the sweeper found nothing that\n\
          would not have been woken.\n\n\
          ## What clients saw\n\n\
@@ -24,6 +27,8 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, u32>, accepted: &Accepte
          promised:\n\n\
          | instead of an answer | times |\n| --- | ---: |\n{}\n",
         rows.join("\n"),
+        cut.1,
+        cut.0,
         accepted.executions.len(),
         accepted.messages.len(),
         refusals.join("\n"),

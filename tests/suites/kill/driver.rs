@@ -73,13 +73,29 @@ impl Driver {
         self.urls.send_replace(vec![url]);
     }
 
+    /// What was accepted since the last time; clients may not have done with it yet.
+    pub(crate) fn accepted(&self) -> Accepted {
+        std::mem::take(&mut self.accepted.lock().expect("no client panicked"))
+    }
+
     /// Lets every client finish what it is at.
     pub(crate) async fn stop(mut self) -> Accepted {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client does not panic");
         }
-        std::mem::take(&mut self.accepted.lock().expect("no client panicked"))
+        self.accepted()
+    }
+}
+
+impl Accepted {
+    /// Counts what was accepted, and told, before.
+    pub(crate) fn extend(&mut self, before: Self) {
+        self.executions.extend(before.executions);
+        self.messages.extend(before.messages);
+        for (how, times) in before.refusals {
+            *self.refusals.entry(how).or_default() += times;
+        }
     }
 }
 
