@@ -7,6 +7,7 @@ use contracts::communication::v1::{
     self as proto, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse, topic_event::Event,
     topic_service_server::TopicService,
 };
+use domain::TopicPattern;
 use errors::Error;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use lifecycle::Shutdown;
@@ -16,7 +17,7 @@ use super::{Api, wire};
 use crate::{
     error::CommunicationError,
     metrics,
-    transport::{Feed, LiveMessage, MAX_LIVE_PAYLOAD, Notice, Pattern, Topic},
+    transport::{Feed, LiveMessage, MAX_LIVE_PAYLOAD, Notice},
 };
 
 /// The most patterns of one subscription: each is looked at for each message.
@@ -32,7 +33,7 @@ impl TopicService for Api {
         let PublishRequest { namespace, topic, payload } = request.into_inner();
         let message = LiveMessage {
             namespace: wire::namespace("namespace", &namespace)?,
-            topic: Topic::parse(&topic).map_err(|error| CommunicationError::field("topic", "invalid_topic", error))?,
+            topic: topic.parse().map_err(|error| CommunicationError::field("topic", "invalid_topic", error))?,
             payload: live_payload(payload)?,
         };
         self.0.live.publish(vec![message]).await.map_err(CommunicationError::from)?;
@@ -57,7 +58,7 @@ fn live_payload(field: Bytes) -> Result<Bytes, CommunicationError> {
     wire::payload("payload", field)
 }
 
-fn wanted(patterns: &[String]) -> Result<Vec<Pattern>, CommunicationError> {
+fn wanted(patterns: &[String]) -> Result<Vec<TopicPattern>, CommunicationError> {
     if patterns.is_empty() {
         return Err(wire::missing("patterns"));
     }
@@ -67,7 +68,7 @@ fn wanted(patterns: &[String]) -> Result<Vec<Pattern>, CommunicationError> {
     }
     let parse = |(index, text): (usize, &String)| {
         let fault = |error| CommunicationError::field(format_args!("patterns[{index}]"), "invalid_pattern", error);
-        Pattern::parse(text).map_err(fault)
+        text.parse().map_err(fault)
     };
     patterns.iter().enumerate().map(parse).collect()
 }

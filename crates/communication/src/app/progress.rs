@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::TaskId;
 use crate::{
     metrics,
-    transport::{LiveMessage, MAX_LIVE_PAYLOAD, Topic},
+    transport::{LiveMessage, MAX_LIVE_PAYLOAD},
 };
 
 /// What waits to be published at most; at 64 KiB each, what its agents say at most.
@@ -63,7 +63,7 @@ struct Document<'a> {
 impl Shown {
     /// As it is published: under `executions.<execution>.progress`. None where it is too large, or the agent's detail is no JSON.
     pub(crate) fn into_message(self) -> Option<LiveMessage> {
-        let topic = Topic::parse(&format!("executions.{}.progress", self.execution_id)).ok()?;
+        let topic = format!("executions.{}.progress", self.execution_id).parse().ok()?;
         let document = Document {
             task_id: &self.task,
             agent_id: self.agent.to_string(),

@@ -25,7 +25,6 @@ pub(crate) use self::{
     direct::Direct,
     live::{
         Feed, FeedLimits, Live, LiveDirect, LiveError, LiveLimits, LiveMessage, LiveRedis, MAX_LIVE_PAYLOAD, Notice,
-        Pattern, Topic,
     },
     rabbitmq::{RabbitMq, RabbitMqLimits},
     rooms::MailboxLimits,

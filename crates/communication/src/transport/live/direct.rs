@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::Namespace;
+use domain::{Namespace, TopicPattern};
 
-use super::{Feed, Live, LiveError, LiveLimits, LiveMessage, Pattern, hall::Hall};
+use super::{Feed, Live, LiveError, LiveLimits, LiveMessage, hall::Hall};
 
 /// Reaches subscribers of this process, and no other.
 pub(crate) struct LiveDirect(Arc<Hall>);
@@ -25,7 +25,7 @@ impl Live for LiveDirect {
         Ok(())
     }
 
-    async fn subscribe(&self, namespace: Namespace, patterns: Vec<Pattern>) -> Result<Feed, LiveError> {
+    async fn subscribe(&self, namespace: Namespace, patterns: Vec<TopicPattern>) -> Result<Feed, LiveError> {
         self.0.enter(namespace, patterns)
     }
 }

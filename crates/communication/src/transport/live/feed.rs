@@ -140,11 +140,11 @@ mod tests {
     use bytes::Bytes;
     use domain::Namespace;
 
-    use super::{super::Topic, *};
+    use super::*;
 
     fn message(text: &'static str) -> Arc<LiveMessage> {
         let payload = Bytes::from_static(text.as_bytes());
-        Arc::new(LiveMessage { namespace: Namespace::default(), topic: Topic::parse("a").unwrap(), payload })
+        Arc::new(LiveMessage { namespace: Namespace::default(), topic: "a".parse().unwrap(), payload })
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use domain::Namespace;
+use domain::{Namespace, TopicPattern};
 use tokio::sync::watch;
 
-use super::{Feed, LiveError, LiveLimits, LiveMessage, Pattern, feed::Buffer};
+use super::{Feed, LiveError, LiveLimits, LiveMessage, feed::Buffer};
 use crate::metrics;
 
 /// All subscriptions of a process.
@@ -36,7 +36,7 @@ struct Seats {
 
 struct Seat {
     id: u64,
-    patterns: Vec<Pattern>,
+    patterns: Vec<TopicPattern>,
     buffer: Arc<Buffer>,
     /// Has it heard anything so far? Only then there can be a gap.
     is_heard: bool,
@@ -57,7 +57,11 @@ impl Hall {
         self.state.send_if_modified(|old| std::mem::replace(old, state) != state);
     }
 
-    pub(super) fn enter(self: &Arc<Self>, namespace: Namespace, patterns: Vec<Pattern>) -> Result<Feed, LiveError> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        namespace: Namespace,
+        patterns: Vec<TopicPattern>,
+    ) -> Result<Feed, LiveError> {
         let mut seats = self.lock();
         if seats.taken >= self.limits.subscriptions {
             return Err(LiveError::TooMany);

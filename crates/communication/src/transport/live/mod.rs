@@ -14,18 +14,16 @@ mod direct;
 mod feed;
 mod hall;
 mod redis;
-mod topic;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::Namespace;
+use domain::{Namespace, Topic, TopicPattern};
 use store::RedisError;
 
 pub(crate) use self::{
     direct::LiveDirect,
     feed::{Feed, FeedLimits, Notice},
     redis::LiveRedis,
-    topic::{Pattern, Topic},
 };
 
 /// The largest payload, in bytes.
@@ -71,5 +69,5 @@ pub(crate) trait Live: Send + Sync + 'static {
     /// Tells everybody who listens now, in this order.
     async fn publish(&self, messages: Vec<LiveMessage>) -> Result<(), LiveError>;
     /// Listens: what is published after this has returned is heard.
-    async fn subscribe(&self, namespace: Namespace, patterns: Vec<Pattern>) -> Result<Feed, LiveError>;
+    async fn subscribe(&self, namespace: Namespace, patterns: Vec<TopicPattern>) -> Result<Feed, LiveError>;
 }

@@ -8,12 +8,12 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::Namespace;
+use domain::{Namespace, TopicPattern};
 use lifecycle::Shutdown;
 use store::{Heard, Key, Redis};
 use tokio::time::timeout;
 
-use super::{Feed, Live, LiveError, LiveLimits, LiveMessage, MAX_LIVE_PAYLOAD, Pattern, Topic, hall::Hall};
+use super::{Feed, Live, LiveError, LiveLimits, LiveMessage, MAX_LIVE_PAYLOAD, hall::Hall};
 
 /// How long somebody who wants to listen waits for Redis.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -77,7 +77,7 @@ impl LiveRedis {
         if payload.len() > MAX_LIVE_PAYLOAD || !self.hall.is_wanted(&namespace) {
             return None;
         }
-        Some(LiveMessage { namespace, topic: Topic::parse(topic).ok()?, payload })
+        Some(LiveMessage { namespace, topic: topic.parse().ok()?, payload })
     }
 }
 
@@ -89,7 +89,7 @@ impl Live for LiveRedis {
         self.redis.publish_all(&messages).await.map_err(|error| LiveError::Unavailable(Some(error)))
     }
 
-    async fn subscribe(&self, namespace: Namespace, patterns: Vec<Pattern>) -> Result<Feed, LiveError> {
+    async fn subscribe(&self, namespace: Namespace, patterns: Vec<TopicPattern>) -> Result<Feed, LiveError> {
         let feed = self.hall.enter(namespace, patterns)?;
         // Whoever is told that they listen hears what is published from then on.
         timeout(PATIENCE, self.hall.heard()).await.map_err(|_| LiveError::Unavailable(None))?;

@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use testkit::{Network, Proxy};
 
 use super::{
-    super::live::{
-        Feed, FeedLimits, Live, LiveDirect, LiveError, LiveLimits, LiveMessage, LiveRedis, Notice, Pattern, Topic,
-    },
+    super::live::{Feed, FeedLimits, Live, LiveDirect, LiveError, LiveLimits, LiveMessage, LiveRedis, Notice},
     *,
 };
 
@@ -45,7 +43,7 @@ impl Node {
     }
 
     async fn listen(&self, namespace: &Namespace, patterns: &[&str]) -> Listener {
-        let patterns = patterns.iter().map(|pattern| Pattern::parse(pattern).unwrap()).collect();
+        let patterns = patterns.iter().map(|pattern| pattern.parse().unwrap()).collect();
         Listener { feed: self.live.subscribe(namespace.clone(), patterns).await.unwrap(), heard: Vec::new() }
     }
 
@@ -87,7 +85,7 @@ impl Listener {
 
 fn published(namespace: &Namespace, (topic, payload): (&str, &str)) -> LiveMessage {
     let payload = Bytes::copy_from_slice(payload.as_bytes());
-    LiveMessage { namespace: namespace.clone(), topic: Topic::parse(topic).unwrap(), payload }
+    LiveMessage { namespace: namespace.clone(), topic: topic.parse().unwrap(), payload }
 }
 
 fn message(namespace: &Namespace, topic: &str, payload: &str) -> Notice {
@@ -195,7 +193,7 @@ async fn a_slow_subscriber_is_told_what_it_lost(here: &Node, there: &Node) {
 
 async fn dropping_a_subscription_ends_it(here: &Node, there: &Node) {
     let own = namespace();
-    let pattern = || vec![Pattern::parse("a").unwrap()];
+    let pattern = || vec!["a".parse().unwrap()];
     let mut taken = Vec::new();
     for _ in 0..LIVE_LIMITS.subscriptions {
         taken.push(there.live.subscribe(own.clone(), pattern()).await.unwrap());
@@ -251,10 +249,10 @@ async fn without_redis_publishers_and_subscribers_are_refused_soon() {
     let begun = Instant::now();
     let refused = node.try_publish(&own, &[("a", "1")]).await;
     assert!(matches!(refused, Err(LiveError::Unavailable(Some(_)))), "{refused:?}");
-    let refused = node.live.subscribe(own.clone(), vec![Pattern::parse("a").unwrap()]).await;
+    let refused = node.live.subscribe(own.clone(), vec!["a".parse().unwrap()]).await;
     assert!(matches!(refused, Err(LiveError::Unavailable(None))));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     proxy.set(Network::Open);
-    let subscribe = || node.live.subscribe(own.clone(), vec![Pattern::parse("a").unwrap()]);
+    let subscribe = || node.live.subscribe(own.clone(), vec!["a".parse().unwrap()]);
     testkit::eventually("Redis to be used again", async || subscribe().await.map_err(|error| error.to_string())).await;
 }

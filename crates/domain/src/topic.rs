@@ -3,14 +3,14 @@
 //! A topic is words with dots between them: `executions.exe_1.progress`. In a pattern `*` stands for one word and `#` for any
 //! number of them, none included.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// The longest topic or pattern, in bytes; as long as a routing key of AMQP.
-pub(crate) const MAX_TOPIC: usize = 255;
+pub const MAX_TOPIC: usize = 255;
 
 /// Why a text is no topic or pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TopicError {
+pub enum TopicError {
     /// Longer than the limit.
     #[error("must be at most {MAX_TOPIC} bytes long, not {0}")]
     TooLong(usize),
@@ -29,11 +29,11 @@ pub(crate) enum TopicError {
 
 /// Where something is published.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Topic(String);
+pub struct Topic(String);
 
 /// Which topics somebody wants to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pattern(Vec<Word>);
+pub struct TopicPattern(Vec<Word>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Word {
@@ -44,19 +44,24 @@ enum Word {
     Any,
 }
 
-impl Topic {
-    pub(crate) fn parse(text: &str) -> Result<Self, TopicError> {
+impl FromStr for Topic {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
         check_length(text)?;
         text.split('.').try_for_each(|word| check_word(word, false))?;
         Ok(Self(text.to_owned()))
     }
+}
 
-    pub(crate) fn as_str(&self) -> &str {
+impl Topic {
+    /// As text.
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Its words, for [`Pattern::fits`].
-    pub(crate) fn words(&self) -> Vec<&str> {
+    /// Its words, for [`TopicPattern::fits`].
+    pub fn words(&self) -> Vec<&str> {
         self.0.split('.').collect()
     }
 }
@@ -67,8 +72,10 @@ impl fmt::Display for Topic {
     }
 }
 
-impl Pattern {
-    pub(crate) fn parse(text: &str) -> Result<Self, TopicError> {
+impl FromStr for TopicPattern {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
         check_length(text)?;
         let word = |word| {
             Ok(match word {
@@ -82,9 +89,11 @@ impl Pattern {
         };
         text.split('.').map(word).collect::<Result<_, _>>().map(Self)
     }
+}
 
+impl TopicPattern {
     /// Does a topic of these words fit? Takes no more steps than words times words, whatever the pattern.
-    pub(crate) fn fits(&self, topic: &[&str]) -> bool {
+    pub fn fits(&self, topic: &[&str]) -> bool {
         let (mut at, mut read) = (0, 0);
         // After the last `#`, and how far the topic is read where that stands for nothing more: what is tried next.
         let mut retry = None;
@@ -138,7 +147,7 @@ mod tests {
     use super::*;
 
     fn fits(pattern: &str, topic: &str) -> bool {
-        Pattern::parse(pattern).unwrap().fits(&Topic::parse(topic).unwrap().words())
+        pattern.parse::<TopicPattern>().unwrap().fits(&topic.parse::<Topic>().unwrap().words())
     }
 
     /// What the words mean, written down as they are read.
@@ -176,15 +185,15 @@ mod tests {
     #[test]
     fn what_is_no_topic_or_pattern_is_refused() {
         for text in ["", ".", "a.", ".a", "a..b"] {
-            assert_eq!(Topic::parse(text), Err(TopicError::EmptyWord), "{text}");
-            assert_eq!(Pattern::parse(text), Err(TopicError::EmptyWord), "{text}");
+            assert_eq!(text.parse::<Topic>(), Err(TopicError::EmptyWord), "{text}");
+            assert_eq!(text.parse::<TopicPattern>(), Err(TopicError::EmptyWord), "{text}");
         }
         for text in ["a b", "a.ä", "a:b", "a\0", "a*", "**", "#a"] {
-            assert!(Topic::parse(text).is_err() && Pattern::parse(text).is_err(), "{text}");
+            assert!(text.parse::<Topic>().is_err() && text.parse::<TopicPattern>().is_err(), "{text}");
         }
-        assert!(Topic::parse("a.*").is_err() && Topic::parse("#").is_err());
-        assert!(Topic::parse(&"a".repeat(MAX_TOPIC)).is_ok());
-        assert_eq!(Topic::parse(&"a".repeat(MAX_TOPIC + 1)), Err(TopicError::TooLong(MAX_TOPIC + 1)));
+        assert!("a.*".parse::<Topic>().is_err() && "#".parse::<Topic>().is_err());
+        assert!("a".repeat(MAX_TOPIC).parse::<Topic>().is_ok());
+        assert_eq!("a".repeat(MAX_TOPIC + 1).parse::<Topic>(), Err(TopicError::TooLong(MAX_TOPIC + 1)));
     }
 
     #[test]
