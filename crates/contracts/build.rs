@@ -4,11 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "troupe/agent_runner/v1/agent_runner.proto",
     "troupe/communication/v1/message.proto",
     "troupe/communication/v1/session.proto",
     "troupe/communication/v1/task.proto",
+    "troupe/communication/v1/topic.proto",
     "troupe/orchestrator/v1/execution.proto",
     "troupe/orchestrator/v1/workflow.proto",
     "troupe/registry/v1/registry.proto",

@@ -11,4 +11,5 @@ mod faults;
 mod kill;
 mod poison;
 mod smoke;
+mod topics;
 mod tracing;

@@ -2,7 +2,7 @@
 
 use errors::{Code, Error, Violation};
 
-use crate::app::DeadLetter;
+use crate::{app::DeadLetter, transport::LiveError};
 
 /// Why communication cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,10 @@ pub(crate) enum CommunicationError {
     Replaced,
     #[error("the reader is too far behind")]
     TooSlow,
+    #[error("live events cannot be carried now; Redis is away")]
+    LiveUnavailable(#[source] Option<store::RedisError>),
+    #[error("as many subscriptions are open here as may be")]
+    TooManySubscriptions,
     #[error("too much waits for the database")]
     Congested,
     #[error("the database does not answer now")]
@@ -60,6 +64,15 @@ impl CommunicationError {
     /// One faulty field.
     pub(crate) fn field(field: impl std::fmt::Display, code: &str, message: impl std::fmt::Display) -> Self {
         Self::Invalid(Violation::new(field.to_string(), code, message.to_string()))
+    }
+}
+
+impl From<LiveError> for CommunicationError {
+    fn from(error: LiveError) -> Self {
+        match error {
+            LiveError::Unavailable(source) => Self::LiveUnavailable(source),
+            LiveError::TooMany => Self::TooManySubscriptions,
+        }
     }
 }
 
@@ -81,6 +94,14 @@ impl From<CommunicationError> for Error {
             CommunicationError::LeaseLost => Self::new(Code::Conflict, "session_lease_lost", message),
             CommunicationError::Replaced => Self::new(Code::Conflict, "stream_replaced", message),
             CommunicationError::TooSlow => Self::new(Code::Exhausted, "reader_too_slow", message),
+            CommunicationError::LiveUnavailable(source) => {
+                let error = Self::unavailable("live_unavailable", message);
+                match source {
+                    Some(source) => error.caused_by(source),
+                    None => error,
+                }
+            }
+            CommunicationError::TooManySubscriptions => Self::new(Code::Exhausted, "too_many_subscriptions", message),
             CommunicationError::Congested | CommunicationError::NotRecorded => {
                 Self::unavailable("database_unavailable", message)
             }

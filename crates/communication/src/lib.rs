@@ -16,15 +16,18 @@ use std::sync::Arc;
 use ::store::{Pace, Redis};
 use contracts::{Link, Links};
 use domain::Clock;
-use lifecycle::{Checks, Complaint, HealthStatus, Tasks};
+use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Tasks};
 use tonic::service::Routes;
 
 use self::{
     api::{Api, Context, StreamLimits},
-    app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages, Reason},
+    app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages, Progress, Reason},
     peers::RegistryClient,
     store::Store,
-    transport::{Delivery, Direct, MailboxLimits, RabbitMq, RabbitMqLimits, Sink, Transport, WorkQueues, WorkSink},
+    transport::{
+        Delivery, Direct, FeedLimits, Live, LiveDirect, LiveLimits, LiveRedis, MailboxLimits, RabbitMq, RabbitMqLimits,
+        Sink, Transport, WorkQueues, WorkSink,
+    },
     workers::{Parts, Writer},
 };
 pub use self::{
@@ -71,6 +74,8 @@ pub async fn start(
     let registry = RegistryClient::new(peers.registry, settings.registry_timeout);
     let redis = Redis::open(&settings.redis, "communication")?;
     let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache, redis.as_ref(), &clock));
+    let live = live(&settings, redis, tasks);
+    let (progress, shown) = Progress::new();
     let writer = Writer {
         journal: Arc::clone(&journal),
         store: Arc::clone(&store),
@@ -97,13 +102,26 @@ pub async fn start(
         directory: Arc::clone(&directory),
         messages,
         dead_letters,
+        live: Arc::clone(&live),
+        progress,
         clock: Arc::clone(&clock),
         tasks: tasks.clone(),
         limits: StreamLimits::from(&settings),
     });
     let broker = rabbitmq.clone();
     let registries = peers.registries;
-    let parts = Parts { hub, directory, registry, registries, transport, rabbitmq, store: Arc::clone(&store), clock };
+    let parts = Parts {
+        hub,
+        directory,
+        registry,
+        registries,
+        transport,
+        rabbitmq,
+        store: Arc::clone(&store),
+        clock,
+        live,
+        shown,
+    };
     workers::spawn(parts, writer, &settings, tasks);
     Ok(Service { store, rabbitmq: broker, routes: api.routes() })
 }
@@ -119,6 +137,16 @@ fn transport(settings: &Settings, clock: &Arc<dyn Clock>) -> (Arc<dyn Transport>
             (Arc::clone(&rabbitmq) as _, Some(rabbitmq))
         }
     }
+}
+
+/// How live messages are carried: over Redis where there is one, else within this process.
+fn live(settings: &Settings, redis: Option<Redis>, tasks: &Tasks) -> Arc<dyn Live> {
+    let feed = FeedLimits { messages: settings.live_buffer, bytes: settings.live_buffer_bytes.0 };
+    let limits = LiveLimits { subscriptions: settings.live_subscriptions, feed };
+    let Some(redis) = redis else { return Arc::new(LiveDirect::new(limits)) };
+    let live = Arc::new(LiveRedis::new(redis, limits));
+    tasks.spawn("communication.live", OnExit::StopService, Arc::clone(&live).run(tasks.shutdown().clone()));
+    live
 }
 
 /// The broker behind its lock, told by the transport what arrives and what expires.

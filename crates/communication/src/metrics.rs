@@ -24,6 +24,15 @@ pub(crate) const MESSAGE_DELIVERIES: &str = "troupe_message_deliveries_total";
 pub(crate) const MESSAGES_ACKED: &str = "troupe_messages_acked_total";
 /// Counter: dead letters, by `kind` (`message`, `task`) and `reason`.
 pub(crate) const DEAD_LETTERS: &str = "troupe_dead_letters_total";
+/// Counter: live messages that were published here.
+pub(crate) const LIVE_PUBLISHED: &str = "troupe_live_published_total";
+/// Counter: progress of tasks that was not published, by `reason` (`full`: published slower than it comes, `unavailable`: Redis is
+/// away, `unfit`: too large, or no JSON).
+pub(crate) const LIVE_DROPPED: &str = "troupe_live_dropped_total";
+/// Counter: live messages that subscribers have lost, since they were too slow.
+pub(crate) const LIVE_LOST: &str = "troupe_live_lost_total";
+/// Gauge: subscriptions to live messages.
+pub(crate) const LIVE_SUBSCRIPTIONS: &str = "troupe_live_subscriptions";
 /// Histogram: entries that one commit of the message log holds.
 pub(crate) const COMMIT_ENTRIES: &str = "troupe_message_commit_entries";
 /// Histogram, seconds: how long one commit of the message log takes.

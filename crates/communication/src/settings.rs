@@ -16,8 +16,15 @@ pub struct Settings {
     pub transport: TransportKind,
     /// How RabbitMQ is used, where it is the transport.
     pub rabbitmq: RabbitMq,
-    /// Redis, in which replicas remember agents together for the time when the registry is away.
+    /// Redis, in which replicas remember agents together for the time when the registry is away, and over which live messages
+    /// go from one to the other.
     pub redis: Redis,
+    /// Subscriptions to live messages that may be open at once; one more is refused. Default 2048.
+    pub live_subscriptions: usize,
+    /// Live messages that wait for one subscriber; beyond, it loses the oldest, and is told how many. Default 1024.
+    pub live_buffer: usize,
+    /// Bytes of them. Default 1MiB.
+    pub live_buffer_bytes: ByteSize,
     /// How often agents are asked to ping. Default 5s.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
@@ -167,6 +174,9 @@ impl Default for Settings {
             transport: TransportKind::Direct,
             rabbitmq: RabbitMq::default(),
             redis: Redis::default(),
+            live_subscriptions: 2_048,
+            live_buffer: 1_024,
+            live_buffer_bytes: ByteSize(1 << 20),
             heartbeat_interval: Duration::from_secs(5),
             session_lease: Duration::from_secs(15),
             max_credits: 10_000,
@@ -211,6 +221,9 @@ impl settings::Settings for Settings {
             ("mailbox_limit", self.mailbox_limit),
             ("mailbox_bytes", self.mailbox_bytes.0),
             ("log_buffer", self.log_buffer),
+            ("live_subscriptions", self.live_subscriptions),
+            ("live_buffer", self.live_buffer),
+            ("live_buffer_bytes", self.live_buffer_bytes.0),
             ("heartbeat_interval", self.heartbeat_interval.as_millis() as usize),
             ("report_interval", self.report_interval.as_millis() as usize),
         ];

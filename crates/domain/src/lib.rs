@@ -1,4 +1,4 @@
-//! The words that every service shares: ids, names, time and payloads.
+//! The words that every service shares: ids, names, topics, time and payloads.
 //!
 //! Nothing here does I/O but [`SystemClock`], and nothing here knows a service.
 
@@ -6,8 +6,10 @@ mod clock;
 mod id;
 mod name;
 mod payload;
+mod topic;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampOutOfRange};
 pub use id::{AgentId, DeadLetterId, ExecutionId, IdError, MessageId, ReplicaId, SessionId, SignalId, WorkflowId};
 pub use name::{NameError, Namespace, check_name};
 pub use payload::{Payload, PayloadError};
+pub use topic::{MAX_TOPIC, Topic, TopicError, TopicPattern};

@@ -6,6 +6,7 @@ use contracts::{
     Link, MAX_MESSAGE_BYTES,
     communication::v1::{
         dead_letter_service_client::DeadLetterServiceClient, message_service_client::MessageServiceClient,
+        topic_service_client::TopicServiceClient,
     },
     deadline,
     orchestrator::v1::{
@@ -75,6 +76,8 @@ impl App {
         executions: ExecutionServiceClient over orchestrator;
         /// Messages.
         messages: MessageServiceClient over communication;
+        /// Topics.
+        topics: TopicServiceClient over communication;
         /// Dead letters.
         dead_letters: DeadLetterServiceClient over communication;
     }

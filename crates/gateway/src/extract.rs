@@ -38,6 +38,28 @@ impl FromRequestParts<Arc<App>> for PathName {
     }
 }
 
+/// The `{topic}` of a path.
+pub(crate) struct PathTopic(pub(crate) words::Topic);
+
+impl FromRequestParts<Arc<App>> for PathTopic {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        segment(parts, app, "topic").await.map(Self)
+    }
+}
+
+/// The `{pattern}` of a path.
+pub(crate) struct PathPattern(pub(crate) words::TopicPattern);
+
+impl FromRequestParts<Arc<App>> for PathPattern {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        segment(parts, app, "pattern").await.map(Self)
+    }
+}
+
 async fn segment<T>(parts: &mut Parts, app: &Arc<App>, name: &'static str) -> Result<T, Problem>
 where
     T: FromStr<Err = words::Refused>,

@@ -26,9 +26,10 @@ const ABOUT: &str = "A durable multi-agent runtime: agents, workflows, execution
 Every failure is a problem document (RFC 9457). Lists page by cursor. A POST that creates something may carry an \
 `Idempotency-Key`: sent again with the same key and body, it creates nothing twice.";
 
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 7] = [
     ("agents", "Who does the work"),
     ("messages", "What agents are told"),
+    ("topics", "What is told to whoever listens"),
     ("workflows", "What is to be done"),
     ("executions", "What is being done, and was"),
     ("dead letters", "What could not be delivered"),
@@ -95,6 +96,9 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if matches!(method, HttpMethod::Post | HttpMethod::Put) {
         failures.push(StatusCode::CONFLICT);
     }
+    if is_stream(operation) {
+        failures.push(StatusCode::NOT_ACCEPTABLE);
+    }
     if creates(path, method) {
         let meaning = "sent again with the same key and body, the request creates nothing twice";
         parameters.push(header::<Key>("Idempotency-Key", meaning));
@@ -118,6 +122,14 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
 fn creates(path: &str, method: &HttpMethod) -> bool {
     const LAST: [&str; 6] = ["agents", "message", "workflows", "execute", "{name}", "replay"];
     *method == HttpMethod::Post && path.rsplit('/').next().is_some_and(|last| LAST.contains(&last))
+}
+
+/// Does it answer with nothing but a stream, so that it must be asked for one?
+fn is_stream(operation: &Operation) -> bool {
+    match operation.responses.responses.get("200") {
+        Some(RefOr::T(answer)) => answer.content.keys().eq([api::EVENT_STREAM]),
+        Some(RefOr::Ref(_)) | None => false,
+    }
 }
 
 fn header<T: utoipa::PartialSchema>(name: &str, description: &str) -> Parameter {

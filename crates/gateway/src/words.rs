@@ -110,6 +110,20 @@ word! {
 }
 
 word! {
+    /// Where something is published.
+    Topic(String),
+    |text| text.parse::<domain::Topic>().map(|_| text.to_owned()).map_err(|error| error.to_string()),
+    r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", 1, domain::MAX_TOPIC, "orders.eu.created"
+}
+
+word! {
+    /// Topics: `*` stands for one word, `#` for any number of them.
+    TopicPattern(String),
+    |text| text.parse::<domain::TopicPattern>().map(|_| text.to_owned()).map_err(|error| error.to_string()),
+    r"^([A-Za-z0-9_-]+|[*#])(\.([A-Za-z0-9_-]+|[*#]))*$", 1, domain::MAX_TOPIC, "orders.*.created"
+}
+
+word! {
     /// A name for people: one line, without space around it.
     Title(String),
     |text| {

@@ -31,6 +31,7 @@ const STREAMS: &[&str] = &[
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/troupe.communication.v1.AgentSessionService/OpenSession",
     "/troupe.communication.v1.TaskService/ExchangeTasks",
+    "/troupe.communication.v1.TopicService/Subscribe",
     "/troupe.orchestrator.v1.ExecutionService/WatchEvents",
     "/troupe.registry.v1.RegistryService/WatchAgents",
 ];

@@ -119,6 +119,14 @@ impl Cluster {
         self.urls().swap_remove(0)
     }
 
+    /// Where a process listens.
+    ///
+    /// # Panics
+    /// Where there is none of this name.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        self.processes[name].listen
+    }
+
     /// A client for the API of the first gateway.
     pub fn api(&self) -> Api {
         Api::new(self.url())

@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Workflows(commands::workflows::Args),
     /// Send a message to an agent
     Send(commands::send::Args),
+    /// Publish to topics, and watch them
+    Topics(commands::topics::Args),
     /// List, show, replay and purge what could not be delivered
     DeadLetters(commands::dead_letters::Args),
     /// Check hash chains, replays and liveness; fails where anything is wrong

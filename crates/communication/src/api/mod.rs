@@ -5,6 +5,7 @@ mod exchange_tasks;
 mod messages;
 mod open_session;
 mod outgoing;
+mod topics;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -12,12 +13,16 @@ use std::{sync::Arc, time::Duration};
 use contracts::communication::v1::{
     agent_session_service_server::AgentSessionServiceServer, dead_letter_service_server::DeadLetterServiceServer,
     message_service_server::MessageServiceServer, task_service_server::TaskServiceServer,
+    topic_service_server::TopicServiceServer,
 };
 use domain::Clock;
 use lifecycle::Tasks;
 use tonic::service::Routes;
 
-use crate::app::{DeadLetters, Directory, Hub, Messages};
+use crate::{
+    app::{DeadLetters, Directory, Hub, Messages, Progress},
+    transport::Live,
+};
 
 /// What a session and an orchestrator's stream are held to.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) directory: Arc<Directory>,
     pub(crate) messages: Messages,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) live: Arc<dyn Live>,
+    pub(crate) progress: Progress,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) limits: StreamLimits,
@@ -62,6 +69,7 @@ impl Api {
             .add_service(server!(TaskServiceServer))
             .add_service(server!(MessageServiceServer))
             .add_service(server!(DeadLetterServiceServer))
+            .add_service(server!(TopicServiceServer))
             .prepare()
     }
 }

@@ -191,7 +191,8 @@ impl Reader<'_> {
             return;
         }
         let mut broker = self.context.hub.broker();
-        pending.drain(..).for_each(|said| events::apply(&mut broker, self.session, said));
+        let progress = &self.context.progress;
+        pending.drain(..).for_each(|said| events::apply(&mut broker, progress, self.session, said));
     }
 
     async fn send(&mut self, reference: u64, draft: Result<crate::app::Draft, CommunicationError>) {

@@ -157,7 +157,7 @@ pub(super) fn traceparent(text: String) -> String {
 }
 
 /// A JSON value, kept as it is; none at all is the JSON value for that.
-fn payload(at: impl Display, field: Bytes) -> Faulty<Bytes> {
+pub(super) fn payload(at: impl Display, field: Bytes) -> Faulty<Bytes> {
     if field.is_empty() {
         return Ok(Bytes::from_static(b"null"));
     }

@@ -8,6 +8,7 @@ mod journal;
 mod messages;
 mod model;
 mod outbox;
+mod progress;
 
 pub(crate) use self::{
     broker::{Attachment, Broker, Limits, Opening, QueueKey, Report},
@@ -21,4 +22,5 @@ pub(crate) use self::{
         Status, Target, Task, TaskId, ToAgent, ToOrchestrator, Update, What,
     },
     outbox::{Outbox, Weigh},
+    progress::{Progress, Shown, dropped},
 };

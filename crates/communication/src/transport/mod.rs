@@ -1,4 +1,5 @@
-//! How recorded messages get to mailboxes: one module per transport behind one trait; adding one touches nothing else.
+//! How recorded messages get to mailboxes: one module per transport behind one trait; adding one touches nothing else. And in
+//! [`live`] what is told to whoever listens now, and kept nowhere.
 //!
 //! A transport keeps the order of each mailbox, knows what is held, and counts deliveries. It never decides what becomes of
 //! a message: limits, dead letters and the record are the business of `app`. Calls neither wait nor do I/O: a transport
@@ -6,6 +7,7 @@
 //! settlement gets lost comes again, which every consumer must bear anyway.
 
 mod direct;
+mod live;
 mod rabbitmq;
 mod rooms;
 #[cfg(test)]
@@ -21,6 +23,9 @@ use domain::Timestamp;
 
 pub(crate) use self::{
     direct::Direct,
+    live::{
+        Feed, FeedLimits, Live, LiveDirect, LiveError, LiveLimits, LiveMessage, LiveRedis, MAX_LIVE_PAYLOAD, Notice,
+    },
     rabbitmq::{RabbitMq, RabbitMqLimits},
     rooms::MailboxLimits,
     work::{Lot, Parcel, WorkQueues, WorkSink},

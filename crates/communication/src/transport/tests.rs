@@ -1,5 +1,6 @@
 //! What every transport does; then what only the one with a broker behind it can do.
 
+mod live;
 mod work;
 
 use std::{

@@ -2,6 +2,7 @@
 
 mod agents;
 mod presence;
+mod progress;
 mod retention;
 mod stop;
 mod writer;
@@ -15,15 +16,15 @@ use std::{
 use contracts::Links;
 use domain::Clock;
 use lifecycle::{OnExit, Tasks};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use self::writer::Writer;
 use crate::{
     Settings,
-    app::{Directory, Hub},
+    app::{Directory, Hub, Shown},
     peers::RegistryClient,
     store::Store,
-    transport::{RabbitMq, Transport},
+    transport::{Live, RabbitMq, Transport},
 };
 
 /// How often delays and expiries are looked at: nothing is later than this.
@@ -39,13 +40,16 @@ pub(crate) struct Parts {
     pub(crate) rabbitmq: Option<Arc<RabbitMq>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) live: Arc<dyn Live>,
+    /// What agents show of their tasks.
+    pub(crate) shown: mpsc::Receiver<Shown>,
 }
 
 /// Starts them all.
 pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &Tasks) {
     let (sessions_over, last) = watch::channel(false);
     tasks.spawn("communication.writer", OnExit::StopService, writer.run(last));
-    let Parts { hub, directory, registry, registries, transport, rabbitmq, store, clock } = parts;
+    let Parts { hub, directory, registry, registries, transport, rabbitmq, store, clock, live, shown } = parts;
     if let Some(rabbitmq) = rabbitmq {
         let run = rabbitmq.run(Arc::clone(&store), sessions_over.subscribe());
         tasks.spawn("communication.rabbitmq", OnExit::StopService, run);
@@ -62,6 +66,8 @@ pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &T
     };
     let presence = presence::run(presence, sessions_over.subscribe());
     tasks.spawn("communication.presence", OnExit::StopService, presence);
+    let progress = progress::run(live, shown, sessions_over.subscribe());
+    tasks.spawn("communication.progress", OnExit::StopService, progress);
     let memory = agents::share(Arc::clone(&directory), shutdown.clone());
     tasks.spawn("communication.memory", OnExit::StopService, memory);
     let agents = agents::run(Arc::clone(&hub), directory, registry, shutdown.clone());

@@ -9,4 +9,5 @@ mod registry;
 mod replicas;
 mod sessions;
 mod tasks;
+mod topics;
 mod world;

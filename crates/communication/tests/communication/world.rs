@@ -9,6 +9,7 @@ use contracts::{
         self as proto, agent_event, agent_session_service_client::AgentSessionServiceClient,
         dead_letter_service_client::DeadLetterServiceClient, message_service_client::MessageServiceClient,
         orchestrator_event, server_event, task_service_client::TaskServiceClient, task_update,
+        topic_service_client::TopicServiceClient,
     },
 };
 use errors::Error;
@@ -155,6 +156,10 @@ impl World {
 
     pub(crate) fn dead_letters(&self) -> DeadLetterServiceClient<Link> {
         DeadLetterServiceClient::new(self.service.link())
+    }
+
+    pub(crate) fn topics(&self) -> TopicServiceClient<Link> {
+        TopicServiceClient::new(self.service.link())
     }
 
     /// Sends a message as a client; answers with its id.

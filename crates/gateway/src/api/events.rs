@@ -4,20 +4,17 @@ use std::{convert::Infallible, fmt::Write as _, sync::Arc};
 
 use axum::{
     extract::State,
-    response::{
-        IntoResponse as _, Response,
-        sse::{self, KeepAlive, Sse},
-    },
+    response::{IntoResponse as _, Response, sse},
 };
 use contracts::orchestrator::v1 as wire_api;
 use domain::Payload;
 use futures::{Stream, StreamExt as _, stream};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Page, wire};
+use super::{Page, streams, wire};
 use crate::{
     app::{self, App},
     context::{self, Context, Ids},
@@ -104,7 +101,7 @@ pub(crate) async fn list_events(
         None => None,
     };
     let after = part.cursor.map_or(0, |cursor| cursor.0);
-    if wants_stream(&headers) {
+    if streams::is_wanted(&headers) {
         return follow(&app, &context, &ids, &id, last_event.unwrap_or(after)).await;
     }
     let request = wire_api::ListEventsRequest {
@@ -119,11 +116,6 @@ pub(crate) async fn list_events(
     Ok(Reply::ok(&Page::new(events, last.unwrap_or_default()))?.into_response())
 }
 
-fn wants_stream(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with("text/event-stream"))
-}
-
 async fn follow(
     app: &Arc<App>,
     context: &Context,
@@ -131,23 +123,14 @@ async fn follow(
     id: &ExecutionId,
     after: u64,
 ) -> Result<Response, Problem> {
-    let permit = Arc::clone(&app.streams).try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::overloaded("too many event streams at once (setting max_streams)"))?;
+    let permit = streams::permit(app)?;
     let request = wire_api::WatchEventsRequest {
         namespace: context.namespace.clone(),
         execution_id: id.to_string(),
         after_sequence: after,
     };
     let events = app.call(app.executions().watch_events(context.request(request))).await?;
-    let keep_alive = KeepAlive::new().interval(app.settings.keep_alive).text("keep-alive");
-    let stream = sent(events, Arc::clone(&ids.request), permit);
-    // At a drain the stream ends in good order; the client comes back with `Last-Event-ID`, to another process or later.
-    let shutdown = app.shutdown.clone();
-    let stream = stream.take_until(Box::pin(async move { shutdown.draining().await }));
-    let mut response = Sse::new(stream).keep_alive(keep_alive).into_response();
-    // Proxies that gather an answer before they pass it on would hold events back.
-    response.headers_mut().insert("x-accel-buffering", http::HeaderValue::from_static("no"));
-    Ok(response)
+    Ok(streams::respond(app, sent(events, Arc::clone(&ids.request), permit)))
 }
 
 /// Each event as it is sent; a failure in the middle is sent as an event `problem`, and is the last.
@@ -164,11 +147,7 @@ fn sent(
         };
         match encoded {
             Ok(event) => Some((Ok(event), Some((events, request_id, permit)))),
-            Err(problem) => {
-                tracing::warn!(request = &*request_id, error = problem.cause(), "an event stream broke off");
-                let document = serde_json::to_string(&problem.document(&request_id)).unwrap_or_default();
-                Some((Ok(sse::Event::default().event("problem").data(document)), None))
-            }
+            Err(problem) => Some((Ok(streams::broken(&problem, &request_id)), None)),
         }
     })
 }

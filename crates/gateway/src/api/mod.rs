@@ -13,6 +13,8 @@ mod messages;
 mod pages;
 mod replays;
 mod signals;
+mod streams;
+mod topics;
 mod wire;
 mod workflow_runs;
 mod workflows;
@@ -23,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(crate) use self::{health::Check, pages::with_pages};
+pub(crate) use self::{health::Check, pages::with_pages, streams::EVENT_STREAM};
 use crate::{app::App, openapi};
 
 /// Every described route, and the description.
@@ -34,6 +36,8 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(messages::send_message))
         .routes(routes!(messages::list_messages))
         .routes(routes!(messages::get_message))
+        .routes(routes!(topics::publish))
+        .routes(routes!(topics::watch_topics))
         .routes(routes!(workflows::list_workflows, workflows::create_workflow))
         .routes(routes!(workflows::get_workflow, workflows::update_workflow, workflows::archive_workflow))
         .routes(routes!(workflow_runs::execute_workflow))

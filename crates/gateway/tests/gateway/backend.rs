@@ -1,6 +1,7 @@
 //! The services behind, as small fakes that remember what they were asked and answer as their contracts say.
 
 mod letters;
+mod topics;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use contracts::{
     communication::v1::{
         dead_letter_service_server::DeadLetterServiceServer,
         message_service_server::{MessageService, MessageServiceServer},
+        topic_service_server::TopicServiceServer,
     },
     orchestrator::v1 as orchestrator,
     orchestrator::v1::{
@@ -46,6 +48,8 @@ pub(crate) struct State {
     pub(crate) messages: BTreeMap<String, communication::Message>,
     /// By id, dead letters of tasks; every other is a message's.
     pub(crate) task_letters: BTreeMap<String, communication::DeadLetter>,
+    /// What was published, in order.
+    pub(crate) published: Vec<communication::PublishRequest>,
     /// The metadata of the last call.
     pub(crate) metadata: tonic::metadata::MetadataMap,
 }
@@ -64,7 +68,8 @@ impl Backend {
             .add_service(WorkflowServiceServer::new(self.clone()))
             .add_service(ExecutionServiceServer::new(self.clone()))
             .add_service(MessageServiceServer::new(self.clone()))
-            .add_service(DeadLetterServiceServer::new(self.clone()));
+            .add_service(DeadLetterServiceServer::new(self.clone()))
+            .add_service(TopicServiceServer::new(self.clone()));
         Link::new(routes)
     }
 

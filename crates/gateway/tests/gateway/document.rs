@@ -42,7 +42,11 @@ async fn every_described_operation_is_served_and_no_other_method_is() {
     let rig = Rig::start().await;
     let document = document();
     for (path, item) in document["paths"].as_object().unwrap() {
-        let concrete = path.replace("{id}", "nonsense").replace("{name}", "go");
+        let concrete = path
+            .replace("{id}", "nonsense")
+            .replace("{name}", "go")
+            .replace("{topic}", "a.b")
+            .replace("{pattern}", "a.*");
         for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
             let described = item.get(method.as_str().to_lowercase()).is_some();
             let answer = rig.send(rig::request(method.clone(), &concrete).body(Body::empty()).unwrap()).await;

@@ -10,3 +10,4 @@ mod guards;
 mod idempotency;
 mod resources;
 mod rig;
+mod topics;

@@ -138,6 +138,27 @@ impl Redis {
         Ok(())
     }
 
+    /// Tells everybody who listens now, in this order, with one wait for all of it.
+    pub async fn publish_all(&self, messages: &[(Key, Bytes)]) -> Result<(), RedisError> {
+        let permit = self.enter()?;
+        let mut pipeline = redis::pipe();
+        for (channel, payload) in messages {
+            pipeline.cmd("PUBLISH").arg(&channel.0).arg(payload.as_ref()).ignore();
+        }
+        let perform = async {
+            let mut connection = self.0.pool.get().await.map_err(of_pool)?;
+            pipeline.query_async(&mut connection).await.map_err(RedisError::Failed)
+        };
+        let done = timely(self.0.timeout, perform).await;
+        self.note(permit, &done);
+        done
+    }
+
+    /// The number of the database. Channels know none: whoever wants them apart puts it into their names.
+    pub fn database(&self) -> i64 {
+        self.0.client.get_connection_info().redis_settings().db()
+    }
+
     /// Listens to a channel; with `*` in its id, to all that fit. Begins with the first [`Subscription::next`].
     pub fn subscribe(&self, channel: &Key) -> Subscription {
         Subscription::new(self.0.client.clone(), channel.0.clone(), self.0.timeout, self.0.max_pause)
@@ -153,12 +174,23 @@ impl Redis {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisError> {
-        let permit = self.0.breaker.enter(Instant::now());
-        if permit == Permit::Refused {
-            return Err(RedisError::Paused);
-        }
+        let permit = self.enter()?;
         let done = self.perform(command).await;
-        match &done {
+        self.note(permit, &done);
+        done
+    }
+
+    /// May it be asked now?
+    fn enter(&self) -> Result<Permit, RedisError> {
+        match self.0.breaker.enter(Instant::now()) {
+            Permit::Refused => Err(RedisError::Paused),
+            permit @ (Permit::Free | Permit::Probe) => Ok(permit),
+        }
+    }
+
+    /// Remembers whether a call worked, for those that come next.
+    fn note<T>(&self, permit: Permit, done: &Result<T, RedisError>) {
+        match done {
             Err(error) if error.is_outage() => {
                 if self.0.breaker.failed(permit, Instant::now()) {
                     tracing::warn!(error = errors::chain(error), "cannot use Redis now, going on without it");
@@ -166,7 +198,6 @@ impl Redis {
             }
             _ => self.0.breaker.worked(),
         }
-        done
     }
 
     async fn perform<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisError> {

@@ -126,6 +126,14 @@ impl Client {
         Ok(EventStream::new(self.accepted(response).await?))
     }
 
+    /// What is published to topics from now on.
+    pub(crate) async fn topics(&self, pattern: &str) -> Result<EventStream, Error> {
+        let request =
+            self.request(Method::GET, &["topics", pattern, "events"]).header(header::ACCEPT, "text/event-stream");
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        Ok(EventStream::new(self.accepted(response).await?))
+    }
+
     async fn accepted(&self, response: Response) -> Result<Response, Error> {
         let status = response.status();
         if status.is_success() {

@@ -10,6 +10,9 @@ use super::Error;
 /// The most that one event may hold before the stream is given up, in bytes: outputs of steps are bounded far below.
 const LONGEST: usize = 64 << 20;
 
+/// What the types of problem documents begin with.
+const PROBLEM: &str = "urn:troupe:problem:";
+
 /// One event of an execution's log.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Event {
@@ -28,13 +31,6 @@ impl Event {
         let kind = document.get("type").and_then(Value::as_str).map(str::to_owned);
         match (sequence, kind) {
             (Some(sequence), Some(kind)) => Ok(Self { sequence, kind, document }),
-            // The stream could not go on, and says why.
-            (None, None)
-                if document.get("code").is_some()
-                    && let Ok(problem) = serde_json::from_value(document.clone()) =>
-            {
-                Err(Error::Problem(Box::new(problem)))
-            }
             (_, None) | (None, _) => Err(Error::NotAnEvent(crate::output::shorten(&document.to_string(), 200))),
         }
     }
@@ -63,12 +59,17 @@ impl EventStream {
         Self { response, parser: Parser::default(), ready: VecDeque::new() }
     }
 
-    /// The next event; `None` where the stream has ended. Cancel-safe.
+    /// The next event of an execution's log; `None` where the stream has ended. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Event>, Error> {
+        self.document().await?.map(Event::from_document).transpose()
+    }
+
+    /// The next event of any stream, as the server wrote it. Cancel-safe.
+    pub(crate) async fn document(&mut self) -> Result<Option<Value>, Error> {
         loop {
             if let Some(data) = self.ready.pop_front() {
                 let document = serde_json::from_str(&data).map_err(|error| Error::NotAnEvent(error.to_string()))?;
-                return Event::from_document(document).map(Some);
+                return refused(&document).map_or(Ok(Some(document)), Err);
             }
             match self.response.chunk().await.map_err(Error::Cut)? {
                 Some(chunk) => self.parser.push(&chunk, &mut self.ready)?,
@@ -76,6 +77,13 @@ impl EventStream {
             }
         }
     }
+}
+
+/// Why the stream could not go on, where it says so.
+fn refused(document: &Value) -> Option<Error> {
+    let is_problem = document.get("type").and_then(Value::as_str).is_some_and(|kind| kind.starts_with(PROBLEM));
+    let problem = is_problem.then(|| serde_json::from_value(document.clone()))?;
+    problem.ok().map(|problem| Error::Problem(Box::new(problem)))
 }
 
 /// Cuts bytes into events; keeps what is not complete yet.
@@ -131,6 +139,14 @@ mod tests {
             }
             assert_eq!(ready, ["{\"a\":\n\"é\"}", "{}"], "in chunks of {size}");
         }
+    }
+
+    #[test]
+    fn a_stream_that_cannot_go_on_says_why() {
+        let problem = serde_json::json!({ "type": "urn:troupe:problem:stopping", "status": 503, "code": "stopping" });
+        let error = refused(&problem).unwrap();
+        assert!(error.is_passing() && error.to_string().contains("stopping"), "{error}");
+        assert!(refused(&serde_json::json!({ "sequence": 1, "type": "completed", "data": { "code": 1 } })).is_none());
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) mod send;
 pub(crate) mod show;
 pub(crate) mod signal;
 mod timeline;
+pub(crate) mod topics;
 pub(crate) mod verify;
 pub(crate) mod workflows;
 
@@ -75,12 +76,13 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Outcome {
         Command::Agents(args) => agents::run(args, &client()?).await,
         Command::Workflows(args) => workflows::run(args, &client()?).await,
         Command::Send(args) => send::run(args, &client()?).await,
+        Command::Topics(args) => topics::run(args, &client()?).await,
         Command::DeadLetters(args) => dead_letters::run(args, &client()?).await,
         Command::Verify(args) => verify::run(args, &client()?).await,
     }
 }
 
-/// An id in an argument, refused where it is none: a text such as `..` would lead to another route.
+/// An id or a name in an argument, refused where it is none: a text such as `..` would lead to another route.
 fn id<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<String, String> {
     text.parse::<T>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

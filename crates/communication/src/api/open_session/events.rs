@@ -8,7 +8,7 @@ use domain::{MessageId, SessionId};
 
 use crate::{
     api::wire,
-    app::{Broker, Draft, Hello, Mailbox, Outcome},
+    app::{Broker, Draft, Hello, Mailbox, Outcome, Progress},
     error::CommunicationError,
     spans,
 };
@@ -131,11 +131,15 @@ fn named(at: wire::At<'_>, id: String) -> Result<String, CommunicationError> {
 }
 
 /// Carries out what was said. Sends go elsewhere, since they wait for the record.
-pub(super) fn apply(broker: &mut Broker, session: SessionId, said: Said) {
+pub(super) fn apply(broker: &mut Broker, progress: &Progress, session: SessionId, said: Said) {
     match said {
         Said::Started(task) => broker.begun(session, &task),
         Said::Alive(task) => broker.alive(session, &task),
-        Said::Progress { task, detail } => broker.shown(session, &task, detail),
+        Said::Progress { task, detail } => {
+            if let Some(shown) = broker.shown(session, &task, detail) {
+                progress.show(shown);
+            }
+        }
         Said::Result { task, outcome, traceparent } => {
             let span = spans::result(&task, &traceparent, || broker.trace_of(&task));
             span.in_scope(|| broker.result(session, &task, outcome));

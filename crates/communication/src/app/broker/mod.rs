@@ -10,8 +10,8 @@
 //! - Updates about one task go out in the order in which things happened.
 //!
 //! Modules: [`queues`] and [`session`] are data; [`tasks`] is what happens to tasks, [`work`] how they get to other replicas,
-//! [`results`] how they end, [`mail`] what happens to messages, [`serving`] who hears for whom there are sessions; this one
-//! has the lives of sessions and orchestrators.
+//! [`signs`] how they are, [`results`] how they end, [`mail`] what happens to messages, [`serving`] who hears for whom there are
+//! sessions; this one has the lives of sessions and orchestrators.
 
 mod mail;
 mod orchestrators;
@@ -20,6 +20,7 @@ mod results;
 mod returns;
 mod serving;
 mod session;
+mod signs;
 mod tasks;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use domain::{AgentId, DeadLetterId, SessionId};
 
 use super::{Attachment, Broker, Replica, queues::Place, queues::QueueKey};
@@ -196,31 +195,6 @@ impl Broker {
             && let Some(task) = session.tasks.take(id)
         {
             session.outbox.push(ToAgent::Cancel { task, reason: reason.to_owned() });
-        }
-    }
-
-    /// The agent has begun with a task that its session holds.
-    pub(crate) fn begun(&self, session: SessionId, id: &str) {
-        self.tell_of_held(session, id, What::Begun);
-    }
-
-    /// The agent still works on it.
-    pub(crate) fn alive(&self, session: SessionId, id: &str) {
-        self.tell_of_held(session, id, What::Alive);
-    }
-
-    /// The agent shows how far it is.
-    pub(crate) fn shown(&self, session: SessionId, id: &str, detail: Bytes) {
-        self.tell_of_held(session, id, What::Shown(detail));
-    }
-
-    fn tell_of_held(&self, session: SessionId, id: &str, what: What) {
-        let Some((id, entry)) = self.tasks.get_key_value(id) else { return };
-        if let State::Held { session: holder, agent, .. } = entry.state
-            && holder == session
-        {
-            let update = Update::new(Arc::clone(id), Some(agent), what);
-            self.orchestrators.tell(Some(&entry.replica), update);
         }
     }
 
