@@ -40,9 +40,9 @@ impl Stream {
     async fn next(&mut self) -> Value {
         let next = async {
             loop {
-                if let Some((event, rest)) = self.text.split_once("\n\n") {
+                if let Some(end) = self.text.find("\n\n") {
+                    let event: String = self.text.drain(..end + 2).collect();
                     let data = event.lines().find_map(|line| line.strip_prefix("data: ")).map(str::parse);
-                    self.text = rest.to_owned();
                     if let Some(data) = data {
                         return data.expect("an event is JSON");
                     }
