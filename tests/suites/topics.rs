@@ -40,10 +40,9 @@ impl Stream {
     async fn next(&mut self) -> Value {
         let next = async {
             loop {
-                if let Some((event, rest)) = self.text.split_once("\n\n") {
-                    let rest = rest.to_owned();
+                if let Some(end) = self.text.find("\n\n") {
+                    let event: String = self.text.drain(..end + 2).collect();
                     let data = event.lines().find_map(|line| line.strip_prefix("data: ")).map(str::parse);
-                    self.text = rest;
                     if let Some(data) = data {
                         return data.expect("an event is JSON");
                     }

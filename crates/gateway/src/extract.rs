@@ -80,12 +80,19 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
-        match Format::of(request.headers())? {
-            Some(Format::Json) => {}
-            Some(Format::Yaml) | None => return Err(unsupported("application/json")),
-        }
-        let bytes = read(request, app).await?;
+        let bytes = read_json(request, app).await?;
         Ok(Self { value: json::parse(&bytes)?, bytes })
+    }
+}
+
+/// A body that is any JSON value.
+pub(crate) struct Value(pub(crate) json::Any);
+
+impl FromRequest<Arc<App>> for Value {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        json::parse_any(&read_json(request, app).await?).map(Self)
     }
 }
 
@@ -159,6 +166,14 @@ impl Format {
 fn unsupported(accepted: &str) -> Problem {
     let detail = format!("the Content-Type must be {accepted}");
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type_unsupported", detail)
+}
+
+/// The whole of a body that says of itself that it is JSON.
+async fn read_json(request: Request, app: &App) -> Result<Bytes, Problem> {
+    match Format::of(request.headers())? {
+        Some(Format::Json) => read(request, app).await,
+        Some(Format::Yaml) | None => Err(unsupported("application/json")),
+    }
 }
 
 /// The whole body, within the limits of size and time.

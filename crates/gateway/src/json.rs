@@ -64,13 +64,19 @@ impl PartialSchema for Object {
 
 impl ToSchema for Object {}
 
-/// Reads a document, which is an object. A fault is looked for a second time, so that only faulty documents pay for paths.
+/// Reads a document, which is an object.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let document = parse_any(bytes)?;
+    // Serde reads a list as a struct, field by field.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::field("", "wrong_type", "must be an object, not a list"));
+    }
+    Ok(document)
+}
+
+/// Reads any value. A fault is looked for a second time, so that only faulty documents pay for paths.
+pub(crate) fn parse_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     match serde_json::from_slice::<T>(bytes) {
-        // Serde reads a list as a struct, field by field.
-        Ok(_) if bytes.trim_ascii_start().starts_with(b"[") => {
-            Err(Problem::field("", "wrong_type", "must be an object, not a list"))
-        }
         Ok(value) => Ok(value),
         Err(error) if !error.is_data() => {
             let message = format!("not JSON: {error}");

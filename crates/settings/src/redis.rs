@@ -14,7 +14,7 @@ pub struct Redis {
     pub url: Option<Secret>,
     /// A file with the URL, for deployments that mount their secrets.
     pub url_file: Option<PathBuf>,
-    /// Connections, besides one for notifications. Too few and calls give up while they wait for one. Default 8.
+    /// Connections, besides one for notifications and one for topics. Too few and calls give up while they wait for one. Default 8.
     pub max_connections: usize,
     /// How long one call may take, the wait for a connection included; then the service goes on without its answer. Too short
     /// and a slow Redis is as good as none, too long and everything waits for a dead one. Default 100ms.

@@ -18,7 +18,7 @@ use super::{Done, streams, wire};
 use crate::{
     app::{self, App},
     context::{Context, Ids},
-    extract::{Body, PathPattern, PathTopic},
+    extract::{PathPattern, PathTopic, Value},
     json::Any,
     problem::Problem,
     reply::Reply,
@@ -37,7 +37,7 @@ pub(crate) async fn publish(
     State(app): State<Arc<App>>,
     context: Context,
     PathTopic(topic): PathTopic,
-    Body { value: Any(payload), .. }: Body<Any>,
+    Value(Any(payload)): Value,
 ) -> Result<Reply, Problem> {
     let request = wire_api::PublishRequest {
         namespace: context.namespace.clone(),
