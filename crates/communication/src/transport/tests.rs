@@ -251,6 +251,7 @@ every_transport! {
     what_comes_back_is_first_again
     what_is_delayed_lets_others_pass
     what_has_expired_is_said_and_not_handed_over
+    what_is_held_while_its_mailbox_is_emptied_can_come_back
 }
 
 async fn messages_keep_their_order(replica: Replica) {
@@ -293,6 +294,27 @@ async fn what_has_expired_is_said_and_not_handed_over(replica: Replica) {
     assert_eq!(replica.drain(1).await, last);
     let dead = |replica: &Replica| replica.told.dead.lock().unwrap().first().copied();
     assert_eq!(replica.until(dead).await, (sent[0], Reason::Expired));
+}
+
+async fn what_is_held_while_its_mailbox_is_emptied_can_come_back(replica: Replica) {
+    replica.transport.open(&mailbox());
+    let sent = replica.send(&["held", "delayed", "waits"]).await;
+    let held = replica.take().await;
+    let delayed = replica.take().await;
+    let due = Instant::now() + Duration::from_hours(1);
+    replica.transport.settle(&delayed, Settlement::Return { not_before: Some(due) });
+    let mut left = Vec::new();
+    replica
+        .until(|replica| {
+            left.extend(replica.transport.empty(&mailbox()).iter().map(|delivery| delivery.envelope.sequence));
+            (left.len() >= 2).then_some(())
+        })
+        .await;
+    left.sort_unstable();
+    assert_eq!(left, sent[1..]);
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    assert_eq!(replica.drain(1).await, sent[..1]);
+    assert!(replica.is_empty());
 }
 
 #[tokio::test]
@@ -411,4 +433,55 @@ async fn while_the_broker_is_away_messages_are_accepted_and_they_flow_when_it_is
     replica.finish(&held).await;
     assert_eq!(replica.drain(3).await, [first[1], second[0], second[1]]);
     assert!(replica.is_empty());
+}
+
+/// A replica that holds the first of its messages over a restart of the broker.
+async fn held_over_a_reconnect(servers: &Servers, host: &str, store: Arc<dyn Store>) -> (Replica, Delivery) {
+    let replica = Replica::rabbitmq(host, store);
+    replica.transport.open(&mailbox());
+    let sent = replica.send(&["held", "waits"]).await;
+    let held = replica.take().await;
+    let waits = replica.take().await;
+    replica.write(&held, Status::Delivered).await;
+    replica.transport.settle(&waits, Settlement::Return { not_before: None });
+    servers.control("kill", "rabbitmq");
+    let is_lost = |replica: &Replica| match replica.transport.take(&mailbox(), Wanted::Any, SystemClock.now()) {
+        Some(waits) => {
+            replica.transport.settle(&waits, Settlement::Return { not_before: None });
+            None
+        }
+        None => Some(()),
+    };
+    replica.until(is_lost).await;
+    servers.control("start", "rabbitmq");
+    assert_eq!(replica.drain(1).await, sent[1..], "it comes again, and what comes before it has too");
+    (replica, held)
+}
+
+#[tokio::test]
+async fn what_a_session_holds_over_a_reconnect_comes_again_when_it_gives_it_back() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let (_folder, store) = store().await;
+    let (replica, held) = held_over_a_reconnect(&servers, &servers.virtual_host(), store).await;
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    let again = replica.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (held.envelope.sequence, 2));
+    replica.finish(&again).await;
+    assert!(replica.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_session_holds_over_a_reconnect_comes_to_another_replica_when_the_session_ends() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let (_folder, store) = store().await;
+    let host = servers.virtual_host();
+    let (replica, held) = held_over_a_reconnect(&servers, &host, Arc::clone(&store)).await;
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    replica.transport.close(&mailbox());
+    let other = Replica::rabbitmq(&host, store);
+    other.transport.open(&mailbox());
+    let again = other.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (held.envelope.sequence, 2));
+    other.finish(&again).await;
+    assert!(other.is_empty());
 }
