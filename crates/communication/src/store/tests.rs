@@ -16,6 +16,7 @@ testkit::conformance! {
     a_message_is_recorded_once
     replicas_that_change_the_same_messages_do_not_fail_each_other
     what_is_over_stays_over
+    what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since
     lists_are_cut_and_filtered
     a_dead_letter_is_replayed_once
     many_letters_are_found_replayed_and_purged
@@ -162,6 +163,28 @@ async fn what_is_over_stays_over(place: Database) {
     store.close().await;
 }
 
+async fn what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.write(&batch(&[envelope(1), envelope(2)])).await.unwrap();
+    let at = NOW + Duration::from_secs(1);
+    let change = async |sequence, status, deliveries| {
+        let history = vec![HistoryEvent { status, at, detail: String::new() }];
+        let update = MessageUpdate { deliveries, history, ..ended(sequence, status, None) };
+        store.write(&Batch { updates: vec![update], ..Batch::default() }).await.unwrap();
+        let id = envelope(sequence).message.id.to_string();
+        let record = store.message(&Namespace::default(), &id).await.unwrap().unwrap();
+        (record.status, record.deliveries, record.history.len())
+    };
+    assert_eq!(change(1, Status::Delivered, 1).await, (Status::Delivered, 1, 2));
+    assert_eq!(change(1, Status::Accepted, 1).await, (Status::Accepted, 1, 3));
+    assert_eq!(change(1, Status::Accepted, 1).await, (Status::Accepted, 1, 3), "once");
+    assert_eq!(change(1, Status::Queued, 0).await, (Status::Queued, 1, 4), "its hand-overs stay counted");
+    assert_eq!(change(2, Status::Delivered, 2).await, (Status::Delivered, 2, 2));
+    assert_eq!(change(2, Status::Accepted, 1).await, (Status::Delivered, 2, 2));
+    assert_eq!(change(2, Status::Queued, 0).await, (Status::Delivered, 2, 2));
+    store.close().await;
+}
+
 async fn lists_are_cut_and_filtered(place: Database) {
     let store = open(&place).await.unwrap();
     let asked =
@@ -205,7 +228,14 @@ async fn a_dead_letter_is_replayed_once(place: Database) {
     let replayed = list(&LetterFilter { include_replayed: true, ..all }).await;
     assert_eq!(replayed[0].replayed_at, Some(later));
     let record = store.message(&namespace, &dead.message.id.to_string()).await.unwrap().unwrap();
-    assert_eq!((record.status, record.deliveries), (Status::Queued, 0));
+    assert_eq!((record.status, record.deliveries), (Status::Accepted, 0));
+    store.write(&batch(&[envelope(2)])).await.unwrap();
+    let unrelayed = async |before| {
+        let found = store.unrelayed(before, 0, 9).await.unwrap().rows;
+        found.into_iter().map(|(envelope, is_revived)| (envelope.sequence, is_revived)).collect::<Vec<_>>()
+    };
+    assert_eq!(unrelayed(later).await, [(2, false)], "the other was accepted again just now");
+    assert_eq!(unrelayed(later + Duration::from_micros(1)).await, [(1, true), (2, false)]);
     assert_eq!(record.history.last().unwrap().detail, format!("replayed from {id}"));
     assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 1);
     assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 0);

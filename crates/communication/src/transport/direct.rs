@@ -189,6 +189,11 @@ impl Transport for Direct {
         self.put(envelope, deliveries);
     }
 
+    fn revive(&self, envelope: Arc<Envelope>) {
+        self.lock().rooms.take(&envelope.message.mailbox(), envelope.message.payload.len());
+        self.publish(envelope);
+    }
+
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery> {
         let mut state = self.lock();
         let contents = state.mailboxes.get_mut(mailbox)?;

@@ -3,7 +3,10 @@
 mod work;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,6 +42,8 @@ const AGENT: AgentId = AgentId::from_parts(1, 1);
 struct Told {
     queued: Mutex<Vec<i64>>,
     dead: Mutex<Vec<(i64, Reason)>>,
+    /// What is told is not recorded.
+    is_full: AtomicBool,
     changed: Notify,
 }
 
@@ -50,6 +55,10 @@ impl Sink for Told {
 
     fn arrived(&self, _: &Mailbox) {
         self.changed.notify_one();
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_full.load(Ordering::Relaxed)
     }
 
     fn dead(&self, delivery: Delivery, reason: Reason) {
@@ -158,6 +167,11 @@ impl Replica {
             }
         };
         timeout(PATIENCE, wait).await.expect("it happens in time")
+    }
+
+    /// Waits until it was said of that many that they are in their mailboxes.
+    async fn until_queued(&self, count: usize) {
+        self.until(|replica| (replica.told.queued.lock().unwrap().len() >= count).then_some(())).await;
     }
 
     async fn take(&self) -> Delivery {
@@ -303,13 +317,10 @@ async fn what_is_held_while_its_mailbox_is_emptied_can_come_back(replica: Replic
     let delayed = replica.take().await;
     let due = Instant::now() + Duration::from_hours(1);
     replica.transport.settle(&delayed, Settlement::Return { not_before: Some(due) });
-    let mut left = Vec::new();
-    replica
-        .until(|replica| {
-            left.extend(replica.transport.empty(&mailbox()).iter().map(|delivery| delivery.envelope.sequence));
-            (left.len() >= 2).then_some(())
-        })
-        .await;
+    let waits = replica.take().await;
+    replica.transport.settle(&waits, Settlement::Return { not_before: None });
+    let left = replica.transport.empty(&mailbox());
+    let mut left: Vec<_> = left.iter().map(|delivery| delivery.envelope.sequence).collect();
     left.sort_unstable();
     assert_eq!(left, sent[1..]);
     replica.transport.settle(&held, Settlement::Return { not_before: None });
@@ -363,30 +374,50 @@ async fn what_a_broker_has_lost_with_its_data_is_published_again() {
     let host = Servers::shared().virtual_host();
     let lost = Replica::rabbitmq(&host, Arc::clone(&store));
     let sent = lost.send(&["1", "2"]).await;
-    let told = |replica: &Replica| (replica.told.queued.lock().unwrap().len() == 2).then_some(());
-    lost.until(told).await;
-    for envelope in store.unfinished(0, 10).await.unwrap().rows.into_iter().map(|(envelope, _)| Arc::new(envelope)) {
-        lost.write(&Delivery { envelope, count: 0 }, Status::Queued).await;
-    }
+    lost.until_queued(2).await;
+    let recorded = store.unfinished(0, 10).await.unwrap().rows;
+    let [first, second] = [0, 1].map(|place| {
+        let (Envelope { sequence, message }, _) = &recorded[place];
+        Arc::new(Envelope { sequence: *sequence, message: message.clone() })
+    });
+    lost.write(&Delivery { envelope: first, count: 1 }, Status::Delivered).await;
+    lost.write(&Delivery { envelope: second, count: 0 }, Status::Queued).await;
     drop(lost);
     let queue = format!("mailbox.default.{AGENT}");
     channel(&host).await.queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
     let other = Replica::rabbitmq(&host, store);
     other.transport.open(&mailbox());
-    assert_eq!(other.drain(2).await, sent);
+    let first = other.take().await;
+    assert_eq!((first.envelope.sequence, first.count), (sent[0], 2), "its hand-overs stay counted");
+    other.finish(&first).await;
+    assert_eq!(other.drain(1).await, sent[1..]);
     assert!(other.is_empty());
 }
 
 #[tokio::test]
-async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_live_again() {
+async fn what_expires_in_the_broker_is_said_once_and_not_while_nothing_can_be_recorded() {
     let (_folder, store) = store().await;
-    let host = Servers::shared().virtual_host();
-    let replica = Replica::rabbitmq(&host, store);
-    replica.transport.open(&mailbox());
-    replica.send(&["\"text\""]).await;
-    let delivery = replica.take().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    replica.told.is_full.store(true, Ordering::Relaxed);
+    let long_ago = SystemClock.now() - Duration::from_mins(1);
+    let first = replica.send_until(&["1"], Some(long_ago)).await[0];
+    // Relayed by the same look that sees what has expired.
+    let left = replica.record(&["2"], None).await[0].sequence;
+    let is_relayed = |replica: &Replica| replica.told.queued.lock().unwrap().contains(&left).then_some(());
+    replica.until(is_relayed).await;
+    let told = |replica: &Replica| replica.told.dead.lock().unwrap().clone();
+    assert_eq!(told(&replica), []);
+    replica.told.is_full.store(false, Ordering::Relaxed);
+    replica.until(|replica| (!told(replica).is_empty()).then_some(())).await;
+    let second = replica.send_until(&["3"], Some(long_ago)).await[0];
+    replica.until(|replica| told(replica).iter().any(|(sequence, _)| *sequence == second).then_some(())).await;
+    assert_eq!(told(&replica), [(first, Reason::Expired), (second, Reason::Expired)]);
+}
+
+/// Of a message that its agent has rejected.
+fn letter(delivery: &Delivery) -> DeadLetter {
     let message = &delivery.envelope.message;
-    let letter = DeadLetter {
+    DeadLetter {
         id: DeadLetterId::generate(&SystemClock),
         namespace: message.namespace.clone(),
         kind: Kind::Message,
@@ -399,7 +430,74 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
         created_at: SystemClock.now(),
         replayed_at: None,
         task: None,
+    }
+}
+
+/// A message that has died.
+async fn died(replica: &Replica) -> (Delivery, DeadLetter) {
+    replica.transport.open(&mailbox());
+    replica.send(&["dead"]).await;
+    let dead = replica.take().await;
+    replica.transport.settle(&dead, Settlement::Done);
+    replica.write(&dead, Status::Dead).await;
+    let letter = letter(&dead);
+    replica.store.write(&Batch { letters: vec![letter.clone()], ..Batch::default() }).await.unwrap();
+    (dead, letter)
+}
+
+#[tokio::test]
+async fn a_message_that_was_replayed_is_relayed_where_whoever_did_it_has_ended_before_it_was_published() {
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    let (dead, letter) = died(&replica).await;
+    // By somebody else, and before it is heard here that the death is recorded.
+    replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
+    let again = replica.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (dead.envelope.sequence, 1));
+    replica.transport.recorded(&dead.envelope, Some(&letter));
+    replica.finish(&again).await;
+    assert!(replica.is_empty());
+}
+
+#[tokio::test]
+async fn a_message_that_was_replayed_into_a_full_mailbox_comes_when_there_is_room() {
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    let (dead, letter) = died(&replica).await;
+    replica.transport.recorded(&dead.envelope, None);
+    replica.transport.close(&mailbox());
+    let full = replica.send(&[""; LIMITS.messages]).await;
+    replica.until_queued(1 + LIMITS.messages).await;
+    for (envelope, _) in replica.store.unfinished(0, LIMITS.messages).await.unwrap().rows {
+        replica.write(&Delivery { envelope: Arc::new(envelope), count: 0 }, Status::Queued).await;
+    }
+    let revived = replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
+    for (_, envelope) in revived {
+        replica.transport.revive(Arc::new(envelope));
+    }
+    let is_refused = |replica: &Replica| match replica.transport.reserve(&mailbox(), 0) {
+        Ok(()) => {
+            replica.transport.release(&mailbox(), 0);
+            None
+        }
+        Err(Full) => Some(()),
     };
+    replica.until(is_refused).await;
+    replica.transport.open(&mailbox());
+    let mut came = replica.drain(LIMITS.messages + 1).await;
+    came.sort_unstable();
+    assert_eq!(came, [vec![dead.envelope.sequence], full].concat());
+}
+
+#[tokio::test]
+async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_live_again() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let replica = Replica::rabbitmq(&host, store);
+    replica.transport.open(&mailbox());
+    replica.send(&["\"text\""]).await;
+    let delivery = replica.take().await;
+    let letter = letter(&delivery);
     replica.transport.settle(&delivery, Settlement::Done);
     replica.write(&delivery, Status::Dead).await;
     let written = Batch { letters: vec![letter.clone()], ..Batch::default() };
@@ -413,7 +511,7 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
     assert_eq!(copy.data, b"\"text\"");
 
     let mut revived = replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
-    replica.transport.readmit(Arc::new(revived.remove(0).1), 0);
+    replica.transport.revive(Arc::new(revived.remove(0).1));
     assert_eq!(replica.drain(1).await, [delivery.envelope.sequence]);
 }
 
