@@ -23,7 +23,7 @@ pub(crate) use self::{
     direct::Direct,
     rabbitmq::{RabbitMq, RabbitMqLimits},
     rooms::MailboxLimits,
-    work::{Lot, Parcel, WorkQueues, WorkSink},
+    work::{Chance, Lot, Parcel, WorkQueues, WorkSink},
 };
 use crate::app::{DeadLetter, Envelope, Mailbox, Reason, Task};
 
