@@ -17,6 +17,7 @@ testkit::conformance! {
     replicas_that_change_the_same_messages_do_not_fail_each_other
     what_is_over_stays_over
     what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since
+    what_lived_on_has_no_dead_letter
     lists_are_cut_and_filtered
     a_dead_letter_is_replayed_once
     many_letters_are_found_replayed_and_purged
@@ -114,7 +115,8 @@ async fn messages_and_letters_read_back_as_they_were_written(place: Database) {
         ..envelope(1).message.clone()
     };
     let envelope = Arc::new(Envelope { sequence: 1, message });
-    let letter = DeadLetter { payload: Bytes::from_static(b"[1]"), deliveries: 7, ..letter(&envelope, NOW) };
+    let letter =
+        DeadLetter { kind: Kind::Task, payload: Bytes::from_static(b"[1]"), deliveries: 7, ..letter(&envelope, NOW) };
     let written = Batch { letters: vec![letter.clone()], ..batch(&[Arc::clone(&envelope)]) };
     assert!(store.write(&written).await.unwrap().contains(&1));
     store.write(&Batch { updates: vec![update(1, Status::Delivered)], ..Batch::default() }).await.unwrap();
@@ -182,6 +184,21 @@ async fn what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since(
     assert_eq!(change(2, Status::Delivered, 2).await, (Status::Delivered, 2, 2));
     assert_eq!(change(2, Status::Accepted, 1).await, (Status::Delivered, 2, 2));
     assert_eq!(change(2, Status::Queued, 0).await, (Status::Delivered, 2, 2));
+    store.close().await;
+}
+
+async fn what_lived_on_has_no_dead_letter(place: Database) {
+    let store = open(&place).await.unwrap();
+    let (living, dead) = (envelope(1), envelope(2));
+    store.write(&batch(&[Arc::clone(&living), Arc::clone(&dead)])).await.unwrap();
+    store.write(&Batch { updates: vec![update(1, Status::Delivered)], ..Batch::default() }).await.unwrap();
+    // One replica says that both have expired; another has handed the first over.
+    let of_dead = DeadLetter { id: DeadLetterId::from_parts(0, 2), ..letter(&dead, NOW) };
+    let updates = vec![ended(1, Status::Dead, None), ended(2, Status::Dead, None)];
+    let letters = vec![letter(&living, NOW), of_dead.clone()];
+    store.write(&Batch { updates, letters, ..Batch::default() }).await.unwrap();
+    let found = store.letters(&LetterFilter::default(), Span::NewestBefore(None), 9).await.unwrap().rows;
+    assert_eq!(found, [of_dead]);
     store.close().await;
 }
 
@@ -312,12 +329,12 @@ async fn retention_takes_what_ended_long_ago_and_nothing_else(place: Database) {
     let store = open(&place).await.unwrap();
     let inserts: Vec<_> = (1..=4).map(envelope).collect();
     let letters = vec![letter(&inserts[2], NOW)];
-    let batch = Batch { inserts, updates: Vec::new(), letters };
-    assert_eq!(store.write(&batch).await.unwrap().len(), 4);
+    assert_eq!(store.write(&Batch { inserts, ..Batch::default() }).await.unwrap().len(), 4);
     let later = NOW + std::time::Duration::from_mins(1);
     let old = ended(1, Status::Acked, Some(NOW));
     let new = ended(2, Status::Acked, Some(later));
-    let batch = Batch { updates: vec![old, new, ended(3, Status::Dead, None)], ..Batch::default() };
+    let updates = vec![old, new, ended(3, Status::Dead, None)];
+    let batch = Batch { updates, letters, ..Batch::default() };
     store.write(&batch).await.unwrap();
     let left = async || {
         let filter = MessageFilter::default();

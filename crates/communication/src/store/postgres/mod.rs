@@ -128,10 +128,15 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
 }
 
 async fn bury(connection: &mut PgConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
-    // After a commit whose outcome was lost the same comes again; and several replicas may see a message die.
+    // After a commit whose outcome was lost the same comes again; and several replicas may see a message die. One that lived on
+    // elsewhere is not dead, and has no letter.
     const INSERT: &str = "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, \
         payload, created_at, task) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], \
-        $6::text[], $7::text[], $8::int[], $9::bytea[], $10::timestamptz[], $11::text[]) ON CONFLICT DO NOTHING";
+        $6::text[], $7::text[], $8::int[], $9::bytea[], $10::timestamptz[], $11::text[]) \
+        AS letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, created_at, task) \
+        WHERE kind <> 'message' OR EXISTS (SELECT 1 FROM messages JOIN message_ids USING (sequence, created_at) \
+            WHERE message_ids.namespace = letters.namespace AND message_ids.id = letters.subject_id \
+              AND messages.status = 'dead') ON CONFLICT DO NOTHING";
     fn column<'a, T>(letters: &'a [DeadLetter], value: impl Fn(&'a DeadLetter) -> T) -> Vec<T> {
         letters.iter().map(value).collect()
     }

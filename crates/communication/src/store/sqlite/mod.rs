@@ -119,8 +119,8 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
 async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
     for chunk in letters.chunks(CHUNK) {
         let mut query = QueryBuilder::new(
-            "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, \
-             created_at, task) ",
+            "WITH letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, created_at, task) \
+             AS (",
         );
         query.push_values(chunk, |mut row, letter| {
             row.push_bind(letter.id.to_string())
@@ -135,8 +135,14 @@ async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx
                 .push_bind(letter.created_at.as_micros())
                 .push_bind(task_text(letter.task.as_ref()));
         });
-        // After a commit whose outcome was lost the same comes again; and several may see a message die.
-        query.push(" ON CONFLICT DO NOTHING");
+        // After a commit whose outcome was lost the same comes again; and several may see a message die. One that lived on
+        // elsewhere is not dead, and has no letter.
+        query.push(
+            ") INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, \
+             created_at, task) SELECT * FROM letters WHERE kind <> 'message' OR EXISTS (SELECT 1 FROM messages \
+             WHERE messages.namespace = letters.namespace AND messages.id = letters.subject_id \
+             AND messages.status = 'dead') ON CONFLICT DO NOTHING",
+        );
         query.build().persistent(false).execute(&mut *connection).await?;
     }
     Ok(())
