@@ -153,8 +153,8 @@ impl DeadLetters {
         found.map_err(CommunicationError::Database)
     }
 
-    /// Records the replays and takes the messages back, as one: a caller that goes away in between must not leave a message
-    /// that is queued in the record only. Answers with the letters for which that was done now.
+    /// Records the replays and takes the messages back, as one, also where the caller goes away in between. What a replica that
+    /// ends leaves behind here is relayed by another. Answers with the letters for which that was done now.
     async fn revive(
         &self,
         namespace: &Namespace,
@@ -168,11 +168,11 @@ impl DeadLetters {
         let namespace = namespace.clone();
         self.tasks.spawn("communication.replay", OnExit::Continue, async move {
             let revived = store.replay(&namespace, &ids, now).await.map(|revived| {
-                let readmit = |(letter, envelope)| {
-                    transport.readmit(Arc::new(envelope), 0);
+                let revive = |(letter, envelope)| {
+                    transport.revive(Arc::new(envelope));
                     letter
                 };
-                revived.into_iter().map(readmit).collect()
+                revived.into_iter().map(revive).collect()
             });
             // Nobody has to listen.
             let _ = reply.send(revived);

@@ -120,6 +120,10 @@ impl Sink for Hub {
         self.broker().wake_mailbox(mailbox);
     }
 
+    fn has_room(&self) -> bool {
+        self.broker().has_room()
+    }
+
     fn dead(&self, delivery: Delivery, reason: Reason) {
         self.broker().bury_message(&delivery, reason, "");
     }

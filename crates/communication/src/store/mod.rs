@@ -126,8 +126,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>>;
     /// What is neither acked nor dead, in the order of acceptance, after a sequence, with the number of deliveries.
     async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>>;
-    /// What was accepted before a time, and is not yet known to be with the broker: like [`Self::unfinished`].
-    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>>;
+    /// What was accepted or replayed before a time, and is not yet known to be with the broker, in the order of acceptance,
+    /// after a sequence; and whether it had died and was replayed.
+    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>>;
     /// What expired before a time and is in nobody's hands, with the number of deliveries, at most `limit`.
     async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>>;
     /// The messages of these sequences that there are, in no order.
@@ -140,7 +141,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>>;
     /// Dead letters.
     async fn letters(&self, filter: &LetterFilter, span: Span, limit: usize) -> sqlx::Result<Page<DeadLetter>>;
-    /// Marks dead letters of messages as replayed and their messages as queued; answers with those of which both was so, in the
+    /// Marks dead letters of messages as replayed and their messages as accepted; answers with those of which both was so, in the
     /// order of acceptance. Nothing of the others changes: they were replayed before, or their messages are not dead.
     async fn replay(
         &self,

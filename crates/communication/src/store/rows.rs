@@ -31,7 +31,7 @@ pub(super) fn history_lines(events: &[HistoryEvent]) -> String {
 
 /// The line of a message that lives again.
 pub(super) fn replayed(letter: DeadLetterId, at: Timestamp) -> HistoryEvent {
-    HistoryEvent { status: Status::Queued, at, detail: format!("replayed from {letter}") }
+    HistoryEvent { status: Status::Accepted, at, detail: format!("replayed from {letter}") }
 }
 
 pub(super) fn faulty(source: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {

@@ -16,6 +16,8 @@ testkit::conformance! {
     a_message_is_recorded_once
     replicas_that_change_the_same_messages_do_not_fail_each_other
     what_is_over_stays_over
+    what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since
+    what_lived_on_has_no_dead_letter
     lists_are_cut_and_filtered
     a_dead_letter_is_replayed_once
     many_letters_are_found_replayed_and_purged
@@ -113,7 +115,8 @@ async fn messages_and_letters_read_back_as_they_were_written(place: Database) {
         ..envelope(1).message.clone()
     };
     let envelope = Arc::new(Envelope { sequence: 1, message });
-    let letter = DeadLetter { payload: Bytes::from_static(b"[1]"), deliveries: 7, ..letter(&envelope, NOW) };
+    let letter =
+        DeadLetter { kind: Kind::Task, payload: Bytes::from_static(b"[1]"), deliveries: 7, ..letter(&envelope, NOW) };
     let written = Batch { letters: vec![letter.clone()], ..batch(&[Arc::clone(&envelope)]) };
     assert!(store.write(&written).await.unwrap().contains(&1));
     store.write(&Batch { updates: vec![update(1, Status::Delivered)], ..Batch::default() }).await.unwrap();
@@ -162,6 +165,43 @@ async fn what_is_over_stays_over(place: Database) {
     store.close().await;
 }
 
+async fn what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.write(&batch(&[envelope(1), envelope(2)])).await.unwrap();
+    let at = NOW + Duration::from_secs(1);
+    let change = async |sequence, status, deliveries| {
+        let history = vec![HistoryEvent { status, at, detail: String::new() }];
+        let update = MessageUpdate { deliveries, history, ..ended(sequence, status, None) };
+        store.write(&Batch { updates: vec![update], ..Batch::default() }).await.unwrap();
+        let id = envelope(sequence).message.id.to_string();
+        let record = store.message(&Namespace::default(), &id).await.unwrap().unwrap();
+        (record.status, record.deliveries, record.history.len())
+    };
+    assert_eq!(change(1, Status::Delivered, 1).await, (Status::Delivered, 1, 2));
+    assert_eq!(change(1, Status::Accepted, 1).await, (Status::Accepted, 1, 3));
+    assert_eq!(change(1, Status::Accepted, 1).await, (Status::Accepted, 1, 3), "once");
+    assert_eq!(change(1, Status::Queued, 0).await, (Status::Queued, 1, 4), "its hand-overs stay counted");
+    assert_eq!(change(2, Status::Delivered, 2).await, (Status::Delivered, 2, 2));
+    assert_eq!(change(2, Status::Accepted, 1).await, (Status::Delivered, 2, 2));
+    assert_eq!(change(2, Status::Queued, 0).await, (Status::Delivered, 2, 2));
+    store.close().await;
+}
+
+async fn what_lived_on_has_no_dead_letter(place: Database) {
+    let store = open(&place).await.unwrap();
+    let (living, dead) = (envelope(1), envelope(2));
+    store.write(&batch(&[Arc::clone(&living), Arc::clone(&dead)])).await.unwrap();
+    store.write(&Batch { updates: vec![update(1, Status::Delivered)], ..Batch::default() }).await.unwrap();
+    // One replica says that both have expired; another has handed the first over.
+    let of_dead = DeadLetter { id: DeadLetterId::from_parts(0, 2), ..letter(&dead, NOW) };
+    let updates = vec![ended(1, Status::Dead, None), ended(2, Status::Dead, None)];
+    let letters = vec![letter(&living, NOW), of_dead.clone()];
+    store.write(&Batch { updates, letters, ..Batch::default() }).await.unwrap();
+    let found = store.letters(&LetterFilter::default(), Span::NewestBefore(None), 9).await.unwrap().rows;
+    assert_eq!(found, [of_dead]);
+    store.close().await;
+}
+
 async fn lists_are_cut_and_filtered(place: Database) {
     let store = open(&place).await.unwrap();
     let asked =
@@ -205,7 +245,14 @@ async fn a_dead_letter_is_replayed_once(place: Database) {
     let replayed = list(&LetterFilter { include_replayed: true, ..all }).await;
     assert_eq!(replayed[0].replayed_at, Some(later));
     let record = store.message(&namespace, &dead.message.id.to_string()).await.unwrap().unwrap();
-    assert_eq!((record.status, record.deliveries), (Status::Queued, 0));
+    assert_eq!((record.status, record.deliveries), (Status::Accepted, 0));
+    store.write(&batch(&[envelope(2)])).await.unwrap();
+    let unrelayed = async |before| {
+        let found = store.unrelayed(before, 0, 9).await.unwrap().rows;
+        found.into_iter().map(|(envelope, is_revived)| (envelope.sequence, is_revived)).collect::<Vec<_>>()
+    };
+    assert_eq!(unrelayed(later).await, [(2, false)], "the other was accepted again just now");
+    assert_eq!(unrelayed(later + Duration::from_micros(1)).await, [(1, true), (2, false)]);
     assert_eq!(record.history.last().unwrap().detail, format!("replayed from {id}"));
     assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 1);
     assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 0);
@@ -282,12 +329,12 @@ async fn retention_takes_what_ended_long_ago_and_nothing_else(place: Database) {
     let store = open(&place).await.unwrap();
     let inserts: Vec<_> = (1..=4).map(envelope).collect();
     let letters = vec![letter(&inserts[2], NOW)];
-    let batch = Batch { inserts, updates: Vec::new(), letters };
-    assert_eq!(store.write(&batch).await.unwrap().len(), 4);
+    assert_eq!(store.write(&Batch { inserts, ..Batch::default() }).await.unwrap().len(), 4);
     let later = NOW + std::time::Duration::from_mins(1);
     let old = ended(1, Status::Acked, Some(NOW));
     let new = ended(2, Status::Acked, Some(later));
-    let batch = Batch { updates: vec![old, new, ended(3, Status::Dead, None)], ..Batch::default() };
+    let updates = vec![old, new, ended(3, Status::Dead, None)];
+    let batch = Batch { updates, letters, ..Batch::default() };
     store.write(&batch).await.unwrap();
     let left = async || {
         let filter = MessageFilter::default();

@@ -189,6 +189,11 @@ impl Transport for Direct {
         self.put(envelope, deliveries);
     }
 
+    fn revive(&self, envelope: Arc<Envelope>) {
+        self.lock().rooms.take(&envelope.message.mailbox(), envelope.message.payload.len());
+        self.publish(envelope);
+    }
+
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery> {
         let mut state = self.lock();
         let contents = state.mailboxes.get_mut(mailbox)?;
@@ -224,18 +229,24 @@ impl Transport for Direct {
 
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery> {
         let mut state = self.lock();
-        let Some(contents) = state.mailboxes.remove(mailbox) else { return Vec::new() };
-        state.rooms.clear(mailbox);
-        let mut found: Vec<_> = contents.waiting.into_values().collect();
-        for (sequence, away) in contents.away {
-            if let Away::Delayed(due) = away {
-                found.extend(state.delayed.remove(&(due, sequence)));
+        let Some(contents) = state.mailboxes.get_mut(mailbox) else { return Vec::new() };
+        contents.replies.clear();
+        let mut found: Vec<_> = std::mem::take(&mut contents.waiting).into_values().collect();
+        // What is held stays known, so that it can come back.
+        let mut delayed = Vec::new();
+        contents.away.retain(|sequence, away| match away {
+            Away::Held => true,
+            Away::Delayed(due) => {
+                delayed.push((*due, *sequence));
+                false
             }
-        }
+        });
+        found.extend(delayed.iter().filter_map(|due| state.delayed.remove(due)));
         for delivery in &found {
             if let Some(at) = delivery.envelope.message.expires_at {
                 state.expiries.remove(&(at, delivery.envelope.sequence, mailbox.clone()));
             }
+            state.give_back(mailbox, delivery.envelope.message.payload.len());
         }
         found
     }

@@ -28,7 +28,7 @@ pub(crate) use self::{
     },
     rabbitmq::{RabbitMq, RabbitMqLimits},
     rooms::MailboxLimits,
-    work::{Lot, Parcel, WorkQueues, WorkSink},
+    work::{Chance, Lot, Parcel, WorkQueues, WorkSink},
 };
 use crate::app::{DeadLetter, Envelope, Mailbox, Reason, Task};
 
@@ -63,12 +63,14 @@ pub(crate) enum Wanted {
 pub(crate) struct Full;
 
 /// Who is told what a transport notices. Never called from within a call to the transport that its caller makes under a
-/// lock: only `publish`, `readmit` and `advance` call it.
+/// lock: only `publish`, `readmit`, `revive` and `advance` call it.
 pub(crate) trait Sink: Send + Sync {
     /// A message is in its mailbox for the first time.
     fn queued(&self, envelope: &Arc<Envelope>);
     /// There may be something to take.
     fn arrived(&self, mailbox: &Mailbox);
+    /// May more of that be said now? Until it is recorded, whoever reads the record finds things as they were.
+    fn has_room(&self) -> bool;
     /// A message cannot be taken any more; the transport has forgotten it. `count` is how often it was handed over.
     fn dead(&self, delivery: Delivery, reason: Reason);
 }
@@ -83,9 +85,11 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn release(&self, mailbox: &Mailbox, bytes: usize);
     /// Takes over a message that was just recorded; its room has been reserved.
     fn publish(&self, envelope: Arc<Envelope>);
-    /// Takes over a message that was recorded in another life: before a restart, by another replica, or as a dead letter, with
-    /// the number of its deliveries. Takes room whether there is some or not, since the message is accepted already.
+    /// Takes over a message that was recorded before a restart, or by another replica, with the number of its deliveries. Takes
+    /// room whether there is some or not, since the message is accepted already.
     fn readmit(&self, envelope: Arc<Envelope>, deliveries: u32);
+    /// The same for one that had died, and was accepted again just now.
+    fn revive(&self, envelope: Arc<Envelope>);
     /// Somebody here takes from a mailbox from now on.
     fn open(&self, _mailbox: &Mailbox) {}
     /// Nobody here does any more; nothing of it is held.

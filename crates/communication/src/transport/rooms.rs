@@ -51,9 +51,4 @@ impl Rooms {
             }
         }
     }
-
-    /// Gives all the room of a mailbox back.
-    pub(super) fn clear(&mut self, mailbox: &Mailbox) {
-        self.0.remove(mailbox);
-    }
 }

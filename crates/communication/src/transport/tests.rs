@@ -4,7 +4,10 @@ mod live;
 mod work;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -40,6 +43,8 @@ const AGENT: AgentId = AgentId::from_parts(1, 1);
 struct Told {
     queued: Mutex<Vec<i64>>,
     dead: Mutex<Vec<(i64, Reason)>>,
+    /// What is told is not recorded.
+    is_full: AtomicBool,
     changed: Notify,
 }
 
@@ -51,6 +56,10 @@ impl Sink for Told {
 
     fn arrived(&self, _: &Mailbox) {
         self.changed.notify_one();
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_full.load(Ordering::Relaxed)
     }
 
     fn dead(&self, delivery: Delivery, reason: Reason) {
@@ -161,6 +170,11 @@ impl Replica {
         timeout(PATIENCE, wait).await.expect("it happens in time")
     }
 
+    /// Waits until it was said of that many that they are in their mailboxes.
+    async fn until_queued(&self, count: usize) {
+        self.until(|replica| (replica.told.queued.lock().unwrap().len() >= count).then_some(())).await;
+    }
+
     async fn take(&self) -> Delivery {
         self.until(|replica| replica.transport.take(&mailbox(), Wanted::Any, SystemClock.now())).await
     }
@@ -252,6 +266,7 @@ every_transport! {
     what_comes_back_is_first_again
     what_is_delayed_lets_others_pass
     what_has_expired_is_said_and_not_handed_over
+    what_is_held_while_its_mailbox_is_emptied_can_come_back
 }
 
 async fn messages_keep_their_order(replica: Replica) {
@@ -294,6 +309,24 @@ async fn what_has_expired_is_said_and_not_handed_over(replica: Replica) {
     assert_eq!(replica.drain(1).await, last);
     let dead = |replica: &Replica| replica.told.dead.lock().unwrap().first().copied();
     assert_eq!(replica.until(dead).await, (sent[0], Reason::Expired));
+}
+
+async fn what_is_held_while_its_mailbox_is_emptied_can_come_back(replica: Replica) {
+    replica.transport.open(&mailbox());
+    let sent = replica.send(&["held", "delayed", "waits"]).await;
+    let held = replica.take().await;
+    let delayed = replica.take().await;
+    let due = Instant::now() + Duration::from_hours(1);
+    replica.transport.settle(&delayed, Settlement::Return { not_before: Some(due) });
+    let waits = replica.take().await;
+    replica.transport.settle(&waits, Settlement::Return { not_before: None });
+    let left = replica.transport.empty(&mailbox());
+    let mut left: Vec<_> = left.iter().map(|delivery| delivery.envelope.sequence).collect();
+    left.sort_unstable();
+    assert_eq!(left, sent[1..]);
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    assert_eq!(replica.drain(1).await, sent[..1]);
+    assert!(replica.is_empty());
 }
 
 #[tokio::test]
@@ -342,30 +375,50 @@ async fn what_a_broker_has_lost_with_its_data_is_published_again() {
     let host = Servers::shared().virtual_host();
     let lost = Replica::rabbitmq(&host, Arc::clone(&store));
     let sent = lost.send(&["1", "2"]).await;
-    let told = |replica: &Replica| (replica.told.queued.lock().unwrap().len() == 2).then_some(());
-    lost.until(told).await;
-    for envelope in store.unfinished(0, 10).await.unwrap().rows.into_iter().map(|(envelope, _)| Arc::new(envelope)) {
-        lost.write(&Delivery { envelope, count: 0 }, Status::Queued).await;
-    }
+    lost.until_queued(2).await;
+    let recorded = store.unfinished(0, 10).await.unwrap().rows;
+    let [first, second] = [0, 1].map(|place| {
+        let (Envelope { sequence, message }, _) = &recorded[place];
+        Arc::new(Envelope { sequence: *sequence, message: message.clone() })
+    });
+    lost.write(&Delivery { envelope: first, count: 1 }, Status::Delivered).await;
+    lost.write(&Delivery { envelope: second, count: 0 }, Status::Queued).await;
     drop(lost);
     let queue = format!("mailbox.default.{AGENT}");
     channel(&host).await.queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
     let other = Replica::rabbitmq(&host, store);
     other.transport.open(&mailbox());
-    assert_eq!(other.drain(2).await, sent);
+    let first = other.take().await;
+    assert_eq!((first.envelope.sequence, first.count), (sent[0], 2), "its hand-overs stay counted");
+    other.finish(&first).await;
+    assert_eq!(other.drain(1).await, sent[1..]);
     assert!(other.is_empty());
 }
 
 #[tokio::test]
-async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_live_again() {
+async fn what_expires_in_the_broker_is_said_once_and_not_while_nothing_can_be_recorded() {
     let (_folder, store) = store().await;
-    let host = Servers::shared().virtual_host();
-    let replica = Replica::rabbitmq(&host, store);
-    replica.transport.open(&mailbox());
-    replica.send(&["\"text\""]).await;
-    let delivery = replica.take().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    replica.told.is_full.store(true, Ordering::Relaxed);
+    let long_ago = SystemClock.now() - Duration::from_mins(1);
+    let first = replica.send_until(&["1"], Some(long_ago)).await[0];
+    // Relayed by the same look that sees what has expired.
+    let left = replica.record(&["2"], None).await[0].sequence;
+    let is_relayed = |replica: &Replica| replica.told.queued.lock().unwrap().contains(&left).then_some(());
+    replica.until(is_relayed).await;
+    let told = |replica: &Replica| replica.told.dead.lock().unwrap().clone();
+    assert_eq!(told(&replica), []);
+    replica.told.is_full.store(false, Ordering::Relaxed);
+    replica.until(|replica| (!told(replica).is_empty()).then_some(())).await;
+    let second = replica.send_until(&["3"], Some(long_ago)).await[0];
+    replica.until(|replica| told(replica).iter().any(|(sequence, _)| *sequence == second).then_some(())).await;
+    assert_eq!(told(&replica), [(first, Reason::Expired), (second, Reason::Expired)]);
+}
+
+/// Of a message that its agent has rejected.
+fn letter(delivery: &Delivery) -> DeadLetter {
     let message = &delivery.envelope.message;
-    let letter = DeadLetter {
+    DeadLetter {
         id: DeadLetterId::generate(&SystemClock),
         namespace: message.namespace.clone(),
         kind: Kind::Message,
@@ -378,7 +431,74 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
         created_at: SystemClock.now(),
         replayed_at: None,
         task: None,
+    }
+}
+
+/// A message that has died.
+async fn died(replica: &Replica) -> (Delivery, DeadLetter) {
+    replica.transport.open(&mailbox());
+    replica.send(&["dead"]).await;
+    let dead = replica.take().await;
+    replica.transport.settle(&dead, Settlement::Done);
+    replica.write(&dead, Status::Dead).await;
+    let letter = letter(&dead);
+    replica.store.write(&Batch { letters: vec![letter.clone()], ..Batch::default() }).await.unwrap();
+    (dead, letter)
+}
+
+#[tokio::test]
+async fn a_message_that_was_replayed_is_relayed_where_whoever_did_it_has_ended_before_it_was_published() {
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    let (dead, letter) = died(&replica).await;
+    // By somebody else, and before it is heard here that the death is recorded.
+    replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
+    let again = replica.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (dead.envelope.sequence, 1));
+    replica.transport.recorded(&dead.envelope, Some(&letter));
+    replica.finish(&again).await;
+    assert!(replica.is_empty());
+}
+
+#[tokio::test]
+async fn a_message_that_was_replayed_into_a_full_mailbox_comes_when_there_is_room() {
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    let (dead, letter) = died(&replica).await;
+    replica.transport.recorded(&dead.envelope, None);
+    replica.transport.close(&mailbox());
+    let full = replica.send(&[""; LIMITS.messages]).await;
+    replica.until_queued(1 + LIMITS.messages).await;
+    for (envelope, _) in replica.store.unfinished(0, LIMITS.messages).await.unwrap().rows {
+        replica.write(&Delivery { envelope: Arc::new(envelope), count: 0 }, Status::Queued).await;
+    }
+    let revived = replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
+    for (_, envelope) in revived {
+        replica.transport.revive(Arc::new(envelope));
+    }
+    let is_refused = |replica: &Replica| match replica.transport.reserve(&mailbox(), 0) {
+        Ok(()) => {
+            replica.transport.release(&mailbox(), 0);
+            None
+        }
+        Err(Full) => Some(()),
     };
+    replica.until(is_refused).await;
+    replica.transport.open(&mailbox());
+    let mut came = replica.drain(LIMITS.messages + 1).await;
+    came.sort_unstable();
+    assert_eq!(came, [vec![dead.envelope.sequence], full].concat());
+}
+
+#[tokio::test]
+async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_live_again() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let replica = Replica::rabbitmq(&host, store);
+    replica.transport.open(&mailbox());
+    replica.send(&["\"text\""]).await;
+    let delivery = replica.take().await;
+    let letter = letter(&delivery);
     replica.transport.settle(&delivery, Settlement::Done);
     replica.write(&delivery, Status::Dead).await;
     let written = Batch { letters: vec![letter.clone()], ..Batch::default() };
@@ -392,7 +512,7 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
     assert_eq!(copy.data, b"\"text\"");
 
     let mut revived = replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
-    replica.transport.readmit(Arc::new(revived.remove(0).1), 0);
+    replica.transport.revive(Arc::new(revived.remove(0).1));
     assert_eq!(replica.drain(1).await, [delivery.envelope.sequence]);
 }
 
@@ -412,4 +532,55 @@ async fn while_the_broker_is_away_messages_are_accepted_and_they_flow_when_it_is
     replica.finish(&held).await;
     assert_eq!(replica.drain(3).await, [first[1], second[0], second[1]]);
     assert!(replica.is_empty());
+}
+
+/// A replica that holds the first of its messages over a restart of the broker.
+async fn held_over_a_reconnect(servers: &Servers, host: &str, store: Arc<dyn Store>) -> (Replica, Delivery) {
+    let replica = Replica::rabbitmq(host, store);
+    replica.transport.open(&mailbox());
+    let sent = replica.send(&["held", "waits"]).await;
+    let held = replica.take().await;
+    let waits = replica.take().await;
+    replica.write(&held, Status::Delivered).await;
+    replica.transport.settle(&waits, Settlement::Return { not_before: None });
+    servers.control("kill", "rabbitmq");
+    let is_lost = |replica: &Replica| match replica.transport.take(&mailbox(), Wanted::Any, SystemClock.now()) {
+        Some(waits) => {
+            replica.transport.settle(&waits, Settlement::Return { not_before: None });
+            None
+        }
+        None => Some(()),
+    };
+    replica.until(is_lost).await;
+    servers.control("start", "rabbitmq");
+    assert_eq!(replica.drain(1).await, sent[1..], "it comes again, and what comes before it has too");
+    (replica, held)
+}
+
+#[tokio::test]
+async fn what_a_session_holds_over_a_reconnect_comes_again_when_it_gives_it_back() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let (_folder, store) = store().await;
+    let (replica, held) = held_over_a_reconnect(&servers, &servers.virtual_host(), store).await;
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    let again = replica.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (held.envelope.sequence, 2));
+    replica.finish(&again).await;
+    assert!(replica.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_session_holds_over_a_reconnect_comes_to_another_replica_when_the_session_ends() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let (_folder, store) = store().await;
+    let host = servers.virtual_host();
+    let (replica, held) = held_over_a_reconnect(&servers, &host, Arc::clone(&store)).await;
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    replica.transport.close(&mailbox());
+    let other = Replica::rabbitmq(&host, store);
+    other.transport.open(&mailbox());
+    let again = other.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (held.envelope.sequence, 2));
+    other.finish(&again).await;
+    assert!(other.is_empty());
 }

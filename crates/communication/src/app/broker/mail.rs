@@ -22,6 +22,11 @@ impl Broker {
         self.journal.note(change(&*self.clock, &delivery, Status::Queued, String::new()));
     }
 
+    /// Is there room for what happens to be recorded?
+    pub(crate) fn has_room(&self) -> bool {
+        self.journal.has_room()
+    }
+
     /// There may be something in a mailbox: the agent's sessions take it, as far as they have credit.
     pub(crate) fn wake_mailbox(&mut self, mailbox: &Mailbox) {
         let key = QueueKey { namespace: mailbox.namespace.clone(), target: Target::Agent(mailbox.agent) };

@@ -82,16 +82,21 @@ async fn insert(connection: &mut PgConnection, envelopes: &[Arc<Envelope>]) -> s
 
 async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
     // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what was
-    // handed over again is not taken back by whoever held it before.
-    const UPDATE: &str = "UPDATE messages SET status = changes.status, deliveries = changes.deliveries, \
+    // handed over again is not taken back by whoever held it before, nor published again. That the broker has it tells nothing
+    // of its hand-overs.
+    const UPDATE: &str = "UPDATE messages SET status = changes.status, \
+        deliveries = GREATEST(messages.deliveries, changes.deliveries), \
         delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
         acked_at = COALESCE(messages.acked_at, changes.acked_at), ended_at = COALESCE(messages.ended_at, changes.acked_at), \
         history = messages.history || changes.history \
         FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::int[], $5::timestamptz[], $6::timestamptz[], $7::text[]) \
              AS changes (sequence, created_at, status, deliveries, delivered_at, acked_at, history) \
         WHERE messages.sequence = changes.sequence AND messages.created_at = changes.created_at \
-              AND messages.status NOT IN ('acked', 'dead') AND messages.deliveries <= changes.deliveries \
-              AND (changes.status <> 'queued' OR changes.deliveries > 0 OR messages.status = 'accepted')";
+              AND messages.status NOT IN ('acked', 'dead') AND CASE \
+                  WHEN changes.status = 'accepted' \
+                      THEN messages.status <> 'accepted' AND messages.deliveries = changes.deliveries \
+                  WHEN changes.status = 'queued' AND changes.deliveries = 0 THEN messages.status = 'accepted' \
+                  ELSE messages.deliveries <= changes.deliveries END";
     fn column<T>(updates: &[MessageUpdate], value: impl Fn(&MessageUpdate) -> T) -> Vec<T> {
         updates.iter().map(value).collect()
     }
@@ -123,10 +128,15 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
 }
 
 async fn bury(connection: &mut PgConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
-    // After a commit whose outcome was lost the same comes again; and several replicas may see a message die.
+    // After a commit whose outcome was lost the same comes again; and several replicas may see a message die. One that lived on
+    // elsewhere is not dead, and has no letter.
     const INSERT: &str = "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, \
         payload, created_at, task) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], \
-        $6::text[], $7::text[], $8::int[], $9::bytea[], $10::timestamptz[], $11::text[]) ON CONFLICT DO NOTHING";
+        $6::text[], $7::text[], $8::int[], $9::bytea[], $10::timestamptz[], $11::text[]) \
+        AS letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, created_at, task) \
+        WHERE kind <> 'message' OR EXISTS (SELECT 1 FROM messages JOIN message_ids USING (sequence, created_at) \
+            WHERE message_ids.namespace = letters.namespace AND message_ids.id = letters.subject_id \
+              AND messages.status = 'dead') ON CONFLICT DO NOTHING";
     fn column<'a, T>(letters: &'a [DeadLetter], value: impl Fn(&'a DeadLetter) -> T) -> Vec<T> {
         letters.iter().map(value).collect()
     }
@@ -214,15 +224,16 @@ impl Store for PostgresStore {
         Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
     }
 
-    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>> {
         let query = format!(
-            "SELECT {} FROM messages WHERE status = 'accepted' AND created_at < $1 AND sequence > $2 \
+            "SELECT {}, revived_at IS NOT NULL AS is_revived FROM messages WHERE status = 'accepted' \
+             AND COALESCE(revived_at, created_at) < $1 AND sequence > $2 \
              ORDER BY sequence LIMIT $3",
             rows::ENVELOPE
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(after).bind(limit as i64 + 1);
         let found = query.fetch(&self.0.pool);
-        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+        Page::read(found.boxed(), limit, rows::relayed, |(envelope, _)| envelope.message.payload.len()).await
     }
 
     async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
@@ -231,7 +242,9 @@ impl Store for PostgresStore {
             rows::ENVELOPE
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(limit as i64);
-        query.fetch_all(&self.0.pool).await?.iter().map(rows::envelope).collect()
+        let found = query.fetch(&self.0.pool).boxed();
+        let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
+        Ok(page.await?.rows)
     }
 
     async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
@@ -334,7 +347,8 @@ impl Store for PostgresStore {
                 JOIN message_ids AS at ON at.namespace = letters.namespace AND at.id = letters.subject_id \
                 WHERE letters.namespace = $1 AND letters.kind = 'message' AND letters.replayed_at IS NULL \
                 ORDER BY letters.id FOR UPDATE OF letters), \
-             revived AS (UPDATE messages SET status = 'queued', deliveries = 0, expires_at = NULL, ended_at = NULL, \
+             revived AS (UPDATE messages SET status = 'accepted', deliveries = 0, revived_at = $4, expires_at = NULL, \
+                ended_at = NULL, \
                 history = history || given.line FROM given \
                 WHERE sequence = row_sequence AND created_at = row_created_at AND status = 'dead' \
                 RETURNING letter, {}), \

@@ -43,6 +43,11 @@ pub(super) fn envelope(row: &PgRow) -> sqlx::Result<(Envelope, u32)> {
     Ok((Envelope { sequence: row.try_get("sequence")?, message }, small(row.try_get("deliveries")?)?))
 }
 
+/// Besides those of an envelope, `is_revived`.
+pub(super) fn relayed(row: &PgRow) -> sqlx::Result<(Envelope, bool)> {
+    Ok((envelope(row)?.0, row.try_get("is_revived")?))
+}
+
 /// Besides those of an envelope, `status`.
 pub(super) fn found(row: &PgRow) -> sqlx::Result<(Envelope, u32, Status)> {
     let (envelope, deliveries) = envelope(row)?;

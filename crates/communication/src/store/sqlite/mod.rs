@@ -96,16 +96,20 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
                 .push_bind(history_lines(&update.history));
         });
         // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what
-        // was handed over again is not taken back by whoever held it before.
+        // was handed over again is not taken back by whoever held it before, nor published again. That the broker has it tells
+        // nothing of its hand-overs.
         query.push(
-            ") UPDATE messages SET status = changes.status, deliveries = changes.deliveries, \
+            ") UPDATE messages SET status = changes.status, \
+             deliveries = MAX(messages.deliveries, changes.deliveries), \
              delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
              acked_at = COALESCE(messages.acked_at, changes.acked_at), \
              ended_at = COALESCE(messages.ended_at, changes.acked_at), \
              history = messages.history || changes.history \
              FROM changes WHERE messages.sequence = changes.sequence AND messages.status NOT IN ('acked', 'dead') \
-             AND messages.deliveries <= changes.deliveries \
-             AND (changes.status <> 'queued' OR changes.deliveries > 0 OR messages.status = 'accepted')",
+             AND CASE WHEN changes.status = 'accepted' \
+                 THEN messages.status <> 'accepted' AND messages.deliveries = changes.deliveries \
+             WHEN changes.status = 'queued' AND changes.deliveries = 0 THEN messages.status = 'accepted' \
+             ELSE messages.deliveries <= changes.deliveries END",
         );
         query.build().persistent(false).execute(&mut *connection).await?;
     }
@@ -115,8 +119,8 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
 async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx::Result<()> {
     for chunk in letters.chunks(CHUNK) {
         let mut query = QueryBuilder::new(
-            "INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, \
-             created_at, task) ",
+            "WITH letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, created_at, task) \
+             AS (",
         );
         query.push_values(chunk, |mut row, letter| {
             row.push_bind(letter.id.to_string())
@@ -131,8 +135,14 @@ async fn bury(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> sqlx
                 .push_bind(letter.created_at.as_micros())
                 .push_bind(task_text(letter.task.as_ref()));
         });
-        // After a commit whose outcome was lost the same comes again; and several may see a message die.
-        query.push(" ON CONFLICT DO NOTHING");
+        // After a commit whose outcome was lost the same comes again; and several may see a message die. One that lived on
+        // elsewhere is not dead, and has no letter.
+        query.push(
+            ") INSERT INTO dead_letters (id, namespace, kind, subject_id, target, reason, detail, deliveries, payload, \
+             created_at, task) SELECT * FROM letters WHERE kind <> 'message' OR EXISTS (SELECT 1 FROM messages \
+             WHERE messages.namespace = letters.namespace AND messages.id = letters.subject_id \
+             AND messages.status = 'dead') ON CONFLICT DO NOTHING",
+        );
         query.build().persistent(false).execute(&mut *connection).await?;
     }
     Ok(())
@@ -180,15 +190,16 @@ impl Store for SqliteStore {
         Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
     }
 
-    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>> {
         let query = format!(
-            "SELECT {} FROM messages WHERE status = 'accepted' AND created_at < ? AND sequence > ? \
+            "SELECT {}, revived_at IS NOT NULL AS is_revived FROM messages WHERE status = 'accepted' \
+             AND COALESCE(revived_at, created_at) < ? AND sequence > ? \
              ORDER BY sequence LIMIT ?",
             rows::ENVELOPE
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(before.as_micros()).bind(after).bind(limit as i64 + 1);
         let found = query.fetch(&self.database.reader);
-        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+        Page::read(found.boxed(), limit, rows::relayed, |(envelope, _)| envelope.message.payload.len()).await
     }
 
     async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
@@ -197,7 +208,9 @@ impl Store for SqliteStore {
             rows::ENVELOPE
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(before.as_micros()).bind(limit as i64);
-        query.fetch_all(&self.database.reader).await?.iter().map(rows::envelope).collect()
+        let found = query.fetch(&self.database.reader).boxed();
+        let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
+        Ok(page.await?.rows)
     }
 
     async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
@@ -309,12 +322,13 @@ impl Store for SqliteStore {
         let lines: HashMap<_, _> =
             letters.iter().map(|(message, letter)| (message, history_lines(&[replayed(*letter, now)]))).collect();
         let query = format!(
-            "UPDATE messages SET status = 'queued', deliveries = 0, expires_at = NULL, ended_at = NULL, \
+            "UPDATE messages SET status = 'accepted', deliveries = 0, revived_at = ?, expires_at = NULL, ended_at = NULL, \
              history = history || line.value FROM json_each(?) AS line WHERE namespace = ? AND messages.id = line.key \
              RETURNING {}",
             rows::ENVELOPE
         );
         let revived = sqlx::query(AssertSqlSafe(query))
+            .bind(now.as_micros())
             .bind(serde_json::to_string(&lines).unwrap_or_default())
             .bind(namespace.as_str().to_owned())
             .fetch_all(&mut *transaction)

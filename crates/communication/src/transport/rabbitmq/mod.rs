@@ -119,6 +119,10 @@ impl Sink for Inbound {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.sink.upgrade().is_some_and(|sink| sink.has_room())
+    }
+
     fn dead(&self, delivery: Delivery, reason: Reason) {
         lock(&self.held).end(&delivery.envelope);
         if let Some(sink) = self.sink.upgrade() {
@@ -240,7 +244,11 @@ impl Transport for RabbitMq {
     }
 
     fn readmit(&self, envelope: Arc<Envelope>, _deliveries: u32) {
-        // What was only left on the way is relayed, so it was dead.
+        // The record counts them.
+        self.outgoing.push_again(envelope, false);
+    }
+
+    fn revive(&self, envelope: Arc<Envelope>) {
         self.outgoing.push_again(envelope, true);
     }
 

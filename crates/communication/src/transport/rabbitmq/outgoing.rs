@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use super::{link, properties::Identity};
 use crate::{
@@ -83,6 +83,8 @@ impl Item {
 pub(super) struct Outgoing {
     state: Mutex<State>,
     filled: Notify,
+    /// Nothing waits any more.
+    emptied: Notify,
     limits: MailboxLimits,
     /// Bytes of everything together.
     most_bytes: usize,
@@ -106,7 +108,7 @@ struct State {
 
 impl Outgoing {
     pub(super) fn new(limits: MailboxLimits, most_bytes: usize) -> Self {
-        Self { state: Mutex::default(), filled: Notify::new(), limits, most_bytes }
+        Self { state: Mutex::default(), filled: Notify::new(), emptied: Notify::new(), limits, most_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -209,17 +211,32 @@ impl Outgoing {
         self.lock().known.contains(&sequence)
     }
 
-    /// Does nothing wait?
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().waiting.is_empty()
+    /// Does nothing wait, or soon? For one waiter.
+    pub(super) async fn is_empty_within(&self, patience: Duration) -> bool {
+        let emptied = async {
+            loop {
+                let emptied = self.emptied.notified();
+                if self.lock().waiting.is_empty() {
+                    return;
+                }
+                emptied.await;
+            }
+        };
+        timeout(patience, emptied).await.is_ok()
     }
 
     /// The next at most `most`, as soon as there is something. For one publisher; cancel-safe.
     pub(super) async fn next(&self, most: usize) -> Vec<Item> {
         loop {
             let filled = self.filled.notified();
-            let wave = self.lock().wave(most);
+            let (wave, is_all) = {
+                let mut state = self.lock();
+                (state.wave(most), state.waiting.is_empty())
+            };
             if !wave.is_empty() {
+                if is_all {
+                    self.emptied.notify_one();
+                }
                 return wave;
             }
             filled.await;

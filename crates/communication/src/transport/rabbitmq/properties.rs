@@ -13,7 +13,7 @@ use lapin::{
 use super::outgoing::Original;
 use crate::{
     app::{DeadLetter, Envelope, MAX_PRIORITY, Target, Task},
-    transport::Parcel,
+    transport::{Chance, Parcel},
 };
 
 /// Header: the order of acceptance of a message.
@@ -22,6 +22,10 @@ const SEQUENCE: &str = "troupe-sequence";
 const REVIVED: &str = "troupe-revived";
 /// Header: the id of a task.
 const TASK: &str = "troupe-task";
+/// Header: deliveries of a task that came to nothing before it was published again.
+const SUSPICION: &str = "troupe-suspicion";
+/// Header: the next hand-over of a task is its last.
+const LAST: &str = "troupe-last";
 /// How much later than at its expiry the broker drops a message: until then whoever fetches it says so.
 const GRACE: Duration = Duration::from_mins(1);
 
@@ -139,7 +143,7 @@ fn described(envelope: &Envelope, is_revived: bool) -> BasicProperties {
 
 /// Of a task: all but its input.
 pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
-    let Parcel { task, replica, epoch, deliveries } = parcel;
+    let Parcel { task, replica, epoch, deliveries, suspicion, chance } = parcel;
     let (kind, target) = match &task.target {
         Target::AgentType(name) => ("type", name.to_string()),
         Target::Capability(name) => ("capability", name.to_string()),
@@ -160,6 +164,8 @@ pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
         ("troupe-orchestrator", text(replica)),
         ("troupe-epoch", count(*epoch)),
         ("troupe-deliveries", count(*deliveries)),
+        (SUSPICION, count(*suspicion)),
+        (LAST, AMQPValue::Boolean(*chance == Chance::Last)),
     ]);
     if let Some(index) = task.index {
         headers.insert("troupe-index".into(), count(index));
@@ -178,9 +184,16 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
         _ => return None,
     };
     let epoch = number(properties, "troupe-epoch")?;
-    let deliveries: u32 = number(properties, "troupe-deliveries")?;
+    let deliveries = number(properties, "troupe-deliveries")?;
+    // Before this was told, nothing was.
+    let suspicion: u32 = number(properties, SUSPICION).unwrap_or_default();
     // A quorum queue counts; a classic one says only that it was not the first time.
-    let redeliveries = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
+    let redeliveries: u32 = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
+    let chance = match header(properties, LAST) {
+        Some(AMQPValue::Boolean(true)) if redeliveries > 0 => Chance::Lost,
+        Some(AMQPValue::Boolean(true)) => Chance::Last,
+        _ => Chance::Further,
+    };
     let replica = word("troupe-orchestrator")?.into();
     let task = Task {
         id: word(TASK)?.into(),
@@ -198,7 +211,8 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
         traceparent: word("traceparent")?.to_owned(),
         epoch,
     };
-    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries: deliveries.saturating_add(redeliveries) })
+    let suspicion = suspicion.saturating_add(redeliveries);
+    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries, suspicion, chance })
 }
 
 /// Of the copy of a dead letter: what the original had, where it was, and why it died.
@@ -207,8 +221,9 @@ pub(super) fn of_letter(letter: &DeadLetter, original: &Original, queue: &str) -
         // Nothing expires twice.
         Original::Message(envelope) => described(envelope, false),
         Original::Task(task) => {
-            let parcel =
-                Parcel { task: Arc::clone(task), replica: "".into(), epoch: task.epoch, deliveries: letter.deliveries };
+            let (deliveries, chance) = (letter.deliveries, Chance::Lost);
+            let task = Arc::clone(task);
+            let parcel = Parcel { epoch: task.epoch, task, replica: "".into(), deliveries, suspicion: 0, chance };
             of_parcel(&parcel, letter.created_at)
         }
     };

@@ -5,7 +5,7 @@
 //! dies once in the record.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -21,12 +21,12 @@ use super::{
     link::{Link, LinkError, mailbox_queue},
 };
 use crate::{
-    app::{Mailbox, Reason},
-    store::Store,
+    app::{Envelope, Mailbox, Reason, Status},
+    store::{Batch, HistoryEvent, MessageUpdate, Store},
     transport::{Delivery, Sink as _},
 };
 
-/// How often it is looked.
+/// How often it is looked, and how long it is waited for what was found to be published before more is looked for.
 const EVERY: Duration = Duration::from_secs(2);
 /// Messages that are read at once.
 const PAGE: usize = 1_000;
@@ -35,105 +35,162 @@ const LATE: Duration = Duration::from_secs(5);
 
 /// Until `over` turns true.
 pub(super) async fn run(transport: Arc<RabbitMq>, store: Arc<dyn Store>, mut over: watch::Receiver<bool>) {
-    let clock = Arc::clone(&transport.clock);
+    let mut relay = Relay::new(&transport, &*store);
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // What was accepted before this replica began is none of its own.
-    let mut before = clock.now();
     loop {
+        // What is left undone in the middle is found by whoever looks next.
+        let round = async {
+            ticks.tick().await;
+            relay.round().await;
+        };
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = round => {}
             _ = over.wait_for(|over| *over) => return,
         }
+    }
+}
+
+/// What one replica looks after.
+struct Relay<'a> {
+    transport: &'a RabbitMq,
+    store: &'a dyn Store,
+    /// What was accepted before and is not with the broker was left.
+    before: Timestamp,
+    /// Expired messages whose end is being recorded, with their hand-overs: one that lived on meanwhile has more.
+    burying: HashSet<(i64, u32)>,
+}
+
+impl<'a> Relay<'a> {
+    fn new(transport: &'a RabbitMq, store: &'a dyn Store) -> Self {
+        // What was accepted before this replica began is none of its own.
+        Self { transport, store, before: transport.clock.now(), burying: HashSet::new() }
+    }
+
+    async fn round(&mut self) {
+        let transport = self.transport;
         if transport.has_connected.swap(false, Ordering::AcqRel)
-            && let Err(error) = restore(&transport, &*store).await
+            && let Err(error) = self.compare().await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot compare what the broker has now");
             transport.has_connected.store(true, Ordering::Release);
         }
-        match look(&transport, &*store, before, clock.now()).await {
-            Ok(()) => before = clock.now() - transport.settings.relay_after,
+        let now = transport.clock.now();
+        let looked = async {
+            self.bury_expired(now).await?;
+            self.publish_left().await
+        };
+        match looked.await {
+            Ok(()) => self.before = now - transport.settings.relay_after,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for messages that were left");
             }
         }
     }
-}
 
-async fn look(transport: &RabbitMq, store: &dyn Store, before: Timestamp, now: Timestamp) -> sqlx::Result<()> {
-    for (envelope, count) in store.expired(now - LATE, PAGE).await? {
-        if !transport.held().knows(envelope.sequence)
-            && let Some(inbound) = transport.inbound.get()
-        {
-            inbound.dead(Delivery { envelope: Arc::new(envelope), count }, Reason::Expired);
-        }
-    }
-    let mut after = 0;
-    // While the broker is away, they would only fill memory.
-    while transport.outgoing.is_empty() {
-        let page = store.unrelayed(before, after, PAGE).await?;
-        for (envelope, _) in page.rows {
-            after = envelope.sequence;
-            transport.outgoing.push_again(Arc::new(envelope), false);
-        }
-        if page.is_last {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Publishes what the record has and the broker does not: it has lost a queue, or its disk. A mailbox of which fewer messages
-/// wait there than are unfinished and not here is published again as a whole, since nobody knows which are there; whoever
-/// consumes it sees what comes twice. A mailbox that others consume is theirs to compare.
-async fn restore(transport: &RabbitMq, store: &dyn Store) -> Result<(), LinkError> {
-    let mut counts: HashMap<Mailbox, u32> = HashMap::new();
-    let mut after = 0;
-    loop {
-        let page = store.unfinished(after, PAGE).await?;
-        for (envelope, _) in &page.rows {
-            after = envelope.sequence;
-            if !transport.has(envelope.sequence) {
-                *counts.entry(envelope.message.mailbox()).or_default() += 1;
+    /// Says what has expired in the broker: each once, and none while more waits to be recorded than there is room for, since
+    /// until then the record has them as they were.
+    async fn bury_expired(&mut self, now: Timestamp) -> sqlx::Result<()> {
+        let Some(inbound) = self.transport.inbound.get().filter(|inbound| inbound.has_room()) else { return Ok(()) };
+        let mut buried = HashSet::new();
+        for (envelope, count) in self.store.expired(now - LATE, PAGE).await? {
+            if self.transport.held().knows(envelope.sequence) {
+                continue;
+            }
+            buried.insert((envelope.sequence, count));
+            if !self.burying.contains(&(envelope.sequence, count)) {
+                inbound.dead(Delivery { envelope: Arc::new(envelope), count }, Reason::Expired);
             }
         }
-        if page.is_last {
-            break;
-        }
+        self.burying = buried;
+        Ok(())
     }
-    let mut link = Link::open(transport, "compares").await?;
-    for (mailbox, count) in counts {
-        if lacks(transport, &mut link, &mailbox, count).await? {
-            tracing::warn!(
-                queue = mailbox_queue(&mailbox),
-                count,
-                "messages are not with the broker: publishing them again"
-            );
-            publish_again(transport, store, &mailbox).await?;
-        }
-    }
-    link.close().await
-}
 
-/// Does the broker have fewer messages of a mailbox than that?
-async fn lacks(transport: &RabbitMq, link: &mut Link<'_>, mailbox: &Mailbox, count: u32) -> Result<bool, LinkError> {
-    let Some(queue) = link.look_at(&mailbox_queue(mailbox)).await? else { return Ok(true) };
-    let ours = u32::from(transport.mailboxes().open.contains(mailbox));
-    Ok(queue.consumer_count() <= ours && queue.message_count() < count)
-}
-
-async fn publish_again(transport: &RabbitMq, store: &dyn Store, mailbox: &Mailbox) -> Result<(), LinkError> {
-    let mut after = 0;
-    loop {
-        let page = store.unfinished(after, PAGE).await?;
-        for (envelope, _) in page.rows {
-            after = envelope.sequence;
-            if envelope.message.mailbox() == *mailbox && !transport.has(envelope.sequence) {
-                transport.outgoing.push_again(Arc::new(envelope), false);
+    async fn publish_left(&self) -> sqlx::Result<()> {
+        let outgoing = &self.transport.outgoing;
+        let mut after = 0;
+        // While the broker is away, they would only fill memory.
+        while outgoing.is_empty_within(EVERY).await {
+            let page = self.store.unrelayed(self.before, after, PAGE).await?;
+            for (envelope, is_revived) in page.rows {
+                after = envelope.sequence;
+                outgoing.push_again(Arc::new(envelope), is_revived);
+            }
+            if page.is_last {
+                break;
             }
         }
-        if page.is_last {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Finds what the record has and the broker does not: it has lost a queue, or its disk. Of a mailbox of which fewer messages
+    /// wait there than are unfinished and not here all is published again, since nobody knows which are there; whoever consumes
+    /// it sees what comes twice. A mailbox that others consume is theirs to compare.
+    async fn compare(&self) -> Result<(), LinkError> {
+        let mut counts: HashMap<Mailbox, u32> = HashMap::new();
+        let mut after = 0;
+        loop {
+            let page = self.store.unfinished(after, PAGE).await?;
+            for (envelope, _) in &page.rows {
+                after = envelope.sequence;
+                if !self.transport.has(envelope.sequence) {
+                    *counts.entry(envelope.message.mailbox()).or_default() += 1;
+                }
+            }
+            if page.is_last {
+                break;
+            }
         }
+        let mut link = Link::open(self.transport, "compares").await?;
+        let mut lost = HashSet::new();
+        for (mailbox, count) in counts {
+            if self.lacks(&mut link, &mailbox, count).await? {
+                let queue = mailbox_queue(&mailbox);
+                tracing::warn!(queue, count, "messages are not with the broker: publishing them again");
+                lost.insert(mailbox);
+            }
+        }
+        link.close().await?;
+        if lost.is_empty() { Ok(()) } else { Ok(self.accept_again(&lost).await?) }
+    }
+
+    /// Does the broker have fewer messages of a mailbox than that?
+    async fn lacks(&self, link: &mut Link<'_>, mailbox: &Mailbox, count: u32) -> Result<bool, LinkError> {
+        let Some(queue) = link.look_at(&mailbox_queue(mailbox)).await? else { return Ok(true) };
+        let ours = u32::from(self.transport.mailboxes().open.contains(mailbox));
+        Ok(queue.consumer_count() <= ours && queue.message_count() < count)
+    }
+
+    /// Records that what is unfinished of mailboxes has to be published again: then it is, like everything else that was left,
+    /// as fast as the broker takes it, and whatever ends meanwhile.
+    async fn accept_again(&self, lost: &HashSet<Mailbox>) -> sqlx::Result<()> {
+        let now = self.transport.clock.now();
+        let mut after = 0;
+        loop {
+            let page = self.store.unfinished(after, PAGE).await?;
+            let is_lost = |envelope: &Envelope| {
+                lost.contains(&envelope.message.mailbox()) && !self.transport.has(envelope.sequence)
+            };
+            let found = page.rows.iter().filter(|(envelope, _)| is_lost(envelope));
+            let updates = found.map(|(envelope, count)| accepted_again(envelope, *count, now)).collect();
+            self.store.write(&Batch { updates, ..Batch::default() }).await?;
+            match page.rows.last() {
+                Some((last, _)) if !page.is_last => after = last.sequence,
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn accepted_again(envelope: &Envelope, deliveries: u32, at: Timestamp) -> MessageUpdate {
+    let detail = "the broker had lost it".to_owned();
+    MessageUpdate {
+        sequence: envelope.sequence,
+        created_at: envelope.message.created_at,
+        status: Status::Accepted,
+        deliveries,
+        delivered_at: None,
+        acked_at: None,
+        history: vec![HistoryEvent { status: Status::Accepted, at, detail }],
     }
 }
