@@ -8,5 +8,6 @@ mod document;
 mod events;
 mod guards;
 mod idempotency;
+mod limits;
 mod resources;
 mod rig;
