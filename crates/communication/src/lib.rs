@@ -52,6 +52,7 @@ pub struct Peers {
 #[derive(Clone)]
 pub struct Service {
     store: Arc<dyn Store>,
+    redis: Option<Redis>,
     rabbitmq: Option<Arc<RabbitMq>>,
     routes: Routes,
 }
@@ -74,7 +75,7 @@ pub async fn start(
     let registry = RegistryClient::new(peers.registry, settings.registry_timeout);
     let redis = Redis::open(&settings.redis, "communication")?;
     let directory = Arc::new(Directory::new(Arc::new(registry.clone()), settings.agent_cache, redis.as_ref(), &clock));
-    let live = live(&settings, redis, tasks);
+    let live = live(&settings, redis.clone(), tasks);
     let (progress, shown) = Progress::new();
     let writer = Writer {
         journal: Arc::clone(&journal),
@@ -123,7 +124,7 @@ pub async fn start(
         shown,
     };
     workers::spawn(parts, writer, &settings, tasks);
-    Ok(Service { store, rabbitmq: broker, routes: api.routes() })
+    Ok(Service { store, redis, rabbitmq: broker, routes: api.routes() })
 }
 
 /// The transport that the settings name; and as itself where it has work of its own to do.
@@ -224,15 +225,25 @@ impl Service {
     /// How the things do that it needs.
     pub fn checks(&self) -> Checks {
         let store = Arc::clone(&self.store);
-        let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
+        let mut checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
             let store = Arc::clone(&store);
             async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
         });
-        let Some(rabbitmq) = self.rabbitmq.clone() else { return checks };
-        // Without it messages are taken and recorded, and delivered when it is back.
-        checks.with("broker", HealthStatus::Degraded, move || {
-            let is_connected = rabbitmq.is_connected();
-            async move { if is_connected { Ok(()) } else { Err(Complaint::degraded("there is no connection to RabbitMQ")) } }
+        if let Some(rabbitmq) = self.rabbitmq.clone() {
+            // Without it messages are taken and recorded, and delivered when it is back.
+            checks = checks.with("broker", HealthStatus::Degraded, move || {
+                let is_connected = rabbitmq.is_connected();
+                let away = || Complaint::degraded("there is no connection to RabbitMQ");
+                async move { if is_connected { Ok(()) } else { Err(away()) } }
+            });
+        }
+        let Some(redis) = self.redis.clone() else { return checks };
+        // Without it each replica knows the agents that it has seen itself.
+        checks.with("redis", HealthStatus::Degraded, move || {
+            let redis = redis.clone();
+            async move {
+                redis.health().await.into_result().map(drop).map_err(|error| Complaint::degraded(errors::chain(&error)))
+            }
         })
     }
 

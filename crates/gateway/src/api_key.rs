@@ -1,6 +1,6 @@
 //! The key without which an open gateway answers nobody.
 
-use std::{fmt, fs, io, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{fmt, fs, io, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc};
 
 use http::HeaderValue;
 use settings::Secret;
@@ -9,7 +9,10 @@ use crate::{Settings, StartError};
 
 /// What clients present as `X-API-Key`. Only its hash is kept.
 #[derive(Clone)]
-pub struct ApiKey(blake3::Hash);
+pub struct ApiKey {
+    hash: blake3::Hash,
+    fingerprint: Arc<str>,
+}
 
 impl fmt::Debug for ApiKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,12 +39,20 @@ impl ApiKey {
         if key.reveal().len() < SHORTEST {
             return Err(StartError::ShortKey);
         }
-        Ok(Some(Self(blake3::hash(key.reveal().as_bytes()))))
+        let hash = blake3::hash(key.reveal().as_bytes());
+        // A hash of the hash, and only its beginning: it tells keys apart, and opens nothing.
+        let fingerprint = blake3::hash(hash.as_bytes()).to_hex()[..16].into();
+        Ok(Some(Self { hash, fingerprint }))
     }
 
     /// Is it what was presented? Hashes are compared in a time that does not tell where they differ.
     pub(crate) fn is(&self, presented: Option<&HeaderValue>) -> bool {
-        presented.is_some_and(|presented| blake3::hash(presented.as_bytes()) == self.0)
+        presented.is_some_and(|presented| blake3::hash(presented.as_bytes()) == self.hash)
+    }
+
+    /// Names the key where it is counted what is done with it.
+    pub(crate) fn fingerprint(&self) -> Arc<str> {
+        Arc::clone(&self.fingerprint)
     }
 }
 

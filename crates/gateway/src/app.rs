@@ -17,9 +17,10 @@ use contracts::{
 use domain::Clock;
 use errors::{Code, Error};
 use lifecycle::{Checks, Shutdown};
+use store::Redis;
 use tokio::sync::Semaphore;
 
-use crate::{ApiKey, Peers, Settings, idempotency::Idempotency, memory::Memory, problem::Problem};
+use crate::{ApiKey, Peers, Settings, idempotency::Idempotency, memory::Memory, problem::Problem, rate::Limiter};
 
 /// The gateway's parts, shared by all requests.
 pub(crate) struct App {
@@ -29,6 +30,8 @@ pub(crate) struct App {
     pub(crate) idempotency: Idempotency,
     /// What clients must present; nothing where it is absent.
     pub(crate) api_key: Option<ApiKey>,
+    /// Who asks how often.
+    pub(crate) limiter: Limiter,
     /// For the time when the registry cannot be reached.
     pub(crate) memory: Memory,
     /// Permits for requests in work.
@@ -38,6 +41,16 @@ pub(crate) struct App {
     /// How the things do that the gateway needs.
     pub(crate) checks: Checks,
     peers: Peers,
+}
+
+/// What an [`App`] is made of, besides its settings and peers.
+pub(crate) struct Parts {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) idempotency: Idempotency,
+    pub(crate) api_key: Option<ApiKey>,
+    pub(crate) redis: Option<Redis>,
+    pub(crate) checks: Checks,
 }
 
 macro_rules! clients {
@@ -52,19 +65,13 @@ macro_rules! clients {
 }
 
 impl App {
-    pub(crate) fn new(
-        settings: Settings,
-        peers: Peers,
-        clock: Arc<dyn Clock>,
-        shutdown: Shutdown,
-        idempotency: Idempotency,
-        api_key: Option<ApiKey>,
-        checks: Checks,
-    ) -> Self {
+    pub(crate) fn new(settings: Settings, peers: Peers, parts: Parts) -> Self {
+        let Parts { clock, shutdown, idempotency, api_key, redis, checks } = parts;
         let requests = Arc::new(Semaphore::new(settings.max_requests));
         let streams = Arc::new(Semaphore::new(settings.max_streams));
         let memory = Memory::new(Arc::clone(&clock));
-        Self { settings, clock, shutdown, idempotency, api_key, memory, requests, streams, checks, peers }
+        let limiter = Limiter::new(&settings.rate_limit, api_key.is_some(), redis, Arc::clone(&clock));
+        Self { settings, clock, shutdown, idempotency, api_key, limiter, memory, requests, streams, checks, peers }
     }
 
     clients! {

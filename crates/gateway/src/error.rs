@@ -27,6 +27,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The settings of Redis are faulty.
+    #[error("Redis cannot be used")]
+    Redis(#[from] store::RedisError),
     /// The API key can be guessed.
     #[error("the API key must be at least 16 characters")]
     ShortKey,

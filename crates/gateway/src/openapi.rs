@@ -24,7 +24,9 @@ const PROBLEM: &str = "Problem";
 const ABOUT: &str = "A durable multi-agent runtime: agents, workflows, executions, messages.
 
 Every failure is a problem document (RFC 9457). Lists page by cursor. A POST that creates something may carry an \
-`Idempotency-Key`: sent again with the same key and body, it creates nothing twice.";
+`Idempotency-Key`: sent again with the same key and body, it creates nothing twice. Where requests are limited, \
+`RateLimit-Policy` and `RateLimit` say how many there may be and how many are left; one too many is answered with 429 and \
+`Retry-After`.";
 
 const TAGS: [(&str, &str); 7] = [
     ("agents", "Who does the work"),
@@ -60,6 +62,9 @@ pub fn document() -> OpenApi {
         .description("a failure")
         .content(problem::CONTENT_TYPE, ContentBuilder::new().schema(Some(schema)).build())
         .header("X-Request-ID", HeaderBuilder::new().schema(Some(Key::schema())).build())
+        .header("Retry-After", told::<u64>("seconds after which it may be tried again; with 429 and 503"))
+        .header("RateLimit-Policy", told::<String>("how many requests there may be; where they are limited"))
+        .header("RateLimit", told::<String>("how many of them are left; where they are limited"))
         .build();
     if let Some(components) = &mut document.components {
         components.responses.insert(PROBLEM.to_owned(), RefOr::T(problem));
@@ -88,7 +93,10 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     let mut parameters = vec![header::<Key>("X-Correlation-ID", "ties requests together; comes back in the answer")];
     if in_api {
         parameters.push(header::<Name>("X-Namespace", "the fence around everything; `default` where absent"));
-        failures.extend([StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT]);
+        failures.push(StatusCode::GATEWAY_TIMEOUT);
+    }
+    if !path.starts_with("/health") {
+        failures.push(StatusCode::TOO_MANY_REQUESTS);
     }
     if path.contains('{') {
         failures.push(StatusCode::NOT_FOUND);
@@ -116,6 +124,11 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     for name in names {
         operation.responses.responses.entry(name).or_insert_with(reference);
     }
+}
+
+/// A header of an answer, that not every answer has.
+fn told<T: utoipa::PartialSchema>(meaning: &str) -> utoipa::openapi::Header {
+    HeaderBuilder::new().schema(Some(T::schema())).description(Some(meaning)).build()
 }
 
 /// Does the operation create something, so that it takes an `Idempotency-Key`?

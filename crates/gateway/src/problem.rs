@@ -109,6 +109,12 @@ impl Problem {
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail) }
     }
 
+    /// One request too many of this caller's; there is room for one more after so long.
+    pub(crate) fn rate_limited(retry_after: Duration) -> Self {
+        let detail = "too many requests (setting rate_limit); `RateLimit-Policy` says how many there may be";
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail) }
+    }
+
     /// Our own fault, or that of a service behind; the client sees nothing of the cause.
     pub(crate) fn internal(cause: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error");

@@ -1,18 +1,19 @@
 //! The gateway as one part of a process.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt as _};
 use contracts::Link;
 use domain::Clock;
-use lifecycle::{Complaint, HealthStatus, OnExit, Shutdown, Tasks};
+use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Shutdown, Tasks};
+use store::Redis;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
 
 use crate::{
     ApiKey, Settings, StartError, api,
-    app::App,
-    idempotency::{self, Idempotency},
+    app::{App, Parts},
+    idempotency::{self, Idempotency, Store},
     middleware, peers,
 };
 
@@ -45,15 +46,10 @@ pub async fn start(
 ) -> Result<Gateway, StartError> {
     let store = idempotency::open(&settings.database).await?;
     let idempotency = Idempotency::new(Arc::clone(&store), Arc::clone(&clock), settings.idempotency_ttl);
-    let checks = peers::checks(&peers).with("database", HealthStatus::Unhealthy, {
-        let store = Arc::clone(&store);
-        move || {
-            let store = Arc::clone(&store);
-            async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
-        }
-    });
+    let redis = Redis::open(&settings.redis, "gateway")?;
+    let checks = peers::checks(&peers).and(checks(&store, redis.as_ref()));
     let shutdown = tasks.shutdown().clone();
-    let app = Arc::new(App::new(settings, peers, clock, shutdown, idempotency, api_key, checks));
+    let app = Arc::new(App::new(settings, peers, Parts { clock, shutdown, idempotency, api_key, redis, checks }));
     let janitor = Arc::clone(&app);
     tasks.spawn("gateway.janitor", OnExit::Continue, async move {
         // Both arms are cancel-safe: a statement that is dropped is undone.
@@ -66,6 +62,23 @@ pub async fn start(
     let (router, _) = api::router().split_for_parts();
     let router = middleware::apply(api::with_pages(router), &app).with_state(Arc::clone(&app));
     Ok(Gateway { app, router })
+}
+
+/// How the servers do that the gateway needs.
+fn checks(store: &Arc<dyn Store>, redis: Option<&Redis>) -> Checks {
+    let store = Arc::clone(store);
+    let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
+        let store = Arc::clone(&store);
+        async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+    });
+    let Some(redis) = redis.cloned() else { return checks };
+    // Without it replicas count requests each for itself.
+    checks.with("redis", HealthStatus::Degraded, move || {
+        let redis = redis.clone();
+        async move {
+            redis.health().await.into_result().map(drop).map_err(|error| Complaint::degraded(errors::chain(&error)))
+        }
+    })
 }
 
 impl Gateway {
@@ -82,7 +95,7 @@ impl Gateway {
         listener: TcpListener,
         shutdown: Shutdown,
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
-        let router = self.router.clone();
+        let router = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
         let drain_delay = self.app.settings.drain_delay;
         // Answers are small and complete when they are written: waiting for more only delays them.
         let listener = listener.tap_io(|stream| {

@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use settings::{ByteSize, Database, Secret};
+use settings::{ByteSize, Database, Redis, Secret};
+
+use crate::{Network, RateLimit};
 
 /// How long an execute request may wait for the end of its execution, as the orchestrator bounds it.
 pub(crate) const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -20,6 +22,15 @@ pub struct Settings {
     pub api_key_file: Option<PathBuf>,
     /// Where idempotency records are kept.
     pub database: Database,
+    /// Redis, in which replicas count requests together. Its `timeout` is the longest that a request waits for it: default 50ms
+    /// here.
+    pub redis: Redis,
+    /// How often one caller may ask.
+    pub rate_limit: RateLimit,
+    /// Addresses, and networks as `10.0.0.0/8`, of the proxies that stand between clients and the gateway: what they say in
+    /// `X-Forwarded-For` is believed. Too few and all clients count as one address; too many and a client can say that it is
+    /// somebody else. Default none.
+    pub trusted_proxies: Vec<Network>,
     /// The largest request body; larger ones are answered with 413. Below the largest definition that the orchestrator
     /// takes, such definitions can only be given over gRPC. Default 5MiB.
     pub max_body: ByteSize,
@@ -64,6 +75,9 @@ impl Default for Settings {
             api_key: None,
             api_key_file: None,
             database: Database::default(),
+            redis: Redis { timeout: Duration::from_millis(50), ..Redis::default() },
+            rate_limit: RateLimit::default(),
+            trusted_proxies: Vec::new(),
             max_body: ByteSize(5 << 20),
             call_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
@@ -83,6 +97,8 @@ impl settings::Settings for Settings {
     const SERVICE: &'static str = "gateway";
 
     fn validate(&self) -> Result<(), (&'static str, String)> {
+        self.redis.validate()?;
+        self.rate_limit.validate()?;
         if self.request_timeout <= MAX_WAIT + self.call_timeout {
             let least = humantime_serde::re::humantime::format_duration(MAX_WAIT + self.call_timeout);
             return Err(("request_timeout", format!("must be longer than {least}, the longest wait and call_timeout")));

@@ -62,6 +62,8 @@ pub struct Checked {
     pub name: &'static str,
     /// How it does.
     pub status: HealthStatus,
+    /// Does no work go on without it?
+    pub is_needed: bool,
     /// How long it took to say so.
     pub latency: Duration,
     /// What is wrong; `ok` where nothing is.
@@ -130,7 +132,7 @@ async fn one(name: &'static str, silent: HealthStatus, check: &Check, patience: 
         Ok(()) => (HealthStatus::Healthy, "ok".to_owned()),
         Err(Complaint { status, message }) => (status, message),
     };
-    Checked { name, status, latency, message }
+    Checked { name, status, is_needed: silent == HealthStatus::Unhealthy, latency, message }
 }
 
 #[cfg(test)]

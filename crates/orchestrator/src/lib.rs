@@ -59,6 +59,7 @@ pub struct Peers {
 #[derive(Clone)]
 pub struct Service {
     store: Arc<dyn Store>,
+    redis: Option<Redis>,
     replica_id: String,
     executions: ExecutionServiceServer<Api>,
     workflows: WorkflowServiceServer<Api>,
@@ -77,7 +78,7 @@ pub async fn start(
     let owner = ReplicaId::generate(clock.as_ref()).to_string();
     let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
     let redis = Redis::open(&settings.redis, "orchestrator")?;
-    let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, is_alone, &clock));
+    let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis.clone(), is_alone, &clock));
     let (heads, stop) = (Arc::clone(&plans), tasks.shutdown().clone());
     tasks.spawn("workflow versions", OnExit::StopService, async move {
         // Both arms are cancel-safe.
@@ -119,7 +120,7 @@ pub async fn start(
     let workflows = WorkflowServiceServer::new(api)
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-    Ok(Service { store, replica_id: owner, executions, workflows })
+    Ok(Service { store, redis, replica_id: owner, executions, workflows })
 }
 
 impl Service {
@@ -136,9 +137,17 @@ impl Service {
     /// How the things do that it needs.
     pub fn checks(&self) -> Checks {
         let store = Arc::clone(&self.store);
-        Checks::new().with("database", HealthStatus::Unhealthy, move || {
+        let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
             let store = Arc::clone(&store);
             async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+        });
+        let Some(redis) = self.redis.clone() else { return checks };
+        // Without it definitions come from the database, and new versions are noticed a little later.
+        checks.with("redis", HealthStatus::Degraded, move || {
+            let redis = redis.clone();
+            async move {
+                redis.health().await.into_result().map(drop).map_err(|error| Complaint::degraded(errors::chain(&error)))
+            }
         })
     }
 

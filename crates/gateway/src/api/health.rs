@@ -9,7 +9,7 @@ use lifecycle::{Checked, overall};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{app::App, problem::Problem, reply::Reply};
+use crate::{app::App, problem::Problem, reply::Reply, words::Moment};
 
 /// How long anything may take to show that it works. Shorter than what probes usually wait.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -47,12 +47,24 @@ pub(crate) struct Check {
     latency_ms: f64,
     /// What is wrong; `ok` where nothing is.
     message: String,
+    /// When it said so.
+    timestamp: Moment,
+    /// What else is known of it.
+    details: Details,
 }
 
-impl From<Checked> for Check {
-    fn from(checked: Checked) -> Self {
-        let latency_ms = (checked.latency.as_secs_f64() * 1e6).round() / 1e3;
-        Self { name: checked.name, status: checked.status.into(), latency_ms, message: checked.message }
+/// What else is known of a thing that the gateway needs.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct Details {
+    /// Does no work go on without it? Otherwise it is slower, or something is missing.
+    needed: bool,
+}
+
+impl Check {
+    fn new(checked: Checked, timestamp: Moment) -> Self {
+        let Checked { name, status, is_needed, latency, message } = checked;
+        let latency_ms = (latency.as_secs_f64() * 1e6).round() / 1e3;
+        Self { name, status: status.into(), latency_ms, message, timestamp, details: Details { needed: is_needed } }
     }
 }
 
@@ -63,6 +75,8 @@ pub(crate) struct Health {
     status: HealthStatus,
     /// The release.
     version: &'static str,
+    /// When it was asked.
+    timestamp: Moment,
     /// What it needs; empty for liveness.
     checks: Vec<Check>,
 }
@@ -77,8 +91,8 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Reply, Problem
 /// Is the process alive? Says nothing about the services behind: restarting the gateway mends none of them.
 #[utoipa::path(get, path = "/health/live", tag = "operation",
     responses((status = 200, description = "alive", body = Health)))]
-pub(crate) async fn live() -> Result<Reply, Problem> {
-    Reply::ok(&health_of(HealthStatus::Healthy, Vec::new()))
+pub(crate) async fn live(State(app): State<Arc<App>>) -> Result<Reply, Problem> {
+    Reply::ok(&health_of(HealthStatus::Healthy, now(&app), Vec::new()))
 }
 
 /// Can requests be served? The same as `/health`, for probes; not any more once a stop was asked for.
@@ -91,16 +105,21 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Reply, Problem>
     check_all(&app).await
 }
 
-const fn health_of(status: HealthStatus, checks: Vec<Check>) -> Health {
-    Health { status, version: env!("CARGO_PKG_VERSION"), checks }
+const fn health_of(status: HealthStatus, timestamp: Moment, checks: Vec<Check>) -> Health {
+    Health { status, version: env!("CARGO_PKG_VERSION"), timestamp, checks }
+}
+
+fn now(app: &App) -> Moment {
+    Moment(app.clock.now())
 }
 
 async fn check_all(app: &App) -> Result<Reply, Problem> {
     let found = app.checks.run(PATIENCE).await;
     let status = HealthStatus::from(overall(&found));
-    let checks: Vec<_> = found.into_iter().map(Check::from).collect();
+    let timestamp = now(app);
+    let checks: Vec<_> = found.into_iter().map(|checked| Check::new(checked, timestamp)).collect();
     if status != HealthStatus::Unhealthy {
-        return Reply::ok(&health_of(status, checks));
+        return Reply::ok(&health_of(status, timestamp, checks));
     }
     let away: Vec<_> = checks.iter().filter(|check| check.status == HealthStatus::Unhealthy).collect();
     let names: Vec<_> = away.iter().map(|check| check.name).collect();

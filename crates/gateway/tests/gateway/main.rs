@@ -8,6 +8,7 @@ mod document;
 mod events;
 mod guards;
 mod idempotency;
+mod limits;
 mod resources;
 mod rig;
 mod topics;

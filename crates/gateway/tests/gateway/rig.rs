@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use domain::SystemClock;
-use gateway::{Gateway, Peers, Settings};
+use gateway::{ApiKey, Gateway, Peers, Settings};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use lifecycle::{Shutdown, Tasks};
@@ -51,10 +51,14 @@ impl Rig {
     }
 
     pub(crate) async fn with(settings: Settings) -> Self {
+        Self::with_key(settings, None).await
+    }
+
+    pub(crate) async fn with_key(settings: Settings, key: Option<ApiKey>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let backend = Backend::default();
         let shutdown = Shutdown::new();
-        let gateway = start(settings, &backend, folder.path().join("gateway.db"), &shutdown).await;
+        let gateway = start(settings, key, &backend, folder.path().join("gateway.db"), &shutdown).await;
         Self { backend, shutdown, gateway, folder }
     }
 
@@ -63,7 +67,7 @@ impl Rig {
         let Self { backend, gateway, folder, .. } = self;
         gateway.close().await;
         let shutdown = Shutdown::new();
-        let gateway = start(Settings::default(), &backend, folder.path().join("gateway.db"), &shutdown).await;
+        let gateway = start(Settings::default(), None, &backend, folder.path().join("gateway.db"), &shutdown).await;
         Self { backend, shutdown, gateway, folder }
     }
 
@@ -107,12 +111,18 @@ impl Rig {
     }
 }
 
-async fn start(mut settings: Settings, backend: &Backend, path: PathBuf, shutdown: &Shutdown) -> Gateway {
+async fn start(
+    mut settings: Settings,
+    key: Option<ApiKey>,
+    backend: &Backend,
+    path: PathBuf,
+    shutdown: &Shutdown,
+) -> Gateway {
     settings.database = Database { path, ..Database::default() };
     let link = backend.link();
     let peers = Peers { registry: link.clone(), orchestrator: link.clone(), communication: link, telemetry: None };
     let tasks = Tasks::new(shutdown.clone());
-    gateway::start(settings, None, peers, Arc::new(SystemClock), &tasks).await.unwrap()
+    gateway::start(settings, key, peers, Arc::new(SystemClock), &tasks).await.unwrap()
 }
 
 pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {

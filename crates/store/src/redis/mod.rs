@@ -209,6 +209,16 @@ impl Redis {
     }
 }
 
+impl Health {
+    /// How fast it answers, or why it does not.
+    pub fn into_result(self) -> Result<Duration, RedisError> {
+        match self {
+            Self::Healthy(latency) => Ok(latency),
+            Self::Degraded(error) => Err(error),
+        }
+    }
+}
+
 impl RedisError {
     /// Would every other call fail as well? An answer that refuses one command tells nothing about the next.
     fn is_outage(&self) -> bool {

@@ -22,7 +22,7 @@ fn peers_of(service: &str) -> &'static [&'static str] {
         "communication" => &["registry", "postgres", "rabbitmq", "redis"],
         "orchestrator" => &["registry", "communication", "postgres", "redis"],
         "agent-runner" => &["registry", "communication"],
-        _ => &["registry", "communication", "orchestrator", "postgres"],
+        _ => &["registry", "communication", "orchestrator", "postgres", "redis"],
     }
 }
 
@@ -96,7 +96,7 @@ impl Connections {
              [registry]\n{database}\n\
              [orchestrator]\n{database}\n{redis}\nlease = {:?}\nshards = {}\n\
              [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
-             [gateway]\n{database}\nlisten = {:?}\n",
+             [gateway]\n{database}\n{redis}\nrate_limit = {{ per_minute = 0 }}\nlisten = {:?}\n",
             process.listen.to_string(),
             advertise.to_string(),
             replicas("registry"),

@@ -11,6 +11,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use domain::{Clock as _, SystemClock};
 use lifecycle::{Checked, Checks, HealthStatus, Shutdown, overall};
 use rpc::Token;
 use serde_json::json;
@@ -64,18 +65,22 @@ async fn ready(checks: &Checks, stop: &Shutdown) -> impl IntoResponse + use<> {
 
 /// The same words as the gateway's; what is degraded works.
 fn report(status: HealthStatus, message: &str, checks: &[Checked]) -> (StatusCode, Json<serde_json::Value>) {
+    let timestamp = SystemClock.now().to_string();
     let check = |check: &Checked| {
         json!({
             "name": check.name,
             "status": check.status.as_str(),
             "latency_ms": (check.latency.as_secs_f64() * 1e6).round() / 1e3,
             "message": check.message,
+            "timestamp": timestamp,
+            "details": { "needed": check.is_needed },
         })
     };
     let body = json!({
         "status": status.as_str(),
         "message": message,
         "version": env!("CARGO_PKG_VERSION"),
+        "timestamp": timestamp,
         "checks": checks.iter().map(check).collect::<Vec<_>>(),
     });
     let code = if status == HealthStatus::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
