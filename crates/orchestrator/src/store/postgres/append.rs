@@ -38,7 +38,7 @@ pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) ->
     let failures = summaries.iter().map(failure_text).collect::<sqlx::Result<Vec<_>>>()?;
     let counts: Vec<_> =
         summaries.iter().flat_map(|summary| counts_list(summary.counts)).map(|count| count as i32).collect();
-    let held: i64 = sqlx::query_scalar(APPEND)
+    let held: Vec<i64> = sqlx::query_scalar(APPEND)
         .bind(ids)
         .bind(epochs)
         .bind(owner)
@@ -60,9 +60,10 @@ pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) ->
         .bind(column(summaries, |summary| summary.last_sequence as i64))
         .bind(column(summaries, |summary| summary.last_hash.as_slice()))
         .bind(counts)
-        .fetch_one(&postgres.pool)
+        // All there is, not the first row: that comes before the commit, and a server that dies in between has sent it.
+        .fetch_all(&postgres.pool)
         .await?;
-    if held == claims.len() as i64 { Ok(()) } else { Err(AppendError::Fenced) }
+    if held == [claims.len() as i64] { Ok(()) } else { Err(AppendError::Fenced) }
 }
 
 fn column<'a, R, T>(rows: &'a [R], value: impl FnMut(&'a R) -> T) -> Vec<T> {
