@@ -104,6 +104,10 @@ mod tests {
         let away = || async { Err(Complaint::unhealthy("away")) };
         let without = checks.clone().with("database", HealthStatus::Unhealthy, away);
         assert_eq!(status(&without, &stop).await, StatusCode::SERVICE_UNAVAILABLE);
+        let (_, Json(body)) = report(HealthStatus::Degraded, "ready", &checks.run(PATIENCE).await);
+        let check = &body["checks"][0];
+        assert_eq!((&check["name"], &check["details"]["needed"]), (&json!("broker"), &json!(false)));
+        assert!(check["timestamp"].is_string() && body["timestamp"].is_string(), "{body}");
         stop.drain();
         assert_eq!(status(&checks, &stop).await, StatusCode::SERVICE_UNAVAILABLE);
     }
