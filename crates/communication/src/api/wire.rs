@@ -1,6 +1,9 @@
 //! Between the contract's types and ours.
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display},
+    ops::RangeInclusive,
+};
 
 use bytes::Bytes;
 use contracts::communication::v1 as proto;
@@ -105,8 +108,13 @@ fn priority(at: impl Display, field: Option<u32>, absent: u8) -> Faulty<u8> {
     }
 }
 
+/// Of the years 1 to 9999, as the wire has it; not every database knows others.
 fn moment(at: impl Display, field: prost_types::Timestamp) -> Faulty<Timestamp> {
-    Timestamp::from_seconds_and_nanos(field.seconds, field.nanos)
+    const SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    if !SECONDS.contains(&field.seconds) {
+        return Err(CommunicationError::field(at, "out_of_range", "must be of the years 1 to 9999"));
+    }
+    Timestamp::from_seconds_and_nanos(field.seconds, field.nanos.clamp(0, 999_999_999))
         .map_err(|error| CommunicationError::field(at, "out_of_range", error))
 }
 
@@ -151,9 +159,9 @@ pub(super) fn draft(at: At<'_>, message: proto::Message) -> Faulty<Draft> {
     })
 }
 
-/// A trace context; one that is too long is none, and no reason to refuse anything.
+/// A trace context; one that is too long or cannot be recorded is none, and no reason to refuse anything.
 pub(super) fn traceparent(text: String) -> String {
-    if text.len() <= MAX_TRACEPARENT { text } else { String::new() }
+    if text.len() <= MAX_TRACEPARENT && !text.contains('\0') { text } else { String::new() }
 }
 
 /// A JSON value, kept as it is; none at all is the JSON value for that.

@@ -434,6 +434,43 @@ fn letter(delivery: &Delivery) -> DeadLetter {
     }
 }
 
+#[tokio::test]
+async fn a_mailbox_whose_queue_is_somebody_elses_holds_nobody_up() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let replica = Replica::rabbitmq(&host, store);
+    let other = AgentId::from_parts(2, 2);
+    let channel = channel(&host).await;
+    let exclusive = lapin::options::QueueDeclareOptions { exclusive: true, ..Default::default() };
+    let queue = format!("mailbox.default.{other}");
+    channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
+    let foreign = replica.record(&["1"], None).await.remove(0);
+    let foreign = Envelope { sequence: i64::MAX, message: Message { agent: other, ..foreign.message.clone() } };
+    replica.transport.publish(Arc::new(foreign));
+    let sent = replica.send(&["2", "3"]).await;
+    replica.transport.open(&mailbox());
+    let came = replica.drain(3).await;
+    assert_eq!(
+        came.iter().filter(|sequence| sent.contains(sequence)).collect::<Vec<_>>(),
+        sent.iter().collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_for_the_broker_holds_nobody_up() {
+    let servers = Servers::private(&["rabbitmq"]);
+    servers.rabbitmqctl(&["eval", "application:set_env(rabbit, max_message_size, 100)."]);
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&servers.virtual_host(), store);
+    let sent = replica.send(&["1", &"x".repeat(200), "2"]).await;
+    replica.transport.open(&mailbox());
+    let mut came = replica.drain(2).await;
+    came.sort_unstable();
+    assert_eq!(came, [sent[0], sent[2]]);
+    servers.rabbitmqctl(&["eval", "application:set_env(rabbit, max_message_size, 1000)."]);
+    assert_eq!(replica.drain(1).await, sent[1..2], "it is tried again, later");
+}
+
 /// A message that has died.
 async fn died(replica: &Replica) -> (Delivery, DeadLetter) {
     replica.transport.open(&mailbox());

@@ -1,7 +1,11 @@
 //! The one writer: everything that waits to be recorded becomes one transaction, and what follows from the commit is done
 //! after it: senders are answered, messages go to the transport, which hears of ends too, and orchestrators hear of dead tasks.
+//! What the database refuses to write is found by halves, and left out: it would be refused again, and all the others with it.
 //!
 //! Invariant: messages are published in the order of their sequences, which is the order in which they were submitted.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -55,6 +59,13 @@ struct Work {
     places: HashMap<i64, usize>,
 }
 
+/// What a commit has not written, and why.
+struct Unwritten {
+    error: sqlx::Error,
+    /// Sends first; each kind in its order.
+    entries: Vec<Entry>,
+}
+
 impl Writer {
     /// Until `last` turns true; then once more for all that waits.
     pub(crate) async fn run(mut self, mut last: watch::Receiver<bool>) -> Result<(), sqlx::Error> {
@@ -85,7 +96,32 @@ impl Writer {
         Ok(())
     }
 
-    async fn write(&mut self, entries: Vec<Entry>) -> Result<(), sqlx::Error> {
+    /// Writes all that can be written. Where the database fails, what is left waits again, or its senders hear so.
+    async fn write(&self, entries: Vec<Entry>) -> Result<(), sqlx::Error> {
+        let mut parts = vec![entries];
+        while let Some(part) = parts.pop() {
+            let Err(Unwritten { error, mut entries }) = self.write_part(part).await else { continue };
+            if !::store::is_refused(&error) {
+                let left: Vec<_> = entries.into_iter().chain(parts.into_iter().rev().flatten()).collect();
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    entries = left.len(),
+                    "cannot record messages"
+                );
+                self.failed(left);
+                return Err(error);
+            }
+            if entries.len() > 1 {
+                let second = entries.split_off(entries.len() / 2);
+                parts.extend([second, entries]);
+            } else if let Some(culprit) = entries.pop() {
+                self.refused(culprit, error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_part(&self, entries: Vec<Entry>) -> Result<(), Unwritten> {
         let (count, begun) = (entries.len(), Instant::now());
         let mut work = Work::default();
         let mut sends = Vec::new();
@@ -110,11 +146,9 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, entries = count, "cannot record messages");
                 let sent = work.sent.into_iter().map(|Sent { envelope, reply }| (envelope.message.clone(), reply));
-                self.failed(sent.chain(sends));
-                self.journal.put_back(work.kept);
-                Err(error)
+                let sends = sent.chain(sends).map(|(message, reply)| Entry::Send { message, reply });
+                Err(Unwritten { error, entries: sends.chain(work.kept).collect() })
             }
         }
     }
@@ -180,12 +214,35 @@ impl Writer {
         let _ = sent.reply.send(status);
     }
 
-    fn failed(&self, sent: impl Iterator<Item = Send>) {
-        for (message, reply) in sent {
-            self.transport.release(&message.mailbox(), message.payload.len());
-            // Nobody has to listen.
-            let _ = reply.send(Err(CommunicationError::NotRecorded));
+    /// The database does not answer now.
+    fn failed(&self, entries: Vec<Entry>) {
+        let mut kept = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Send { message, reply } => self.not_sent(&message, reply, CommunicationError::NotRecorded),
+                Entry::Change(_) | Entry::DeadTask { .. } => kept.push(entry),
+            }
         }
+        self.journal.put_back(kept);
+    }
+
+    /// The database refuses this one: a change is as if it had not been, so the message or task comes again after a restart.
+    fn refused(&self, culprit: Entry, error: sqlx::Error) {
+        let what = match &culprit {
+            Entry::Send { message, .. } => message.id.to_string(),
+            Entry::Change(change) => change.envelope.message.id.to_string(),
+            Entry::DeadTask { task, .. } => task.id.to_string(),
+        };
+        tracing::error!(error = &error as &dyn std::error::Error, what, "the database refuses to record something");
+        if let Entry::Send { message, reply } = culprit {
+            self.not_sent(&message, reply, CommunicationError::Database(error));
+        }
+    }
+
+    fn not_sent(&self, message: &Message, reply: oneshot::Sender<Recorded>, error: CommunicationError) {
+        self.transport.release(&message.mailbox(), message.payload.len());
+        // Nobody has to listen.
+        let _ = reply.send(Err(error));
     }
 }
 

@@ -88,6 +88,19 @@ async fn an_expired_message_is_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn an_expiry_that_no_calendar_has_is_refused_and_a_strange_trace_is_none() {
+    let world = World::start().await;
+    let id = world.registry.add("clerk", &[]);
+    for seconds in [-62_135_596_801, 253_402_300_800] {
+        let expires_at = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let refused = world.send(Message { expires_at, ..to(&id, "1") }).await.unwrap_err();
+        assert_eq!((refused.code, refused.violations[0].field.as_str()), (Code::Invalid, "message.expires_at"));
+    }
+    let sent = world.send(Message { traceparent: "00-\0".to_owned(), ..to(&id, "1") }).await.unwrap();
+    assert_eq!(world.record(&sent).await.message.unwrap().traceparent, "");
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_replayed_once_and_purged() {
     let world = World::with(|settings| settings.delivery_limit = 1).await;
     let id = world.registry.add("clerk", &[]);

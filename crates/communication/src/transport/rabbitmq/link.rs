@@ -54,6 +54,12 @@ pub(super) enum LinkError {
     Database(#[from] sqlx::Error),
     #[error("RabbitMQ has closed the channel")]
     Closed,
+    #[error("RabbitMQ does not let us use the queue {queue}")]
+    Forbidden {
+        queue: String,
+        #[source]
+        source: lapin::Error,
+    },
 }
 
 /// A connection.
@@ -148,7 +154,8 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// A queue that was made with other settings is used as it is.
+    /// A queue that was made with other settings is used as it is. One that is somebody else's alone, or that we may not make,
+    /// harms no other.
     async fn declare(&mut self, queue: &str, arguments: FieldTable) -> Result<(), LinkError> {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         // RabbitMQ fails where two make the same quorum queue at the same time.
@@ -161,6 +168,10 @@ impl<'a> Link<'a> {
                 tracing::warn!(queue, "a queue was made with other settings, and is used as it is");
                 self.declaring = self.connection.create_channel().await?;
                 Ok(())
+            }
+            Err(source) if is_soft(&source) => {
+                self.declaring = self.connection.create_channel().await?;
+                Err(LinkError::Forbidden { queue: queue.to_owned(), source })
             }
             Err(error) => Err(error.into()),
         }
@@ -232,6 +243,11 @@ fn holding(queue_type: QueueType, kind: Kind, most: usize) -> FieldTable {
 fn is(error: &lapin::Error, reason: AMQPSoftError) -> bool {
     let expected = AMQPErrorKind::Soft(reason);
     matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == expected)
+}
+
+/// Has it closed the channel, and not the connection?
+fn is_soft(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Soft(_)))
 }
 
 /// The name of the queue of a mailbox.

@@ -1,7 +1,13 @@
 //! What waits to be published: bounded for each mailbox and as a whole, in order.
 //!
+//! A mailbox that refuses a message is held back ([`Parked`]), so that it holds nobody else up and keeps its order: its first
+//! message is tried again now and then, and the others follow when that is taken.
+//!
 //! Messages wait here as long as it takes, since they are recorded. Tasks do only while the broker takes them: before and
 //! after they wait with whoever dispatched them, where a session may take them meanwhile.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -32,6 +38,13 @@ const MOST_FULL: usize = 10_000;
 
 /// A broker refuses what its queue has no room for, and also what comes while the queue elects its leader.
 const MOST_REFUSALS: u32 = 8;
+
+/// Pause before a mailbox that has refused a message is tried again.
+const AFTER_REFUSAL: Duration = Duration::from_millis(250);
+/// Pauses before what ends the connection is tried again: the first and the longest.
+const OUTCAST_FOR: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
+/// Such things that are remembered.
+const MOST_OUTCASTS: usize = 10_000;
 
 /// What a dead letter was.
 #[derive(Clone, Debug)]
@@ -104,6 +117,17 @@ struct State {
     bytes: usize,
     /// By the names of queues.
     full: HashMap<String, Instant>,
+    parked: HashMap<Mailbox, Parked>,
+    /// What ends the connection: until when it is left alone, and for how long that is.
+    outcasts: HashMap<Identity, (Instant, Duration)>,
+}
+
+/// A mailbox that has refused a message.
+#[derive(Debug)]
+struct Parked {
+    /// When the first is tried again; absent while it is on its way.
+    due: Option<Instant>,
+    items: VecDeque<Item>,
 }
 
 impl Outgoing {
@@ -136,7 +160,7 @@ impl Outgoing {
     pub(super) fn push(&self, envelope: Arc<Envelope>) {
         let mut state = self.lock();
         state.known.insert(envelope.sequence);
-        state.waiting.push_back(Item::Message { envelope, is_revived: false, refusals: 0 });
+        state.push(envelope, false);
         drop(state);
         self.filled.notify_one();
     }
@@ -151,7 +175,7 @@ impl Outgoing {
         state.rooms.take(&envelope.message.mailbox(), bytes);
         state.reserved += 1;
         state.bytes += bytes;
-        state.waiting.push_back(Item::Message { envelope, is_revived, refusals: 0 });
+        state.push(envelope, is_revived);
         drop(state);
         self.filled.notify_one();
     }
@@ -164,6 +188,7 @@ impl Outgoing {
             || state.tasks >= MOST_TASKS
             || (state.bytes > 0 && state.bytes + bytes > self.most_bytes)
             || state.is_full(|| link::work_queue(&parcel.queue()))
+            || state.is_outcast(|| Identity::Task(parcel.task.id.to_string()))
         {
             return false;
         }
@@ -229,9 +254,9 @@ impl Outgoing {
     pub(super) async fn next(&self, most: usize) -> Vec<Item> {
         loop {
             let filled = self.filled.notified();
-            let (wave, is_all) = {
+            let (wave, is_all, due) = {
                 let mut state = self.lock();
-                (state.wave(most), state.waiting.is_empty())
+                (state.wave(most), state.waiting.is_empty(), state.due())
             };
             if !wave.is_empty() {
                 if is_all {
@@ -239,7 +264,11 @@ impl Outgoing {
                 }
                 return wave;
             }
-            filled.await;
+            match due {
+                // Something may come before: then it is looked again.
+                Some(due) => drop(timeout(due.saturating_duration_since(Instant::now()), filled).await),
+                None => filled.await,
+            }
         }
     }
 
@@ -255,7 +284,47 @@ impl Outgoing {
 
     /// It is with the broker, or need not be.
     pub(super) fn done(&self, item: &Item) {
-        self.lock().done(item);
+        let mut state = self.lock();
+        state.done(item);
+        if !state.outcasts.is_empty()
+            && let Some(identity) = item.identity()
+        {
+            state.outcasts.remove(&identity);
+        }
+        if let Item::Message { envelope, .. } = item {
+            state.resume(&envelope.message.mailbox());
+        }
+    }
+
+    /// Keeps messages of mailboxes that have refused them, and what comes after them.
+    pub(super) fn hold_back(&self, refused: Vec<Item>) {
+        if !refused.is_empty() {
+            self.lock().hold_back(refused);
+        }
+    }
+
+    /// It ends the connection whenever it is published: it is left alone, for longer each time.
+    pub(super) fn cast_out(&self, item: &Item) {
+        let mut state = self.lock();
+        state.done(item);
+        if let Item::Message { envelope, .. } = item {
+            state.try_later(&envelope.message.mailbox());
+        }
+        let Some(identity) = item.identity() else { return };
+        let pause = state.outcasts.get(&identity).map_or(OUTCAST_FOR[0], |(_, pause)| *pause * 2);
+        let pause = pause.min(OUTCAST_FOR[1]);
+        if state.outcasts.len() < MOST_OUTCASTS || state.outcasts.contains_key(&identity) {
+            state.outcasts.insert(identity, (Instant::now() + pause, pause));
+        }
+    }
+
+    /// Would the broker take a message now, as far as is known?
+    pub(super) fn may_take(&self, envelope: &Envelope) -> bool {
+        let mut state = self.lock();
+        let mailbox = envelope.message.mailbox();
+        !state.is_outcast(|| Identity::Message(envelope.sequence))
+            && !state.parked.contains_key(&mailbox)
+            && !state.is_full(|| link::mailbox_queue(&mailbox))
     }
 
     /// The broker does not take it: the item, where that is to be tried again. A message that was refused often is left to the
@@ -277,6 +346,9 @@ impl Outgoing {
             state.now_full(queue);
         }
         state.done(&item);
+        if let Item::Message { envelope, .. } = &item {
+            state.try_later(&envelope.message.mailbox());
+        }
         None
     }
 }
@@ -299,6 +371,78 @@ impl State {
             Item::Letter { .. } => self.letters = self.letters.saturating_sub(1),
         }
         self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    fn push(&mut self, envelope: Arc<Envelope>, is_revived: bool) {
+        let parked = if self.parked.is_empty() { None } else { self.parked.get_mut(&envelope.message.mailbox()) };
+        let line = parked.map_or(&mut self.waiting, |parked| &mut parked.items);
+        line.push_back(Item::Message { envelope, is_revived, refusals: 0 });
+    }
+
+    fn hold_back(&mut self, refused: Vec<Item>) {
+        let due = Some(Instant::now() + AFTER_REFUSAL);
+        let mut is_new = false;
+        for item in refused.into_iter().rev() {
+            let Item::Message { envelope, .. } = &item else { continue };
+            let parked = self.parked.entry(envelope.message.mailbox()).or_insert_with(|| {
+                is_new = true;
+                Parked { due, items: VecDeque::new() }
+            });
+            parked.due = due;
+            parked.items.push_front(item);
+        }
+        if !is_new {
+            return;
+        }
+        for item in std::mem::take(&mut self.waiting) {
+            let parked = match &item {
+                Item::Message { envelope, .. } => self.parked.get_mut(&envelope.message.mailbox()),
+                Item::Task(_) | Item::Letter { .. } => None,
+            };
+            parked.map_or(&mut self.waiting, |parked| &mut parked.items).push_back(item);
+        }
+    }
+
+    /// A mailbox has taken a message: the others follow.
+    fn resume(&mut self, mailbox: &Mailbox) {
+        if !self.parked.is_empty()
+            && let Some(parked) = self.parked.remove(mailbox)
+        {
+            for item in parked.items.into_iter().rev() {
+                self.waiting.push_front(item);
+            }
+        }
+    }
+
+    /// The first of a mailbox is given up: the next is tried soon.
+    fn try_later(&mut self, mailbox: &Mailbox) {
+        match self.parked.get_mut(mailbox) {
+            Some(parked) if parked.items.is_empty() => drop(self.parked.remove(mailbox)),
+            Some(parked) => parked.due = Some(Instant::now() + AFTER_REFUSAL),
+            None => {}
+        }
+    }
+
+    /// When a mailbox that was held back is tried again.
+    fn due(&self) -> Option<Instant> {
+        self.parked.values().filter_map(|parked| parked.due).min()
+    }
+
+    fn try_parked(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for parked in self.parked.values_mut().filter(|parked| parked.due.is_some_and(|due| due <= now)) {
+            if let Some(first) = parked.items.pop_front() {
+                parked.due = None;
+                self.waiting.push_back(first);
+            }
+        }
+    }
+
+    fn is_outcast(&self, identity: impl FnOnce() -> Identity) -> bool {
+        !self.outcasts.is_empty() && self.outcasts.get(&identity()).is_some_and(|(until, _)| *until > Instant::now())
     }
 
     /// `queue` is asked for only where some queue is full.
@@ -324,6 +468,7 @@ impl State {
     }
 
     fn wave(&mut self, most: usize) -> Vec<Item> {
+        self.try_parked();
         let mut bytes = 0;
         let mut wave = Vec::with_capacity(self.waiting.len().min(most));
         while wave.len() < most

@@ -28,11 +28,15 @@ use super::{
     RabbitMq,
     link::{self, DEAD_LETTERS, Link, LinkError},
     outgoing::{Item, Original},
-    properties,
+    properties::{self, Identity},
 };
 
-/// Pause before what was refused is tried again.
-const AFTER_REFUSAL: Duration = Duration::from_millis(250);
+/// Pause before what had no queue any more is tried again.
+const AFTER_RETURN: Duration = Duration::from_millis(250);
+/// Waves in a row that end their connections before their items go one by one.
+const MOST_FAILED: u32 = 2;
+/// How often an item that goes alone may end its connection before it is left out.
+const MOST_FAILED_ALONE: u32 = 2;
 /// How often it is looked whether the broker blocks.
 const LOOK: Duration = Duration::from_millis(100);
 /// Pauses between connections.
@@ -41,11 +45,12 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(3
 /// Until `over` turns true.
 pub(super) async fn run(transport: Arc<RabbitMq>, mut over: watch::Receiver<bool>) {
     let mut pause = PAUSES[0];
+    let mut failures = Failures::default();
     loop {
         // Both arms are cancel-safe: what was not confirmed is still recorded as accepted, and is published by another life;
         // tasks are dispatched again.
         let ended = tokio::select! {
-            ended = publish(&transport, &mut pause) => ended,
+            ended = publish(&transport, &mut pause, &mut failures) => ended,
             _ = over.wait_for(|over| *over) => return,
         };
         transport.publish_no_tasks();
@@ -57,7 +62,50 @@ pub(super) async fn run(transport: Arc<RabbitMq>, mut over: watch::Receiver<bool
     }
 }
 
-async fn publish(transport: &RabbitMq, pause: &mut Duration) -> Result<(), LinkError> {
+/// How it went lately: some item may end the connection whenever it is published, as one that is too large for the broker.
+#[derive(Debug, Default)]
+struct Failures {
+    /// Waves that have ended their connections, in a row.
+    waves: u32,
+    /// Items of them that go one by one.
+    alone: usize,
+    /// The one of these that has ended its connection, and how often.
+    suspect: Option<(Identity, u32)>,
+}
+
+impl Failures {
+    fn most(&self, window: usize) -> usize {
+        if self.alone > 0 { 1 } else { window }
+    }
+
+    fn succeeded(&mut self) {
+        self.suspect = None;
+        self.alone = self.alone.saturating_sub(1);
+        if self.alone == 0 {
+            self.waves = 0;
+        }
+    }
+
+    /// Is it the fault of the only one of the wave, as far as anybody can tell?
+    fn failed(&mut self, wave: &[Item]) -> bool {
+        if self.alone == 0 {
+            self.waves += 1;
+            self.alone = if self.waves >= MOST_FAILED { wave.len() } else { 0 };
+            return false;
+        }
+        // Copies of dead letters are not told apart.
+        let Some(one) = wave.first().and_then(Item::identity) else { return true };
+        let times = self.suspect.take().filter(|(suspect, _)| *suspect == one).map_or(0, |(_, times)| times) + 1;
+        self.suspect = Some((one, times));
+        let is_culprit = times >= MOST_FAILED_ALONE;
+        if is_culprit {
+            self.succeeded();
+        }
+        is_culprit
+    }
+}
+
+async fn publish(transport: &RabbitMq, pause: &mut Duration, failures: &mut Failures) -> Result<(), LinkError> {
     let mut link = Link::open(transport, "publishes").await?;
     link.declare_exchanges().await?;
     link.channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -66,7 +114,7 @@ async fn publish(transport: &RabbitMq, pause: &mut Duration) -> Result<(), LinkE
     let mut declared = HashSet::new();
     loop {
         unblocked(transport, &status).await?;
-        let wave = transport.outgoing.next(transport.settings.publish_window).await;
+        let wave = transport.outgoing.next(failures.most(transport.settings.publish_window)).await;
         if status.blocked() {
             transport.outgoing.put_back(wave);
             continue;
@@ -75,14 +123,30 @@ async fn publish(transport: &RabbitMq, pause: &mut Duration) -> Result<(), LinkE
         let confirmed = match sent {
             Ok(confirmed) => confirmed,
             Err(error) => {
-                transport.outgoing.put_back(wave);
+                if failures.failed(&wave) {
+                    leave_out(transport, wave);
+                } else {
+                    transport.outgoing.put_back(wave);
+                }
                 return Err(error);
             }
         };
         *pause = PAUSES[0];
+        failures.succeeded();
         if settle(transport, &mut declared, wave, confirmed) {
-            sleep(AFTER_REFUSAL).await;
+            sleep(AFTER_RETURN).await;
         }
+    }
+}
+
+/// What ends the connection whenever it is published holds nothing else up: a message is left to the relay, which tries again
+/// later and later, and a task is its dispatcher's again.
+fn leave_out(transport: &RabbitMq, wave: Vec<Item>) {
+    for item in wave {
+        let what = item.identity();
+        tracing::error!(?what, "something cannot be published: the connection ends whenever it is");
+        transport.outgoing.cast_out(&item);
+        transport.work.not_enqueued(&item.task().into_iter().collect::<Vec<_>>());
     }
 }
 
@@ -140,7 +204,7 @@ enum Confirmed {
     Taken,
     /// There is no such queue any more.
     Returned,
-    /// There is no room.
+    /// There is no room, or no queue that we may use.
     Refused,
 }
 
@@ -148,12 +212,23 @@ enum Confirmed {
 async fn send(link: &mut Link<'_>, declared: &mut HashSet<String>, wave: &[Item]) -> Result<Vec<Confirmed>, LinkError> {
     let mut confirms = Vec::with_capacity(wave.len());
     for item in wave {
-        confirms.push(send_one(link, declared, item).await?);
+        confirms.push(match send_one(link, declared, item).await {
+            Ok(confirm) => Some(confirm),
+            Err(error @ LinkError::Forbidden { .. }) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "something cannot be published");
+                None
+            }
+            Err(error) => return Err(error),
+        });
     }
     let mut confirmed = Vec::with_capacity(wave.len());
     // The library may hand a returned message to another's confirmation, so they are told apart by what is in them.
     let mut returned = HashSet::new();
     for confirm in confirms {
+        let Some(confirm) = confirm else {
+            confirmed.push(Confirmed::Refused);
+            continue;
+        };
         let confirmation = confirm.await?;
         confirmed.push(if confirmation.is_nack() { Confirmed::Refused } else { Confirmed::Taken });
         if let Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message)) = confirmation {
@@ -212,9 +287,9 @@ fn queue_of(original: &Original) -> String {
     }
 }
 
-/// True where something is to be tried again.
+/// True where something is to be tried again after a pause: what has no queue. Mailboxes that refuse hold up nobody else.
 fn settle(transport: &RabbitMq, declared: &mut HashSet<String>, wave: Vec<Item>, confirmed: Vec<Confirmed>) -> bool {
-    let mut again = Vec::new();
+    let (mut again, mut refused) = (Vec::new(), Vec::new());
     let (mut enqueued, mut not_enqueued) = (Vec::new(), Vec::new());
     for (item, confirmed) in wave.into_iter().zip(confirmed) {
         match (confirmed, &item) {
@@ -236,12 +311,13 @@ fn settle(transport: &RabbitMq, declared: &mut HashSet<String>, wave: Vec<Item>,
             }
             (Confirmed::Refused, _) => {
                 not_enqueued.extend(item.task());
-                again.extend(transport.outgoing.refused(item));
+                refused.extend(transport.outgoing.refused(item));
             }
         }
     }
     transport.work.enqueued(&enqueued);
     transport.work.not_enqueued(&not_enqueued);
+    transport.outgoing.hold_back(refused);
     let is_left = !again.is_empty();
     if is_left {
         transport.outgoing.put_back(again);

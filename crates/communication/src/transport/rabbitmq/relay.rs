@@ -114,7 +114,9 @@ impl<'a> Relay<'a> {
             let page = self.store.unrelayed(self.before, after, PAGE).await?;
             for (envelope, is_revived) in page.rows {
                 after = envelope.sequence;
-                outgoing.push_again(Arc::new(envelope), is_revived);
+                if outgoing.may_take(&envelope) {
+                    outgoing.push_again(Arc::new(envelope), is_revived);
+                }
             }
             if page.is_last {
                 break;
