@@ -218,7 +218,6 @@ fn check_tree(spans: &BTreeMap<String, Span>, service: impl Fn(&str) -> String) 
     let insert = "INSERT execution_events";
     let inserts = paths(spans, insert);
     assert_eq!(inserts, commits.iter().map(|above| below(above, &[("orchestrator", insert)])).collect());
-    assert!(!named(spans, "SELECT execution_events").is_empty(), "the start looks whether it is there: {spans:#?}");
     // What came in comes through.
     let correlated = |span: &&Span| span.attributes.get("correlation.id").is_some_and(|id| id == "order-4711");
     let served = named(spans, call).into_iter().filter(|span| span.service == service("orchestrator"));

@@ -172,7 +172,8 @@ async fn a_backend_that_is_away_is_told_with_when_to_try_again() {
         let checks = answer["checks"].as_array().expect("there are checks").iter();
         let told = checks.map(|check| {
             assert!(check["latency_ms"].is_number() && check["message"].is_string(), "{check}");
-            assert!(check["timestamp"].is_string() && check["details"]["needed"] == true, "{check}");
+            let is_needed = check["name"] != "registry";
+            assert!(check["timestamp"].is_string() && check["details"]["needed"] == is_needed, "{check}");
             format!("{} {}", check["name"].as_str().unwrap(), check["status"].as_str().unwrap())
         });
         told.collect::<Vec<_>>()
