@@ -15,24 +15,8 @@ pub(crate) struct Parcel {
     pub(crate) replica: Arc<str>,
     /// Under which it did.
     pub(crate) epoch: i64,
-    /// Hand-overs to sessions that somebody has seen.
+    /// Hand-overs to sessions so far, and deliveries to replicas that ended with it.
     pub(crate) deliveries: u32,
-    /// Deliveries to replicas that came to nothing and nobody knows why: a connection broke while the task waited there, or
-    /// the task has ended the replica.
-    pub(crate) suspicion: u32,
-    pub(crate) chance: Chance,
-}
-
-/// What the loss of a delivery means. That a task was delivered to a replica and is lost says nothing, since it may just have
-/// waited there; so the hand-over that is to be the last one is announced, in the task's own queue, before it is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chance {
-    /// It comes again.
-    Further,
-    /// It was announced that whoever is given the task next is the last one.
-    Last,
-    /// The last one had it.
-    Lost,
 }
 
 impl Parcel {

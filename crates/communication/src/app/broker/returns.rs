@@ -25,9 +25,7 @@ impl Broker {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.tasks.remove(task);
         }
-        // Whoever gives it back is alive, and so were those who had it before, as far as anybody knows.
-        let used_up = self.tasks.get(task).map_or(0, |entry| entry.deliveries.saturating_sub(entry.suspicion));
-        if self.give_back(task, used_up, reason)
+        if self.give_back(task, reason)
             && let Some(entry) = self.tasks.get_mut(task)
         {
             self.turns += 1;
@@ -62,8 +60,7 @@ impl Broker {
         held.sort_unstable_by(|left, right| right.cmp(left));
         let mut keys = Vec::new();
         for (_, id) in held {
-            let used_up = self.tasks.get(&id).map_or(0, |entry| entry.deliveries);
-            if self.give_back(&id, used_up, why)
+            if self.give_back(&id, why)
                 && let Some(entry) = self.tasks.get_mut(&id)
             {
                 entry.lost += 1;
@@ -75,18 +72,17 @@ impl Broker {
         keys
     }
 
-    /// Should a held task be queued again, which has used up so many deliveries? Tells so, or buries it, or forgets it where its
-    /// orchestrator is away.
-    fn give_back(&mut self, id: &TaskId, used_up: u32, why: &str) -> bool {
+    /// Should a held task be queued again? Tells so, or buries it, or forgets it where its orchestrator is away.
+    fn give_back(&mut self, id: &TaskId, why: &str) -> bool {
         let Some(entry) = self.tasks.get(id) else { return false };
         // What came from the message broker nobody dispatches again.
         if entry.lot.is_none() && !self.orchestrators.is_attached(&entry.replica) {
             self.forget(id);
             return false;
         }
-        let agent = entry.state.holder();
+        let (deliveries, agent) = (entry.deliveries, entry.state.holder());
         self.came_back(id, why);
-        if used_up >= self.limits.deliveries {
+        if deliveries >= self.limits.deliveries {
             self.bury(id, Reason::DeliveryLimit, why);
             return false;
         }

@@ -21,10 +21,6 @@ pub(super) struct Entry {
     /// Under which it did.
     pub(super) epoch: i64,
     pub(super) deliveries: u32,
-    /// How many of them nobody has seen: the message broker had delivered the task to replicas that lost it.
-    pub(super) suspicion: u32,
-    /// The message broker's delivery of it says that its next hand-over is the last.
-    pub(super) is_announced: bool,
     /// Sessions that were lost while they held it. It may be what ended them, so it gets less and less company.
     pub(super) lost: u32,
     /// Deliveries that came to nothing, for the dead letter that it may become.
@@ -91,8 +87,6 @@ impl Broker {
             key: Arc::clone(&key),
             replica: Arc::clone(replica),
             deliveries: 0,
-            suspicion: 0,
-            is_announced: false,
             lost: 0,
             hand_overs: Vec::new(),
             lot: None,
@@ -266,9 +260,6 @@ impl Broker {
 
     /// The task is in no queue any more, the session has free credit.
     fn hand_over(&mut self, id: &TaskId, to: SessionId) {
-        if self.announce_last(id) {
-            return;
-        }
         let (Some(entry), Some(session)) = (self.tasks.get_mut(id), self.sessions.get_mut(&to)) else { return };
         let company = company(entry.lost, session.credits, self.limits.deliveries);
         self.turns += 1;

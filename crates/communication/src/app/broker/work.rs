@@ -6,11 +6,7 @@
 //!
 //! - A task that went there is remembered until its end, without its payload, so that it is found.
 //! - One that comes twice is one: the second delivery is settled, or stands in for one that a lost connection took.
-//! - A task that ends every process which touches it dies, and one that only waits where connections break does not. What was
-//!   delivered to a replica and is lost is suspicious, no more: it gets less and less company. The hand-over whose loss would
-//!   use up its deliveries is announced first: the task goes through its queue once more, marked, and only where it comes back
-//!   so is it handed over. What is marked and lost was in somebody's hands, and dies when it comes again. Where the message
-//!   broker takes no announcement now, the task is handed over without one.
+//! - Deliveries are counted over replicas, so that a task which ends every process that touches it dies.
 
 use std::{
     sync::Arc,
@@ -24,7 +20,7 @@ use super::{
 use crate::{
     app::model::{Reason, TaskId, Update, What},
     metrics,
-    transport::{Chance, Lot, Parcel},
+    transport::{Lot, Parcel},
 };
 
 /// Tasks of one queue that one look gives away.
@@ -53,39 +49,21 @@ pub(super) struct Enqueued {
 impl Broker {
     /// A task that waits goes to the message broker; false where that takes nothing now.
     fn enqueue(&mut self, id: &TaskId) -> bool {
-        let Some(entry) = self.tasks.get(id) else { return false };
-        let State::Queued { place, .. } = entry.state else { return false };
-        let key = Arc::clone(&entry.key);
-        if !self.send_off(id, Chance::Further) {
-            return false;
-        }
-        self.queues.remove(&key, place);
-        true
-    }
-
-    /// The same for one that is in no queue.
-    fn send_off(&mut self, id: &TaskId, chance: Chance) -> bool {
         let (Some(work), Some(entry)) = (&self.work, self.tasks.get_mut(id)) else { return false };
+        let State::Queued { place, .. } = entry.state else { return false };
         let parcel = Parcel {
             task: Arc::clone(&entry.task),
             replica: Arc::clone(&entry.replica),
             epoch: entry.epoch,
-            deliveries: entry.deliveries.saturating_sub(entry.suspicion),
-            suspicion: entry.suspicion,
-            chance,
+            deliveries: entry.deliveries,
         };
         if !work.publish(parcel) {
             return false;
         }
         entry.state = State::Leaving;
+        let key = Arc::clone(&entry.key);
+        self.queues.remove(&key, place);
         true
-    }
-
-    /// Is a task that is about to be handed over on its way to be announced as such?
-    pub(super) fn announce_last(&mut self, id: &TaskId) -> bool {
-        let limit = self.limits.deliveries;
-        let is_last = |entry: &Entry| entry.lot.is_some() && entry.suspicion > 0 && entry.deliveries + 1 >= limit;
-        self.tasks.get(id).is_some_and(|entry| is_last(entry) && !entry.is_announced) && self.send_off(id, Chance::Last)
     }
 
     /// Where no session here takes from a queue, what waits in it goes to the message broker, in its order.
@@ -184,17 +162,16 @@ impl Broker {
             key,
             replica,
             epoch,
-            deliveries: parcel.deliveries.saturating_add(parcel.suspicion),
-            suspicion: parcel.suspicion,
-            is_announced: parcel.chance == Chance::Last,
+            deliveries: parcel.deliveries,
             // What others had before may be what ended them.
-            lost: parcel.deliveries.saturating_add(parcel.suspicion),
+            lost: parcel.deliveries,
             hand_overs: Vec::new(),
             lot: Some(lot),
             state: State::Leaving,
         };
+        let is_poison = entry.deliveries >= self.limits.deliveries;
         self.tasks.insert(Arc::clone(&id), entry);
-        if parcel.chance == Chance::Lost {
+        if is_poison {
             self.bury(&id, Reason::DeliveryLimit, "whoever had it has ended");
         } else {
             self.place(&id, false);
@@ -205,9 +182,6 @@ impl Broker {
     fn merge(&mut self, parcel: &Parcel, lot: Lot) -> bool {
         let Some(entry) = self.tasks.get_mut(&parcel.task.id) else { return false };
         let is_back = matches!(entry.state, State::Leaving);
-        if is_back {
-            entry.is_announced = parcel.chance == Chance::Last;
-        }
         match entry.lot {
             Some(_) if !is_back => self.settle(lot),
             old => {

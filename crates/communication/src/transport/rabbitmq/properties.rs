@@ -13,7 +13,7 @@ use lapin::{
 use super::outgoing::Original;
 use crate::{
     app::{DeadLetter, Envelope, MAX_PRIORITY, Target, Task},
-    transport::{Chance, Parcel},
+    transport::Parcel,
 };
 
 /// Header: the order of acceptance of a message.
@@ -22,10 +22,6 @@ const SEQUENCE: &str = "troupe-sequence";
 const REVIVED: &str = "troupe-revived";
 /// Header: the id of a task.
 const TASK: &str = "troupe-task";
-/// Header: deliveries of a task that came to nothing before it was published again.
-const SUSPICION: &str = "troupe-suspicion";
-/// Header: the next hand-over of a task is its last.
-const LAST: &str = "troupe-last";
 /// How much later than at its expiry the broker drops a message: until then whoever fetches it says so.
 const GRACE: Duration = Duration::from_mins(1);
 
@@ -143,7 +139,7 @@ fn described(envelope: &Envelope, is_revived: bool) -> BasicProperties {
 
 /// Of a task: all but its input.
 pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
-    let Parcel { task, replica, epoch, deliveries, suspicion, chance } = parcel;
+    let Parcel { task, replica, epoch, deliveries } = parcel;
     let (kind, target) = match &task.target {
         Target::AgentType(name) => ("type", name.to_string()),
         Target::Capability(name) => ("capability", name.to_string()),
@@ -164,8 +160,6 @@ pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
         ("troupe-orchestrator", text(replica)),
         ("troupe-epoch", count(*epoch)),
         ("troupe-deliveries", count(*deliveries)),
-        (SUSPICION, count(*suspicion)),
-        (LAST, AMQPValue::Boolean(*chance == Chance::Last)),
     ]);
     if let Some(index) = task.index {
         headers.insert("troupe-index".into(), count(index));
@@ -184,16 +178,9 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
         _ => return None,
     };
     let epoch = number(properties, "troupe-epoch")?;
-    let deliveries = number(properties, "troupe-deliveries")?;
-    // Before this was told, nothing was.
-    let suspicion: u32 = number(properties, SUSPICION).unwrap_or_default();
+    let deliveries: u32 = number(properties, "troupe-deliveries")?;
     // A quorum queue counts; a classic one says only that it was not the first time.
-    let redeliveries: u32 = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
-    let chance = match header(properties, LAST) {
-        Some(AMQPValue::Boolean(true)) if redeliveries > 0 => Chance::Lost,
-        Some(AMQPValue::Boolean(true)) => Chance::Last,
-        _ => Chance::Further,
-    };
+    let redeliveries = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
     let replica = word("troupe-orchestrator")?.into();
     let task = Task {
         id: word(TASK)?.into(),
@@ -211,8 +198,7 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
         traceparent: word("traceparent")?.to_owned(),
         epoch,
     };
-    let suspicion = suspicion.saturating_add(redeliveries);
-    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries, suspicion, chance })
+    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries: deliveries.saturating_add(redeliveries) })
 }
 
 /// Of the copy of a dead letter: what the original had, where it was, and why it died.
@@ -221,9 +207,8 @@ pub(super) fn of_letter(letter: &DeadLetter, original: &Original, queue: &str) -
         // Nothing expires twice.
         Original::Message(envelope) => described(envelope, false),
         Original::Task(task) => {
-            let (deliveries, chance) = (letter.deliveries, Chance::Lost);
-            let task = Arc::clone(task);
-            let parcel = Parcel { epoch: task.epoch, task, replica: "".into(), deliveries, suspicion: 0, chance };
+            let parcel =
+                Parcel { task: Arc::clone(task), replica: "".into(), epoch: task.epoch, deliveries: letter.deliveries };
             of_parcel(&parcel, letter.created_at)
         }
     };

@@ -122,14 +122,7 @@ fn parcel(id: &str, priority: u8) -> Parcel {
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
         epoch: i64::MAX,
     };
-    Parcel {
-        epoch: task.epoch,
-        task: Arc::new(task),
-        replica: "rep_1".into(),
-        deliveries: 1,
-        suspicion: 0,
-        chance: Chance::Further,
-    }
+    Parcel { epoch: task.epoch, task: Arc::new(task), replica: "rep_1".into(), deliveries: 1 }
 }
 
 fn clerks() -> Arc<QueueKey> {
@@ -168,23 +161,9 @@ async fn what_a_lost_replica_had_comes_to_another_counted_and_sharing_is_seen() 
     one.until(|_| one.work.is_shared(&clerks()).then_some(())).await;
     drop(one.replica);
     let (parcel, lot) = other.next().await;
-    assert_eq!((&*parcel.task.id, parcel.deliveries, parcel.suspicion), ("held", 1, 1));
+    assert_eq!((&*parcel.task.id, parcel.deliveries), ("held", 2));
     other.work.settle(lot);
     other.until(|_| (!other.work.is_shared(&clerks())).then_some(())).await;
-}
-
-#[tokio::test]
-async fn what_was_announced_and_lost_says_so() {
-    let host = Servers::shared().virtual_host();
-    let (_one, one) = Worker::new(&host, |_| {}).await;
-    let (_other, other) = Worker::new(&host, |_| {}).await;
-    let last = Parcel { chance: Chance::Last, suspicion: 4, ..parcel("last", 0) };
-    one.publish(std::slice::from_ref(&last)).await;
-    one.work.consume(&clerks(), 1);
-    assert_eq!(one.next().await.0, last);
-    other.work.consume(&clerks(), 1);
-    drop(one.replica);
-    assert_eq!(other.next().await.0, Parcel { chance: Chance::Lost, suspicion: 5, ..last });
 }
 
 #[tokio::test]
@@ -273,7 +252,7 @@ async fn when_the_broker_restarts_tasks_are_kept_and_the_link_comes_back() {
     servers.control("start", "rabbitmq");
     one.work.settle(old);
     let (again, lot) = one.next().await;
-    assert_eq!((&*again.task.id, again.deliveries, again.suspicion), ("held", 1, 1));
+    assert_eq!((&*again.task.id, again.deliveries), ("held", 2));
     one.work.settle(lot);
     assert_eq!(one.ids(1).await, ["waits"]);
     one.publish(&[parcel("after", 0)]).await;

@@ -9,7 +9,7 @@ use std::{
 use super::{Bench, Broker, QueueKey};
 use crate::{
     app::model::TaskId,
-    transport::{Chance, Lot, Parcel, WorkQueues, WorkSink},
+    transport::{Lot, Parcel, WorkQueues, WorkSink},
 };
 
 /// The message broker.
@@ -107,10 +107,7 @@ impl Server {
             .partition::<BTreeMap<_, _>, _>(|(_, (holder, _))| *holder == replica);
         state.unsettled = kept;
         for (_, (_, mut parcel)) in lost.into_iter().rev() {
-            parcel.suspicion += 1;
-            if parcel.chance == Chance::Last {
-                parcel.chance = Chance::Lost;
-            }
+            parcel.deliveries += 1;
             state.queues.entry(parcel.queue()).or_default().push_front(parcel);
         }
     }

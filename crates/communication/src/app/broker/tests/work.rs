@@ -113,9 +113,6 @@ fn a_task_that_ends_every_replica_dies() {
         let mut victim = server.bench(replica, 8, 3);
         let session = victim.open(AGENT, 1);
         server.deliver(replica, &mut victim.broker);
-        // The last time it is announced first.
-        server.confirm(replica, &mut victim.broker, true);
-        server.deliver(replica, &mut victim.broker);
         assert_eq!(victim.given(session), ["poison"]);
         server.end(replica, false);
     }
@@ -129,50 +126,6 @@ fn a_task_that_ends_every_replica_dies() {
     one.broker.buried(&task.id);
     assert!(matches!(&one.told()[..], [(_, What::DeadLettered { reason: "delivery_limit", .. })]));
     assert_eq!(server.unsettled(), 0);
-}
-
-#[test]
-fn a_task_that_only_waits_where_connections_break_is_done() {
-    let (server, mut one, mut other) = two();
-    one.dispatch("a", clerk(), 0);
-    server.confirm(ONE, &mut one.broker, true);
-    let session = other.open(AGENT, 1);
-    other.dispatch("own", clerk(), 0);
-    for _ in 0..10 {
-        assert_eq!(server.deliver(OTHER, &mut other.broker), 1);
-        server.disconnect(OTHER);
-        other.broker.disconnected();
-    }
-    server.deliver(OTHER, &mut other.broker);
-    other.finish(session, "own");
-    other.broker.acknowledge("own");
-    assert_eq!(other.given(session), ["own"], "it is announced before an agent has it");
-    server.confirm(OTHER, &mut other.broker, true);
-    server.deliver(OTHER, &mut other.broker);
-    assert_eq!(other.given(session), ["a"]);
-    other.broker.nack(session, "a", "busy", None);
-    other.broker.advance(Instant::now() + Duration::from_hours(1));
-    assert_eq!(other.given(session), ["a"], "whoever gives it back is alive");
-    other.broker.close(session, "lost");
-    assert!(matches!(&other.broker.journal.take_now()[..], [crate::app::Entry::DeadTask { .. }]), "that was the last");
-}
-
-#[test]
-fn the_last_hand_over_is_made_without_saying_where_the_message_broker_takes_nothing() {
-    let (server, mut one, mut other) = two();
-    one.dispatch("a", clerk(), 0);
-    server.confirm(ONE, &mut one.broker, true);
-    let session = other.open(AGENT, 1);
-    other.dispatch("own", clerk(), 0);
-    for _ in 0..3 {
-        server.deliver(OTHER, &mut other.broker);
-        server.disconnect(OTHER);
-        other.broker.disconnected();
-    }
-    server.deliver(OTHER, &mut other.broker);
-    server.set_away(true);
-    other.finish(session, "own");
-    assert_eq!(other.given(session), ["own", "a"]);
 }
 
 #[test]
