@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// How long a small commit waits under load: about as long as it takes.
 const MOMENT: Duration = Duration::from_millis(1);
-/// Callers with a part in a commit from which on there is load.
-const LOAD: usize = 4;
+/// Callers with a part in a commit from which on there is load: fewer wait for each commit longer than it would save.
+const LOAD: usize = 24;
 /// Callers with a part in a commit from which on it is worth its cost.
 const WORTH_IT: usize = 64;
 

@@ -104,3 +104,29 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
     assert_eq!(after.read_whole_since(&before), [].into());
     assert_eq!(after.unused_since(&before), [""; 0]);
 }
+
+/// What a statement was planned like when there was next to nothing is not how it goes on while the table grows.
+#[tokio::test]
+async fn updates_of_a_table_that_has_grown_do_not_read_all_of_it() {
+    let url = Servers::shared().database().await;
+    let store = open(&Database::postgres(url.clone())).await.unwrap();
+    let change = |sequences: std::ops::Range<i64>| Batch {
+        updates: sequences.map(|sequence| update(sequence, Status::Delivered)).collect(),
+        ..Batch::default()
+    };
+    store.write(&Batch { inserts: (1..10).map(envelope).collect(), ..Batch::default() }).await.unwrap();
+    // After some times a plan is kept that goes for all parameters.
+    for _ in 0..20 {
+        store.write(&change(1..10)).await.unwrap();
+    }
+    for sequences in (0..10).map(|part| 1_000 + part * 500..1_500 + part * 500) {
+        store.write(&Batch { inserts: sequences.map(envelope).collect(), ..Batch::default() }).await.unwrap();
+    }
+    for _ in 0..20 {
+        store.write(&change(1_000..1_010)).await.unwrap();
+    }
+    store.close().await;
+    let scans = Scans::of(&url).await;
+    let read = scans.read_whole_since(&Scans::default()).get("messages").copied().unwrap_or_default();
+    assert!(read < 5_000, "{read} rows were read one after the other");
+}
