@@ -227,7 +227,9 @@ impl Service {
         let store = Arc::clone(&self.store);
         let mut checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
             let store = Arc::clone(&store);
-            async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+            async move {
+                store.ping().await.map_err(|error| Complaint::failed(HealthStatus::Unhealthy, errors::chain(&error)))
+            }
         });
         if let Some(rabbitmq) = self.rabbitmq.clone() {
             // Without it messages are taken and recorded, and delivered when it is back.
@@ -242,7 +244,12 @@ impl Service {
         checks.with("redis", HealthStatus::Degraded, move || {
             let redis = redis.clone();
             async move {
-                redis.health().await.into_result().map(drop).map_err(|error| Complaint::degraded(errors::chain(&error)))
+                redis
+                    .health()
+                    .await
+                    .into_result()
+                    .map(drop)
+                    .map_err(|error| Complaint::failed(HealthStatus::Degraded, errors::chain(&error)))
             }
         })
     }

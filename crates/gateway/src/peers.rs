@@ -20,22 +20,23 @@ pub(crate) fn checks(peers: &Peers) -> Checks {
         .with("registry", HealthStatus::Degraded, move || {
             let mut agents = RegistryServiceClient::new(registry.clone());
             let one = ListAgentsRequest { page_size: 1, ..Default::default() };
-            let asked = answers(async move { agents.list_agents(one).await });
-            async move { asked.await.map_err(|complaint| Complaint::degraded(complaint.message)) }
+            answers(HealthStatus::Degraded, async move { agents.list_agents(one).await })
         })
         .with("orchestrator", HealthStatus::Unhealthy, move || {
             let mut executions = ExecutionServiceClient::new(orchestrator.clone());
             let one = ListExecutionsRequest { page_size: 1, ..Default::default() };
-            answers(async move { executions.list_executions(one).await })
+            answers(HealthStatus::Unhealthy, async move { executions.list_executions(one).await })
         })
         .with("communication", HealthStatus::Unhealthy, move || {
             let mut messages = MessageServiceClient::new(communication.clone());
-            answers(
-                async move { messages.list_messages(ListMessagesRequest { page_size: 1, ..Default::default() }).await },
-            )
+            let one = ListMessagesRequest { page_size: 1, ..Default::default() };
+            answers(HealthStatus::Unhealthy, async move { messages.list_messages(one).await })
         })
 }
 
-async fn answers<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Result<(), Complaint> {
-    call.await.map(drop).map_err(|status| Complaint::unhealthy(errors::Error::from(status).message))
+async fn answers<T>(
+    otherwise: HealthStatus,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<(), Complaint> {
+    call.await.map(drop).map_err(|status| Complaint::failed(otherwise, errors::chain(&status)))
 }

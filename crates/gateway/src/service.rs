@@ -67,16 +67,24 @@ pub async fn start(
 /// How the servers do that the gateway needs.
 fn checks(store: &Arc<dyn Store>, redis: Option<&Redis>) -> Checks {
     let store = Arc::clone(store);
-    let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
-        let store = Arc::clone(&store);
-        async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
-    });
+    let checks =
+        Checks::new().with("database", HealthStatus::Unhealthy, move || {
+            let store = Arc::clone(&store);
+            async move {
+                store.ping().await.map_err(|error| Complaint::failed(HealthStatus::Unhealthy, errors::chain(&error)))
+            }
+        });
     let Some(redis) = redis.cloned() else { return checks };
     // Without it replicas count requests each for itself.
     checks.with("redis", HealthStatus::Degraded, move || {
         let redis = redis.clone();
         async move {
-            redis.health().await.into_result().map(drop).map_err(|error| Complaint::degraded(errors::chain(&error)))
+            redis
+                .health()
+                .await
+                .into_result()
+                .map(drop)
+                .map_err(|error| Complaint::failed(HealthStatus::Degraded, errors::chain(&error)))
         }
     })
 }

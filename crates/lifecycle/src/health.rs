@@ -39,19 +39,26 @@ impl HealthStatus {
 pub struct Complaint {
     /// How bad it is for whoever needs it.
     pub status: HealthStatus,
-    /// A sentence for people.
+    /// A sentence for people, whoever they are: probes have no credentials, so it says nothing of the inside.
     pub message: String,
+    /// What operators are to know besides; only the log has it.
+    pub detail: String,
 }
 
 impl Complaint {
+    /// Something failed; why is in the log.
+    pub fn failed(status: HealthStatus, why: impl Into<String>) -> Self {
+        Self { status, message: "failed; the log says why".to_owned(), detail: why.into() }
+    }
+
     /// The work goes on without it, or nearly.
     pub fn degraded(message: impl Into<String>) -> Self {
-        Self { status: HealthStatus::Degraded, message: message.into() }
+        Self { status: HealthStatus::Degraded, message: message.into(), detail: String::new() }
     }
 
     /// The work does not go on without it.
     pub fn unhealthy(message: impl Into<String>) -> Self {
-        Self { status: HealthStatus::Unhealthy, message: message.into() }
+        Self { status: HealthStatus::Unhealthy, message: message.into(), detail: String::new() }
     }
 }
 
@@ -125,12 +132,16 @@ async fn one(name: &'static str, silent: HealthStatus, check: &Check, patience: 
     let begun = Instant::now();
     let found = timeout(patience, check()).await;
     let latency = begun.elapsed();
-    let found =
-        found.unwrap_or_else(|_| Err(Complaint { status: silent, message: format!("no answer in {patience:?}") }));
+    let found = found.unwrap_or_else(|_| {
+        Err(Complaint { status: silent, message: format!("no answer in {patience:?}"), detail: String::new() })
+    });
     let (status, message) = match found {
         Ok(()) if latency > SLOW => (HealthStatus::Degraded, "slow".to_owned()),
         Ok(()) => (HealthStatus::Healthy, "ok".to_owned()),
-        Err(Complaint { status, message }) => (status, message),
+        Err(Complaint { status, message, detail }) => {
+            tracing::debug!(name, status = status.as_str(), detail, "{message}");
+            (status, message)
+        }
     };
     Checked { name, status, is_needed: silent == HealthStatus::Unhealthy, latency, message }
 }
@@ -138,6 +149,12 @@ async fn one(name: &'static str, silent: HealthStatus, check: &Check, patience: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_something_failed_is_for_the_log_alone() {
+        let complaint = Complaint::failed(HealthStatus::Unhealthy, "10.0.0.7 refuses the password of troupe");
+        assert!(!complaint.message.contains("10.0.0.7") && complaint.detail.contains("10.0.0.7"), "{complaint:?}");
+    }
 
     #[tokio::test]
     async fn each_thing_is_asked_and_the_worst_counts() {

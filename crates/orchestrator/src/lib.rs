@@ -139,14 +139,21 @@ impl Service {
         let store = Arc::clone(&self.store);
         let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
             let store = Arc::clone(&store);
-            async move { store.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+            async move {
+                store.ping().await.map_err(|error| Complaint::failed(HealthStatus::Unhealthy, errors::chain(&error)))
+            }
         });
         let Some(redis) = self.redis.clone() else { return checks };
         // Without it definitions come from the database, and new versions are noticed a little later.
         checks.with("redis", HealthStatus::Degraded, move || {
             let redis = redis.clone();
             async move {
-                redis.health().await.into_result().map(drop).map_err(|error| Complaint::degraded(errors::chain(&error)))
+                redis
+                    .health()
+                    .await
+                    .into_result()
+                    .map(drop)
+                    .map_err(|error| Complaint::failed(HealthStatus::Degraded, errors::chain(&error)))
             }
         })
     }

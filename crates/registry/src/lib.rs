@@ -58,7 +58,9 @@ impl Service {
         let registry = Arc::clone(&self.registry);
         Checks::new().with("database", HealthStatus::Unhealthy, move || {
             let registry = Arc::clone(&registry);
-            async move { registry.ping().await.map_err(|error| Complaint::unhealthy(errors::chain(&error))) }
+            async move {
+                registry.ping().await.map_err(|error| Complaint::failed(HealthStatus::Unhealthy, errors::chain(&error)))
+            }
         })
     }
 

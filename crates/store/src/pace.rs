@@ -10,8 +10,8 @@ const LOAD: usize = 24;
 const WORTH_IT: usize = 64;
 
 /// Paces the commits of one writer, where several replicas write to one database: a small commit that follows a large one waits a
-/// moment for more. Each replica alone sees too few callers for large commits, and all of them share the cost of small ones; with
-/// this they make together no more commits than one would.
+/// moment for more. Each replica sees only its share of the callers, so its commits are smaller, and all replicas share the cost of
+/// their number.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     is_shared: bool,

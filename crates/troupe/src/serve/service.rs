@@ -179,7 +179,7 @@ pub(super) fn peers(name: Name, caller: &Caller, serve: &Settings) -> anyhow::Re
                 match answer.map(|answer| answer.into_inner().status()) {
                     Ok(ServingStatus::Serving) => Ok(()),
                     Ok(status) => Err(Complaint::degraded(format!("it is {}", status.as_str_name()))),
-                    Err(status) => Err(Complaint::degraded(status.message())),
+                    Err(status) => Err(Complaint::failed(HealthStatus::Degraded, status.message())),
                 }
             }
         }))
