@@ -8,7 +8,7 @@ mod name;
 mod payload;
 mod topic;
 
-pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampOutOfRange};
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError, TimestampOutOfRange};
 pub use id::{AgentId, DeadLetterId, ExecutionId, IdError, MessageId, ReplicaId, SessionId, SignalId, WorkflowId};
 pub use name::{NameError, Namespace, check_name};
 pub use payload::{Payload, PayloadError};

@@ -2,10 +2,12 @@
 
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 
-use crate::{Failure, StepIndex, TaskKey, Voter};
+use crate::{Failure, Holder, Parent, TaskKey, Unit, Voter};
 
 /// Signals of one name that an execution keeps for steps that may come to wait for them.
 pub(crate) const MOST_SIGNALS: usize = 1_000;
+/// Executions above an execution, each the child of the next: a recursion that goes deeper has lost its way.
+pub(crate) const MOST_DEPTH: u32 = 64;
 
 /// What is asked of an execution, by a client, an agent, or time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +16,7 @@ pub enum Command {
     Start(Start),
     /// Look at what is due and what is ready. Always allowed, and decides nothing where nothing is.
     Tick,
-    /// An agent ended a task. Dropped where the attempt is no longer current.
+    /// An agent, or the shell, ended a task. Dropped where the attempt is no longer current.
     TaskEnded {
         /// The attempt.
         task: TaskKey,
@@ -28,9 +30,14 @@ pub enum Command {
     /// The shell found voters for an open decision: as many as wanted, or as many as there will be.
     VotersFound {
         /// The decision.
-        step: StepIndex,
+        unit: Unit,
         /// Distinct.
         voters: Vec<Voter>,
+    },
+    /// The shell has the lock that was asked for. Dropped where nobody waits for it.
+    Granted {
+        /// Who has it.
+        holder: Holder,
     },
     /// An external input.
     Signal {
@@ -52,7 +59,7 @@ pub enum Command {
     Pause,
     /// End the pause.
     Resume,
-    /// Run a failed execution again from its failed steps.
+    /// Run a failed execution again from its failed steps; or, where completed work could not be undone, try the undo again.
     Retry {
         /// The id of a task that was lost, where that is what it is retried for. Where a retry has followed the task already
         /// nothing is done, whatever became of that.
@@ -75,6 +82,8 @@ pub struct Start {
     pub input: Payload,
     /// W3C trace context, or empty.
     pub traceparent: String,
+    /// Whose child it is.
+    pub parent: Option<Parent>,
 }
 
 /// Why a command was refused. Results of tasks are never refused, only dropped.

@@ -7,10 +7,7 @@ use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, Work
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Ballot, Failure, Plan, failure::present};
-
-/// The place of a step in its plan, from 0 in the order of the definition.
-pub type StepIndex = u32;
+use crate::{Ballot, Failure, FrameId, Plan, StepIndex, TaskKey, Unit, failure::present};
 
 /// One entry of an execution's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,37 +18,6 @@ pub struct Recorded {
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
-}
-
-/// What a task is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Purpose {
-    /// The step's work.
-    #[default]
-    Work,
-    /// The undo of the step's work.
-    Undo,
-}
-
-/// One attempt of a step, of an instance of a `for_each`, of a voter, or of an undo: what a task id spells out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TaskKey {
-    /// The step.
-    pub step: StepIndex,
-    /// The instance or voter; absent for the step itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub index: Option<u32>,
-    /// Work or undo.
-    #[serde(default, skip_serializing_if = "is_work")]
-    pub purpose: Purpose,
-    /// From 1.
-    pub attempt: u32,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_work(purpose: &Purpose) -> bool {
-    *purpose == Purpose::Work
 }
 
 /// A chosen voter of a decision.
@@ -66,6 +32,43 @@ pub struct Voter {
 }
 
 impl Eq for Voter {}
+
+/// The execution, and the task in it, that a child execution belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Whose child it is.
+    pub execution_id: ExecutionId,
+    /// The task that waits for its end.
+    pub task_id: String,
+    /// It goes on when its parent ends, which does not wait for it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub detached: bool,
+    /// How many executions there are above it.
+    pub depth: u32,
+}
+
+/// A signal that waits for a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptSignal {
+    /// Which.
+    pub name: String,
+    /// With what.
+    pub payload: Payload,
+}
+
+/// How a step with `end` ends the execution.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Well, with this output.
+    Completed(Payload),
+    /// By this failure; what completed is undone.
+    Failed(Failure),
+    /// As if cancelled for this reason; what completed is undone.
+    Cancelled(String),
+    /// Not at all: it begins again as new, with this input and an empty history.
+    Continued(Payload),
+}
 
 /// Why a step was skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,10 +98,27 @@ pub enum Event {
         deadline: Option<Timestamp>,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         traceparent: String,
+        /// The execution whose step it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<Parent>,
     },
+    /// It waits for its turn among those with the same `concurrency_key`.
+    TurnAwaited { key: String, limit: u32 },
+    /// It is its turn.
+    TurnTaken,
     /// The items of a `for_each` are known; its instances follow.
-    StepExpanded { step: StepIndex, items: Vec<Payload> },
-    /// An attempt's task goes out. `input` is there on first attempts only; later ones have the same.
+    StepExpanded { unit: Unit, items: Vec<Payload> },
+    /// The unit wants its `mutex`, and another has it.
+    MutexAwaited {
+        unit: Unit,
+        name: String,
+        #[serde(default, skip_serializing_if = "is_false")]
+        global: bool,
+    },
+    /// The unit has its `mutex`, until it ends.
+    MutexTaken { unit: Unit, name: String },
+    /// An attempt's task goes out: to an agent, or (a child execution, an `emit`) to the shell. `input` is there on first
+    /// attempts only; later ones have the same.
     StepScheduled {
         task: TaskKey,
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -112,34 +132,49 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent_id: Option<AgentId>,
     },
-    /// The step waits for a signal.
+    /// A loop goes on: an iteration ended, and the next begins.
+    StepRepeated {
+        unit: Unit,
+        /// Of the iteration that ended; absent where the state has it already (a signal's payload).
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        output: Option<Payload>,
+    },
+    /// A block begins, in a frame of its own.
+    BlockEntered {
+        unit: Unit,
+        attempt: u32,
+        inner: FrameId,
+        /// When this attempt of it fails.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+    },
+    /// The unit waits for a signal.
     SignalAwaited {
-        step: StepIndex,
+        unit: Unit,
         name: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
     },
-    /// The step sleeps.
-    SleepStarted { step: StepIndex, until: Timestamp },
-    /// A decision wants voters.
+    /// The unit sleeps.
+    SleepStarted { unit: Unit, until: Timestamp },
+    /// A decision wants voters, who vote in a frame of their own.
     DecisionOpened {
-        step: StepIndex,
+        unit: Unit,
+        inner: FrameId,
         /// The question and its context, as every voter gets it.
         input: Payload,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<Timestamp>,
     },
     /// Its voters are chosen; a task goes to each.
-    VotersChosen { step: StepIndex, voters: Vec<Voter> },
+    VotersChosen { unit: Unit, voters: Vec<Voter> },
     /// A voter voted.
-    BallotCast { step: StepIndex, voter: u32, ballot: Ballot },
+    BallotCast { unit: Unit, voter: u32, ballot: Ballot },
     /// A voter will not vote: it failed, or was not asked in time.
-    BallotMissed { step: StepIndex, voter: u32, failure: Failure },
+    BallotMissed { unit: Unit, voter: u32, failure: Failure },
     /// A step, or an instance where `index` is set, ended well. A `for_each` as a whole has the list as its output.
     StepCompleted {
-        step: StepIndex,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        index: Option<u32>,
+        unit: Unit,
         /// Absent where the state has it already: the outputs of a `for_each` are those of its instances.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         output: Option<Payload>,
@@ -151,32 +186,30 @@ pub enum Event {
     },
     /// A step, or an instance, failed for good.
     StepFailed {
-        step: StepIndex,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        index: Option<u32>,
+        unit: Unit,
         failure: Failure,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent_id: Option<AgentId>,
-        /// What `on_failure` makes of it: the output that dependents see. Absent: the execution fails.
+        /// What `on_failure` makes of it: the output that dependents see. Absent: the step's scope fails.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         fallback: Option<Payload>,
     },
     /// A step was skipped.
-    StepSkipped { step: StepIndex, reason: SkipReason },
-    /// A step, or an instance, was withdrawn.
-    StepCancelled {
-        step: StepIndex,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        index: Option<u32>,
-        reason: String,
-    },
-    /// A signal came in; it is kept until a step waits for it.
+    StepSkipped { unit: Unit, reason: SkipReason },
+    /// A step was withdrawn because its scope ends.
+    StepCancelled { unit: Unit, reason: String },
+    /// A step was withdrawn by another (`cancel`, `cancel_rest`); to its dependents that is a skip.
+    StepWithdrawn { unit: Unit, by: StepIndex },
+    /// A signal came in.
     SignalReceived {
         id: SignalId,
         name: String,
         payload: Payload,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         sender: String,
+        /// Nobody waited for it, and nobody will: only steps with `transient` know its name.
+        #[serde(default, skip_serializing_if = "is_false")]
+        dropped: bool,
     },
     /// Nothing new starts until `Resumed`.
     Paused,
@@ -184,36 +217,62 @@ pub enum Event {
     Resumed,
     /// Somebody asked for a cancel; what runs is withdrawn next.
     CancelRequested { reason: String },
-    /// The execution is lost for `failure` (or a cancel, where absent): what completed is undone in reverse order.
+    /// A step with `end` ended the whole execution; what runs is withdrawn next.
+    EndRequested { unit: Unit, end: Ending },
+    /// A scope fails as a whole: it took too long, its output cannot be made, its history is too long.
+    ScopeFailed {
+        #[serde(default, skip_serializing_if = "is_outermost")]
+        frame: FrameId,
+        failure: Failure,
+    },
+    /// A scope is lost for `failure` (or a cancel, where absent): what completed in it is undone in reverse order.
     CompensationStarted {
+        #[serde(default, skip_serializing_if = "is_outermost")]
+        frame: FrameId,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<Failure>,
     },
     /// The undo of a step, or instance, is done.
-    StepCompensated {
-        step: StepIndex,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        index: Option<u32>,
-    },
+    StepCompensated { unit: Unit },
     /// The undo of a step, or instance, failed for good; the rest goes on.
-    CompensationFailed {
-        step: StepIndex,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        index: Option<u32>,
-        failure: Failure,
-    },
+    CompensationFailed { unit: Unit, failure: Failure },
+    /// An operator has what could not be undone tried again.
+    CompensationResumed,
     /// Ended well.
     Completed { output: Payload },
     /// Ended by a failure.
     Failed { failure: Failure },
     /// Ended by a cancel.
     Cancelled { reason: String },
+    /// It begins again as new, with another input. Replay needs nothing between the first entry and this one.
+    Continued {
+        input: Payload,
+        root: FrameId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+        /// Signals that nobody took yet, in their order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<KeptSignal>,
+        /// Signals that count once, and have counted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        seen: Vec<SignalId>,
+    },
     /// An operator runs a failed execution again: these steps (and instances that failed) start afresh.
     Retried {
         steps: Vec<StepIndex>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<Timestamp>,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_outermost(frame: &FrameId) -> bool {
+    *frame == 0
 }
 
 /// Bytes of a log that are no event.
@@ -226,9 +285,15 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Accepted { .. } => "accepted",
+            Self::TurnAwaited { .. } => "turn_awaited",
+            Self::TurnTaken => "turn_taken",
             Self::StepExpanded { .. } => "step_expanded",
+            Self::MutexAwaited { .. } => "mutex_awaited",
+            Self::MutexTaken { .. } => "mutex_taken",
             Self::StepScheduled { .. } => "step_scheduled",
             Self::StepRetrying { .. } => "step_retrying",
+            Self::StepRepeated { .. } => "step_repeated",
+            Self::BlockEntered { .. } => "block_entered",
             Self::SignalAwaited { .. } => "signal_awaited",
             Self::SleepStarted { .. } => "sleep_started",
             Self::DecisionOpened { .. } => "decision_opened",
@@ -239,16 +304,21 @@ impl Event {
             Self::StepFailed { .. } => "step_failed",
             Self::StepSkipped { .. } => "step_skipped",
             Self::StepCancelled { .. } => "step_cancelled",
+            Self::StepWithdrawn { .. } => "step_withdrawn",
             Self::SignalReceived { .. } => "signal_received",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::CancelRequested { .. } => "cancel_requested",
+            Self::EndRequested { .. } => "end_requested",
+            Self::ScopeFailed { .. } => "scope_failed",
             Self::CompensationStarted { .. } => "compensation_started",
             Self::StepCompensated { .. } => "step_compensated",
             Self::CompensationFailed { .. } => "compensation_failed",
+            Self::CompensationResumed => "compensation_resumed",
             Self::Completed { .. } => "completed",
             Self::Failed { .. } => "failed",
             Self::Cancelled { .. } => "cancelled",
+            Self::Continued { .. } => "continued",
             Self::Retried { .. } => "retried",
         }
     }
@@ -273,15 +343,19 @@ impl Event {
             Some(Value::Object(fields)) => fields,
             _ => Map::new(),
         };
-        if let Some(Value::Object(task)) = fields.remove("task") {
-            fields.extend(task);
+        for nested in ["task", "unit"] {
+            if let Some(Value::Object(nested)) = fields.remove(nested) {
+                fields.extend(nested);
+            }
         }
         let id = |step: &Value| {
             let index = usize::try_from(step.as_u64()?).ok()?;
             plan.steps.get(index).map(|step| Value::from(step.id.as_str()))
         };
-        if let Some(name) = fields.get("step").and_then(id) {
-            fields.insert("step".to_owned(), name);
+        for step in ["step", "by"] {
+            if let Some(name) = fields.get(step).and_then(id) {
+                fields.insert(step.to_owned(), name);
+            }
         }
         if let Some(Value::Array(steps)) = fields.get_mut("steps") {
             for step in steps {
@@ -313,11 +387,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Definition, Limits};
+    use crate::{Definition, Limits, Purpose};
 
     fn completed(output: Option<Payload>) -> Event {
         let begun_at = Some(Timestamp::from_millis(1));
-        Event::StepCompleted { step: 1, index: Some(4), output, agent_id: None, begun_at }
+        Event::StepCompleted { unit: Unit { frame: 0, step: 1, index: Some(4) }, output, agent_id: None, begun_at }
     }
 
     #[test]
@@ -328,7 +402,7 @@ mod tests {
         }
         let failure = Failure { details: Some(Payload::null()), ..Failure::fatal("a", "b") };
         let event =
-            Event::StepFailed { step: 0, index: None, failure, agent_id: None, fallback: Some(Payload::null()) };
+            Event::StepFailed { unit: Unit { frame: 0, step: 0, index: None }, failure, agent_id: None, fallback: Some(Payload::null()) };
         assert_eq!(Event::decode(&event.encode()).unwrap(), event);
     }
 
@@ -348,9 +422,10 @@ mod tests {
             json!({ "step": "b", "index": 4, "output": { "step": 0 }, "begun_at": "1970-01-01T00:00:00.001000Z" });
         let output = Payload::from_value(&json!({ "step": 0 }));
         assert_eq!(shown(&completed(Some(output))), expected);
-        let task = TaskKey { step: 0, index: None, purpose: Purpose::Undo, attempt: 2 };
+        let unit = Unit { frame: 3, step: 0, index: None };
+        let task = TaskKey { unit, purpose: Purpose::Undo, attempt: 2 };
         let scheduled = Event::StepScheduled { task, input: None };
-        assert_eq!(shown(&scheduled), json!({ "step": "a", "purpose": "undo", "attempt": 2 }));
+        assert_eq!(shown(&scheduled), json!({ "step": "a", "frame": 3, "purpose": "undo", "attempt": 2 }));
         let retried = Event::Retried { steps: vec![0, 1], deadline: None };
         assert_eq!(shown(&retried), json!({ "steps": ["a", "b"] }));
         assert_eq!(shown(&Event::Paused), json!({}));

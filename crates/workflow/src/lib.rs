@@ -9,15 +9,17 @@ mod execution;
 pub mod expression;
 mod failure;
 pub mod plan;
+mod unit;
 
 pub use command::{Command, Rejected, Start};
 pub use decision::Ballot;
 pub use definition::{Definition, Fault, Limits};
-pub use effect::{Effect, TaskOrder};
-pub use event::{DecodeError, Event, Purpose, Recorded, SkipReason, StepIndex, TaskKey, Voter, chain};
-pub use execution::{Counts, Execution, Explanation, Overlay, Status, StepState, StepView, TaskPlace, Wait, WaitKind};
+pub use effect::{Effect, Errand, ErrandKind, Lock, LockKind, TaskOrder, Telling};
+pub use event::{DecodeError, Ending, Event, KeptSignal, Parent, Recorded, SkipReason, Voter, chain};
+pub use execution::{Counts, Execution, Explanation, Overlay, Status, StepState, StepView, TaskPlace, Transition, Wait, WaitKind};
 pub use failure::Failure;
 pub use plan::Plan;
+pub use unit::{FrameId, Holder, Purpose, StepIndex, TaskKey, Unit};
 
 /// Who may do a task.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

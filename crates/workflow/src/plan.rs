@@ -3,24 +3,27 @@
 //! A plan is immutable and shared by all executions of its version. Nothing here can be wrong any more: what could be is a
 //! fault in [`crate::definition`].
 
-use std::{collections::HashMap, fmt::Write as _, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, ops::Range, time::Duration};
 
 use domain::ExecutionId;
 
 use crate::{
-    Purpose, StepIndex, Target, TaskKey,
+    Purpose, StepIndex, Target, TaskKey, Unit,
     expression::{Condition, Template},
 };
+
+/// The place of a scope in its plan; 0 is the definition itself.
+pub type ScopeIndex = u32;
 
 /// A checked and compiled definition.
 #[derive(Debug)]
 pub struct Plan {
     /// The workflow's name.
     pub name: String,
-    /// In the order of the definition.
+    /// All steps: those of the definition in their order, then those of its blocks.
     pub steps: Vec<Step>,
-    /// What the execution's output is made of; absent: an object with the outputs of the steps nothing depends on, by id.
-    pub output: Option<Template>,
+    /// The definition itself, then its blocks.
+    pub scopes: Vec<Scope>,
     /// JSON Schema that the input must fit.
     pub input_schema: Option<serde_json::Value>,
     /// How long an execution may take; absent: for ever.
@@ -29,7 +32,27 @@ pub struct Plan {
     pub max_parallel: u32,
     /// 0 to 9, 9 the most urgent; the default of its steps.
     pub priority: u8,
+    /// How many executions with the same key run at once.
+    pub concurrency: Option<Concurrency>,
     pub(crate) by_id: HashMap<String, StepIndex>,
+}
+
+/// A list of steps that depend on each other: the definition, or a block.
+#[derive(Debug)]
+pub struct Scope {
+    /// Its steps in [`Plan::steps`].
+    pub steps: Range<StepIndex>,
+    /// What its output is made of; absent: an object with the outputs of the steps nothing depends on, by id.
+    pub output: Option<Template>,
+}
+
+/// How many executions with the same key run at once.
+#[derive(Debug)]
+pub struct Concurrency {
+    /// Evaluates to the key.
+    pub key: Template,
+    /// How many.
+    pub limit: u32,
 }
 
 /// A compiled step.
@@ -37,21 +60,31 @@ pub struct Plan {
 pub struct Step {
     /// As in the definition.
     pub id: String,
+    /// In which of [`Plan::scopes`] it is.
+    pub scope: ScopeIndex,
     /// What it does.
     pub kind: StepKind,
-    /// Steps that must end first.
+    /// Steps of its scope that must end first.
     pub depends_on: Vec<StepIndex>,
-    /// Steps that wait for this one.
+    /// Steps of its scope that wait for this one.
     pub dependents: Vec<StepIndex>,
     /// What the ends of its dependencies mean for it.
     pub join: Join,
+    /// Steps to withdraw once its join has settled: those that only it waits for.
+    pub cancel_rest: Vec<StepIndex>,
     /// Where it evaluates to false the step is skipped.
     pub when: Option<Condition>,
     /// One instance per item.
     pub for_each: Option<ForEach>,
+    /// Its work again and again.
+    pub repeat: Option<Repeat>,
+    /// What no other step may hold while it is at work.
+    pub mutex: Option<Mutex>,
+    /// Nobody waits for it: of a `for_each` for its instances, of a child execution for its end.
+    pub detach: bool,
     /// When attempts fail.
     pub retry: Retry,
-    /// Per attempt, from hand-over to result.
+    /// Per attempt; of a task from hand-over to result.
     pub timeout: Option<Duration>,
     /// Between two signs of life of the agent.
     pub heartbeat_timeout: Option<Duration>,
@@ -82,14 +115,82 @@ pub enum StepKind {
     /// It waits for a signal; the signal's payload is the output.
     Signal {
         /// Which.
-        name: String,
+        name: Template,
         /// How long.
         timeout: Option<Duration>,
         /// What then.
         on_timeout: OnTimeout,
+        /// Only a signal counts that comes while it waits; others keep theirs until a step takes them.
+        transient: bool,
     },
     /// It waits for time; the output is `null`.
     Sleep(Duration),
+    /// It waits for a point in time, as RFC 3339 writes it; the output is `null`.
+    SleepUntil(Template),
+    /// Its own steps; the scope's output is the output.
+    Block(ScopeIndex),
+    /// A child execution; its output is the output.
+    Workflow(Child),
+    /// It tells the outside; what came of it is the output.
+    Emit(Emission),
+    /// It withdraws steps of its scope, or of one around it; the output is `null`.
+    Cancel(Vec<StepIndex>),
+    /// It ends the execution.
+    End(End),
+}
+
+/// A child execution.
+#[derive(Debug)]
+pub struct Child {
+    /// The name of its workflow, in the same namespace.
+    pub name: String,
+    /// Which version; absent: the newest when it starts.
+    pub version: Option<u32>,
+    /// With what.
+    pub input: Template,
+}
+
+/// What is told to the outside.
+#[derive(Debug)]
+pub struct Emission {
+    /// To whom.
+    pub to: Recipient,
+    /// What.
+    pub payload: Template,
+}
+
+/// To whom something is told.
+#[derive(Debug)]
+pub enum Recipient {
+    /// Whoever subscribes to the topic; nobody, where nobody does.
+    Topic(Template),
+    /// An agent's mailbox.
+    Agent(Template),
+    /// An execution that waits for this signal, or will.
+    Signal {
+        /// Which execution.
+        execution: Template,
+        /// Which signal.
+        name: Template,
+    },
+}
+
+/// How a step ends the execution.
+#[derive(Debug)]
+pub enum End {
+    /// Well, with this output.
+    Completed(Template),
+    /// By a failure with this code and message.
+    Failed {
+        /// Stable and machine-readable.
+        code: String,
+        /// For people.
+        message: Template,
+    },
+    /// As if cancelled for this reason.
+    Cancelled(Template),
+    /// Not at all: it begins again as new, with this input.
+    Continued(Template),
 }
 
 /// A vote.
@@ -159,6 +260,35 @@ pub struct ForEach {
     pub items: Template,
     /// How many instances run at once.
     pub max_parallel: u32,
+    /// After each instance: is that enough? The others are cut off, or left to themselves where the step is detached.
+    pub complete_when: Option<Condition>,
+}
+
+/// Work that is done again and again, each iteration with an `iteration` from 0 and the `last` output in scope.
+#[derive(Debug)]
+pub struct Repeat {
+    /// Whether it goes on.
+    pub test: Test,
+    /// With one iteration more it fails.
+    pub max_iterations: u32,
+}
+
+/// Whether a loop goes on.
+#[derive(Debug)]
+pub enum Test {
+    /// Asked before each iteration, the first too: while it is true.
+    While(Condition),
+    /// Asked after each iteration: until it is true.
+    Until(Condition),
+}
+
+/// What no two units hold at once.
+#[derive(Debug)]
+pub struct Mutex {
+    /// Which.
+    pub name: Template,
+    /// Among all executions of the namespace, or within this one.
+    pub global: bool,
 }
 
 /// When attempts fail.
@@ -248,21 +378,27 @@ impl Plan {
         self.by_id.get(id).copied()
     }
 
-    /// The deterministic id of a task: `execution/step[index]/attempt`, and `execution/step[index]/undo/attempt`. Step ids
-    /// have neither `/` nor `[`, so it reads back without doubt. Empty for a step that the plan does not have.
+    /// The deterministic id of a task: `execution/step[index]/attempt`, and `execution/step[index]/undo/attempt`; what runs in
+    /// an inner frame has `@frame` behind the step, as in `execution/step[index]@7/attempt`. Step ids have none of `/`, `[` and
+    /// `@`, so it reads back without doubt. Empty for a step that the plan does not have.
     pub fn task_id(&self, execution: ExecutionId, task: TaskKey) -> String {
         /// An execution id, the longest numbers, and the signs between.
-        const BESIDE_STEP: usize = 64;
-        let Some(step) = self.steps.get(task.step as usize) else { return String::new() };
+        const BESIDE_STEP: usize = 76;
+        let unit = task.unit;
+        let Some(step) = self.steps.get(unit.step as usize) else { return String::new() };
         let mut id = String::with_capacity(step.id.len() + BESIDE_STEP);
         // Writing to a String cannot fail.
         let _ = write!(id, "{execution}");
         id.push('/');
         id.push_str(&step.id);
-        if let Some(index) = task.index {
+        if let Some(index) = unit.index {
             id.push('[');
             push_number(&mut id, index);
             id.push(']');
+        }
+        if unit.frame != 0 {
+            id.push('@');
+            push_number(&mut id, unit.frame);
         }
         id.push_str(match task.purpose {
             Purpose::Work => "/",
@@ -276,18 +412,31 @@ impl Plan {
     pub fn parse_task_id(&self, id: &str) -> Option<(ExecutionId, TaskKey)> {
         let mut parts = id.split('/');
         let execution = parts.next()?.parse().ok()?;
-        let step = parts.next()?;
+        let unit = parts.next()?;
         let (purpose, attempt) = match (parts.next()?, parts.next(), parts.next()) {
             (attempt, None, _) => (Purpose::Work, attempt),
             ("undo", Some(attempt), None) => (Purpose::Undo, attempt),
             _ => return None,
         };
-        let (step, index) = match step.split_once('[') {
-            Some((step, index)) => (step, Some(read_number(index.strip_suffix(']')?)?)),
-            None => (step, None),
+        let (unit, frame) = match unit.split_once('@') {
+            Some((unit, frame)) => (unit, read_number(frame).filter(|frame| *frame != 0)?),
+            None => (unit, 0),
         };
-        let task = TaskKey { step: self.step(step)?, index, purpose, attempt: read_number(attempt)? };
-        Some((execution, task))
+        let (step, index) = match unit.split_once('[') {
+            Some((step, index)) => (step, Some(read_number(index.strip_suffix(']')?)?)),
+            None => (unit, None),
+        };
+        let unit = Unit { frame, step: self.step(step)?, index };
+        Some((execution, TaskKey { unit, purpose, attempt: read_number(attempt)? }))
+    }
+
+    /// Whether a signal of this name is kept until a step takes it; absent where no step can ever wait for it.
+    pub(crate) fn keeps_signal(&self, name: &str) -> Option<bool> {
+        let waits = self.steps.iter().filter_map(|step| match &step.kind {
+            StepKind::Signal { name: waited, transient, .. } => waited.may_be(name).then_some(!transient),
+            _ => None,
+        });
+        waits.reduce(|keeps, also| keeps || also)
     }
 }
 
@@ -321,9 +470,11 @@ mod tests {
     fn task_ids_say_what_they_are_of() {
         let plan = plan();
         let execution = ExecutionId::from_parts(1, 1);
-        let task = TaskKey { step: 2, index: Some(30), purpose: Purpose::Work, attempt: 1 };
+        let task = Unit { frame: 0, step: 2, index: Some(30) }.task(Purpose::Work, 1);
         assert_eq!(plan.task_id(execution, task), format!("{execution}/b-2.c_d[30]/1"));
-        let undo = TaskKey { step: 1, index: None, purpose: Purpose::Undo, attempt: 12 };
+        let inner = Unit { frame: 17, step: 2, index: Some(30) }.task(Purpose::Work, 1);
+        assert_eq!(plan.task_id(execution, inner), format!("{execution}/b-2.c_d[30]@17/1"));
+        let undo = Unit { frame: 0, step: 1, index: None }.task(Purpose::Undo, 12);
         assert_eq!(plan.task_id(execution, undo), format!("{execution}/undo/undo/12"));
     }
 
@@ -346,6 +497,9 @@ mod tests {
             "a/redo/1",
             "a/undo/1/2",
             "a/99999999999",
+            "a@0/1",
+            "a@/1",
+            "a@1[1]/1",
         ] {
             assert_eq!(plan.parse_task_id(&format!("{execution}/{wrong}")), None, "{wrong}");
         }
@@ -354,16 +508,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn task_ids_read_back(millis in 0..1_u64 << 48, random: u128, step in 0..3_u32, index: Option<u32>, undo: bool, attempt: u32) {
+        fn task_ids_read_back(millis in 0..1_u64 << 48, random: u128, frame: u32, step in 0..3_u32, index: Option<u32>, undo: bool, attempt: u32) {
             let plan = plan();
             let execution = ExecutionId::from_parts(millis, random);
             let purpose = if undo { Purpose::Undo } else { Purpose::Work };
-            let task = TaskKey { step, index, purpose, attempt };
+            let task = Unit { frame, step, index }.task(purpose, attempt);
             prop_assert_eq!(plan.parse_task_id(&plan.task_id(execution, task)), Some((execution, task)));
         }
 
         #[test]
-        fn only_what_a_task_id_was_made_of_reads(text in "exe_0{26}/(a|undo)(\\[[0-9]{1,3}\\])?/(undo/)?[0-9]{1,3}") {
+        fn only_what_a_task_id_was_made_of_reads(text in "exe_0{26}/(a|undo)(\\[[0-9]{1,3}\\])?(@[0-9]{1,3})?/(undo/)?[0-9]{1,3}") {
             let plan = plan();
             if let Some((execution, task)) = plan.parse_task_id(&text) {
                 prop_assert_eq!(plan.task_id(execution, task), text);

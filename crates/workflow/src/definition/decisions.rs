@@ -22,7 +22,7 @@ const MAX_VOTERS: u32 = 1_000;
 pub(super) fn read(step: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> Option<Decision> {
     const KNOWN: [&str; 7] = ["question", "options", "context", "voters", "strategy", "quorum", "deadline"];
     let fields = step.object("decision", &mut found.faults)?;
-    fields.only(&KNOWN, &[], &mut found.faults);
+    fields.only(&KNOWN, &mut found.faults);
     let question = question(&fields, visible, found);
     let options = options(&fields, visible, found);
     let context = match fields.value("context") {
@@ -107,7 +107,7 @@ fn voters(fields: &Fields<'_>, faults: &mut Faults) -> Option<Voters> {
         fields.missing("voters", "who may vote: agent_type or capability with count, or agents", faults);
     }
     let voters = fields.object("voters", faults)?;
-    voters.only(&["agent_type", "capability", "agents", "count"], &[], faults);
+    voters.only(&["agent_type", "capability", "agents", "count"], faults);
     let named: Vec<_> = ["agent_type", "capability", "agents"].into_iter().filter(|field| voters.has(field)).collect();
     let target = match named.as_slice() {
         [] => {

@@ -37,20 +37,13 @@ impl<'a> Fields<'a> {
         format!("{}/{}", self.pointer, escape(key))
     }
 
-    /// Reports every field that is neither `known` nor `later`, and those of later releases as such.
-    pub(super) fn only(&self, known: &[&str], later: &[&str], faults: &mut Faults) {
+    /// Reports every field that is not `known`.
+    pub(super) fn only(&self, known: &[&str], faults: &mut Faults) {
         for key in self.object.keys().map(String::as_str).filter(|key| !known.contains(key)) {
-            if later.contains(&key) {
-                faults.push(&self.at(key), "unsupported", format!("`{key}` is not supported yet"));
-            } else {
-                let hint = did_you_mean(key, known.iter().copied());
-                let shown: String = key.chars().take(64).collect();
-                faults.push(
-                    &self.at(key),
-                    "unknown_field",
-                    format!("there is no field `{shown}` here{hint}; known are {}", known.join(", ")),
-                );
-            }
+            let hint = did_you_mean(key, known.iter().copied());
+            let shown: String = key.chars().take(64).collect();
+            let message = format!("there is no field `{shown}` here{hint}; known are {}", known.join(", "));
+            faults.push(&self.at(key), "unknown_field", message);
         }
     }
 

@@ -5,25 +5,31 @@
 //! and expressions are bounded, and the work grows with the size of the document.
 //!
 //! - [`document`]: JSON text to a tree, keys that come twice, the order of faults.
-//! - [`fields`]: typed reading of objects. [`steps`], [`decisions`]: what a step may say.
+//! - [`outline`]: which steps there are, in blocks too. [`fields`]: typed reading of objects.
+//! - [`steps`], [`work`], [`decisions`]: what a step may say.
 //! - [`graph`]: dependencies, cycles, what is upstream of what.
 
 mod decisions;
 mod document;
 mod fields;
 mod graph;
+mod outline;
 mod steps;
+mod work;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 
-use self::{fields::Fields, steps::Defaults};
+use self::{
+    fields::Fields,
+    outline::{Outline, ScopeEntry},
+    steps::Defaults,
+};
 use crate::{
     Plan, StepIndex,
-    expression::{Found, Template, Visible},
+    expression::{Found, Reader, Template, Visible},
+    plan::{Concurrency, Scope},
 };
 
 /// More faults than anybody reads; the rest is dropped, and one more fault says so.
@@ -117,34 +123,42 @@ impl Definition {
     fn compile(document: &Value, limits: Limits, found: &mut Found) -> Option<Self> {
         const KNOWN: [&str; 7] = ["name", "description", "input_schema", "steps", "dependencies", "output", "config"];
         let top = Fields::of(document, "", &mut found.faults)?;
-        top.only(&KNOWN, &[], &mut found.faults);
+        top.only(&KNOWN, &mut found.faults);
         let name = top.required_title("name", &mut found.faults);
         let description = top.text("description", &mut found.faults).unwrap_or_default().to_owned();
         let input_schema = top.value("input_schema").cloned();
         if let Some(schema) = &input_schema {
             check_schema(schema, &mut found.faults);
         }
-        let config = Config::read(&top, &mut found.faults);
-        let entries = read_entries(&top, limits, &mut found.faults)?;
-        let by_id = ids(entries, &mut found.faults);
+        let outline = Outline::of(document, limits, &mut found.faults)?;
+        let config = Config::read(&top, &outline, found);
         let defaults = Defaults { max_parallel: config.max_parallel, priority: config.priority };
-        let parsed = entries
-            .iter()
-            .enumerate()
-            .map(|(index, entry)| steps::read(entry, &format!("/steps/{index}"), &by_id, defaults, found));
-        let mut steps: Vec<_> = parsed.collect();
-        graph::connect(&mut steps, &top, &by_id, found);
-        // Read last: the output may read any step.
-        let reads = found.reads.len();
-        let visible = Visible { steps: &by_id, item: false };
-        let output = top.value("output").map(|value| Template::compile(value, "/output", visible, found));
-        found.reads.truncate(reads);
+        let mut steps: Vec<_> =
+            (0..outline.entries.len() as StepIndex).map(|step| steps::read(&outline, step, defaults, found)).collect();
+        let edges = graph::connect(&mut steps, &outline, found);
+        let outputs = outline.scopes.iter().map(|scope| output(scope, &outline, found)).collect::<Vec<_>>();
+        graph::check_reads(&outline, &edges, found);
         let steps = steps.into_iter().collect::<Option<Vec<_>>>()?;
         let name = name?;
-        let Config { timeout, max_parallel, priority } = config;
-        let plan = Plan { name: name.clone(), steps, output, input_schema, timeout, max_parallel, priority, by_id };
+        if !found.faults.is_empty() {
+            return None;
+        }
+        let scopes = outline.scopes.into_iter().zip(outputs);
+        let scopes = scopes.map(|(scope, output)| Scope { steps: scope.steps, output }).collect();
+        let Config { timeout, max_parallel, priority, concurrency } = config;
+        let by_id = outline.by_id;
+        let plan =
+            Plan { name: name.clone(), steps, scopes, input_schema, timeout, max_parallel, priority, concurrency, by_id };
         Some(Self { name, description, plan })
     }
+}
+
+/// The output of a scope may read any step of it: all have ended.
+fn output(scope: &ScopeEntry<'_>, outline: &Outline<'_>, found: &mut Found) -> Option<Template> {
+    let value = scope.value.get("output").filter(|output| !output.is_null())?;
+    let reader = scope.parent.map_or(Reader::Execution, Reader::Output);
+    let visible = Visible { item: scope.item, iteration: scope.iteration, ..Visible::of(&outline.by_id, reader) };
+    Some(Template::compile(value, &format!("{}/output", scope.pointer), visible, found))
 }
 
 /// What holds for the whole execution.
@@ -152,25 +166,49 @@ struct Config {
     timeout: Option<std::time::Duration>,
     max_parallel: u32,
     priority: u8,
+    concurrency: Option<Concurrency>,
 }
 
 impl Config {
     const DEFAULT_MAX_PARALLEL: u32 = 64;
     const DEFAULT_PRIORITY: u8 = 5;
+    const KNOWN: [&str; 5] = ["timeout", "max_parallel", "priority", "concurrency_key", "concurrency_limit"];
 
-    fn read(top: &Fields<'_>, faults: &mut Faults) -> Self {
-        let default =
-            Self { timeout: None, max_parallel: Self::DEFAULT_MAX_PARALLEL, priority: Self::DEFAULT_PRIORITY };
-        let Some(config) = top.object("config", faults) else { return default };
-        config.only(&["timeout", "max_parallel", "priority"], &["concurrency_key"], faults);
+    fn read(top: &Fields<'_>, outline: &Outline<'_>, found: &mut Found) -> Self {
+        let default = Self {
+            timeout: None,
+            max_parallel: Self::DEFAULT_MAX_PARALLEL,
+            priority: Self::DEFAULT_PRIORITY,
+            concurrency: None,
+        };
+        let Some(config) = top.object("config", &mut found.faults) else { return default };
+        config.only(&Self::KNOWN, &mut found.faults);
         Self {
-            timeout: config.duration("timeout", faults),
+            timeout: config.duration("timeout", &mut found.faults),
             max_parallel: config
-                .integer("max_parallel", 1..=steps::MAX_PARALLEL, faults)
+                .integer("max_parallel", 1..=steps::MAX_PARALLEL, &mut found.faults)
                 .unwrap_or(default.max_parallel),
-            priority: config.integer("priority", 0..=9, faults).map_or(default.priority, |priority| priority as u8),
+            priority: config
+                .integer("priority", 0..=9, &mut found.faults)
+                .map_or(default.priority, |priority| priority as u8),
+            concurrency: concurrency(&config, outline, found),
         }
     }
+}
+
+/// `concurrency_key`, with a limit of 1 where none is given. It is evaluated before any step begins.
+fn concurrency(config: &Fields<'_>, outline: &Outline<'_>, found: &mut Found) -> Option<Concurrency> {
+    let limit = config.integer("concurrency_limit", 1..=steps::MAX_PARALLEL, &mut found.faults);
+    let Some(key) = config.text("concurrency_key", &mut found.faults) else {
+        if config.has("concurrency_limit") {
+            let message = "limits the executions with the same `concurrency_key`; there is none here";
+            found.faults.push(&config.at("concurrency_limit"), "not_applicable", message);
+        }
+        return None;
+    };
+    let visible = Visible::of(&outline.by_id, Reader::Start);
+    let key = Template::compile(&Value::String(key.to_owned()), &config.at("concurrency_key"), visible, found);
+    Some(Concurrency { key, limit: limit.unwrap_or(1) })
 }
 
 fn check_schema(schema: &Value, faults: &mut Faults) {
@@ -184,44 +222,6 @@ fn check_schema(schema: &Value, faults: &mut Faults) {
         let message: String = error.to_string().chars().take(300).collect();
         faults.push(POINTER, "invalid_schema", format!("not a JSON Schema: {message}"));
     }
-}
-
-fn read_entries<'a>(top: &Fields<'a>, limits: Limits, faults: &mut Faults) -> Option<&'a [Value]> {
-    let Some(steps) = top.value("steps") else {
-        faults.push("", "missing_field", "needs `steps`: a list of at least one step");
-        return None;
-    };
-    let Some(entries) = steps.as_array() else {
-        faults.push("/steps", "wrong_type", format!("must be a list of steps, not {}", fields::kind(steps)));
-        return None;
-    };
-    if entries.is_empty() {
-        faults.push("/steps", "missing_field", "needs at least one step");
-        return None;
-    }
-    if entries.len() > limits.max_steps {
-        faults.push(
-            "/steps",
-            "too_many_steps",
-            format!("a definition has at most {} steps (setting max_steps), not {}", limits.max_steps, entries.len()),
-        );
-        return None;
-    }
-    Some(entries)
-}
-
-/// The place of each step, by id. Of two with the same id the first has it.
-fn ids(entries: &[Value], faults: &mut Faults) -> HashMap<String, StepIndex> {
-    let mut by_id = HashMap::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
-        let Some(id) = entry.get("id").and_then(Value::as_str) else { continue };
-        let first = *by_id.entry(id.to_owned()).or_insert(index as StepIndex);
-        if first != index as StepIndex {
-            let message = format!("the id `{id}` is taken by step {first}; ids of steps are unique");
-            faults.push(&format!("/steps/{index}/id"), "duplicate_step", message);
-        }
-    }
-    by_id
 }
 
 /// One segment of a JSON pointer, escaped as RFC 6901 wants it.

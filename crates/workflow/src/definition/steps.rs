@@ -1,25 +1,30 @@
-//! What a step may say.
+//! What a step may say besides its work: when it starts, how often, and what its end means.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use domain::Payload;
 use serde_json::Value;
 
 use super::{
-    Faults, decisions,
+    Faults,
     fields::{Fields, kind},
+    outline::Outline,
+    work::{self, Work},
 };
 use crate::{
-    StepIndex, Target,
-    expression::{Condition, Found, Template, Visible},
-    plan::{Compensation, ForEach, Join, OnFailure, OnSkip, OnTimeout, Retry, Step, StepKind},
+    StepIndex,
+    expression::{Condition, Found, Reader, Template, Visible},
+    plan::{Compensation, ForEach, Join, Mutex, OnFailure, OnSkip, Repeat, Retry, Step, Test},
 };
 
 /// The most tasks at once that a definition can ask for.
 pub(super) const MAX_PARALLEL: u32 = 100_000;
 const MAX_ATTEMPTS: u32 = 1_000;
+const MAX_ITERATIONS: u32 = 1_000_000;
+/// Where a loop says nothing.
+const DEFAULT_ITERATIONS: u32 = 1_000;
 
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 34] = [
     "id",
     "name",
     "description",
@@ -31,11 +36,22 @@ const KNOWN: [&str; 23] = [
     "decision",
     "signal",
     "sleep",
+    "sleep_until",
+    "block",
+    "workflow",
+    "emit",
+    "cancel",
+    "end",
     "depends_on",
     "join",
+    "cancel_rest",
     "when",
     "for_each",
     "max_parallel",
+    "complete_when",
+    "detach",
+    "loop",
+    "mutex",
     "retry",
     "timeout",
     "heartbeat_timeout",
@@ -44,22 +60,6 @@ const KNOWN: [&str; 23] = [
     "on_skip",
     "priority",
 ];
-/// Fields of later releases that are a step's work.
-const LATER_WORK: [&str; 6] = ["block", "workflow", "emit", "cancel", "end", "sleep_until"];
-const LATER: [&str; 11] = [
-    "block",
-    "workflow",
-    "emit",
-    "cancel",
-    "end",
-    "sleep_until",
-    "loop",
-    "mutex",
-    "detach",
-    "complete_when",
-    "cancel_rest",
-];
-const TARGETS: [&str; 3] = ["agent_type", "capability", "agent_id"];
 
 /// What holds where a step says nothing.
 #[derive(Clone, Copy)]
@@ -68,75 +68,42 @@ pub(super) struct Defaults {
     pub(super) priority: u8,
 }
 
-/// What a step is, before the details.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Task,
-    Decision,
-    Signal,
-    Sleep,
-}
-
-impl Work {
-    const ALL: [(&'static str, Self); 3] =
-        [("decision", Self::Decision), ("signal", Self::Signal), ("sleep", Self::Sleep)];
-
-    /// Fields that mean something only to other work.
-    fn foreign(self) -> &'static [&'static str] {
-        match self {
-            Self::Task => &[],
-            Self::Decision => &["action", "input", "for_each", "max_parallel", "compensate"],
-            Self::Signal | Self::Sleep => {
-                &["action", "input", "for_each", "max_parallel", "compensate", "retry", "timeout", "heartbeat_timeout"]
-            }
-        }
-    }
-}
-
-/// The step at `pointer`; `None` only with faults. Its dependencies come later.
-pub(super) fn read(
-    entry: &Value,
-    pointer: &str,
-    ids: &HashMap<String, StepIndex>,
-    defaults: Defaults,
-    found: &mut Found,
-) -> Option<Step> {
-    let fields = Fields::of(entry, pointer, &mut found.faults)?;
-    fields.only(&KNOWN, &LATER, &mut found.faults);
+/// The step at `place`; `None` only with faults. Its dependencies come later.
+pub(super) fn read(outline: &Outline<'_>, place: StepIndex, defaults: Defaults, found: &mut Found) -> Option<Step> {
+    let entry = &outline.entries[place as usize];
+    let fields = Fields::of(entry.value, &entry.pointer, &mut found.faults)?;
+    fields.only(&KNOWN, &mut found.faults);
     if !fields.has("id") {
         fields.missing("id", "unique in the definition", &mut found.faults);
     }
     let id = fields.name("id", "invalid_id", &mut found.faults);
-    let work = work(&fields, &mut found.faults);
+    let work = work::of(&fields, &mut found.faults);
     if let Some(work) = work {
-        for field in work.foreign().iter().filter(|field| fields.has(field)) {
-            found.faults.push(
-                &fields.at(field),
-                "not_applicable",
-                format!("`{field}` means nothing here: only steps in which agents do a task have it"),
-            );
-        }
+        check_applicable(work, &fields, &mut found.faults);
     }
-    let outer = Visible { steps: ids, item: false };
-    let inner = Visible { steps: ids, item: fields.has("for_each") };
-    let kind = work.and_then(|work| match work {
-        Work::Task => task(&fields, inner, found),
-        Work::Decision => decisions::read(&fields, outer, found).map(StepKind::Decision),
-        Work::Signal => signal(&fields, outer, found),
-        Work::Sleep => fields.duration("sleep", &mut found.faults).map(StepKind::Sleep),
-    });
+    let scope = &outline.scopes[entry.scope as usize];
+    let (item, iteration) = (scope.item, scope.iteration);
+    let outer = Visible { item, iteration, ..Visible::of(&outline.by_id, Reader::Step(place)) };
+    let inner = Visible { item: item || fields.has("for_each"), iteration: iteration || fields.has("loop"), ..outer };
+    let each = Visible { iteration, ..inner };
+    let kind = work.and_then(|work| work::read(work, &fields, outline, place, inner, found));
     let step = Step {
         id: id.clone().unwrap_or_default(),
+        scope: entry.scope,
         kind: kind?,
         depends_on: Vec::new(),
         dependents: Vec::new(),
         join: join(&fields, &mut found.faults),
+        cancel_rest: Vec::new(),
         when: fields.value("when").map(|value| Condition::compile(value, &fields.at("when"), outer, found)),
         for_each: for_each(&fields, outer, defaults, found),
-        retry: retry(&fields, &mut found.faults),
+        repeat: repeat(&fields, inner, found),
+        mutex: mutex(&fields, each, found),
+        detach: detach(&fields, work, &mut found.faults),
+        retry: retry(&fields, work, &mut found.faults),
         timeout: fields.duration("timeout", &mut found.faults),
         heartbeat_timeout: fields.duration("heartbeat_timeout", &mut found.faults),
-        compensate: compensate(&fields, inner, found),
+        compensate: compensate(&fields, Visible { own: true, ..each }, found),
         on_failure: on_failure(&fields, outer, found),
         on_skip: on_skip(&fields, &mut found.faults),
         priority: fields
@@ -146,99 +113,11 @@ pub(super) fn read(
     id.map(|_| step)
 }
 
-/// Which work the step does: exactly one.
-fn work(fields: &Fields<'_>, faults: &mut Faults) -> Option<Work> {
-    let mut named: Vec<(&str, Work)> = Work::ALL.into_iter().filter(|(field, _)| fields.has(field)).collect();
-    named.extend(TARGETS.into_iter().find(|field| fields.has(field)).map(|field| (field, Work::Task)));
-    match named.as_slice() {
-        [] if LATER_WORK.iter().any(|field| fields.has(field)) => None,
-        [] => {
-            let message =
-                "a step needs its work: agent_type, capability or agent_id for a task, or decision, signal or sleep";
-            faults.push(fields.pointer(), "no_work", message);
-            None
-        }
-        [(_, work)] => Some(*work),
-        several => {
-            let several: Vec<_> = several.iter().map(|(field, _)| *field).collect();
-            faults.push(
-                fields.pointer(),
-                "ambiguous_work",
-                format!("a step does one thing, not {}; make several steps of it", several.join(" and ")),
-            );
-            None
-        }
-    }
-}
-
-/// Exactly one of `agent_type`, `capability` and `agent_id`.
-pub(super) fn target(fields: &Fields<'_>, faults: &mut Faults) -> Option<Target> {
-    let named: Vec<_> = TARGETS.into_iter().filter(|field| fields.has(field)).collect();
-    match named.as_slice() {
-        [] => {
-            faults.push(fields.pointer(), "missing_field", "needs one of agent_type, capability and agent_id");
-            None
-        }
-        ["agent_type"] => fields.name("agent_type", "invalid_name", faults).map(Target::AgentType),
-        ["capability"] => fields.name("capability", "invalid_name", faults).map(Target::Capability),
-        [_] => match fields.text("agent_id", faults)?.parse() {
-            Ok(id) => Some(Target::AgentId(id)),
-            Err(error) => {
-                faults.push(&fields.at("agent_id"), "invalid_id", domain::IdError::to_string(&error));
-                None
-            }
-        },
-        several => {
-            faults.push(
-                fields.pointer(),
-                "ambiguous_target",
-                format!("needs one of {}, not several", several.join(", ")),
-            );
-            None
-        }
-    }
-}
-
-fn action(fields: &Fields<'_>, faults: &mut Faults) -> Option<String> {
-    if fields.has("action") { fields.name("action", "invalid_name", faults) } else { Some("run".to_owned()) }
-}
-
-fn task(fields: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> Option<StepKind> {
-    let target = target(fields, &mut found.faults);
-    let action = action(fields, &mut found.faults);
-    let input = match fields.value("input") {
-        Some(value) => Template::compile(value, &fields.at("input"), visible, found),
-        None => Template::literal(Payload::empty_object()),
-    };
-    Some(StepKind::Task { target: target?, action: action?, input })
-}
-
-fn signal(fields: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> Option<StepKind> {
-    let signal = fields.object("signal", &mut found.faults)?;
-    signal.only(&["name", "timeout", "on_timeout"], &[], &mut found.faults);
-    if !signal.has("name") {
-        signal.missing("name", "which signal it waits for", &mut found.faults);
-    }
-    let name = signal.name("name", "invalid_name", &mut found.faults);
-    let timeout = signal.duration("timeout", &mut found.faults);
-    let on_timeout = on_timeout(&signal, visible, found);
-    if signal.has("on_timeout") && !signal.has("timeout") {
-        signal.missing(
-            "timeout",
-            "without it the step waits for ever, and `on_timeout` never happens",
-            &mut found.faults,
-        );
-    }
-    Some(StepKind::Signal { name: name?, timeout, on_timeout })
-}
-
-fn on_timeout(signal: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> OnTimeout {
-    match signal.value("on_timeout") {
-        None => OnTimeout::Fail,
-        Some(Value::String(text)) if text == "fail" => OnTimeout::Fail,
-        Some(Value::String(text)) if text == "reject" => OnTimeout::Reject,
-        Some(other) => fallback(signal, "on_timeout", other, "fail, reject", visible, found)
-            .map_or(OnTimeout::Fail, OnTimeout::Continue),
+/// Reports fields that mean nothing to the work.
+fn check_applicable(work: Work, fields: &Fields<'_>, faults: &mut Faults) {
+    for field in work.foreign().iter().filter(|field| fields.has(field)) {
+        let message = format!("`{field}` means nothing to a step with `{}`", work.field());
+        faults.push(&fields.at(field), "not_applicable", message);
     }
 }
 
@@ -253,7 +132,7 @@ fn on_failure(fields: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> O
 }
 
 /// `{fallback: <value>}`, where the value may be `null`.
-fn fallback(
+pub(super) fn fallback(
     fields: &Fields<'_>,
     key: &str,
     value: &Value,
@@ -268,7 +147,7 @@ fn fallback(
         return None;
     }
     let object = Fields::of(value, &pointer, &mut found.faults)?;
-    object.only(&["fallback"], &[], &mut found.faults);
+    object.only(&["fallback"], &mut found.faults);
     let Some(value) = object.raw("fallback") else {
         object.missing("fallback", "the output that takes the place of the missing one", &mut found.faults);
         return None;
@@ -305,7 +184,7 @@ fn join(fields: &Fields<'_>, faults: &mut Faults) -> Join {
         },
         Some(Value::Object(_)) => {
             let Some(object) = fields.object("join", faults) else { return Join::All };
-            object.only(&["count"], &[], faults);
+            object.only(&["count"], faults);
             if !object.has("count") {
                 object.missing("count", "how many dependencies must complete", faults);
             }
@@ -320,12 +199,9 @@ fn join(fields: &Fields<'_>, faults: &mut Faults) -> Join {
 
 fn for_each(fields: &Fields<'_>, visible: Visible<'_>, defaults: Defaults, found: &mut Found) -> Option<ForEach> {
     let Some(value) = fields.value("for_each") else {
-        if fields.has("max_parallel") {
-            found.faults.push(
-                &fields.at("max_parallel"),
-                "not_applicable",
-                "`max_parallel` bounds the instances of a `for_each`; there is none here",
-            );
+        for field in ["max_parallel", "complete_when"].into_iter().filter(|field| fields.has(field)) {
+            let message = format!("`{field}` is about the instances of a `for_each`; there is none here");
+            found.faults.push(&fields.at(field), "not_applicable", message);
         }
         return None;
     };
@@ -340,19 +216,92 @@ fn for_each(fields: &Fields<'_>, visible: Visible<'_>, defaults: Defaults, found
     }
     let max_parallel =
         fields.integer("max_parallel", 1..=MAX_PARALLEL, &mut found.faults).unwrap_or(defaults.max_parallel);
-    Some(ForEach { items: Template::compile(value, &pointer, visible, found), max_parallel })
+    let results = Visible { results: true, ..visible };
+    let complete_when = fields
+        .value("complete_when")
+        .map(|value| Condition::compile(value, &fields.at("complete_when"), results, found));
+    Some(ForEach { items: Template::compile(value, &pointer, visible, found), max_parallel, complete_when })
 }
 
-fn retry(fields: &Fields<'_>, faults: &mut Faults) -> Retry {
+/// Exactly one of `while` and `until`.
+fn repeat(fields: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> Option<Repeat> {
+    let repeat = fields.object("loop", &mut found.faults)?;
+    repeat.only(&["while", "until", "max_iterations"], &mut found.faults);
+    let max_iterations =
+        repeat.integer("max_iterations", 1..=MAX_ITERATIONS, &mut found.faults).unwrap_or(DEFAULT_ITERATIONS);
+    let condition = |key: &str, found: &mut Found| {
+        repeat.value(key).map(|value| Condition::compile(value, &repeat.at(key), visible, found))
+    };
+    let test = match (condition("while", found), condition("until", found)) {
+        (Some(condition), None) => Test::While(condition),
+        (None, Some(condition)) => Test::Until(condition),
+        (Some(_), Some(_)) => {
+            found.faults.push(repeat.pointer(), "ambiguous_loop", "needs one of while and until, not both");
+            return None;
+        }
+        (None, None) => {
+            repeat.missing("while", "or `until`: a condition over `last` and `iteration`", &mut found.faults);
+            return None;
+        }
+    };
+    Some(Repeat { test, max_iterations })
+}
+
+/// A name, or `{name, scope: execution | global}`.
+fn mutex(fields: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> Option<Mutex> {
+    let pointer = fields.at("mutex");
+    let (name, global, pointer) = match fields.value("mutex")? {
+        Value::String(name) => (name.as_str(), false, pointer),
+        Value::Object(_) => {
+            let object = fields.object("mutex", &mut found.faults)?;
+            object.only(&["name", "scope"], &mut found.faults);
+            let global = match object.text("scope", &mut found.faults) {
+                None | Some("execution") => false,
+                Some("global") => true,
+                Some(_) => {
+                    let message = "must be `execution` or `global`";
+                    found.faults.push(&object.at("scope"), "unknown_value", message);
+                    false
+                }
+            };
+            if !object.has("name") {
+                object.missing("name", "whoever says the same name excludes each other", &mut found.faults);
+            }
+            (object.text("name", &mut found.faults)?, global, object.at("name"))
+        }
+        other => {
+            let message = format!("must be a name or {{name, scope}}, not {}", kind(other));
+            found.faults.push(&pointer, "wrong_type", message);
+            return None;
+        }
+    };
+    if name.is_empty() {
+        found.faults.push(&pointer, "invalid_name", "must not be empty");
+    }
+    Some(Mutex { name: Template::compile(&Value::String(name.to_owned()), &pointer, visible, found), global })
+}
+
+fn detach(fields: &Fields<'_>, work: Option<Work>, faults: &mut Faults) -> bool {
+    let detach = fields.truth("detach", faults).unwrap_or_default();
+    if detach && !fields.has("for_each") && work.is_some_and(|work| work != Work::Workflow) {
+        let message = "only the instances of a `for_each` and a child `workflow` can be left to themselves";
+        faults.push(&fields.at("detach"), "not_applicable", message);
+    }
+    detach
+}
+
+/// What is a group of steps, or an execution of its own, has retried within; it is tried again where that is asked for.
+fn retry(fields: &Fields<'_>, work: Option<Work>, faults: &mut Faults) -> Retry {
+    let is_group = matches!(work, Some(Work::Block | Work::Workflow));
     let default = Retry {
-        max_attempts: 4,
+        max_attempts: if is_group && !fields.has("retry") { 1 } else { 4 },
         initial_interval: Duration::from_secs(1),
         backoff: 2.0,
         max_interval: Duration::from_mins(1),
         jitter: true,
     };
     let Some(retry) = fields.object("retry", faults) else { return default };
-    retry.only(&["max_attempts", "initial_interval", "backoff", "max_interval", "jitter"], &[], faults);
+    retry.only(&["max_attempts", "initial_interval", "backoff", "max_interval", "jitter"], faults);
     let initial_interval = retry.duration("initial_interval", faults).unwrap_or(default.initial_interval);
     let max_interval = retry.duration("max_interval", faults);
     if let Some(longest) = max_interval
@@ -372,9 +321,9 @@ fn retry(fields: &Fields<'_>, faults: &mut Faults) -> Retry {
 /// Its expressions see `item` and `index` as the work does, and the step's own output besides what is upstream.
 fn compensate(fields: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> Option<Compensation> {
     let undo = fields.object("compensate", &mut found.faults)?;
-    undo.only(&["agent_type", "capability", "agent_id", "action", "input"], &[], &mut found.faults);
-    let target = target(&undo, &mut found.faults);
-    let action = action(&undo, &mut found.faults);
+    undo.only(&["agent_type", "capability", "agent_id", "action", "input"], &mut found.faults);
+    let target = work::target(&undo, &mut found.faults);
+    let action = work::action(&undo, &mut found.faults);
     let input = undo.value("input").map(|value| Template::compile(value, &undo.at("input"), visible, found));
     Some(Compensation { target: target?, action: action?, input })
 }

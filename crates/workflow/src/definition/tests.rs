@@ -121,9 +121,14 @@ fn each_fault_of_a_definition_has_its_code_and_place() {
             "invalid_schema",
         ),
         (
-            json!({"name": "w", "config": {"concurrency_key": "x"}, "steps": [{"id": "a", "agent_type": "x"}]}),
+            json!({"name": "w", "config": {"concurrency_key": "${{ steps.a.output }}"}, "steps": [{"id": "a", "agent_type": "x"}]}),
             "/config/concurrency_key",
-            "unsupported",
+            "step_not_visible",
+        ),
+        (
+            json!({"name": "w", "config": {"concurrency_limit": 2}, "steps": [{"id": "a", "agent_type": "x"}]}),
+            "/config/concurrency_limit",
+            "not_applicable",
         ),
         (
             json!({"name": "w", "dependencies": {"z": []}, "steps": [{"id": "a", "agent_type": "x"}]}),
@@ -160,8 +165,35 @@ fn each_fault_of_a_step_has_its_code_and_place() {
         (with(json!({"id": "b", "sleep": -1})), "/steps/1/sleep", "out_of_range"),
         (with(json!({"id": "b", "sleep": "11years"})), "/steps/1/sleep", "out_of_range"),
         (with(json!({"id": "b", "sleep": 1e300})), "/steps/1/sleep", "out_of_range"),
-        (with(json!({"id": "b", "sleep": "1s", "for_each": []})), "/steps/1/for_each", "not_applicable"),
-        (with(json!({"id": "b", "sleep_until": "2030"})), "/steps/1/sleep_until", "unsupported"),
+        (with(json!({"id": "b", "sleep": "1s", "retry": {}})), "/steps/1/retry", "not_applicable"),
+        (with(json!({"id": "b", "sleep_until": ""})), "/steps/1/sleep_until", "invalid_name"),
+        (with(json!({"id": "b", "cancel": []})), "/steps/1/cancel", "missing_field"),
+        (with(json!({"id": "b", "cancel": ["c"]})), "/steps/1/cancel/0", "unknown_step"),
+        (with(json!({"id": "b", "cancel": ["b"]})), "/steps/1/cancel/0", "self_dependency"),
+        (with(json!({"id": "b", "cancel": ["a"], "loop": {"while": true}})), "/steps/1/loop", "not_applicable"),
+        (with(json!({"id": "b", "end": {"status": "gone"}})), "/steps/1/end/status", "unknown_value"),
+        (with(json!({"id": "b", "end": {"output": 1, "input": 2}})), "/steps/1/end/input", "unknown_field"),
+        (with(json!({"id": "b", "end": {"status": "failed"}})), "/steps/1/end", "missing_field"),
+        (with(json!({"id": "b", "emit": {"payload": 1}})), "/steps/1/emit", "ambiguous_target"),
+        (with(json!({"id": "b", "emit": {"execution": "x"}})), "/steps/1/emit", "missing_field"),
+        (with(json!({"id": "b", "workflow": {}})), "/steps/1/workflow", "missing_field"),
+        (with(json!({"id": "b", "block": {}})), "/steps/1/block", "missing_field"),
+        (with(json!({"id": "b", "block": {"steps": [{"id": "a", "sleep": 1}]}})), "/steps/1/block/steps/0/id", "duplicate_step"),
+        (
+            with(json!({"id": "b", "block": {"steps": [{"id": "c", "sleep": 1}]}, "depends_on": ["c"]})),
+            "/steps/1/depends_on/0",
+            "step_not_visible",
+        ),
+        (
+            with(json!({"id": "b", "when": "steps.d.output", "block": {"steps": [{"id": "d", "sleep": 1}]}})),
+            "/steps/1/when",
+            "step_not_visible",
+        ),
+        (
+            with(json!({"id": "b", "block": {"steps": [{"id": "c", "when": "steps.a.output", "sleep": 1}]}})),
+            "/steps/1/block/steps/0/when",
+            "step_not_upstream",
+        ),
         (with(json!({"id": "b", "signal": {}})), "/steps/1/signal", "missing_field"),
         (
             with(json!({"id": "b", "signal": {"name": "s", "timeout": "1s", "on_timeout": "explode"}})),
@@ -171,7 +203,16 @@ fn each_fault_of_a_step_has_its_code_and_place() {
         (with(json!({"id": "b", "signal": {"name": "s", "on_timeout": "reject"}})), "/steps/1/signal", "missing_field"),
         (task(json!({"depends_on": ["z"]})), "/steps/1/depends_on/0", "unknown_step"),
         (task(json!({"depends_on": "a"})), "/steps/1/depends_on", "wrong_type"),
-        (task(json!({"loop": {}})), "/steps/1/loop", "unsupported"),
+        (task(json!({"loop": {}})), "/steps/1/loop", "missing_field"),
+        (task(json!({"loop": {"while": true, "until": true}})), "/steps/1/loop", "ambiguous_loop"),
+        (task(json!({"loop": {"until": "item > 1"}})), "/steps/1/loop/until", "unknown_variable"),
+        (task(json!({"when": "iteration > 1"})), "/steps/1/when", "unknown_variable"),
+        (task(json!({"complete_when": true})), "/steps/1/complete_when", "not_applicable"),
+        (task(json!({"for_each": [1], "input": "${{ completed }}"})), "/steps/1/input", "unknown_variable"),
+        (task(json!({"detach": true})), "/steps/1/detach", "not_applicable"),
+        (task(json!({"mutex": {"scope": "global"}})), "/steps/1/mutex", "missing_field"),
+        (task(json!({"mutex": {"name": "m", "scope": "all"}})), "/steps/1/mutex/scope", "unknown_value"),
+        (task(json!({"depends_on": ["a"], "cancel_rest": true})), "/steps/1/cancel_rest", "not_applicable"),
         (task(json!({"max_parallel": 2})), "/steps/1/max_parallel", "not_applicable"),
         (task(json!({"for_each": "steps.a.output"})), "/steps/1/for_each", "wrong_type"),
         (task(json!({"retry": {"max_attempts": 0}})), "/steps/1/retry/max_attempts", "out_of_range"),
@@ -471,6 +512,18 @@ fn what_voters_get_is_evaluated_once_and_reads_back() {
 struct OnlyInput(Payload);
 
 impl crate::expression::Scope for OnlyInput {
+    fn iteration(&self) -> Option<u32> {
+        None
+    }
+
+    fn last(&self) -> Option<&Payload> {
+        None
+    }
+
+    fn results(&self) -> Option<(u32, u32)> {
+        None
+    }
+
     fn input(&self) -> &Payload {
         &self.0
     }

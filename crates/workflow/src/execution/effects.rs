@@ -1,112 +1,172 @@
 //! What the outside world owes to the state.
 
+use serde::Deserialize;
+
 use super::{
     Execution,
-    settle::DEADLINE,
-    state::{Phase, Run, Unit},
+    apply::{Cut, global_mutex},
+    state::{Phase, Run, child_id},
 };
 use crate::{
-    Effect, Event, Purpose, StepIndex, Target, TaskKey, TaskOrder,
+    Effect, Errand, ErrandKind, Event, Holder, Parent, Purpose, Target, TaskKey, TaskOrder, Telling, Unit,
     decision::VOTE,
     plan::{StepKind, Voters},
 };
 
 impl Execution {
-    /// What must be done after `event` is committed. Asked once the whole transition is applied: a task that was lost again
-    /// within it is not dispatched.
-    pub fn effects(&self, event: &Event) -> Vec<Effect> {
-        match event {
-            Event::StepScheduled { task, .. } => self.task_order(*task).map(Effect::Dispatch).into_iter().collect(),
-            Event::DecisionOpened { step, .. } => self.voters_wanted(*step).into_iter().collect(),
-            Event::StepCancelled { step, .. } => self.withdrawn(*step, "the step was cancelled"),
-            Event::StepFailed { step, index: None, .. } => self.withdrawn(*step, "another instance failed"),
-            Event::BallotMissed { step, voter, failure } if failure.code == DEADLINE => {
-                let unit = Unit { step: *step, index: Some(*voter) };
-                let run = self.state.run(unit).filter(|run| run.withdrawn);
-                run.map(|run| withdraw(unit, run, "the deadline of the decision has passed")).into_iter().collect()
+    /// What must be done after a transition is committed: what its events ask for, and to withdraw what they cut off. A task
+    /// that went out and was cut off within the transition is nobody's business.
+    pub(super) fn effects(&self, events: &[Event], cut: Cut) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut sent = Vec::new();
+        for event in events {
+            match event {
+                Event::StepScheduled { task, .. } => {
+                    sent.push(*task);
+                    effects.extend(self.task_effect(*task));
+                }
+                Event::DecisionOpened { unit, .. } => effects.extend(self.voters_wanted(*unit)),
+                Event::TurnAwaited { .. } => effects.extend(self.turn_wanted()),
+                Event::MutexAwaited { unit, global: true, .. } => effects.extend(self.mutex_wanted(*unit)),
+                Event::Completed { .. } | Event::Failed { .. } | Event::Cancelled { .. } => effects.push(Effect::Ended),
+                _ => {}
             }
-            Event::Completed { .. } | Event::Failed { .. } | Event::Cancelled { .. } => vec![Effect::Ended],
-            Event::Accepted { .. }
-            | Event::StepExpanded { .. }
-            | Event::StepRetrying { .. }
-            | Event::SignalAwaited { .. }
-            | Event::SleepStarted { .. }
-            | Event::VotersChosen { .. }
-            | Event::BallotCast { .. }
-            | Event::BallotMissed { .. }
-            | Event::StepCompleted { .. }
-            | Event::StepFailed { .. }
-            | Event::StepSkipped { .. }
-            | Event::SignalReceived { .. }
-            | Event::Paused
-            | Event::Resumed
-            | Event::CancelRequested { .. }
-            | Event::CompensationStarted { .. }
-            | Event::StepCompensated { .. }
-            | Event::CompensationFailed { .. }
-            | Event::Retried { .. } => Vec::new(),
         }
+        let Cut { tasks, children, locks } = cut;
+        let tasks = tasks.into_iter().filter(|(task, _)| !sent.contains(task));
+        effects.extend(tasks.map(|(task, reason)| Effect::Withdraw { task, reason }));
+        effects.extend(children.into_iter().map(|(child, reason)| Effect::CancelChild { child, reason }));
+        effects.extend(locks.into_iter().map(|(holder, lock)| Effect::Release { holder, lock }));
+        effects
     }
 
     /// Everything that is owed now: what a shell does after it has rebuilt the state from the log.
     pub fn outstanding(&self) -> Vec<Effect> {
-        let orders = self.state.out.iter().filter_map(|task| self.task_order(*task));
-        let mut effects: Vec<_> = orders.map(Effect::Dispatch).collect();
+        let tasks = self.state.out.iter().chain(&self.state.errands);
+        let mut effects: Vec<_> = tasks.filter_map(|task| self.task_effect(*task)).collect();
         effects.extend(self.searches());
+        effects.extend(self.locks_wanted());
         effects
     }
 
     /// The [`Effect::FindVoters`] among what is owed now.
     pub fn searches(&self) -> impl Iterator<Item = Effect> {
-        self.state.active.iter().filter_map(|step| self.voters_wanted(*step))
+        self.state.waiting.iter().filter_map(|unit| self.voters_wanted(*unit))
     }
 
-    /// The task as it is to be dispatched, where it is out.
+    /// The [`Effect::Acquire`] among what is owed now.
+    pub fn locks_wanted(&self) -> impl Iterator<Item = Effect> {
+        let turn = self.turn_wanted().into_iter();
+        turn.chain(self.state.waiting.iter().filter_map(|unit| self.mutex_wanted(*unit)))
+    }
+
+    /// The [`Effect::Run`] among what is owed now.
+    pub fn errands(&self) -> impl Iterator<Item = Errand> {
+        self.state.errands.iter().filter_map(|task| self.errand(*task))
+    }
+
+    /// The locks that are shared with other executions and that it has, or waits for.
+    pub fn holds(&self, holder: Holder) -> bool {
+        match holder {
+            Holder::Execution => self.state.end.is_none() && self.state.turn.is_some(),
+            Holder::Unit(unit) => {
+                self.state.run(unit).and_then(|run| run.mutex.as_ref()).is_some_and(|held| held.global)
+            }
+        }
+    }
+
+    fn turn_wanted(&self) -> Option<Effect> {
+        let turn = self.state.turn.as_ref().filter(|_| self.state.is_queued())?;
+        Some(Effect::Acquire { holder: Holder::Execution, lock: turn.lock.clone() })
+    }
+
+    fn mutex_wanted(&self, unit: Unit) -> Option<Effect> {
+        let run = self.state.run(unit).filter(|run| run.phase == Phase::Locking)?;
+        let held = run.mutex.as_ref().filter(|held| held.global)?;
+        Some(Effect::Acquire { holder: Holder::Unit(unit), lock: global_mutex(&held.name) })
+    }
+
+    fn task_effect(&self, task: TaskKey) -> Option<Effect> {
+        self.task_order(task).map(Effect::Dispatch).or_else(|| self.errand(task).map(Effect::Run))
+    }
+
+    /// The task as it is to be dispatched, where it is out with an agent.
     pub fn task_order(&self, task: TaskKey) -> Option<TaskOrder> {
         if !self.state.out.contains(&task) {
             return None;
         }
-        let step = self.plan.steps.get(task.step as usize)?;
-        let run = self.state.steps.get(task.step as usize)?;
+        let unit = task.unit;
+        let step = self.plan.steps.get(unit.step as usize)?;
         let (target, action, input) = match (task.purpose, &step.kind) {
             (Purpose::Undo, _) => {
-                let undo = self.state.undo.as_ref()?;
+                let undo = self.state.run(unit)?.undo.as_ref()?;
                 let compensation = step.compensate.as_ref()?;
-                (compensation.target.clone(), compensation.action.clone(), undo.run.input.clone()?)
+                (compensation.target.clone(), compensation.action.clone(), undo.input.clone()?)
             }
             (Purpose::Work, StepKind::Decision(_)) => {
-                let voter = run.voters.get(task.index? as usize)?;
-                (Target::AgentId(voter.agent_id), VOTE.to_owned(), run.run.input.clone()?)
+                let frame = self.state.frames.get(unit.frame)?;
+                let voter = frame.step(unit.step)?.many.as_ref()?.voters.get(unit.index? as usize)?;
+                let input = self.state.run(frame.parent?)?.input.clone()?;
+                (Target::AgentId(voter.agent_id), VOTE.to_owned(), input)
             }
             (Purpose::Work, StepKind::Task { target, action, .. }) => {
-                (target.clone(), action.clone(), self.state.run(Unit::of(task))?.input.clone()?)
+                (target.clone(), action.clone(), self.state.run(unit)?.input.clone()?)
             }
-            (Purpose::Work, StepKind::Signal { .. } | StepKind::Sleep(_)) => return None,
+            (Purpose::Work, _) => return None,
         };
         let (priority, timeout, heartbeat_timeout) = (step.priority, step.timeout, step.heartbeat_timeout);
+        // Of a group it is the time for all of it, not for its undo.
+        let timeout = timeout.filter(|_| matches!(step.kind, StepKind::Task { .. } | StepKind::Decision(_)));
         Some(TaskOrder { task, target, action, input, priority, timeout, heartbeat_timeout })
     }
 
+    /// What the shell itself is to do, where the task is one of its own.
+    pub fn errand(&self, task: TaskKey) -> Option<Errand> {
+        #[derive(Deserialize)]
+        struct Told {
+            to: Telling,
+            payload: domain::Payload,
+        }
+        if !self.state.errands.contains(&task) {
+            return None;
+        }
+        let step = self.plan.steps.get(task.unit.step as usize)?;
+        let input = self.state.run(task.unit)?.input.clone()?;
+        let head = self.state.head.as_ref()?;
+        let what = match &step.kind {
+            StepKind::Workflow(child) => ErrandKind::Start {
+                child: child_id(head.id, head.created_at, task),
+                name: child.name.clone(),
+                version: child.version,
+                input,
+                parent: Parent {
+                    execution_id: head.id,
+                    task_id: self.plan.task_id(head.id, task),
+                    detached: step.detach,
+                    depth: head.parent.as_ref().map_or(0, |parent| parent.depth) + 1,
+                },
+            },
+            StepKind::Emit(_) => {
+                let Told { to, payload } = input.parse().ok()?;
+                ErrandKind::Tell { to, payload }
+            }
+            _ => return None,
+        };
+        Some(Errand { task, what })
+    }
+
     /// What a decision that wants voters wants; none where it has them, or has ended, and for any other step.
-    pub fn voters_wanted(&self, step: StepIndex) -> Option<Effect> {
-        let run = self.state.steps.get(step as usize)?;
-        let StepKind::Decision(decision) = &self.plan.steps.get(step as usize)?.kind else { return None };
+    pub fn voters_wanted(&self, unit: Unit) -> Option<Effect> {
+        let StepKind::Decision(decision) = &self.plan.steps.get(unit.step as usize)?.kind else { return None };
         let Voters::Any { target, count } = &decision.voters else { return None };
-        let is_wanted = matches!(run.run.phase, Phase::Deciding(_)) && run.voters.is_empty();
         let (voters, count, quorum) = (target.clone(), *count, decision.quorum);
-        is_wanted.then_some(Effect::FindVoters { step, voters, count, quorum })
+        self.state.wants_voters(unit).then_some(Effect::FindVoters { unit, voters, count, quorum })
     }
 
-    fn withdrawn(&self, step: StepIndex, reason: &'static str) -> Vec<Effect> {
-        let run = &self.state.steps[step as usize];
-        let instances = run.instances.iter().enumerate();
-        let instances = instances.map(|(index, run)| (Unit { step, index: Some(index as u32) }, run));
-        let units = std::iter::once((Unit { step, index: None }, &run.run)).chain(instances);
-        let cut_off = units.filter(|(_, run)| run.withdrawn && run.phase == Phase::Cancelled);
-        cut_off.map(|(unit, run)| withdraw(unit, run, reason)).collect()
+    /// The child execution of a unit, where it has one at work.
+    pub(super) fn child_of(&self, unit: Unit, run: &Run) -> Option<domain::ExecutionId> {
+        let is_child = matches!(self.plan.steps[unit.step as usize].kind, StepKind::Workflow(_)) && run.attempt > 0;
+        let head = self.state.head.as_ref().filter(|_| is_child)?;
+        Some(child_id(head.id, head.created_at, unit.task(Purpose::Work, run.attempt)))
     }
-}
-
-fn withdraw(unit: Unit, run: &Run, reason: &'static str) -> Effect {
-    Effect::Withdraw { task: unit.task(Purpose::Work, run.attempt), reason }
 }

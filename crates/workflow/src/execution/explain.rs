@@ -4,9 +4,9 @@ use domain::{AgentId, Timestamp};
 
 use super::{
     Execution, Status,
-    state::{Phase, Run, Unit},
+    state::{Phase, Run},
 };
-use crate::{Purpose, StepIndex, Target, TaskKey, plan::StepKind};
+use crate::{Holder, Purpose, Target, TaskKey, Unit, plan::StepKind};
 
 /// More waits than anybody reads.
 const MOST: usize = 100;
@@ -36,6 +36,8 @@ pub enum TaskPlace {
 pub trait Overlay {
     /// Where a task that is out is.
     fn task(&self, task: TaskKey) -> TaskPlace;
+    /// How many are before it in the queue of a lock, where that is known.
+    fn place(&self, holder: Holder) -> Option<u32>;
 }
 
 /// What a wait is for.
@@ -57,6 +59,12 @@ pub enum WaitKind {
     Resume,
     /// `max_parallel` tasks are out.
     Slot,
+    /// Another has its mutex.
+    Lock,
+    /// Its turn among those with its `concurrency_key`.
+    Turn,
+    /// A child execution.
+    Child,
 }
 
 impl WaitKind {
@@ -71,6 +79,9 @@ impl WaitKind {
             Self::Votes => "votes",
             Self::Resume => "resume",
             Self::Slot => "slot",
+            Self::Lock => "lock",
+            Self::Turn => "turn",
+            Self::Child => "child",
         }
     }
 }
@@ -80,8 +91,8 @@ impl WaitKind {
 pub struct Wait {
     /// The step; empty where the execution as a whole waits.
     pub step_id: String,
-    /// The instance or voter; absent for the step itself.
-    pub index: Option<u32>,
+    /// Which unit of it; absent where the execution as a whole waits.
+    pub unit: Option<Unit>,
     /// What for.
     pub kind: WaitKind,
     /// A sentence for people.
@@ -109,13 +120,19 @@ impl Execution {
             let text = "It is paused: nothing new starts until somebody resumes it.".to_owned();
             waits.push(Wait { since: self.state.paused, ..Self::whole(WaitKind::Resume, text) });
         }
-        if let Some(undo) = self.state.undo.as_ref() {
-            waits.extend(self.task_wait(undo.unit, &undo.run, Purpose::Undo, overlay));
+        if let Some(turn) = self.state.turn.as_ref().filter(|_| self.state.is_queued()) {
+            waits.push(Wait { since: Some(turn.since), ..Self::whole(WaitKind::Turn, self.turn_text(turn, overlay)) });
         }
-        for &step in &self.state.active {
-            self.step_waits(step, overlay, &mut waits);
+        for (_, frame) in self.state.frames.iter() {
+            for &unit in &frame.undoing {
+                let undo = self.state.run(unit).and_then(|run| run.undo.as_deref());
+                waits.extend(undo.and_then(|undo| self.task_wait(unit, undo, Purpose::Undo, overlay)));
+            }
         }
-        if self.is_full() {
+        for &unit in &self.state.active {
+            waits.extend(self.unit_wait(unit, overlay));
+        }
+        if !self.state.queue.is_empty() && self.state.is_full(&self.plan) {
             let (queued, slots) = (self.state.queue.len(), self.plan.max_parallel);
             let text = format!("{queued} tasks wait for one of the {slots} slots of `config.max_parallel`.");
             waits.push(Self::whole(WaitKind::Slot, text));
@@ -126,71 +143,110 @@ impl Execution {
         Explanation { summary, waits }
     }
 
-    fn is_full(&self) -> bool {
-        !self.state.queue.is_empty() && self.state.work_out() >= self.plan.max_parallel as usize
+    fn whole(kind: WaitKind, text: String) -> Wait {
+        Wait { step_id: String::new(), unit: None, kind, text, since: None, until: None }
     }
 
-    fn whole(kind: WaitKind, text: String) -> Wait {
-        Wait { step_id: String::new(), index: None, kind, text, since: None, until: None }
+    fn turn_text(&self, turn: &super::state::Turn, overlay: &dyn Overlay) -> String {
+        let place = match overlay.place(Holder::Execution) {
+            Some(place) => format!("; {place} are before it"),
+            None => String::new(),
+        };
+        let (key, limit) = (&turn.lock.name, turn.lock.limit);
+        format!("It waits for its turn: of the executions with the key `{key}` {limit} run at once{place}.")
     }
 
     fn summary(&self, waits: &[Wait]) -> String {
         let because =
             self.failure().map(|failure| failure.message.as_str()).or(self.cancel_reason()).unwrap_or_default();
+        let not_undone = match self.state.not_undone.len() {
+            0 => String::new(),
+            count => format!(" The undo of {count} steps failed; `retry` tries it again."),
+        };
         match (self.status(), waits) {
             (Status::Completed, _) => "It completed; it waits for nothing.".to_owned(),
-            (Status::Failed, _) => format!("It failed ({because}); it waits for nothing."),
-            (Status::Cancelled, _) => format!("It was cancelled ({because}); it waits for nothing."),
+            (Status::Failed, _) => format!("It failed ({because}); it waits for nothing.{not_undone}"),
+            (Status::Cancelled, _) => format!("It was cancelled ({because}); it waits for nothing.{not_undone}"),
             (Status::Compensating, _) => format!("Its completed steps are being undone ({because})."),
-            (Status::Running | Status::Paused, []) => "It is between two steps.".to_owned(),
-            (Status::Running | Status::Paused, [only]) => only.text.clone(),
-            (Status::Running | Status::Paused, [first, ..]) => {
+            (Status::Queued | Status::Running | Status::Paused, []) => "It is between two steps.".to_owned(),
+            (Status::Queued | Status::Running | Status::Paused, [only]) => only.text.clone(),
+            (Status::Queued | Status::Running | Status::Paused, [first, ..]) => {
                 format!("It waits for {} things; the first: {}", waits.len(), first.text)
             }
         }
     }
 
-    fn step_waits(&self, step: StepIndex, overlay: &dyn Overlay, waits: &mut Vec<Wait>) {
-        let run = &self.state.steps[step as usize];
-        let unit = Unit { step, index: None };
-        let id = &self.plan.steps[step as usize].id;
-        let wait =
-            |kind, text, until| Wait { step_id: id.clone(), index: None, kind, text, since: run.run.started_at, until };
-        match (run.run.phase, &self.plan.steps[step as usize].kind) {
-            (Phase::Awaiting(until), StepKind::Signal { name, .. }) => {
-                let text = format!("Step `{id}` waits for the signal `{name}`.");
-                waits.push(wait(WaitKind::Signal, text, until));
+    /// `step `a[3]``, and for what is inside a block `step `b / a[3]``.
+    fn name(&self, unit: Unit) -> String {
+        let mut names = Vec::new();
+        let mut next = Some(unit);
+        while let Some(unit) = next {
+            let is_vote = self.state.frames.get(unit.frame).is_some_and(|frame| frame.scope.is_none());
+            let id = &self.plan.steps[unit.step as usize].id;
+            names.push(match unit.index {
+                Some(index) => format!("{id}[{index}]"),
+                None => id.clone(),
+            });
+            next = self.state.frames.get(unit.frame).and_then(|frame| frame.parent);
+            // A voter is named as one of the decision, which is not named twice.
+            if is_vote {
+                next = next.and_then(|unit| self.state.frames.get(unit.frame)).and_then(|frame| frame.parent);
             }
-            (Phase::Sleeping(until), _) => {
-                waits.push(wait(WaitKind::Time, format!("Step `{id}` sleeps."), Some(until)));
-            }
-            (Phase::Deciding(until), StepKind::Decision(decision)) if run.voters.is_empty() => {
-                let text = format!("Step `{id}` wants {} live voters.", decision.voters.count());
-                waits.push(wait(WaitKind::Votes, text, until));
-            }
-            _ => {}
         }
-        waits.extend(self.task_wait(unit, &run.run, Purpose::Work, overlay));
-        for (index, instance) in run.instances.iter().enumerate().filter(|(_, run)| run.phase.is_active()) {
-            let unit = Unit { step, index: Some(index as u32) };
-            waits.extend(self.task_wait(unit, instance, Purpose::Work, overlay));
+        names.reverse();
+        format!("step `{}`", names.join(" / "))
+    }
+
+    fn unit_wait(&self, unit: Unit, overlay: &dyn Overlay) -> Option<Wait> {
+        let run = self.state.run(unit)?;
+        let name = self.name(unit);
+        let (kind, text, until) = match (run.phase, &self.plan.steps[unit.step as usize].kind) {
+            (Phase::Awaiting(until), _) => {
+                let signal = run.signal.as_deref().unwrap_or_default();
+                (WaitKind::Signal, format!("{name} waits for the signal `{signal}`."), until)
+            }
+            (Phase::Sleeping(until), _) => (WaitKind::Time, format!("{name} sleeps."), Some(until)),
+            (Phase::Deciding(until), StepKind::Decision(decision)) if self.state.wants_voters(unit) => {
+                (WaitKind::Votes, format!("{name} wants {} live voters.", decision.voters.count()), until)
+            }
+            (Phase::Locking, _) => (WaitKind::Lock, self.lock_text(unit, run, &name, overlay), None),
+            (Phase::Child(until), StepKind::Workflow(child)) => {
+                let id = self.child_of(unit, run).map(|id| format!(" ({id})")).unwrap_or_default();
+                (WaitKind::Child, format!("{name} waits for its child execution of `{}`{id}.", child.name), until)
+            }
+            (Phase::Out, StepKind::Emit(_)) => (WaitKind::Result, format!("{name} is telling the outside."), None),
+            _ => return self.task_wait(unit, run, Purpose::Work, overlay),
+        };
+        Some(Wait { kind, text: capital(&text), until, ..self.wait(unit, run) })
+    }
+
+    fn lock_text(&self, unit: Unit, run: &Run, name: &str, overlay: &dyn Overlay) -> String {
+        let mutex = run.mutex.as_ref().map(|held| held.name.as_str()).unwrap_or_default();
+        let holder = self.state.mutexes.get(mutex).and_then(|mutex| mutex.holder);
+        let who = match (holder, overlay.place(Holder::Unit(unit))) {
+            (Some(holder), _) => format!("; {} has it", self.name(holder)),
+            (None, Some(place)) => format!("; {place} are before it"),
+            (None, None) => String::new(),
+        };
+        format!("{name} waits for the mutex `{mutex}`{who}.")
+    }
+
+    fn wait(&self, unit: Unit, run: &Run) -> Wait {
+        Wait {
+            step_id: self.plan.steps[unit.step as usize].id.clone(),
+            unit: Some(unit),
+            kind: WaitKind::Result,
+            text: String::new(),
+            since: run.started_at,
+            until: None,
         }
     }
 
     /// The wait of a task, or for its next attempt.
     fn task_wait(&self, unit: Unit, run: &Run, purpose: Purpose, overlay: &dyn Overlay) -> Option<Wait> {
-        let step = &self.plan.steps[unit.step as usize];
         let undo = if purpose == Purpose::Undo { "the undo of " } else { "" };
-        let instance = unit.index.map_or_else(String::new, |index| format!("[{index}]"));
-        let name = format!("{undo}step `{}{instance}`", step.id);
-        let mut wait = Wait {
-            step_id: step.id.clone(),
-            index: unit.index,
-            kind: WaitKind::Result,
-            text: String::new(),
-            since: run.started_at,
-            until: None,
-        };
+        let name = format!("{undo}{}", self.name(unit));
+        let mut wait = self.wait(unit, run);
         if let Phase::Retrying(due) = run.phase {
             let why = run.failure.as_ref().map_or("", |failure| failure.message.as_str());
             wait.kind = WaitKind::Retry;
@@ -220,6 +276,12 @@ impl Execution {
         }
         Some(wait)
     }
+}
+
+/// With a capital letter at the beginning.
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 fn describe(target: &Target) -> String {

@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use super::{
     Counts, Execution,
     apply::join_outcome,
-    state::{Phase, State, StepRun, Unit},
+    frame::Frame,
+    state::{Phase, Run, State},
 };
-use crate::{Purpose, StepIndex, TaskKey, plan::OnSkip};
+use crate::{FrameId, Purpose, TaskKey, Unit, plan::OnSkip};
 
 impl Execution {
     /// Every invariant that is broken; none, always. Takes time in the size of the state.
@@ -21,10 +22,11 @@ impl Execution {
         if self.state.head.is_some() {
             self.check_wakeups(&mut found);
             self.check_slots(&mut found);
-            self.check_counts(&mut found);
+            self.check_sets(&mut found);
             self.check_queues(&mut found);
-            for step in 0..self.plan.steps.len() as StepIndex {
-                self.check_step(step, &mut found);
+            self.check_locks(&mut found);
+            for (id, frame) in self.state.frames.iter() {
+                self.check_frame(id, frame, &mut found);
             }
         }
         found
@@ -36,130 +38,213 @@ impl Execution {
             found.push("I7: it has not ended, and nothing will wake it".to_owned());
         }
         let is_at_work = !(state.out.is_empty()
+            && state.errands.is_empty()
             && state.active.is_empty()
+            && state.waiting.is_empty()
             && state.timers.is_empty()
             && state.retries.is_empty()
-            && state.undo.is_none());
+            && state.reentries.is_empty()
+            && state.undo_retries.is_empty()
+            && state.closing.is_empty()
+            && state.mutexes.is_empty());
         if state.end.is_some() && is_at_work {
             found.push("I8: it has ended, and something is at work".to_owned());
         }
     }
 
+    /// Every unit there is, in a frame that has not been dropped.
+    fn units(&self) -> impl Iterator<Item = (Unit, &Run)> {
+        self.state.frames.iter().flat_map(|(frame, runs)| {
+            let steps = (runs.first..).zip(&runs.steps).filter(|_| runs.scope.is_some());
+            let whole = steps.map(move |(step, run)| (Unit { frame, step, index: None }, &run.run));
+            let instances = (runs.first..).zip(&runs.steps).flat_map(move |(step, run)| {
+                let unit = Unit { frame, step, index: None };
+                run.instances().iter().enumerate().map(move |(index, run)| (unit.instance(index as u32), run))
+            });
+            whole.chain(instances)
+        })
+    }
+
     fn check_slots(&self, found: &mut Vec<String>) {
         let state = &self.state;
-        if state.work_out() > self.plan.max_parallel as usize {
-            found.push(format!("I3: {} tasks are out, more than max_parallel", state.work_out()));
+        if state.work_out > self.plan.max_parallel {
+            found.push(format!("I3: {} tasks are out, more than max_parallel", state.work_out));
         }
-        let strays = state.out.iter().filter(|task| !is_out(state, **task));
+        let work = state.out.iter().filter(|task| task.purpose == Purpose::Work).count();
+        if work != state.work_out as usize {
+            found.push(format!("I5: {work} tasks of work are out, counted were {}", state.work_out));
+        }
+        let strays = state.out.iter().chain(&state.errands).filter(|task| !is_out(state, **task));
         found.extend(strays.map(|task| format!("I3: {task:?} is out, and nothing waits for it")));
-        let units = state.steps.iter().flat_map(|step| step.instances.iter().chain([&step.run]));
-        let out = units.filter(|run| run.phase == Phase::Out).count();
-        if out != state.work_out() {
-            found.push(format!("I3: {out} units have a task out, and {} tasks are", state.work_out()));
+        let out = self.units().filter(|(_, run)| matches!(run.phase, Phase::Out | Phase::Child(_))).count();
+        if out != work + state.errands.len() {
+            found.push(format!("I3: {out} units have a task out, and {} tasks are", work + state.errands.len()));
+        }
+        let undoing = self.units().filter(|(_, run)| run.undo.is_some()).count();
+        let known: usize = state.frames.iter().map(|(_, frame)| frame.undoing.len()).sum();
+        if undoing != known {
+            found.push(format!("I5: {undoing} undos are at work, {known} are known"));
         }
     }
 
-    fn check_counts(&self, found: &mut Vec<String>) {
+    fn check_sets(&self, found: &mut Vec<String>) {
         let state = &self.state;
         let mut counts = Counts::default();
-        state.steps.iter().for_each(|step| *counts.of(step.run.phase.state()) += 1);
+        state.frames.root().steps.iter().for_each(|step| *counts.of(step.run.phase.state()) += 1);
         if counts != state.counts {
             found.push(format!("I5: counts are {:?}, the steps say {counts:?}", state.counts));
         }
-        let open = state.steps.iter().filter(|step| is_open(step.run.phase)).count();
-        if open != state.open as usize {
-            found.push(format!("I5: {open} steps are open, counted were {}", state.open));
-        }
-        let numbered = state.steps.iter().enumerate();
         let active: BTreeSet<_> =
-            numbered.filter(|(_, step)| step.run.phase.is_active()).map(|(step, _)| step as StepIndex).collect();
+            self.units().filter(|(_, run)| run.phase.is_active()).map(|(unit, _)| unit).collect();
         if active != state.active {
             found.push(format!("I5: active are {active:?}, known are {:?}", state.active));
         }
-        let numbered = state.steps.iter().enumerate();
-        let timers: BTreeSet<_> =
-            numbered.filter_map(|(step, run)| Some((run.run.phase.due()?, step as StepIndex))).collect();
+        let timers: BTreeSet<_> = self.units().filter_map(|(unit, run)| Some((run.phase.due()?, unit))).collect();
         if timers != state.timers {
             found.push(format!("I5: the waits end at {timers:?}, the timers are {:?}", state.timers));
+        }
+        let retrying = |(unit, run): (Unit, &Run)| match run.phase {
+            Phase::Retrying(at) => Some((at, unit)),
+            _ => None,
+        };
+        let retries: BTreeSet<_> = self.units().filter_map(retrying).collect();
+        let known: BTreeSet<_> = state.retries.union(&state.reentries).copied().collect();
+        if retries != known {
+            found.push(format!("I5: retries are due at {retries:?}, known are {known:?}"));
+        }
+        let is_waiting = |(unit, run): &(Unit, &Run)| match run.phase {
+            Phase::Awaiting(_) | Phase::Sleeping(_) => true,
+            Phase::Deciding(_) => state.wants_voters(*unit),
+            Phase::Locking => run.mutex.as_ref().is_some_and(|held| held.global),
+            _ => false,
+        };
+        let waiting: BTreeSet<_> = self.units().filter(is_waiting).map(|(unit, _)| unit).collect();
+        if waiting != state.waiting {
+            found.push(format!("I7: these wait: {waiting:?}; known are {:?}", state.waiting));
+        }
+        let awaiting = self.units().filter(|(_, run)| matches!(run.phase, Phase::Awaiting(_))).count();
+        let known: usize = state.mailboxes.values().map(|mailbox| mailbox.waiting.len()).sum();
+        if awaiting != known {
+            found.push(format!("I7: {awaiting} units wait for a signal, {known} are known"));
         }
     }
 
     /// Whatever is ready waits in exactly one queue, and nothing else does.
     fn check_queues(&self, found: &mut Vec<String>) {
         let state = &self.state;
-        let queued: BTreeSet<_> = state.queue.iter().copied().collect();
-        let due: BTreeSet<_> = state.due.iter().copied().collect();
-        if queued.len() != state.queue.len() || due.len() != state.due.len() {
+        let queued: BTreeSet<_> = state.queue.iter().chain(&state.due).copied().collect();
+        if queued.len() != state.queue.len() + state.due.len() {
             found.push("I8: something is queued twice".to_owned());
         }
-        let stale = queued.iter().filter(|unit| state.run(**unit).is_none_or(|run| run.phase != Phase::Pending));
-        found.extend(stale.map(|unit| format!("I8: {unit:?} is queued, and has begun")));
-        for (step, run) in state.steps.iter().enumerate() {
-            let step = step as StepIndex;
-            let is_ready = run.settled && run.run.phase == Phase::Pending;
-            let places = usize::from(queued.contains(&Unit { step, index: None })) + usize::from(due.contains(&step));
-            if places != usize::from(is_ready) {
-                found.push(format!("I8: the step {step} is ready: {is_ready}; queued {places} times"));
+        for unit in &queued {
+            let is_open = state.frames.get(unit.frame).is_some_and(|frame| frame.closing.is_none());
+            if state.phase(*unit) != Phase::Pending || !is_open {
+                found.push(format!("I8: {unit:?} is queued, and has begun, or never will"));
+            }
+        }
+        if state.end.is_some() {
+            return;
+        }
+        for (unit, run) in self.units().filter(|(_, run)| run.phase == Phase::Pending) {
+            let Some(frame) = state.frames.get(unit.frame).filter(|frame| frame.closing.is_none()) else { continue };
+            let step = frame.step(unit.step);
+            let is_ready = match unit.index {
+                None => step.is_some_and(|step| step.settled),
+                Some(index) => step.and_then(|step| step.many.as_ref()).is_some_and(|many| index < many.queued),
+            };
+            if is_ready != queued.contains(&unit) {
+                found.push(format!("I8: {unit:?} ({:?}) is ready: {is_ready}, and queued: {}", run.phase, !is_ready));
             }
         }
     }
 
+    /// A mutex has one holder, which is at work, and whoever waits for it knows that.
+    fn check_locks(&self, found: &mut Vec<String>) {
+        let state = &self.state;
+        for (name, mutex) in &state.mutexes {
+            let wants = |unit: &Unit, taken: bool| {
+                let held = state.run(*unit).and_then(|run| run.mutex.as_ref());
+                held.is_some_and(|held| held.name == *name && held.taken == taken)
+            };
+            if !mutex.holder.iter().all(|unit| wants(unit, true)) || !mutex.waiting.iter().all(|unit| wants(unit, false)) {
+                found.push(format!("I8: the mutex `{name}` is not what its units think: {mutex:?}"));
+            }
+            if mutex.holder.is_none() != state.free_mutexes.contains(name) {
+                found.push(format!("I8: the mutex `{name}` is free, and nobody sees it"));
+            }
+        }
+        let held = self.units().filter_map(|(_, run)| run.mutex.as_ref()).filter(|held| !held.global).count();
+        let known: usize =
+            state.mutexes.values().map(|mutex| mutex.waiting.len() + usize::from(mutex.holder.is_some())).sum();
+        if held != known {
+            found.push(format!("I5: {held} units have or want a mutex, {known} are known"));
+        }
+    }
+
+    fn check_frame(&self, id: FrameId, frame: &Frame, found: &mut Vec<String>) {
+        let open = frame.steps.iter().filter(|step| step.run.phase.is_open()).count();
+        let is_vote = frame.scope.is_none();
+        if open != frame.open as usize && !is_vote {
+            found.push(format!("I5: {open} steps of frame {id} are open, counted were {}", frame.open));
+        }
+        let homed = self.state.frames.iter().filter(|(inner, _)| self.state.home(*inner) == id);
+        let steps = homed.flat_map(|(_, frame)| &frame.steps);
+        let loose = steps.filter(|step| step.many.as_ref().is_some_and(|many| many.loose)).count();
+        if loose != frame.loose as usize {
+            found.push(format!("I5: {loose} steps of frame {id} are loose, counted were {}", frame.loose));
+        }
+        // A frame whose unit is at work elsewhere is over.
+        let is_live = self.state.is_live(id) && self.state.end.is_none();
+        if self.state.ripe.contains(&id) != (is_live && frame.is_ripe()) {
+            found.push(format!("I8: frame {id} is ripe: {}, and seen: {}", frame.is_ripe(), !frame.is_ripe()));
+        }
+        if is_live && self.state.closing.contains(&id) != frame.closing.is_some() {
+            found.push(format!("I8: frame {id} is lost, and nobody sees it"));
+        }
+        if !is_vote {
+            (frame.first..).take(frame.steps.len()).for_each(|step| {
+                self.check_step(Unit { frame: id, step, index: None }, found);
+            });
+        }
+    }
+
     /// A step's counters against what they count.
-    fn check_step(&self, step: StepIndex, found: &mut Vec<String>) {
-        let (plan, run) = (&self.plan.steps[step as usize], &self.state.steps[step as usize]);
-        let dependencies = plan
-            .depends_on
-            .iter()
-            .map(|dependency| (&self.plan.steps[*dependency as usize], &self.state.steps[*dependency as usize]));
+    fn check_step(&self, unit: Unit, found: &mut Vec<String>) {
+        let (plan, Some(run)) = (&self.plan.steps[unit.step as usize], self.state.step(unit)) else { return };
         let (mut done, mut skipped) = (0, 0);
-        for (plan, dependency) in dependencies {
-            let counts_as_done = plan.on_skip == OnSkip::CountAsDone;
-            match dependency.run.phase {
+        for &dependency in &plan.depends_on {
+            let counts_as_done = self.plan.steps[dependency as usize].on_skip == OnSkip::CountAsDone;
+            let dependency = Unit { step: dependency, ..unit };
+            match self.state.phase(dependency) {
                 Phase::Completed | Phase::Compensated => done += 1,
-                Phase::Failed => done += u32::from(dependency.run.output.is_some()),
-                Phase::Skipped if counts_as_done => done += 1,
-                Phase::Skipped => skipped += 1,
-                Phase::Pending
-                | Phase::Out
-                | Phase::Retrying(_)
-                | Phase::Expanded
-                | Phase::Deciding(_)
-                | Phase::Awaiting(_)
-                | Phase::Sleeping(_)
-                | Phase::Cancelled => {}
+                Phase::Failed => {
+                    done += u32::from(self.state.run(dependency).is_some_and(|run| run.output.is_some()));
+                }
+                Phase::Skipped | Phase::Withdrawn if counts_as_done => done += 1,
+                Phase::Skipped | Phase::Withdrawn => skipped += 1,
+                _ => {}
             }
         }
         if (done, skipped) != (run.done, run.skipped) {
             let counted = (run.done, run.skipped);
             found.push(format!("I5: dependencies of {} are {done} done, {skipped} skipped, not {counted:?}", plan.id));
         }
-        if run.settled != join_outcome(&self.plan, &self.state, step).is_some() {
+        let has_settled = join_outcome(&self.plan, &self.state, unit).is_some();
+        if run.run.phase == Phase::Pending && run.settled != has_settled {
             found.push(format!("I8: the join of {} has settled, and nobody saw it", plan.id));
         }
-        if run.run.phase.is_active() && open_instances(run) != run.open as usize {
-            found.push(format!(
-                "I5: {} instances of {} are open, counted were {}",
-                open_instances(run),
-                plan.id,
-                run.open
-            ));
+        let Some(many) = &run.many else { return };
+        let open = many.instances.iter().filter(|run| run.phase.is_open()).count();
+        if (run.run.phase.is_active() || many.loose) && open != many.open as usize {
+            found.push(format!("I5: {open} instances of {} are open, counted were {}", plan.id, many.open));
         }
     }
 }
 
-fn is_open(phase: Phase) -> bool {
-    phase == Phase::Pending || phase.is_active()
-}
-
-fn open_instances(step: &StepRun) -> usize {
-    step.instances.iter().filter(|run| is_open(run.phase)).count()
-}
-
 fn is_out(state: &State, task: TaskKey) -> bool {
-    let run = match (&state.undo, task.purpose) {
-        (Some(undo), Purpose::Undo) if undo.unit == Unit::of(task) => Some(&undo.run),
-        (_, Purpose::Undo) => None,
-        (_, Purpose::Work) => state.run(Unit::of(task)),
+    let run = match task.purpose {
+        Purpose::Undo => state.run(task.unit).and_then(|run| run.undo.as_deref()),
+        Purpose::Work => state.run(task.unit),
     };
-    run.is_some_and(|run| run.phase == Phase::Out && run.attempt == task.attempt)
+    run.is_some_and(|run| matches!(run.phase, Phase::Out | Phase::Child(_)) && run.attempt == task.attempt)
 }

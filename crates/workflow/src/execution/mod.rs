@@ -4,23 +4,36 @@
 //! alone: it evaluates no expression and draws no number, since events hold every result of both. Whatever changes the state
 //! is in [`apply`]; whatever chooses an event is in [`decide`] (commands) and [`settle`] (what follows by itself).
 //!
-//! | a step goes from | to | by |
+//! What there is to schedule is a *unit*: a step, an instance of its `for_each`, or a voter, in a *frame*, one activation of a
+//! scope. Every layer that a step may have is done once, for every kind of work, in this order: condition, instances, mutex,
+//! loop, attempts, work. That is why everything composes with everything.
+//!
+//! | a unit goes from | to | by |
 //! | --- | --- | --- |
-//! | pending | out | `StepScheduled` (a slot is free) |
-//! | pending | expanded, deciding, awaiting, sleeping | `StepExpanded`, `DecisionOpened`, `SignalAwaited`, `SleepStarted` |
+//! | pending | out, child | `StepScheduled` (of an agent's task: a slot is free) |
+//! | pending | expanded, inside, deciding, awaiting, sleeping | `StepExpanded`, `BlockEntered`, `DecisionOpened`, `SignalAwaited`, `SleepStarted` |
 //! | pending | skipped | `StepSkipped` (by its `when`, or its join cannot be met any more) |
-//! | out | retrying | `StepRetrying` |
-//! | retrying | out | `StepScheduled` (due, and a slot is free) |
-//! | pending and all that is active | completed, failed, cancelled | `StepCompleted`, `StepFailed`, `StepCancelled` |
+//! | pending | locking, and pending again | `MutexAwaited`, `MutexTaken` |
+//! | out, child, inside | retrying | `StepRetrying` |
+//! | retrying | out, child, inside | `StepScheduled`, `BlockEntered` (due, and a slot is free where one is needed) |
+//! | all that is active | pending | `StepRepeated` (the next iteration) |
+//! | pending and all that is active | completed, failed, cancelled, withdrawn | `StepCompleted`, `StepFailed`, `StepCancelled`, `StepWithdrawn` |
 //! | completed | compensated | `StepCompensated` |
 //! | failed, cancelled | pending, expanded | `Retried` |
 //!
-//! Instances of a `for_each` and voters go the same ways between pending, out, retrying and an end.
+//! | a frame goes from | to | by |
+//! | --- | --- | --- |
+//! | | running | `Accepted`, `Continued`; `BlockEntered`; `DecisionOpened` |
+//! | running | closing | `StepFailed` without a fallback, `ScopeFailed`, `CancelRequested`, `EndRequested` |
+//! | closing | compensating | `CompensationStarted` (all that ran is withdrawn, and something can be undone) |
+//! | running, closing, compensating | over | `Completed`, `Failed`, `Cancelled`; of a block what its unit does next |
 //!
 //! Rules that are nowhere else:
-//! - A failure that no `on_failure` catches, a cancel and the execution's deadline withdraw everything at work, undo what
-//!   completed and has a `compensate` (one after the other, the last first), and then end the execution.
-//! - A slot (`config.max_parallel`) is held by every task that is out, a voter's as well, and by no wait, retry or undo.
+//! - A scope that is lost withdraws everything at work in it, undoes what completed in it and has a `compensate` (one after the
+//!   other, the last first), and then fails: the execution, or the unit whose block it is. A unit that is withdrawn from
+//!   outside leaves what completed in its block to the scope around it.
+//! - A slot (`config.max_parallel`) is held by every task that is with an agent, a voter's as well, and by no wait, retry,
+//!   child or undo.
 //! - A plain task's `when` is evaluated when a slot is free for it; every other `when` as soon as the join has settled.
 //! - While paused nothing begins, no retry either. Results and signals count, and waits that have begun run out.
 //! - A decision waits for every voter or for its deadline, even where the outcome could not change any more: the record says
@@ -28,9 +41,12 @@
 //! - A result is used where its attempt is the one that is out. Any other is dropped, also after the end.
 
 mod apply;
+mod begin;
+mod closing;
 mod decide;
 mod effects;
 mod explain;
+mod frame;
 mod invariants;
 mod scope;
 mod settle;
@@ -45,10 +61,11 @@ use domain::{ExecutionId, Namespace, Payload, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
 use self::{
-    apply::Applier,
+    apply::{Applier, Cut},
     state::{End, State},
 };
 pub use self::{
+    decide::Transition,
     explain::{Explanation, Overlay, TaskPlace, Wait, WaitKind},
     view::{Counts, StepState, StepView},
 };
@@ -58,6 +75,8 @@ use crate::{Failure, Plan, Recorded, TaskKey};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
+    /// It waits for its turn among those with its `concurrency_key`.
+    Queued,
     /// Steps run or wait.
     Running,
     /// Nothing new starts.
@@ -77,7 +96,7 @@ impl Status {
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Completed | Self::Failed | Self::Cancelled => true,
-            Self::Running | Self::Paused | Self::Compensating => false,
+            Self::Queued | Self::Running | Self::Paused | Self::Compensating => false,
         }
     }
 }
@@ -98,7 +117,12 @@ impl Execution {
 
     /// Applies one event of the log: replay.
     pub fn apply(&mut self, recorded: &Recorded) {
-        Applier { state: &mut self.state, plan: &self.plan, at: recorded.at }.apply(&recorded.event);
+        Applier::new(&mut self.state, &self.plan, recorded.at, &mut Cut::default()).apply(&recorded.event);
+        // Where a log is read from the entry with which it was continued, numbers are missing before that.
+        self.state.sequence = recorded.sequence;
+        if matches!(recorded.event, crate::Event::Continued { .. }) {
+            self.state.began_at = recorded.sequence;
+        }
     }
 
     /// Where it is.
@@ -107,46 +131,55 @@ impl Execution {
             Some((End::Completed(_), _)) => Status::Completed,
             Some((End::Failed, _)) => Status::Failed,
             Some((End::Cancelled, _)) => Status::Cancelled,
-            None if self.state.compensating => Status::Compensating,
+            None if self.state.is_compensating() => Status::Compensating,
             None if self.state.paused.is_some() => Status::Paused,
+            None if self.state.is_queued() => Status::Queued,
             None => Status::Running,
         }
     }
 
     /// When [`crate::Command::Tick`] has something to do next.
     pub fn next_due(&self) -> Option<Timestamp> {
-        if self.state.end.is_some() {
+        let state = &self.state;
+        if state.end.is_some() {
             return None;
         }
         // A retry that a pause or a lack of slots holds back waits for those to end, not for time.
-        let is_held = !self.state.compensating
-            && (self.state.paused.is_some() || self.state.work_out() >= self.plan.max_parallel as usize);
-        let retry = self.state.retries.first().map(|(due, _)| *due).filter(|_| !is_held);
-        let wait = self.state.timers.first().map(|(due, _)| *due);
-        [retry, wait, self.state.deadline].into_iter().flatten().min()
+        let is_held = state.paused.is_some();
+        let is_full = state.is_full(&self.plan);
+        let first = |set: &std::collections::BTreeSet<(Timestamp, crate::Unit)>| set.first().map(|(due, _)| *due);
+        let retry = first(&state.retries).filter(|_| !is_held && !is_full);
+        let reentry = first(&state.reentries).filter(|_| !is_held);
+        let wait = first(&state.timers).filter(|_| state.frames.root().closing.is_none());
+        [retry, reentry, first(&state.undo_retries), wait, state.deadline].into_iter().flatten().min()
     }
 
     /// Is this the attempt that is out, whose result counts?
     pub fn is_current(&self, task: TaskKey) -> bool {
-        self.state.out.contains(&task)
+        self.state.out.contains(&task) || self.state.errands.contains(&task)
     }
 
-    /// The tasks that are out, undos included.
+    /// The tasks that are out with agents, undos included.
     pub fn tasks_out(&self) -> Vec<TaskKey> {
         self.state.out.iter().copied().collect()
     }
 
-    /// How many things could wake it: tasks out, waits, retries, voters wanted, a pause. An execution that has not ended has
-    /// at least one (I7). Its deadline does not count: it would hide that nothing else will.
+    /// How many things could wake it: tasks out, waits, retries, a pause. An execution that has not ended has at least one
+    /// (I7). Its deadline does not count: it would hide that nothing else will.
     pub fn wakeups(&self) -> usize {
-        if self.state.end.is_some() {
+        let state = &self.state;
+        if state.end.is_some() {
             return 0;
         }
-        let waits = self.state.active.iter().filter(|step| self.waits_outside(**step)).count();
-        let retries = self.state.retries.len();
-        // Undos do not heed a pause, and its end would not wake them.
-        let pause = usize::from(self.state.paused.is_some() && !self.state.compensating);
-        self.state.out.len() + waits + retries + pause
+        let retries = state.retries.len() + state.reentries.len() + state.undo_retries.len();
+        // What is lost does not heed a pause, and its end would not wake it.
+        let pause = usize::from(state.paused.is_some() && state.frames.root().closing.is_none());
+        state.out.len() + state.errands.len() + state.waiting.len() + retries + pause + usize::from(state.is_queued())
+    }
+
+    /// The execution whose step it is.
+    pub fn parent(&self) -> Option<&crate::Parent> {
+        self.state.head.as_ref().and_then(|head| head.parent.as_ref())
     }
 
     /// Its id, after the first event.

@@ -1,25 +1,27 @@
 //! What follows by itself: everything that is due, ready or over, until nothing is.
 //!
 //! The work grows with what happens, not with the size of the definition: a step is looked at when its join settles, a
-//! timer when it is due, and a slot when it is free.
+//! timer when it is due, a scope when its last step has ended, and a slot when it is free.
 
 use domain::Payload;
 
 use super::{
-    apply::{join_outcome, list},
-    decide::Decider,
+    apply::list,
+    decide::{Decider, Report},
     scope::View,
-    state::{Phase, Unit},
+    state::StepRun,
 };
 use crate::{
-    Event, Failure, Purpose, SkipReason, StepIndex, Voter,
+    Event, Failure, FrameId, Purpose, Unit,
     decision::{Question, tally},
     expression::within_limit,
-    plan::{Decision, OnTimeout, StepKind, Voters},
+    plan::{Concurrency, OnTimeout, StepKind, Test},
 };
 
 /// Why a voter that had not voted by the deadline is missing.
 pub(crate) const DEADLINE: &str = "deadline";
+/// Entries of a log: with more an execution takes too long to read back. It can be continued before that.
+const MOST_EVENTS: u64 = 1_000_000;
 
 impl Decider<'_> {
     /// Goes on until it is quiet.
@@ -29,59 +31,123 @@ impl Decider<'_> {
 
     /// One thing that can be done now; false where there is none.
     fn advance(&mut self) -> bool {
-        if self.state.compensating {
-            return self.advance_undo();
+        if self.advance_closing() {
+            return true;
         }
-        if self.state.cancel.is_some() || self.state.failure.is_some() {
-            return self.wind_down();
+        let root = self.state.frames.root_id();
+        if self.state.frames.root().closing.is_some() {
+            return false;
         }
         if self.state.deadline.is_some_and(|deadline| deadline <= self.now) {
             let timeout = self.plan.timeout.unwrap_or_default();
             let message = format!("the execution did not end within {}", humantime::format_duration(timeout));
-            return self.lose(Failure::fatal("execution_timeout", message));
+            return self.lose(root, Failure::fatal("execution_timeout", message));
         }
-        if self.advance_timer() {
+        if self.state.sequence - self.state.began_at > MOST_EVENTS {
+            let message = format!("its history has more than {MOST_EVENTS} entries; end it with `continued` before that");
+            return self.lose(root, Failure::fatal("history_too_long", message));
+        }
+        if self.advance_race() || self.advance_timer() {
             return true;
         }
-        if self.state.open == 0 {
-            return self.finish();
+        if let Some(&frame) = self.state.ripe.first() {
+            return self.finish(frame);
         }
-        self.state.paused.is_none() && self.advance_work()
+        self.state.paused.is_none() && !self.state.is_queued() && self.advance_work()
+    }
+
+    pub(super) fn lose(&mut self, frame: FrameId, failure: Failure) -> bool {
+        self.emit(Event::ScopeFailed { frame, failure });
+        true
+    }
+
+    /// It waits for its turn before anything begins.
+    pub(super) fn take_turn(&mut self) {
+        let Some(Concurrency { key, limit }) = &self.plan.concurrency else { return };
+        let root = self.state.frames.root_id();
+        match key.evaluate_text(&View::of_frame(self.state, self.plan, root)) {
+            Ok(key) => self.emit(Event::TurnAwaited { key, limit: *limit }),
+            Err(failure) => {
+                self.lose(root, failure);
+            }
+        }
+    }
+
+    /// The losers of a race that is over.
+    fn advance_race(&mut self) -> bool {
+        let Some(&race) = self.state.races.front() else { return false };
+        let rest = self.step_of(race).cancel_rest.iter().map(|step| Unit { step: *step, ..race });
+        let Some(loser) = rest.into_iter().find(|unit| self.state.phase(*unit).is_open()) else { return false };
+        self.emit(Event::StepWithdrawn { unit: loser, by: race.step });
+        true
     }
 
     /// Waits that are over.
     fn advance_timer(&mut self) -> bool {
-        let Some(&(_, step)) = self.state.timers.first().filter(|(due, _)| *due <= self.now) else { return false };
-        match &self.plan.steps[step as usize].kind {
-            StepKind::Sleep(_) => self.complete(step, Some(Payload::null())),
-            StepKind::Signal { name, on_timeout, .. } => match on_timeout {
-                OnTimeout::Fail => {
-                    let message = format!("the signal `{name}` did not come in time");
-                    self.fail(step, Failure::fatal("signal_timeout", message), None);
+        let Some(&(_, unit)) = self.state.timers.first().filter(|(due, _)| *due <= self.now) else { return false };
+        let step = self.step_of(unit);
+        match &step.kind {
+            StepKind::Sleep(_) | StepKind::SleepUntil(_) => self.unit_done(unit, Some(Payload::null()), None),
+            StepKind::Signal { on_timeout, .. } => self.signal_late(unit, on_timeout),
+            StepKind::Decision(_) => self.close_at_deadline(unit),
+            StepKind::Block(_) => {
+                let Some(inner) = self.state.run(unit).and_then(|run| run.inner) else { return false };
+                // The scope is lost as a whole, and its unit fails once everything in it is undone.
+                if self.state.frames.get(inner).is_some_and(|frame| frame.closing.is_some()) {
+                    return false;
                 }
-                OnTimeout::Reject => {
-                    let output = serde_json::json!({ "approved": false, "timed_out": true });
-                    self.complete(step, Some(Payload::from_value(&output)));
-                }
-                OnTimeout::Continue(output) => match output.evaluate(&View::of_step(self.state, step)) {
-                    Ok(output) => self.complete(step, Some(output)),
-                    Err(failure) => self.fail(step, failure, None),
-                },
-            },
-            StepKind::Decision(_) => self.close_at_deadline(step),
+                return self.lose(inner, Failure::timeout(step.timeout.unwrap_or_default()));
+            }
+            StepKind::Workflow(_) => {
+                let Some(run) = self.state.run(unit) else { return false };
+                let task = unit.task(Purpose::Work, run.attempt);
+                let failure = Failure::timeout(step.timeout.unwrap_or_default());
+                self.cut_child(task);
+                self.attempt_failed(Report { task, agent_id: None, begun_at: None }, failure);
+            }
             // Only waits have timers.
-            StepKind::Task { .. } => return false,
+            StepKind::Task { .. } | StepKind::Emit(_) | StepKind::Cancel(_) | StepKind::End(_) => return false,
         }
         true
     }
 
-    /// Steps that can begin, then tasks while there are slots: due retries first, they are older.
+    fn signal_late(&mut self, unit: Unit, on_timeout: &OnTimeout) {
+        let name = self.state.run(unit).and_then(|run| run.signal.clone()).unwrap_or_default();
+        match on_timeout {
+            OnTimeout::Fail => {
+                let message = format!("the signal `{name}` did not come in time");
+                self.fail(unit, Failure::fatal("signal_timeout", message), None);
+            }
+            OnTimeout::Reject => {
+                let output = serde_json::json!({ "approved": false, "timed_out": true });
+                self.unit_done(unit, Some(Payload::from_value(&output)), None);
+            }
+            OnTimeout::Continue(output) => match output.evaluate(&View::of_work(self.state, self.plan, unit)) {
+                Ok(output) => self.unit_done(unit, Some(output), None),
+                Err(failure) => self.fail(unit, failure, None),
+            },
+        }
+    }
+
+    /// Units that can begin, then tasks while there are slots: due retries first, they are older.
     fn advance_work(&mut self) -> bool {
-        if let Some(&step) = self.state.due.front() {
-            self.begin(step);
+        if let Some(name) = self.state.free_mutexes.first() {
+            let next = self.state.mutexes.get(name).and_then(|mutex| mutex.waiting.front().copied());
+            if let Some(unit) = next {
+                let name = name.clone();
+                self.emit(Event::MutexTaken { unit, name });
+                return true;
+            }
+        }
+        if let Some(&unit) = self.state.due.front() {
+            self.begin(unit);
             return true;
         }
-        if self.state.work_out() >= self.plan.max_parallel as usize {
+        if let Some(&(_, unit)) = self.state.reentries.first().filter(|(due, _)| *due <= self.now) {
+            self.begin_unit(unit);
+            return true;
+        }
+        if self.state.is_full(self.plan) {
             return false;
         }
         if let Some(&(_, unit)) = self.state.retries.first().filter(|(due, _)| *due <= self.now) {
@@ -90,250 +156,184 @@ impl Decider<'_> {
             return true;
         }
         if let Some(&unit) = self.state.queue.front() {
-            self.begin_task(unit);
+            self.begin(unit);
             return true;
         }
         false
     }
 
-    /// Whether a step that needs no slot starts, and what it starts with.
-    fn begin(&mut self, step: StepIndex) {
-        if join_outcome(self.plan, self.state, step) == Some(false) {
-            return self.emit(Event::StepSkipped { step, reason: SkipReason::Dependency });
+    /// A unit's work is done, for this iteration: what comes next?
+    pub(super) fn unit_done(&mut self, unit: Unit, output: Option<Payload>, report: Option<Report>) {
+        match self.goes_on(unit, output.as_ref()) {
+            Ok(true) => return self.emit(Event::StepRepeated { unit, output }),
+            Ok(false) => {}
+            Err(failure) => return self.fail(unit, failure, None),
         }
-        if !self.may_start(step) {
+        let (agent_id, begun_at) = report.map(|report| (report.agent_id, report.begun_at)).unwrap_or_default();
+        self.emit(Event::StepCompleted { unit, output, agent_id, begun_at });
+        if unit.index.is_some() {
+            self.instance_done(unit);
+        }
+    }
+
+    /// Does the loop of the unit go on after this output?
+    fn goes_on(&self, unit: Unit, output: Option<&Payload>) -> Result<bool, Failure> {
+        let Some(repeat) = &self.step_of(unit).repeat else { return Ok(false) };
+        // A signal's payload is in its mailbox until the event takes it.
+        let run = self.state.run(unit);
+        let kept = || {
+            let name = run?.signal.as_ref()?;
+            self.state.mailboxes.get(&**name)?.kept.front()
+        };
+        let last = output.or_else(kept);
+        let iteration = run.map_or(0, |run| run.iteration);
+        let (condition, wanted, at) = match &repeat.test {
+            Test::While(condition) => (condition, true, iteration + 1),
+            Test::Until(condition) => (condition, false, iteration),
+        };
+        let view = View::of_test(self.state, self.plan, unit, last, at);
+        let goes_on = condition.evaluate(&view)? == wanted;
+        if goes_on && iteration + 1 >= repeat.max_iterations {
+            let message = format!("the loop did not end within {} iterations", repeat.max_iterations);
+            return Err(Failure::fatal("too_many_iterations", message));
+        }
+        Ok(goes_on)
+    }
+
+    /// Is a `for_each` done with this instance?
+    pub(super) fn instance_done(&mut self, unit: Unit) {
+        let step = unit.whole();
+        if !self.state.phase(step).is_open() {
             return;
         }
-        let plan = self.plan;
-        let now = self.now;
-        match &plan.steps[step as usize].kind {
-            StepKind::Sleep(duration) => self.emit(Event::SleepStarted { step, until: now + *duration }),
-            StepKind::Signal { name, timeout, .. } => {
-                let until = timeout.map(|timeout| now + timeout);
-                self.emit(Event::SignalAwaited { step, name: name.clone(), until });
-                let is_kept = self.state.mailboxes.get(name).is_some_and(|mailbox| !mailbox.kept.is_empty());
-                if is_kept {
-                    self.complete(step, None);
-                }
+        let Some(many) = self.state.step(step).and_then(|step| step.many.as_ref()) else { return };
+        let results = (many.completed, many.instances.len() as u32);
+        let is_over = many.open == 0;
+        let condition = self.step_of(step).for_each.as_ref().and_then(|for_each| for_each.complete_when.as_ref());
+        let is_enough = match condition.filter(|_| !is_over) {
+            None => Ok(is_over),
+            Some(condition) => {
+                let last = self.state.run(unit).and_then(|run| run.output.as_ref());
+                condition.evaluate(&View::of_results(self.state, self.plan, step, last, results))
             }
-            StepKind::Decision(decision) => self.open(step, decision),
-            StepKind::Task { .. } => self.expand(step),
-        }
-    }
-
-    /// Evaluates `when`; a step that may not start has ended with that.
-    fn may_start(&mut self, step: StepIndex) -> bool {
-        let Some(condition) = &self.plan.steps[step as usize].when else { return true };
-        match condition.evaluate(&View::of_step(self.state, step)) {
-            Ok(true) => true,
-            Ok(false) => {
-                self.emit(Event::StepSkipped { step, reason: SkipReason::Condition });
-                false
-            }
-            Err(failure) => {
-                self.fail(step, failure, None);
-                false
-            }
-        }
-    }
-
-    fn expand(&mut self, step: StepIndex) {
-        let Some(for_each) = &self.plan.steps[step as usize].for_each else { return };
-        match for_each.items.evaluate_list(&View::of_step(self.state, step)) {
-            Ok(items) => {
-                let is_empty = items.is_empty();
-                self.emit(Event::StepExpanded { step, items });
-                if is_empty {
-                    self.complete(step, Some(list(std::iter::empty())));
-                }
-            }
+        };
+        match is_enough {
+            Ok(true) => self.complete(step, None),
+            Ok(false) => {}
             Err(failure) => self.fail(step, failure, None),
         }
     }
 
-    /// The first attempt of a step, an instance or a voter.
-    fn begin_task(&mut self, unit: Unit) {
-        let Some(run) = self.state.run(unit) else { return };
-        let (attempt, is_first) = (run.attempt + 1, run.input.is_none());
-        if unit.index.is_none() && !self.may_start(unit.step) {
-            return;
-        }
-        let task = unit.task(Purpose::Work, attempt);
-        let input = match &self.plan.steps[unit.step as usize].kind {
-            StepKind::Task { input, .. } if is_first => match input.evaluate(&View::of_unit(self.state, unit)) {
-                Ok(input) => Some(input),
-                Err(failure) => return self.fail_unit(unit, failure),
-            },
-            // A voter's input is the decision's; and what was evaluated once is not again.
-            _ => None,
-        };
-        self.emit(Event::StepScheduled { task, input });
-    }
-
-    fn fail_unit(&mut self, unit: Unit, failure: Failure) {
-        if unit.index.is_some() {
-            let (step, index) = (unit.step, unit.index);
-            self.emit(Event::StepFailed { step, index, failure: failure.clone(), agent_id: None, fallback: None });
-        }
-        self.fail(unit.step, failure, None);
-    }
-
-    fn open(&mut self, step: StepIndex, decision: &Decision) {
-        let input = match decision.voter_input(&View::of_step(self.state, step)) {
-            Ok(input) => input,
-            Err(failure) => return self.fail(step, failure, None),
-        };
-        let deadline = decision.deadline.map(|deadline| self.now + deadline);
-        self.emit(Event::DecisionOpened { step, input, deadline });
-        if let Voters::These(agents) = &decision.voters {
-            let voter = |agent: &domain::AgentId| Voter { agent_id: *agent, name: agent.to_string(), weight: 1.0 };
-            self.emit(Event::VotersChosen { step, voters: agents.iter().map(voter).collect() });
-        }
+    /// A step has ended well as a whole.
+    pub(super) fn complete(&mut self, unit: Unit, output: Option<Payload>) {
+        self.emit(Event::StepCompleted { unit, output, agent_id: None, begun_at: None });
     }
 
     /// Nobody waits beyond a decision's deadline: who has not voted is missing.
-    fn close_at_deadline(&mut self, step: StepIndex) {
-        let missing = |(voter, run): (usize, &super::state::Run)| {
-            (run.phase.is_active() || run.phase == Phase::Pending).then_some(voter as u32)
-        };
-        let instances = self.state.steps[step as usize].instances.iter().enumerate();
-        let missing: Vec<_> = instances.filter_map(missing).collect();
-        for voter in missing {
+    fn close_at_deadline(&mut self, unit: Unit) {
+        for voter in self.missing_voters(unit) {
             let failure = Failure::fatal(DEADLINE, "no ballot before the deadline");
-            self.emit(Event::BallotMissed { step, voter, failure });
+            self.emit(Event::BallotMissed { unit, voter, failure });
         }
-        self.close(step);
+        self.close(unit);
     }
 
-    pub(super) fn close_if_complete(&mut self, step: StepIndex) {
-        if self.state.steps[step as usize].open == 0 {
-            self.close(step);
+    fn missing_voters(&self, unit: Unit) -> Vec<u32> {
+        let instances = self.votes(unit).map(|votes| votes.instances()).unwrap_or_default().iter().enumerate();
+        instances.filter(|(_, run)| run.phase.is_open()).map(|(voter, _)| voter as u32).collect()
+    }
+
+    fn votes(&self, unit: Unit) -> Option<&StepRun> {
+        let inner = self.state.run(unit)?.inner?;
+        self.state.step(Unit { frame: inner, step: unit.step, index: None })
+    }
+
+    pub(super) fn close_if_complete(&mut self, unit: Unit) {
+        let is_complete = self.votes(unit).and_then(|votes| votes.many.as_ref()).is_some_and(|many| many.open == 0);
+        if is_complete {
+            self.close(unit);
         }
     }
 
     /// Counts the ballots that are in.
-    fn close(&mut self, step: StepIndex) {
-        let StepKind::Decision(decision) = &self.plan.steps[step as usize].kind else { return };
-        let run = &self.state.steps[step as usize];
-        let input = run.run.input.clone().unwrap_or_else(Payload::null);
+    fn close(&mut self, unit: Unit) {
+        let StepKind::Decision(decision) = &self.step_of(unit).kind else { return };
+        let input = self.state.run(unit).and_then(|run| run.input.clone()).unwrap_or_else(Payload::null);
+        let none = super::state::Many::default();
+        let many = self.votes(unit).and_then(|votes| votes.many.as_deref()).unwrap_or(&none);
         let outcome = Question::from_payload(&input).and_then(|question| {
             let late = Failure::fatal(DEADLINE, "no ballot before the deadline");
-            let cast =
-                run.voters.iter().zip(&run.ballots).filter_map(|(voter, ballot)| Some((voter, ballot.as_ref()?)));
-            let missing = run.voters.iter().zip(&run.ballots).zip(&run.instances);
-            let missing = missing.filter(|((_, ballot), _)| ballot.is_none());
-            let missing: Vec<_> =
-                missing.map(|((voter, _), run)| (voter, run.failure.as_ref().unwrap_or(&late))).collect();
-            tally(&question, decision.strategy, decision.quorum, &cast.collect::<Vec<_>>(), &missing)
+            let votes = many.voters.iter().zip(&many.ballots).zip(&many.instances);
+            let (mut cast, mut missing) = (Vec::new(), Vec::new());
+            for ((voter, ballot), run) in votes {
+                match ballot {
+                    Some(ballot) => cast.push((voter, ballot)),
+                    None => missing.push((voter, run.failure.as_deref().unwrap_or(&late))),
+                }
+            }
+            tally(&question, decision.strategy, decision.quorum, &cast, &missing)
         });
         match outcome {
-            Ok(record) => self.complete(step, Some(record.to_payload())),
-            Err(failure) => self.fail(step, failure, None),
+            Ok(record) => self.unit_done(unit, Some(record.to_payload()), None),
+            Err(failure) => self.fail(unit, failure, None),
         }
     }
 
-    /// Every step has ended.
-    fn finish(&mut self) -> bool {
-        let output = match &self.plan.output {
-            Some(output) => output.evaluate(&View::of_execution(self.state)),
-            None => {
-                let output = self.default_output();
-                within_limit(output.as_str().len()).map(|()| output)
-            }
+    /// Every step of a scope has ended.
+    fn finish(&mut self, id: FrameId) -> bool {
+        let output = match self.scope_output(id) {
+            Ok(output) => output,
+            Err(failure) => return self.lose(id, failure),
         };
-        match output {
-            Ok(output) => self.emit(Event::Completed { output }),
-            Err(failure) => return self.lose(failure),
+        match self.state.frames.get(id).and_then(|frame| frame.parent) {
+            Some(unit) => self.unit_done(unit, Some(output), None),
+            None => self.emit(Event::Completed { output }),
         }
         true
     }
 
-    /// An object with the outputs of the steps that nothing depends on.
-    fn default_output(&self) -> Payload {
-        let steps = self.plan.steps.iter().zip(&self.state.steps);
-        let last = steps.filter(|(plan, _)| plan.dependents.is_empty());
-        let mut text = String::from("{");
-        for (plan, step) in last {
-            if text.len() > 1 {
-                text.push(',');
+    fn scope_output(&self, id: FrameId) -> Result<Payload, Failure> {
+        let scope = self.state.frames.get(id).and_then(|frame| frame.scope).unwrap_or_default();
+        match &self.plan.scopes[scope as usize].output {
+            Some(output) => output.evaluate(&View::of_frame(self.state, self.plan, id)),
+            None => {
+                let output = self.default_output(id);
+                within_limit(output.as_str().len()).map(|()| output)
             }
-            text.push_str(&serde_json::Value::from(plan.id.as_str()).to_string());
-            text.push(':');
-            text.push_str(step.run.output.as_ref().map_or("null", Payload::as_str));
+        }
+    }
+
+    /// An object with the outputs of the steps that nothing depends on.
+    fn default_output(&self, id: FrameId) -> Payload {
+        let mut text = String::from("{");
+        if let Some(frame) = self.state.frames.get(id) {
+            let steps = self.plan.steps[frame.first as usize..].iter().zip(&frame.steps);
+            for (plan, step) in steps.filter(|(plan, _)| plan.dependents.is_empty()) {
+                if text.len() > 1 {
+                    text.push(',');
+                }
+                text.push_str(&serde_json::Value::from(plan.id.as_str()).to_string());
+                text.push(':');
+                text.push_str(step.run.output.as_ref().map_or("null", Payload::as_str));
+            }
         }
         text.push('}');
         Payload::from_slice(text.as_bytes()).expect("JSON values by quoted names are a JSON object")
     }
 
-    /// It cannot go on, for the reason that the state has.
-    fn wind_down(&mut self) -> bool {
-        match self.state.failure.clone() {
-            Some(failure) => self.lose(failure),
-            None => self.withdraw_and_undo(None),
-        }
+    /// The empty list, for a `for_each` over nothing.
+    pub(super) fn nothing() -> Payload {
+        list(std::iter::empty())
     }
 
-    fn lose(&mut self, failure: Failure) -> bool {
-        self.withdraw_and_undo(Some(failure))
-    }
-
-    /// Withdraws what is at work; then undoes what completed, where anything can be undone; then ends.
-    fn withdraw_and_undo(&mut self, failure: Option<Failure>) -> bool {
-        let reason = if failure.is_some() { "the execution failed" } else { "the execution was cancelled" };
-        while let Some(&step) = self.state.active.first() {
-            self.emit(Event::StepCancelled { step, index: None, reason: reason.to_owned() });
+    /// A child execution that is not waited for any more.
+    fn cut_child(&mut self, task: crate::TaskKey) {
+        if self.step_of(task.unit).detach {
+            return;
         }
-        if self.state.undoable.is_empty() {
-            self.end(failure);
-        } else {
-            self.emit(Event::CompensationStarted { failure });
+        if let Some(head) = &self.state.head {
+            let child = super::state::child_id(head.id, head.created_at, task);
+            self.cut.children.push((child, "the attempt has timed out"));
         }
-        true
-    }
-
-    fn end(&mut self, failure: Option<Failure>) {
-        match failure {
-            Some(failure) => self.emit(Event::Failed { failure }),
-            None => {
-                let reason = self.state.cancel.clone().unwrap_or_default();
-                self.emit(Event::Cancelled { reason });
-            }
-        }
-    }
-
-    /// One undo after the other, the last work first.
-    fn advance_undo(&mut self) -> bool {
-        if let Some(undo) = &self.state.undo {
-            let Phase::Retrying(due) = undo.run.phase else { return false };
-            let task = undo.unit.task(Purpose::Undo, undo.run.attempt + 1);
-            if due > self.now {
-                return false;
-            }
-            self.emit(Event::StepScheduled { task, input: None });
-            return true;
-        }
-        let Some(&unit) = self.state.undoable.last() else {
-            self.end(self.state.failure.clone());
-            return true;
-        };
-        match self.undo_input(unit) {
-            Ok(input) => self.emit(Event::StepScheduled { task: unit.task(Purpose::Undo, 1), input: Some(input) }),
-            Err(failure) => {
-                self.emit(Event::CompensationFailed { step: unit.step, index: unit.index, failure });
-            }
-        }
-        true
-    }
-
-    fn undo_input(&self, unit: Unit) -> Result<Payload, Failure> {
-        let compensation = self.plan.steps[unit.step as usize].compensate.as_ref();
-        if let Some(input) = compensation.and_then(|compensation| compensation.input.as_ref()) {
-            return input.evaluate(&View::of_unit(self.state, unit));
-        }
-        let run = self.state.run(unit);
-        let input = run.and_then(|run| run.input.as_ref()).map_or("null", Payload::as_str);
-        let output = run.and_then(|run| run.output.as_ref()).map_or("null", Payload::as_str);
-        let text = format!(r#"{{"input":{input},"output":{output}}}"#);
-        Ok(Payload::from_slice(text.as_bytes()).expect("JSON values by quoted names are a JSON object"))
     }
 }

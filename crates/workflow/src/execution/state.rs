@@ -1,17 +1,14 @@
 //! What is remembered of a run: nothing that the log does not say, so that replay gives it back exactly.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 
-use super::{Counts, StepState};
-use crate::{
-    Ballot, Failure, Plan, Purpose, StepIndex, TaskKey, Voter,
-    plan::{Step, StepKind},
-};
+use super::{Counts, StepState, frame::Frames};
+use crate::{Ballot, Failure, FrameId, Lock, Parent, Plan, StepIndex, TaskKey, Unit, Voter};
 
 /// What the first event says.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +19,7 @@ pub(super) struct Head {
     pub(super) workflow_version: u32,
     pub(super) input: Payload,
     pub(super) traceparent: String,
+    pub(super) parent: Option<Parent>,
     pub(super) created_at: Timestamp,
 }
 
@@ -33,36 +31,24 @@ pub(super) enum End {
     Cancelled,
 }
 
-/// A step, or an instance of it: what there is to schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Unit {
-    pub(super) step: StepIndex,
-    /// The instance or voter; absent for the step itself.
-    pub(super) index: Option<u32>,
-}
-
-impl Unit {
-    pub(super) fn of(task: TaskKey) -> Self {
-        Self { step: task.step, index: task.index }
-    }
-
-    pub(super) fn task(self, purpose: Purpose, attempt: u32) -> TaskKey {
-        TaskKey { step: self.step, index: self.index, purpose, attempt }
-    }
-}
-
-/// Where a step or an instance is. The transition table is in the module's documentation.
+/// Where a unit is. The transition table is in the module's documentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Its dependencies have not settled, or it waits for a slot.
     #[default]
     Pending,
-    /// Its task is out.
+    /// It waits for its mutex.
+    Locking,
+    /// Its task is out: with an agent, or as an errand of the shell.
     Out,
     /// The next attempt is due then.
     Retrying(Timestamp),
     /// It has instances at work.
     Expanded,
+    /// Its block is at work; until then.
+    Inside(Option<Timestamp>),
+    /// Its child execution is at work; until then.
+    Child(Option<Timestamp>),
     /// It wants voters, or has them at work; until the deadline.
     Deciding(Option<Timestamp>),
     /// It waits for a signal; until then.
@@ -72,7 +58,10 @@ pub(super) enum Phase {
     Completed,
     Failed,
     Skipped,
+    /// Its scope ended before it did.
     Cancelled,
+    /// Another step withdrew it.
+    Withdrawn,
     Compensated,
 }
 
@@ -82,12 +71,12 @@ impl Phase {
             Self::Pending => StepState::Pending,
             Self::Out => StepState::Scheduled,
             Self::Retrying(_) => StepState::Retrying,
-            Self::Expanded | Self::Deciding(_) => StepState::Running,
-            Self::Awaiting(_) | Self::Sleeping(_) => StepState::Waiting,
+            Self::Expanded | Self::Inside(_) | Self::Child(_) | Self::Deciding(_) => StepState::Running,
+            Self::Locking | Self::Awaiting(_) | Self::Sleeping(_) => StepState::Waiting,
             Self::Completed => StepState::Completed,
             Self::Failed => StepState::Failed,
             Self::Skipped => StepState::Skipped,
-            Self::Cancelled => StepState::Cancelled,
+            Self::Cancelled | Self::Withdrawn => StepState::Cancelled,
             Self::Compensated => StepState::Compensated,
         }
     }
@@ -95,24 +84,37 @@ impl Phase {
     /// Has it begun and not ended?
     pub(super) fn is_active(self) -> bool {
         match self {
-            Self::Out
+            Self::Locking
+            | Self::Out
             | Self::Retrying(_)
             | Self::Expanded
+            | Self::Inside(_)
+            | Self::Child(_)
             | Self::Deciding(_)
             | Self::Awaiting(_)
             | Self::Sleeping(_) => true,
-            Self::Pending | Self::Completed | Self::Failed | Self::Skipped | Self::Cancelled | Self::Compensated => {
-                false
-            }
+            Self::Pending
+            | Self::Completed
+            | Self::Failed
+            | Self::Skipped
+            | Self::Cancelled
+            | Self::Withdrawn
+            | Self::Compensated => false,
         }
     }
 
-    /// When the step itself (not a retry) has something due.
+    /// Has it not ended?
+    pub(super) fn is_open(self) -> bool {
+        self == Self::Pending || self.is_active()
+    }
+
+    /// When the unit itself (not a retry) has something due.
     pub(super) fn due(self) -> Option<Timestamp> {
         match self {
-            Self::Deciding(until) | Self::Awaiting(until) => until,
+            Self::Inside(until) | Self::Child(until) | Self::Deciding(until) | Self::Awaiting(until) => until,
             Self::Sleeping(until) => Some(until),
             Self::Pending
+            | Self::Locking
             | Self::Out
             | Self::Retrying(_)
             | Self::Expanded
@@ -120,6 +122,7 @@ impl Phase {
             | Self::Failed
             | Self::Skipped
             | Self::Cancelled
+            | Self::Withdrawn
             | Self::Compensated => None,
         }
     }
@@ -129,18 +132,32 @@ impl Phase {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Run {
     pub(super) phase: Phase,
-    /// The present or last attempt; counts on when a failed execution is retried, so that no task id comes twice.
+    /// The present or last attempt; counts on through iterations and retries of the execution, so that no task id comes twice.
     pub(super) attempt: u32,
-    /// Attempts before the execution was last retried: those that no longer count against `max_attempts`.
+    /// Attempts that no longer count against `max_attempts`: of earlier iterations, and before the execution was retried.
     pub(super) attempts_before: u32,
-    /// It ended while its task was out, so the task is to be withdrawn.
-    pub(super) withdrawn: bool,
-    pub(super) input: Option<Payload>,
-    pub(super) output: Option<Payload>,
-    pub(super) failure: Option<Failure>,
+    /// Of its loop, from 0.
+    pub(super) iteration: u32,
+    /// The frame of its block or of its voters.
+    pub(super) inner: Option<FrameId>,
+    /// The step that withdrew it.
+    pub(super) withdrawn_by: Option<StepIndex>,
     pub(super) agent_id: Option<AgentId>,
     pub(super) started_at: Option<Timestamp>,
     pub(super) ended_at: Option<Timestamp>,
+    pub(super) input: Option<Payload>,
+    pub(super) output: Option<Payload>,
+    /// The output of the iteration before.
+    pub(super) last: Option<Payload>,
+    pub(super) failure: Option<Box<Failure>>,
+    /// The signal that it waits for, or waited for last.
+    pub(super) signal: Option<Box<str>>,
+    /// The mutex that it has, or waits for.
+    pub(super) mutex: Option<Box<Held>>,
+    /// Attempts of earlier undos of it: those of a later one count on.
+    pub(super) undo_attempts: u32,
+    /// Its undo, while that is at work.
+    pub(super) undo: Option<Box<Run>>,
 }
 
 impl Run {
@@ -149,11 +166,25 @@ impl Run {
         self.attempt - self.attempts_before
     }
 
-    /// Begins afresh, with attempts that count on.
+    /// Has it its mutex?
+    pub(super) fn has_mutex(&self) -> bool {
+        self.mutex.as_ref().is_some_and(|held| held.taken)
+    }
+
+    /// Begins afresh, with attempts that count on. What was evaluated once is not again.
     pub(super) fn reset(&mut self) {
         *self =
             Self { attempt: self.attempt, attempts_before: self.attempt, input: self.input.take(), ..Self::default() };
     }
+}
+
+/// A mutex of a unit.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Held {
+    pub(super) name: String,
+    pub(super) global: bool,
+    /// Or does it wait?
+    pub(super) taken: bool,
 }
 
 /// A step and what hangs on it.
@@ -166,29 +197,36 @@ pub(super) struct StepRun {
     pub(super) skipped: u32,
     /// Its join has settled: it is queued, or was.
     pub(super) settled: bool,
-    /// The instances of a `for_each`, or the voters of a decision.
+    /// What a `for_each` has expanded to, or who votes.
+    pub(super) many: Option<Box<Many>>,
+}
+
+impl StepRun {
+    pub(super) fn instances(&self) -> &[Run] {
+        self.many.as_ref().map(|many| many.instances.as_slice()).unwrap_or_default()
+    }
+}
+
+/// The instances of a `for_each`, or the voters of a decision.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Many {
     pub(super) instances: Vec<Run>,
     /// The items of a `for_each`.
     pub(super) items: Vec<Payload>,
-    /// Instances that were queued for a slot, from the first on.
+    /// Instances that were queued, from the first on.
     pub(super) queued: u32,
     /// Instances that were queued and have not ended.
     pub(super) working: u32,
     /// Instances or voters that have not ended.
     pub(super) open: u32,
+    /// Instances that completed.
+    pub(super) completed: u32,
     /// Instances whose work still stands: completed, with a `compensate`, and not undone.
     pub(super) to_undo: u32,
+    /// The step has ended and left those that have not to themselves.
+    pub(super) loose: bool,
     pub(super) voters: Vec<Voter>,
     pub(super) ballots: Vec<Option<Ballot>>,
-}
-
-/// One for each signal that the plan waits for; no other signal is taken.
-fn mailboxes(plan: &Plan) -> HashMap<String, Mailbox> {
-    let name = |step: &Step| match &step.kind {
-        StepKind::Signal { name, .. } => Some((name.clone(), Mailbox::default())),
-        StepKind::Task { .. } | StepKind::Decision(_) | StepKind::Sleep(_) => None,
-    };
-    plan.steps.iter().filter_map(name).collect()
 }
 
 /// Signals of one name.
@@ -196,15 +234,24 @@ fn mailboxes(plan: &Plan) -> HashMap<String, Mailbox> {
 pub(super) struct Mailbox {
     /// Came in, and no step has taken it.
     pub(super) kept: VecDeque<Payload>,
-    /// Steps that wait, the first first.
-    pub(super) waiting: VecDeque<StepIndex>,
+    /// Units that wait, the first first.
+    pub(super) waiting: VecDeque<Unit>,
 }
 
-/// The undo that is at work.
+/// A mutex within the execution.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Exclusion {
+    pub(super) holder: Option<Unit>,
+    pub(super) waiting: VecDeque<Unit>,
+}
+
+/// Its turn among those with the same `concurrency_key`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Undo {
-    pub(super) unit: Unit,
-    pub(super) run: Run,
+pub(super) struct Turn {
+    pub(super) lock: Lock,
+    /// Since when it waits.
+    pub(super) since: Timestamp,
+    pub(super) taken: bool,
 }
 
 /// Everything but the plan.
@@ -212,79 +259,169 @@ pub(super) struct Undo {
 pub(super) struct State {
     pub(super) head: Option<Head>,
     pub(super) sequence: u64,
-    pub(super) steps: Vec<StepRun>,
+    /// The event with which it was accepted, or continued.
+    pub(super) began_at: u64,
+    pub(super) frames: Frames,
+    /// Of the steps of the definition; those of blocks count with their block.
     pub(super) counts: Counts,
-    /// Steps that have not ended.
-    pub(super) open: u32,
-    /// Steps that have begun and not ended.
-    pub(super) active: BTreeSet<StepIndex>,
-    /// Tasks of agents at work, undos included: what a result may be for.
+    /// Units that have begun and not ended.
+    pub(super) active: BTreeSet<Unit>,
+    /// Those of them that wait for something outside, and have no task out: a signal, time, a lock, voters.
+    pub(super) waiting: BTreeSet<Unit>,
+    /// Tasks of agents at work, undos included.
     pub(super) out: BTreeSet<TaskKey>,
-    /// Steps whose join has settled and that need no slot to begin.
-    pub(super) due: VecDeque<StepIndex>,
-    /// Steps, instances and voters that wait for a slot.
+    /// How many of them are no undos.
+    pub(super) work_out: u32,
+    /// Tasks of the shell: child executions, and what is told to the outside.
+    pub(super) errands: BTreeSet<TaskKey>,
+    /// Units that are ready and need no slot to begin.
+    pub(super) due: VecDeque<Unit>,
+    /// Units that wait for a slot.
     pub(super) queue: VecDeque<Unit>,
+    /// Steps with `cancel_rest` whose race is over, and whose losers are not withdrawn yet.
+    pub(super) races: VecDeque<Unit>,
     /// Ends of waits; retries are apart since a pause or a lack of slots holds them back.
-    pub(super) timers: BTreeSet<(Timestamp, StepIndex)>,
+    pub(super) timers: BTreeSet<(Timestamp, Unit)>,
+    /// Next attempts that need a slot.
     pub(super) retries: BTreeSet<(Timestamp, Unit)>,
+    /// Next attempts that need none.
+    pub(super) reentries: BTreeSet<(Timestamp, Unit)>,
+    /// Next attempts of undos.
+    pub(super) undo_retries: BTreeSet<(Timestamp, Unit)>,
+    /// Scopes all of whose steps have ended.
+    pub(super) ripe: BTreeSet<FrameId>,
+    /// Scopes that are lost, or ended by a step.
+    pub(super) closing: BTreeSet<FrameId>,
     pub(super) deadline: Option<Timestamp>,
-    pub(super) mailboxes: HashMap<String, Mailbox>,
-    pub(super) signals: HashSet<SignalId>,
+    pub(super) mailboxes: BTreeMap<String, Mailbox>,
+    /// Signals that count once, and have counted; of many the newest.
+    pub(super) signals: BTreeSet<SignalId>,
+    pub(super) mutexes: BTreeMap<String, Exclusion>,
+    /// Mutexes that are free, and wanted.
+    pub(super) free_mutexes: BTreeSet<String>,
+    pub(super) turn: Option<Turn>,
     /// Since when nothing new starts.
     pub(super) paused: Option<Timestamp>,
     pub(super) cancel: Option<String>,
     /// Why it is lost.
     pub(super) failure: Option<Failure>,
-    /// Completed work that can be undone, in the order of completion.
-    pub(super) undoable: Vec<Unit>,
-    pub(super) compensating: bool,
     /// Completed work was undone, or would have been: there is nothing to go on from.
     pub(super) was_compensated: bool,
-    pub(super) undo: Option<Undo>,
+    /// Completed work whose undo failed for good.
+    pub(super) not_undone: Vec<Unit>,
     pub(super) end: Option<(End, Timestamp)>,
 }
 
 impl State {
     pub(super) fn new(plan: &Plan) -> Self {
-        let steps = vec![StepRun::default(); plan.steps.len()];
-        let open = steps.len() as u32;
+        let frames = Frames::new(plan);
+        let pending = frames.root().steps.len() as u32;
         Self {
             head: None,
             sequence: 0,
-            counts: Counts { pending: open, ..Counts::default() },
-            steps,
-            open,
+            began_at: 0,
+            frames,
+            counts: Counts { pending, ..Counts::default() },
             active: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             out: BTreeSet::new(),
+            work_out: 0,
+            errands: BTreeSet::new(),
             due: VecDeque::new(),
             queue: VecDeque::new(),
+            races: VecDeque::new(),
             timers: BTreeSet::new(),
             retries: BTreeSet::new(),
+            reentries: BTreeSet::new(),
+            undo_retries: BTreeSet::new(),
+            ripe: BTreeSet::new(),
+            closing: BTreeSet::new(),
             deadline: None,
-            mailboxes: mailboxes(plan),
-            signals: HashSet::new(),
+            mailboxes: BTreeMap::new(),
+            signals: BTreeSet::new(),
+            mutexes: BTreeMap::new(),
+            free_mutexes: BTreeSet::new(),
+            turn: None,
             paused: None,
             cancel: None,
             failure: None,
-            undoable: Vec::new(),
-            compensating: false,
             was_compensated: false,
-            undo: None,
+            not_undone: Vec::new(),
             end: None,
         }
     }
 
+    pub(super) fn step(&self, unit: Unit) -> Option<&StepRun> {
+        self.frames.get(unit.frame)?.step(unit.step)
+    }
+
     pub(super) fn run(&self, unit: Unit) -> Option<&Run> {
-        let step = self.steps.get(unit.step as usize)?;
+        let step = self.step(unit)?;
         match unit.index {
             None => Some(&step.run),
-            Some(index) => step.instances.get(index as usize),
+            Some(index) => step.instances().get(index as usize),
         }
     }
 
-    /// How many tasks of the step's work are out.
-    pub(super) fn work_out(&self) -> usize {
-        self.out.len() - usize::from(self.undo.as_ref().is_some_and(|undo| undo.run.phase == Phase::Out))
+    /// Is it the execution, or the present run of a block that is at work?
+    pub(super) fn is_live(&self, id: FrameId) -> bool {
+        match self.frames.get(id).map(|frame| frame.parent) {
+            Some(Some(unit)) => {
+                let run = self.run(unit);
+                run.is_some_and(|run| run.inner == Some(id) && matches!(run.phase, Phase::Inside(_)))
+            }
+            Some(None) => true,
+            None => false,
+        }
+    }
+
+    /// The scope that answers for what runs in a frame: the frame itself, or, where it is over and has left something to
+    /// itself, the nearest around it that is not.
+    pub(super) fn home(&self, mut id: FrameId) -> FrameId {
+        while !self.is_live(id) {
+            match self.frames.get(id).and_then(|frame| frame.parent) {
+                Some(parent) => id = parent.frame,
+                None => break,
+            }
+        }
+        id
+    }
+
+    /// Is a frame this one, or inside it?
+    pub(super) fn is_inside(&self, mut id: FrameId, outer: FrameId) -> bool {
+        while id > outer {
+            match self.frames.get(id).and_then(|frame| frame.parent) {
+                Some(parent) => id = parent.frame,
+                None => return false,
+            }
+        }
+        id == outer
+    }
+
+    pub(super) fn phase(&self, unit: Unit) -> Phase {
+        self.run(unit).map_or(Phase::Cancelled, |run| run.phase)
+    }
+
+    /// Is it a decision that has no voters yet?
+    pub(super) fn wants_voters(&self, unit: Unit) -> bool {
+        let run = self.run(unit).filter(|run| matches!(run.phase, Phase::Deciding(_)));
+        let vote = run.and_then(|run| run.inner).and_then(|inner| self.frames.get(inner));
+        vote.is_some_and(|vote| vote.steps.iter().all(|step| step.many.is_none()))
+    }
+
+    /// Is the execution itself being undone?
+    pub(super) fn is_compensating(&self) -> bool {
+        self.end.is_none() && self.frames.root().compensating
+    }
+
+    /// Does it wait for its turn?
+    pub(super) fn is_queued(&self) -> bool {
+        self.end.is_none() && self.turn.as_ref().is_some_and(|turn| !turn.taken)
+    }
+
+    /// Do tasks have to wait for a slot?
+    pub(super) fn is_full(&self, plan: &Plan) -> bool {
+        self.work_out >= plan.max_parallel
     }
 }
 
@@ -300,12 +437,27 @@ pub(super) fn backoff(retry: &crate::plan::Retry, execution: ExecutionId, task: 
 
 /// From 0 to 1, evenly spread over tasks.
 fn fraction(execution: ExecutionId, task: TaskKey) -> f64 {
+    let hash = hash(execution, task);
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&hash[..4]);
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+/// The id of the child execution that a task starts: the same each time.
+pub(super) fn child_id(execution: ExecutionId, created_at: Timestamp, task: TaskKey) -> ExecutionId {
+    let hash = hash(execution, task);
+    let mut bytes = [0; 16];
+    bytes[..10].copy_from_slice(&hash[..10]);
+    let millis = u64::try_from(created_at.as_micros() / 1_000).unwrap_or_default();
+    ExecutionId::from_parts(millis, u128::from_le_bytes(bytes))
+}
+
+fn hash(execution: ExecutionId, task: TaskKey) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(execution.to_string().as_bytes());
-    for number in [task.step, task.index.map_or(0, |index| index + 1), task.purpose as u32, task.attempt] {
+    let index = task.unit.index.map_or(0, |index| index + 1);
+    for number in [task.unit.frame, task.unit.step, index, task.purpose as u32, task.attempt] {
         hasher.update(&number.to_le_bytes());
     }
-    let mut bytes = [0; 4];
-    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..4]);
-    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
+    *hasher.finalize().as_bytes()
 }

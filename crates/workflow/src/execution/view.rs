@@ -1,13 +1,14 @@
 //! The run as people look at it.
 
-use domain::{AgentId, Payload, Timestamp};
+use domain::{AgentId, ExecutionId, Payload, Timestamp};
 
 use super::{
     Execution,
     apply::join_outcome,
-    state::{Phase, Run, Unit},
+    frame::Closing,
+    state::{Phase, Run},
 };
-use crate::{Failure, Purpose, StepIndex, TaskKey};
+use crate::{Failure, FrameId, Purpose, TaskKey, Unit};
 
 /// Where a step, an instance or a voter is, as far as the log knows. Whether an agent has its task is known only to the
 /// shell.
@@ -80,12 +81,14 @@ impl Counts {
 pub struct StepView {
     /// The step's id in the definition.
     pub step_id: String,
-    /// The instance or voter; absent for the step itself.
-    pub index: Option<u32>,
+    /// Which it is.
+    pub unit: Unit,
     /// Where it is.
     pub state: StepState,
     /// The present or last attempt; 0 before the first.
     pub attempt: u32,
+    /// The present or last iteration of its loop, from 0.
+    pub iteration: u32,
     /// The agent that had the last attempt that ended, or the voter.
     pub agent_id: Option<AgentId>,
     /// When it began.
@@ -98,94 +101,111 @@ pub struct StepView {
     pub failure: Option<Failure>,
     /// Its task that is out: the shell knows who has it.
     pub task: Option<TaskKey>,
+    /// Its child execution, the present or last one.
+    pub child: Option<ExecutionId>,
     /// The instances of a `for_each`, or the voters of a decision.
     pub instances: Vec<StepView>,
+    /// The steps of its block, in its present or last run.
+    pub steps: Vec<StepView>,
 }
 
 impl Execution {
     /// All steps, in the order of the definition.
     pub fn steps(&self) -> Vec<StepView> {
-        (0..self.plan.steps.len() as StepIndex).map(|step| self.step_view(step)).collect()
+        self.frame_view(self.state.frames.root_id())
     }
 
-    fn step_view(&self, step: StepIndex) -> StepView {
-        let run = &self.state.steps[step as usize];
-        let mut view = self.view(Unit { step, index: None }, &run.run);
-        let mut instances = Vec::with_capacity(run.instances.len());
-        for (index, instance) in run.instances.iter().enumerate() {
-            let mut instance = self.view(Unit { step, index: Some(index as u32) }, instance);
-            if let Some(voter) = run.voters.get(index) {
-                instance.agent_id = Some(voter.agent_id);
-            }
-            instances.push(instance);
-        }
-        view.instances = instances;
+    fn frame_view(&self, id: FrameId) -> Vec<StepView> {
+        let Some(frame) = self.state.frames.get(id) else { return Vec::new() };
+        let units = (frame.first..).take(frame.steps.len()).map(|step| Unit { frame: id, step, index: None });
+        units.map(|unit| self.step_view(unit)).collect()
+    }
+
+    fn step_view(&self, unit: Unit) -> StepView {
+        let mut view = self.view(unit);
+        let count = self.state.step(unit).map_or(0, |step| step.instances().len()) as u32;
+        view.instances.extend((0..count).map(|index| self.view(unit.instance(index))));
         view
     }
 
-    fn view(&self, unit: Unit, run: &Run) -> StepView {
-        let undo = self.state.undo.as_ref().filter(|undo| undo.unit == unit);
-        let task = match undo {
-            Some(undo) => unit.task(Purpose::Undo, undo.run.attempt),
+    fn view(&self, unit: Unit) -> StepView {
+        let nothing = Run::default();
+        let run = self.state.run(unit).unwrap_or(&nothing);
+        let task = match &run.undo {
+            Some(undo) => unit.task(Purpose::Undo, undo.attempt),
             None => unit.task(Purpose::Work, run.attempt),
         };
+        let inner = run.inner.and_then(|id| Some((id, self.state.frames.get(id)?)));
+        let (mut instances, mut steps) = (Vec::new(), Vec::new());
+        match inner {
+            Some((id, frame)) if frame.scope.is_none() => instances = self.voters(Unit { frame: id, ..unit.whole() }),
+            Some((id, _)) => steps = self.frame_view(id),
+            None => {}
+        }
         StepView {
             step_id: self.plan.steps[unit.step as usize].id.clone(),
-            index: unit.index,
-            state: if undo.is_some() { StepState::Compensating } else { run.phase.state() },
+            unit,
+            state: if run.undo.is_some() { StepState::Compensating } else { run.phase.state() },
             attempt: run.attempt,
+            iteration: run.iteration,
             agent_id: run.agent_id,
             started_at: run.started_at,
             ended_at: run.ended_at,
             output: run.output.clone(),
             failure: self.reason(unit, run),
-            task: self.state.out.contains(&task).then_some(task),
-            instances: Vec::new(),
+            task: self.is_current(task).then_some(task),
+            child: self.child_of(unit, run),
+            instances,
+            steps,
         }
+    }
+
+    fn voters(&self, vote: Unit) -> Vec<StepView> {
+        let Some(many) = self.state.step(vote).and_then(|step| step.many.as_ref()) else { return Vec::new() };
+        let views = many.voters.iter().enumerate().map(|(index, voter)| StepView {
+            agent_id: Some(voter.agent_id),
+            ..self.view(vote.instance(index as u32))
+        });
+        views.collect()
     }
 
     /// Why it stands where it does. What the rest of the state says already is not kept a second time.
     fn reason(&self, unit: Unit, run: &Run) -> Option<Failure> {
-        let step = &self.state.steps[unit.step as usize].run;
+        let closing = self.state.frames.get(unit.frame).and_then(|frame| frame.closing.as_ref());
         let (code, message) = match run.phase {
-            Phase::Skipped if join_outcome(&self.plan, &self.state, unit.step) == Some(false) => {
-                ("skipped", "what it depends on was skipped")
+            Phase::Skipped if join_outcome(&self.plan, &self.state, unit) == Some(false) => {
+                ("skipped", "what it depends on was skipped".to_owned())
             }
-            Phase::Skipped => ("skipped", "its `when` was false"),
-            Phase::Cancelled if unit.index.is_some() && step.phase == Phase::Failed => {
-                ("cancelled", "another instance failed")
+            Phase::Skipped => ("skipped", "its `when` was false".to_owned()),
+            Phase::Withdrawn => {
+                let by = run.withdrawn_by.and_then(|by| self.plan.steps.get(by as usize));
+                ("withdrawn", format!("step `{}` withdrew it", by.map_or("?", |step| step.id.as_str())))
             }
-            Phase::Cancelled if self.state.failure.is_some() => ("cancelled", "the execution failed"),
-            Phase::Cancelled => ("cancelled", "the execution was cancelled"),
+            Phase::Cancelled if unit.index.is_some() => match self.state.phase(unit.whole()) {
+                Phase::Failed => ("cancelled", "another instance failed".to_owned()),
+                Phase::Completed => ("cancelled", "enough instances had completed".to_owned()),
+                _ => ("cancelled", "its step was cancelled".to_owned()),
+            },
+            Phase::Cancelled if self.state.failure.is_some() => ("cancelled", "the execution failed".to_owned()),
+            Phase::Cancelled => match closing {
+                Some(Closing::Failed(_)) => ("cancelled", "its block failed".to_owned()),
+                Some(Closing::Ended(_)) => ("cancelled", "the execution ended".to_owned()),
+                Some(Closing::Cancelled(_)) | None => ("cancelled", "the execution was cancelled".to_owned()),
+            },
             Phase::Pending
+            | Phase::Locking
             | Phase::Out
             | Phase::Retrying(_)
             | Phase::Expanded
+            | Phase::Inside(_)
+            | Phase::Child(_)
             | Phase::Deciding(_)
             | Phase::Awaiting(_)
             | Phase::Sleeping(_)
             | Phase::Completed
             | Phase::Failed
-            | Phase::Compensated => return run.failure.clone(),
+            | Phase::Compensated => return run.failure.as_deref().cloned(),
         };
         Some(Failure::fatal(code, message))
-    }
-
-    /// Does the step wait for something that is no task: a signal, time, or voters?
-    pub(super) fn waits_outside(&self, step: StepIndex) -> bool {
-        let run = &self.state.steps[step as usize];
-        match run.run.phase {
-            Phase::Awaiting(_) | Phase::Sleeping(_) => true,
-            Phase::Deciding(until) => run.voters.is_empty() || until.is_some(),
-            Phase::Pending
-            | Phase::Out
-            | Phase::Retrying(_)
-            | Phase::Expanded
-            | Phase::Completed
-            | Phase::Failed
-            | Phase::Skipped
-            | Phase::Cancelled
-            | Phase::Compensated => false,
-        }
     }
 }

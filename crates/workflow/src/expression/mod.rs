@@ -1,7 +1,8 @@
 //! CEL inside `${{ }}` and `when`: parsed once, when a definition is checked; evaluated while deciding, never in replay.
 //!
 //! An expression sees `input`, `steps.<id>.output` (or `steps["<id>"].output`, for ids with dots and dashes), `execution.id`,
-//! and `item` and `index` where a step has `for_each`. There is no clock and no randomness in it. Of a step that has no
+//! `item` and `index` where a step has `for_each`, and `iteration` and `last` in a `loop`; inside a block also those of the
+//! nearest step around it that has them. There is no clock and no randomness in it. Of a step that has no
 //! output (it was skipped, or has not ended) every path reads as `null`; any other missing field is a failure, and
 //! `has(input.a.b)` tells beforehand.
 //!
@@ -43,8 +44,27 @@ pub trait Scope {
     fn step_output(&self, step: StepIndex) -> Option<&Payload>;
     /// The item and number of a `for_each` instance, `item` and `index`.
     fn item(&self) -> Option<(&Payload, u32)>;
+    /// The number of a loop's iteration, from 0, `iteration`.
+    fn iteration(&self) -> Option<u32>;
+    /// The output of the iteration before, or of the instance that has just ended, `last`.
+    fn last(&self) -> Option<&Payload>;
+    /// How many instances of a `for_each` completed, and how many there are: `completed` and `total`.
+    fn results(&self) -> Option<(u32, u32)>;
     /// Id and number of the execution and the like, `execution.id`.
     fn execution_id(&self) -> domain::ExecutionId;
+}
+
+/// Where an expression stands: what is upstream of it follows from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Before any step.
+    Start,
+    /// In a step.
+    Step(StepIndex),
+    /// In the output of a step's block.
+    Output(StepIndex),
+    /// In the output of the execution.
+    Execution,
 }
 
 /// What expressions at one place of a definition may name.
@@ -52,8 +72,33 @@ pub trait Scope {
 pub(crate) struct Visible<'a> {
     /// All steps of the definition; whether those named are upstream is checked later, from [`Found::reads`].
     pub(crate) steps: &'a HashMap<String, StepIndex>,
+    /// Where it is.
+    pub(crate) reader: Reader,
+    /// May it read the output of the step in which it stands?
+    pub(crate) own: bool,
     /// Are `item` and `index` there?
     pub(crate) item: bool,
+    /// Are `iteration` and `last` there?
+    pub(crate) iteration: bool,
+    /// Are `completed`, `total` and `last` there?
+    pub(crate) results: bool,
+}
+
+impl<'a> Visible<'a> {
+    /// With the input, and the steps upstream.
+    pub(crate) fn of(steps: &'a HashMap<String, StepIndex>, reader: Reader) -> Self {
+        Self { steps, reader, own: false, item: false, iteration: false, results: false }
+    }
+}
+
+/// An expression reads the output of a step.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Of the expression.
+    pub(crate) pointer: String,
+    pub(crate) reader: Reader,
+    pub(crate) own: bool,
+    pub(crate) step: StepIndex,
 }
 
 /// What the expressions of a definition turned out to be.
@@ -61,8 +106,8 @@ pub(crate) struct Visible<'a> {
 pub(crate) struct Found {
     /// Everything wrong with them.
     pub(crate) faults: Faults,
-    /// Which steps they read, each with the pointer of the expression.
-    pub(crate) reads: Vec<(String, StepIndex)>,
+    /// Which steps they read.
+    pub(crate) reads: Vec<Read>,
     /// How many there are, faulty ones included.
     expressions: usize,
 }

@@ -6,7 +6,7 @@ use domain::Payload;
 use expressions::shorten;
 use serde_json::Value;
 
-use super::{Expression, Found, MAX_EXPRESSIONS, MAX_ITEMS, MAX_VALUE, Scope, Visible, Wrong};
+use super::{Expression, Found, MAX_EXPRESSIONS, MAX_ITEMS, MAX_VALUE, Read, Scope, Visible, Wrong};
 use crate::{Failure, StepIndex};
 
 /// A JSON value with expressions in it. A text that is one lone expression keeps the expression's type; elsewhere in a text an
@@ -63,6 +63,29 @@ impl Template {
                 Payload::from_slice(json.as_bytes()).map_err(broken)
             }
         }
+    }
+
+    /// Can it evaluate to this text? One with expressions can.
+    pub(crate) fn may_be(&self, text: &str) -> bool {
+        match &self.0 {
+            Node::Literal(payload) => payload.parse::<String>().is_ok_and(|literal| literal == text),
+            Node::Expression(_) | Node::Text(_) | Node::List(_) | Node::Object(_) => true,
+        }
+    }
+
+    /// Evaluated to a text: a name, a topic, a time.
+    pub fn evaluate_text(&self, scope: &dyn Scope) -> Result<String, Failure> {
+        let payload = self.evaluate(scope)?;
+        payload.parse::<String>().map_err(|_| {
+            Failure::fatal("expression", format!("a text is wanted here, not {}", shorten(payload.as_str())))
+        })
+    }
+
+    /// Evaluated to a text, whatever it is: for people.
+    pub(crate) fn evaluate_words(&self, scope: &dyn Scope) -> Result<String, Failure> {
+        let payload = self.evaluate(scope)?;
+        let as_json = |_| if payload.is_null() { String::new() } else { payload.as_str().to_owned() };
+        Ok(payload.parse::<String>().unwrap_or_else(as_json))
     }
 
     /// Evaluated to a list: the items of a `for_each`, the options of a decision.
@@ -179,7 +202,8 @@ fn compile_expression(source: &str, pointer: &str, visible: Visible<'_>, found: 
     }
     let mut reads: Vec<StepIndex> = Vec::new();
     let parsed = Expression::parse(source, visible, &mut reads);
-    found.reads.extend(reads.into_iter().map(|step| (pointer.to_owned(), step)));
+    let Visible { reader, own, .. } = visible;
+    found.reads.extend(reads.into_iter().map(|step| Read { pointer: pointer.to_owned(), reader, own, step }));
     match parsed {
         Ok(expression) => Some(expression),
         Err(wrongs) => {

@@ -11,6 +11,18 @@ struct World {
 }
 
 impl Scope for World {
+    fn iteration(&self) -> Option<u32> {
+        None
+    }
+
+    fn last(&self) -> Option<&Payload> {
+        None
+    }
+
+    fn results(&self) -> Option<(u32, u32)> {
+        None
+    }
+
     fn input(&self) -> &Payload {
         &self.input
     }
@@ -50,7 +62,7 @@ fn steps() -> HashMap<String, StepIndex> {
 fn compile(value: &Value) -> Result<Template, Vec<&'static str>> {
     let steps = steps();
     let mut found = Found::default();
-    let template = Template::compile(value, "", Visible { steps: &steps, item: true }, &mut found);
+    let template = Template::compile(value, "", Visible { item: true, ..Visible::of(&steps, Reader::Step(0)) }, &mut found);
     let codes: Vec<_> = found.faults.into_list().into_iter().map(|fault| fault.code).collect();
     if codes.is_empty() { Ok(template) } else { Err(codes) }
 }
@@ -206,7 +218,7 @@ fn conditions_are_true_or_false_or_a_failure() {
     let steps = steps();
     let evaluate = |value: Value| {
         let mut found = Found::default();
-        let condition = Condition::compile(&value, "", Visible { steps: &steps, item: false }, &mut found);
+        let condition = Condition::compile(&value, "", Visible::of(&steps, Reader::Step(0)), &mut found);
         assert!(found.faults.into_list().is_empty(), "{value}");
         condition.evaluate(&world()).map_err(|failure| failure.code)
     };

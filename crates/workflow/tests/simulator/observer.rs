@@ -4,30 +4,49 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use domain::{Payload, Timestamp};
 use serde_json::Value;
-use workflow::{Effect, Event, Plan, Purpose, StepIndex, TaskKey, TaskOrder, plan::StepKind};
+use workflow::{
+    Effect, Event, FrameId, Holder, Plan, Purpose, TaskKey, TaskOrder, Unit,
+    plan::{Step, StepKind},
+};
 
 use crate::timekeeper::Timekeeper;
-
-type Unit = (StepIndex, Option<u32>);
 
 /// What the log has said so far.
 #[derive(Default)]
 pub(crate) struct Observer {
+    root: FrameId,
+    /// Whose block or vote each frame is.
+    parents: BTreeMap<FrameId, Unit>,
     scheduled: BTreeSet<TaskKey>,
+    /// Tasks with agents.
     pub(crate) out: BTreeSet<TaskKey>,
-    attempts: BTreeMap<(Unit, bool), u32>,
+    /// Tasks of the shell.
+    pub(crate) errands: BTreeSet<TaskKey>,
+    attempts: BTreeMap<(Unit, Purpose), u32>,
     completed: BTreeSet<Unit>,
+    /// Completed work that can be undone, the last last.
     undoable: Vec<Unit>,
-    undo: Option<Unit>,
+    undoing: BTreeSet<Unit>,
+    pub(crate) not_undone: BTreeSet<Unit>,
+    compensating: Vec<FrameId>,
+    pub(crate) was_compensated: bool,
     tokens: BTreeSet<u64>,
     orders: BTreeMap<TaskKey, TaskOrder>,
     /// Signals that came in and were not used, by name.
     signals: BTreeMap<String, VecDeque<Value>>,
+    /// The signal that a unit waits for.
+    awaited: BTreeMap<Unit, String>,
     /// What the instances of a `for_each` gave.
     instances: BTreeMap<Unit, Value>,
-    /// Outputs that the log leaves to the state.
-    pub(crate) outputs: BTreeMap<StepIndex, Value>,
+    /// Outputs of steps that the log leaves to the state.
+    pub(crate) outputs: BTreeMap<Unit, Value>,
+    mutexes: BTreeMap<Unit, String>,
+    /// Holders of locks that executions share, or who waits for them.
+    pub(crate) locks: BTreeSet<Holder>,
     pub(crate) is_paused: bool,
+    pub(crate) is_queued: bool,
+    /// Its end is settled.
+    pub(crate) is_lost: bool,
     is_over: bool,
     time: Timekeeper,
 }
@@ -47,28 +66,35 @@ impl Observer {
         answered: Option<TaskKey>,
         now: Timestamp,
     ) -> Result<(), String> {
-        // What begins and is lost in one transition was never sent, and withdrawing it does no harm.
         let known = self.out.clone();
-        let mut before = known.clone();
-        before.extend(events.iter().filter_map(|event| match event {
-            Event::StepScheduled { task, .. } => Some(*task),
-            _ => None,
-        }));
         for event in events {
             let seen = self.event(plan, event).and_then(|()| self.time.see(plan, event, now));
             seen.map_err(|fault| format!("{fault}: {event:?}"))?;
+            self.time.is_lost |= self.is_lost;
         }
         self.time.check(now)?;
         let withdrawn: Vec<_> = effects
             .iter()
             .filter_map(|effect| match effect {
                 Effect::Withdraw { task, .. } => Some(*task),
-                Effect::Dispatch(_) | Effect::FindVoters { .. } | Effect::Ended => None,
+                _ => None,
             })
             .collect();
-        let gone: BTreeSet<_> = before.difference(&self.out).copied().filter(|task| Some(*task) != answered).collect();
+        let gone: BTreeSet<_> = known.difference(&self.out).copied().filter(|task| Some(*task) != answered).collect();
         if withdrawn.len() != gone.len() || !withdrawn.iter().all(|task| gone.contains(task)) {
             return Err(format!("these tasks are not wanted any more: {gone:?}; withdrawn were {withdrawn:?}"));
+        }
+        for effect in effects {
+            match effect {
+                Effect::Acquire { holder, .. } => drop(self.locks.insert(*holder)),
+                Effect::Release { holder, .. } if !self.locks.remove(holder) => {
+                    return Err(format!("{holder:?} gives back what it has not"));
+                }
+                _ => {}
+            }
+        }
+        if self.is_over && !self.locks.is_empty() {
+            return Err(format!("it ended with locks: {:?}", self.locks));
         }
         let began: BTreeSet<_> = self.out.difference(&known).copied().collect();
         self.dispatched(effects, &began)
@@ -98,133 +124,239 @@ impl Observer {
         self.signals.get(name).is_some_and(|kept| !kept.is_empty())
     }
 
+    /// Is a unit part of another: the same, an instance of it, or inside its block?
+    fn is_part(&self, mut unit: Unit, whole: Unit) -> bool {
+        loop {
+            let is_same = unit.frame == whole.frame && unit.step == whole.step;
+            if is_same && (whole.index.is_none() || whole.index == unit.index) {
+                return true;
+            }
+            match self.parents.get(&unit.frame) {
+                Some(parent) => unit = *parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// Is a frame another, or inside it?
+    fn is_within(&self, mut frame: FrameId, outer: FrameId) -> bool {
+        while frame != outer {
+            match self.parents.get(&frame) {
+                Some(parent) => frame = parent.frame,
+                None => return false,
+            }
+        }
+        true
+    }
+
     fn event(&mut self, plan: &Plan, event: &Event) -> Result<(), String> {
-        if self.is_over && !matches!(event, Event::Retried { .. }) {
+        if self.is_over && !matches!(event, Event::Retried { .. } | Event::CompensationResumed) {
             return Err("something happened after the end".into());
         }
-        if self.is_paused && begins(event) {
-            return Err("something began during a pause".into());
+        if (self.is_paused || self.is_queued) && begins(event) {
+            return Err("something began that has to wait".into());
         }
         match event {
             Event::StepScheduled { task, .. } => self.scheduled(plan, *task)?,
-            Event::StepRetrying { task, .. } => drop(self.out.remove(task)),
-            Event::StepCompleted { step, index, output, .. } => {
-                self.completed(plan, (*step, *index), output.as_ref())?;
+            Event::StepRetrying { task, .. } => {
+                self.out.remove(task);
+                self.errands.remove(task);
             }
-            Event::BallotCast { step, voter, ballot } => {
-                self.leave((*step, Some(*voter)));
+            Event::StepCompleted { unit, output, .. } => self.completed(plan, *unit, output.as_ref(), true)?,
+            Event::StepRepeated { unit, output } => {
+                self.completed(plan, *unit, output.as_ref(), false)?;
+                self.attempts.remove(&(*unit, Purpose::Work));
+            }
+            Event::BlockEntered { unit, inner, .. } => {
+                let attempts = self.attempts.entry((*unit, Purpose::Work)).or_default();
+                *attempts += 1;
+                if *attempts > plan.steps[unit.step as usize].retry.max_attempts {
+                    return Err(format!("attempt {attempts} of a block"));
+                }
+                self.begin_frame(*inner, *unit)?;
+            }
+            Event::DecisionOpened { unit, inner, .. } => self.begin_frame(*inner, *unit)?,
+            Event::BallotCast { unit, voter, ballot } => {
+                self.leave_vote(*unit, *voter);
                 self.used(ballot.rationale.parse().ok())?;
             }
-            Event::BallotMissed { step, voter, .. } => self.leave((*step, Some(*voter))),
-            Event::StepFailed { step, index: Some(index), .. } => self.leave((*step, Some(*index))),
-            Event::StepFailed { step, index: None, .. } | Event::StepCancelled { step, .. } => {
-                self.out.retain(|task| task.step != *step);
+            Event::BallotMissed { unit, voter, .. } => self.leave_vote(*unit, *voter),
+            Event::StepFailed { unit, fallback, .. } => {
+                self.cut(*unit);
+                self.is_lost |= unit.index.is_none() && fallback.is_none() && unit.frame == self.root;
             }
-            Event::StepCompensated { step, index } | Event::CompensationFailed { step, index, .. } => {
-                self.undone((*step, *index))?;
+            Event::StepCancelled { unit, .. } | Event::StepWithdrawn { unit, .. } => self.cut(*unit),
+            Event::MutexTaken { unit, name } => self.locked(plan, *unit, name)?,
+            Event::StepCompensated { unit } => self.undone(*unit)?,
+            Event::CompensationFailed { unit, .. } => {
+                self.undone(*unit)?;
+                self.not_undone.insert(*unit);
             }
-            Event::SignalReceived { name, payload, .. } => {
-                self.signals.entry(name.clone()).or_default().push_back(payload.to_value());
+            Event::CompensationStarted { frame, .. } => {
+                self.compensating.push(*frame);
+                self.was_compensated |= *frame == self.root;
             }
+            Event::CompensationResumed => self.resumed(),
+            Event::SignalAwaited { unit, name, .. } => drop(self.awaited.insert(*unit, name.clone())),
+            Event::SignalReceived { name, payload, dropped, .. } => {
+                if !dropped {
+                    self.signals.entry(name.clone()).or_default().push_back(payload.to_value());
+                }
+            }
+            Event::TurnAwaited { .. } => self.is_queued = true,
+            Event::TurnTaken => self.is_queued = false,
             Event::Paused => self.is_paused = true,
             Event::Resumed => self.is_paused = false,
+            Event::CancelRequested { .. } | Event::EndRequested { .. } => self.is_lost = true,
+            Event::ScopeFailed { frame, .. } => self.is_lost |= *frame == self.root,
             Event::Retried { .. } => {
-                (self.is_over, self.is_paused) = (false, false);
+                (self.is_over, self.is_paused, self.is_lost) = (false, false, false);
                 self.attempts.clear();
+                self.compensating.clear();
             }
+            Event::Continued { root, .. } => self.continued(*root)?,
             Event::Completed { .. } => self.end()?,
             Event::Failed { .. } | Event::Cancelled { .. } => self.lost()?,
             Event::Accepted { .. }
             | Event::StepExpanded { .. }
-            | Event::SignalAwaited { .. }
+            | Event::MutexAwaited { .. }
             | Event::SleepStarted { .. }
-            | Event::DecisionOpened { .. }
             | Event::VotersChosen { .. }
-            | Event::StepSkipped { .. }
-            | Event::CancelRequested { .. }
-            | Event::CompensationStarted { .. } => {}
+            | Event::StepSkipped { .. } => {}
         }
         Ok(())
     }
 
+    fn begin_frame(&mut self, inner: FrameId, unit: Unit) -> Result<(), String> {
+        match self.parents.insert(inner, unit) {
+            None if inner > self.root => Ok(()),
+            _ => Err("a frame began twice".into()),
+        }
+    }
+
     fn scheduled(&mut self, plan: &Plan, task: TaskKey) -> Result<(), String> {
-        let unit = (task.step, task.index);
-        let step = &plan.steps[task.step as usize];
+        let step = &plan.steps[task.unit.step as usize];
         if !self.scheduled.insert(task) {
             return Err("a task id came twice".into());
         }
-        self.out.insert(task);
-        let attempts = self.attempts.entry((unit, task.purpose == Purpose::Undo)).or_default();
+        let attempts = self.attempts.entry((task.unit, task.purpose)).or_default();
         *attempts += 1;
         if *attempts > step.retry.max_attempts {
             return Err(format!("attempt {attempts} of {}", step.retry.max_attempts));
         }
         if task.purpose == Purpose::Undo {
-            return self.undo_scheduled(unit);
+            self.out.insert(task);
+            return self.undo_scheduled(task.unit);
         }
+        if matches!(step.kind, StepKind::Workflow(_) | StepKind::Emit(_)) {
+            self.errands.insert(task);
+            return Ok(());
+        }
+        self.out.insert(task);
         let work = self.out.iter().filter(|task| task.purpose == Purpose::Work);
         if work.clone().count() > plan.max_parallel as usize {
             return Err(format!("more than {} tasks are out", plan.max_parallel));
         }
-        let limit = step.for_each.as_ref().map_or(u32::MAX, |each| each.max_parallel);
-        if work.filter(|other| other.step == task.step).count() > limit as usize {
+        let is_vote = matches!(step.kind, StepKind::Decision(_));
+        let limit = step.for_each.as_ref().filter(|_| !is_vote).map_or(u32::MAX, |each| each.max_parallel);
+        let same = |other: &&TaskKey| other.unit.whole() == task.unit.whole();
+        if work.filter(same).count() > limit as usize {
             return Err(format!("more than {limit} instances are out"));
         }
         Ok(())
     }
 
-    /// The last work is undone first, and one at a time.
+    /// The last work is undone first, and one at a time, in each scope that is lost.
     fn undo_scheduled(&mut self, unit: Unit) -> Result<(), String> {
-        if self.undo == Some(unit) {
+        if self.undoing.contains(&unit) {
             return Ok(());
         }
-        if self.undo.is_some() || self.undoable.pop() != Some(unit) {
+        let is_last = |frame: &FrameId| {
+            let inside = |unit: &&Unit| self.is_within(unit.frame, *frame);
+            self.undoable.iter().rfind(inside) == Some(&unit) && !self.undoing.iter().any(|unit| inside(&unit))
+        };
+        if !self.compensating.iter().any(is_last) {
             return Err("an undo is out of order".into());
         }
-        self.undo = Some(unit);
+        self.undoable.retain(|undoable| *undoable != unit);
+        self.undoing.insert(unit);
         Ok(())
     }
 
     fn undone(&mut self, unit: Unit) -> Result<(), String> {
-        self.out.retain(|task| (task.step, task.index) != unit);
-        let began = self.undo.take();
+        self.out.retain(|task| task.purpose == Purpose::Work || task.unit != unit);
         // An undo whose input could not be made never began.
-        let expected = began.or_else(|| self.undoable.pop());
-        if expected == Some(unit) { Ok(()) } else { Err(format!("the undo at work was {expected:?}")) }
+        if self.undoing.remove(&unit) {
+            return Ok(());
+        }
+        let known = self.undoable.len();
+        self.undoable.retain(|undoable| *undoable != unit);
+        if self.undoable.len() < known { Ok(()) } else { Err("what was undone had not completed".into()) }
     }
 
-    fn completed(&mut self, plan: &Plan, unit: Unit, output: Option<&Payload>) -> Result<(), String> {
-        self.leave(unit);
-        if !self.completed.insert(unit) {
-            return Err("it completed twice".into());
+    fn resumed(&mut self) {
+        self.is_over = false;
+        let root = self.root;
+        self.compensating.push(root);
+        // The order in which they failed is the order in which they are tried again; which that is the state knows.
+        self.undoable.clear();
+        self.attempts.retain(|(_, purpose), _| *purpose == Purpose::Work);
+        self.undoable.extend(std::mem::take(&mut self.not_undone));
+    }
+
+    fn completed(&mut self, plan: &Plan, unit: Unit, output: Option<&Payload>, is_end: bool) -> Result<(), String> {
+        let step = &plan.steps[unit.step as usize];
+        let is_whole = step.for_each.is_some() && unit.index.is_none();
+        if is_whole {
+            if !step.detach {
+                self.cut(unit);
+            }
+        } else {
+            self.leave(unit);
         }
-        let step = &plan.steps[unit.0 as usize];
+        if is_end {
+            if !self.completed.insert(unit) {
+                return Err("it completed twice".into());
+            }
+            self.mutexes.remove(&unit);
+        }
         let value = output.map(Payload::to_value);
-        if unit.1.is_none() && value.is_none() {
-            let own = self.own_output(&step.kind, unit.0).ok_or("its output is nowhere")?;
-            self.outputs.insert(unit.0, own);
+        if value.is_none() {
+            let own = self.own_output(step, unit).ok_or("its output is nowhere")?;
+            if is_end && unit.index.is_none() {
+                self.outputs.insert(unit, own.clone());
+            }
+            if is_end && unit.index.is_some() {
+                self.instances.insert(unit, own);
+            }
+        } else if is_end && unit.index.is_some() {
+            self.instances.insert(unit, value.clone().unwrap_or_default());
         }
-        let is_work = unit.1.is_some() || step.for_each.is_none();
-        if is_work && step.compensate.is_some() {
+        if is_end && !is_whole && step.compensate.is_some() {
+            let mut undoable = std::mem::take(&mut self.undoable);
+            // The undo of a block takes the place of those in it.
+            undoable.retain(|inner| !self.is_part(*inner, unit) || *inner == unit);
+            self.undoable = undoable;
             self.undoable.push(unit);
         }
-        let token = value.as_ref().and_then(token);
-        if unit.1.is_some() {
-            self.instances.insert(unit, value.unwrap_or_default());
-        }
-        if is_work && matches!(step.kind, StepKind::Task { .. }) { self.used(token) } else { Ok(()) }
+        // A loop that was not begun has no result of an agent.
+        let is_empty = value.as_ref().is_some_and(Value::is_null) && step.repeat.is_some();
+        let is_result = !is_whole && !is_empty && matches!(step.kind, StepKind::Task { .. });
+        if is_result { self.used(value.as_ref().and_then(token)) } else { Ok(()) }
     }
 
     /// The next signal of the name, each once; or what the instances gave, in the order of the items.
-    fn own_output(&mut self, kind: &StepKind, step: StepIndex) -> Option<Value> {
-        match kind {
-            StepKind::Signal { name, .. } => self.signals.get_mut(name)?.pop_front(),
-            StepKind::Task { .. } => {
-                let instances = self.instances.range((step, Some(0))..(step + 1, None));
-                Some(instances.map(|(_, output)| output.clone()).collect())
-            }
-            StepKind::Decision(_) | StepKind::Sleep(_) => None,
+    fn own_output(&mut self, step: &Step, unit: Unit) -> Option<Value> {
+        if step.for_each.is_some() && unit.index.is_none() {
+            let range = unit.instance(0)..=unit.instance(u32::MAX);
+            let given: BTreeMap<_, _> = self.instances.range(range).map(|(unit, value)| (unit.index, value)).collect();
+            // Instances that did not complete are `null`; how many there are behind the last one only the state knows.
+            let last = given.keys().last().copied().flatten()?;
+            let outputs = (0..=last).map(|index| given.get(&Some(index)).map_or(Value::Null, |value| (*value).clone()));
+            return Some(outputs.collect());
         }
+        let name = self.awaited.get(&unit)?;
+        self.signals.get_mut(name)?.pop_front()
     }
 
     fn used(&mut self, token: Option<u64>) -> Result<(), String> {
@@ -235,20 +367,78 @@ impl Observer {
         }
     }
 
+    fn locked(&mut self, plan: &Plan, unit: Unit, name: &str) -> Result<(), String> {
+        let is_global = plan.steps[unit.step as usize].mutex.as_ref().is_some_and(|mutex| mutex.global);
+        if is_global {
+            return Ok(());
+        }
+        if let Some((other, _)) = self.mutexes.iter().find(|(_, held)| *held == name) {
+            return Err(format!("{other:?} has the mutex"));
+        }
+        self.mutexes.insert(unit, name.to_owned());
+        Ok(())
+    }
+
+    fn leave_vote(&mut self, unit: Unit, voter: u32) {
+        let vote = self.parents.iter().rfind(|(_, parent)| **parent == unit).map(|(frame, _)| *frame);
+        if let Some(frame) = vote {
+            self.out.retain(|task| task.unit != Unit { frame, step: unit.step, index: Some(voter) });
+        }
+    }
+
     fn leave(&mut self, unit: Unit) {
-        self.out.retain(|task| (task.step, task.index) != unit);
+        let is_other = |task: &TaskKey| task.purpose == Purpose::Undo || task.unit != unit;
+        self.out.retain(is_other);
+        self.errands.retain(is_other);
+    }
+
+    /// The unit is over, and everything that is part of it.
+    fn cut(&mut self, unit: Unit) {
+        let parts: Vec<_> = self
+            .out
+            .iter()
+            .chain(&self.errands)
+            .filter(|task| task.purpose == Purpose::Work && self.is_part(task.unit, unit))
+            .copied()
+            .collect();
+        for task in parts {
+            self.out.remove(&task);
+            self.errands.remove(&task);
+        }
+        let mut mutexes = std::mem::take(&mut self.mutexes);
+        mutexes.retain(|holder, _| !self.is_part(*holder, unit));
+        self.mutexes = mutexes;
+    }
+
+    fn continued(&mut self, root: FrameId) -> Result<(), String> {
+        if !self.out.is_empty() || !self.errands.is_empty() || !self.undoing.is_empty() {
+            return Err("it was continued with something at work".into());
+        }
+        self.root = root;
+        self.is_lost = false;
+        self.undoable.clear();
+        self.not_undone.clear();
+        self.compensating.clear();
+        self.was_compensated = false;
+        self.outputs.clear();
+        self.mutexes.clear();
+        Ok(())
     }
 
     fn lost(&mut self) -> Result<(), String> {
-        if !self.undoable.is_empty() || self.undo.is_some() {
-            return Err(format!("it ended before these were undone: {:?}", self.undoable));
+        if !self.undoable.is_empty() || !self.undoing.is_empty() {
+            return Err(format!("it ended before these were undone: {:?} {:?}", self.undoable, self.undoing));
         }
         self.end()
     }
 
     fn end(&mut self) -> Result<(), String> {
-        self.is_over = true;
-        if self.out.is_empty() { Ok(()) } else { Err(format!("it ended with these out: {:?}", self.out)) }
+        (self.is_over, self.is_lost, self.is_queued) = (true, true, false);
+        if self.out.is_empty() && self.errands.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("it ended with these out: {:?} {:?}", self.out, self.errands))
+        }
     }
 }
 
@@ -257,6 +447,8 @@ fn begins(event: &Event) -> bool {
     match event {
         Event::StepScheduled { task, .. } => task.purpose == Purpose::Work,
         Event::StepExpanded { .. }
+        | Event::BlockEntered { .. }
+        | Event::MutexTaken { .. }
         | Event::SignalAwaited { .. }
         | Event::SleepStarted { .. }
         | Event::DecisionOpened { .. } => true,

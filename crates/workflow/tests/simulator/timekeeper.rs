@@ -3,25 +3,25 @@
 use std::collections::BTreeMap;
 
 use domain::Timestamp;
-use workflow::{Event, Failure, Plan, Purpose, StepIndex, plan::StepKind};
+use workflow::{Event, Plan, Purpose, Unit, plan::StepKind};
 
 /// What is due when.
 #[derive(Default)]
 pub(crate) struct Timekeeper {
     /// Ends of sleeps, of waits for signals, and of votes.
-    waits: BTreeMap<StepIndex, Timestamp>,
+    waits: BTreeMap<Unit, Timestamp>,
     /// Next attempts of work, and of undos.
-    retries: BTreeMap<(StepIndex, Option<u32>, Purpose), Timestamp>,
+    retries: BTreeMap<(Unit, Purpose), Timestamp>,
     deadline: Option<Timestamp>,
     /// Its end is settled, so that no deadline counts.
-    is_lost: bool,
+    pub(crate) is_lost: bool,
 }
 
 impl Timekeeper {
     /// Takes in an event that was decided at `now`.
     pub(crate) fn see(&mut self, plan: &Plan, event: &Event, now: Timestamp) -> Result<(), String> {
         match event {
-            Event::Accepted { deadline, .. } | Event::Retried { deadline, .. } => {
+            Event::Accepted { deadline, .. } | Event::Retried { deadline, .. } | Event::Continued { deadline, .. } => {
                 (self.deadline, self.is_lost) = (*deadline, false);
                 self.retries.clear();
                 let expected = plan.timeout.map(|timeout| now + timeout);
@@ -29,34 +29,39 @@ impl Timekeeper {
                     return Err(format!("the deadline is {deadline:?}, not {expected:?}"));
                 }
             }
-            Event::SleepStarted { step, until } => self.wait(*step, Some(*until)),
-            Event::SignalAwaited { step, until, .. } => self.wait(*step, *until),
-            Event::DecisionOpened { step, deadline, .. } => self.wait(*step, *deadline),
-            Event::StepRetrying { task, at, .. } => {
-                self.retries.insert((task.step, task.index, task.purpose), *at);
+            Event::SleepStarted { unit, until } => self.wait(*unit, Some(*until)),
+            Event::SignalAwaited { unit, until, .. } | Event::BlockEntered { unit, until, .. } => {
+                self.retried(*unit, Purpose::Work, now)?;
+                self.wait(*unit, *until);
             }
-            Event::StepScheduled { task, .. } => {
-                let due = self.retries.remove(&(task.step, task.index, task.purpose));
-                return due.map_or(Ok(()), |due| reached(due, now));
-            }
-            Event::StepCompleted { step, output, .. } => {
-                let ends_by_time = match &plan.steps[*step as usize].kind {
-                    StepKind::Sleep(_) => true,
+            Event::DecisionOpened { unit, deadline, .. } => self.wait(*unit, *deadline),
+            Event::StepRetrying { task, at, .. } => drop(self.retries.insert((task.unit, task.purpose), *at)),
+            Event::StepScheduled { task, .. } => return self.retried(task.unit, task.purpose, now),
+            Event::StepCompleted { unit, output, .. } | Event::StepRepeated { unit, output } => {
+                let is_whole = plan.steps[unit.step as usize].for_each.is_some() && unit.index.is_none();
+                let ends_by_time = match &plan.steps[unit.step as usize].kind {
+                    StepKind::Sleep(_) | StepKind::SleepUntil(_) => self.waits.contains_key(unit),
                     // A signal that came has its payload in the log already.
-                    StepKind::Signal { .. } => output.is_some(),
-                    StepKind::Task { .. } | StepKind::Decision(_) => false,
+                    StepKind::Signal { .. } => output.is_some() && self.waits.contains_key(unit),
+                    _ => false,
                 };
-                return if ends_by_time { self.wait_is_over(*step, now) } else { Ok(()) };
+                let ended = if ends_by_time && !is_whole { self.wait_is_over(*unit, now) } else { Ok(()) };
+                self.waits.remove(unit);
+                return ended;
             }
-            Event::BallotMissed { step, failure, .. } if failure.code == "deadline" => {
-                return self.wait_is_over(*step, now);
+            Event::BallotMissed { unit, failure, .. } if failure.code == "deadline" => {
+                return self.wait_is_over(*unit, now);
             }
-            Event::StepFailed { step, failure, .. } if failure.code == "signal_timeout" => {
-                return self.wait_is_over(*step, now);
+            Event::StepFailed { unit, failure, .. } if failure.code == "signal_timeout" => {
+                if self.waits.contains_key(unit) {
+                    return self.wait_is_over(*unit, now);
+                }
             }
-            Event::CompensationStarted { failure } => return self.lost(failure.as_ref(), now),
-            Event::Failed { failure } => return self.lost(Some(failure), now),
-            Event::Completed { .. } | Event::Cancelled { .. } => self.is_lost = true,
+            Event::ScopeFailed { failure, .. } if failure.code == "execution_timeout" => {
+                self.is_lost = true;
+                return reached(self.deadline.ok_or("it has no deadline")?, now);
+            }
+            Event::CompensationResumed => self.is_lost = true,
             _ => {}
         }
         Ok(())
@@ -70,25 +75,20 @@ impl Timekeeper {
         }
     }
 
-    fn wait(&mut self, step: StepIndex, until: Option<Timestamp>) {
+    fn retried(&mut self, unit: Unit, purpose: Purpose, now: Timestamp) -> Result<(), String> {
+        self.retries.remove(&(unit, purpose)).map_or(Ok(()), |due| reached(due, now))
+    }
+
+    fn wait(&mut self, unit: Unit, until: Option<Timestamp>) {
         match until {
-            Some(until) => drop(self.waits.insert(step, until)),
-            None => drop(self.waits.remove(&step)),
+            Some(until) => drop(self.waits.insert(unit, until)),
+            None => drop(self.waits.remove(&unit)),
         }
     }
 
-    fn wait_is_over(&self, step: StepIndex, now: Timestamp) -> Result<(), String> {
-        let until = self.waits.get(&step).ok_or("a wait without an end ended by time")?;
+    fn wait_is_over(&self, unit: Unit, now: Timestamp) -> Result<(), String> {
+        let until = self.waits.get(&unit).ok_or("a wait without an end ended by time")?;
         reached(*until, now)
-    }
-
-    fn lost(&mut self, failure: Option<&Failure>, now: Timestamp) -> Result<(), String> {
-        // The end of what was undone repeats why.
-        let is_repeated = std::mem::replace(&mut self.is_lost, true);
-        if is_repeated || failure.is_none_or(|failure| failure.code != "execution_timeout") {
-            return Ok(());
-        }
-        reached(self.deadline.ok_or("it has no deadline")?, now)
     }
 }
 

@@ -1,144 +1,169 @@
-//! Instances and voters, and the ends of steps: what an end frees, and whom it wakes.
+//! Ends of steps, instances and voters: what an end frees, and whom it wakes.
 
-use domain::Payload;
+use domain::{Payload, Timestamp};
 
 use super::{Applier, list};
 use crate::{
-    Ballot, Failure, Purpose, StepIndex, Voter,
+    Ballot, Failure, FrameId, StepIndex, Unit, Voter,
     execution::{
+        frame::Closing,
         settle::DEADLINE,
-        state::{Phase, Run, Unit},
+        state::{Phase, Run},
     },
     plan::{OnSkip, StepKind},
 };
 
 impl Applier<'_> {
-    pub(super) fn expanded(&mut self, step: StepIndex, items: &[Payload]) {
-        self.begin(step, Phase::Expanded);
-        let run = self.step(step);
-        run.items = items.to_vec();
-        run.instances = vec![Run::default(); items.len()];
-        run.open = items.len() as u32;
-        self.queue_instances(step);
+    pub(super) fn opened(&mut self, unit: Unit, inner: FrameId, input: &Payload, deadline: Option<Timestamp>) {
+        self.drop_frame(unit);
+        self.begin(unit, Phase::Deciding(deadline));
+        self.state.frames.vote(inner, unit);
+        let run = self.run(unit);
+        run.input = Some(input.clone());
+        run.inner = Some(inner);
     }
 
-    /// Queues as many instances as `max_parallel` allows.
-    pub(super) fn queue_instances(&mut self, step: StepIndex) {
-        let limit = self.plan.steps[step as usize].for_each.as_ref().map_or(u32::MAX, |for_each| for_each.max_parallel);
-        let run = &mut self.state.steps[step as usize];
-        while (run.queued as usize) < run.instances.len() && run.working < limit {
-            // After a retry of the execution some have completed already.
-            if run.instances[run.queued as usize].phase == Phase::Pending {
-                self.state.queue.push_back(Unit { step, index: Some(run.queued) });
-                run.working += 1;
-            }
-            run.queued += 1;
-        }
+    pub(super) fn voters_chosen(&mut self, unit: Unit, voters: &[Voter]) {
+        let Some(inner) = self.run(unit).inner else { return };
+        self.state.waiting.remove(&unit);
+        let vote = Unit { frame: inner, step: unit.step, index: None };
+        let many = self.many(vote);
+        many.voters = voters.to_vec();
+        many.ballots = vec![None; voters.len()];
+        many.instances = vec![Run::default(); voters.len()];
+        many.open = voters.len() as u32;
+        self.queue_instances(vote);
     }
 
-    pub(super) fn voters_chosen(&mut self, step: StepIndex, voters: &[Voter]) {
-        let run = self.step(step);
-        run.voters = voters.to_vec();
-        run.ballots = vec![None; voters.len()];
-        // Voters begin after the attempts of those of an earlier round.
-        let attempt = run.run.attempt;
-        run.instances = vec![Run { attempt, attempts_before: attempt, ..Run::default() }; voters.len()];
-        run.open = voters.len() as u32;
-        (run.queued, run.working) = (0, 0);
-        self.queue_instances(step);
+    fn voter(&mut self, unit: Unit, voter: u32) -> Option<Unit> {
+        self.run(unit).inner.map(|frame| Unit { frame, step: unit.step, index: Some(voter) })
     }
 
-    /// An instance or voter has ended: its slot is free, and the next one queues. Was its task out until now?
-    pub(super) fn instance_over(
-        &mut self,
-        step: StepIndex,
-        index: u32,
-        phase: Phase,
-        failure: Option<&Failure>,
-    ) -> bool {
-        let unit = Unit { step, index: Some(index) };
-        self.leave_queues(unit);
-        let at = self.at;
-        let task = unit.task(Purpose::Work, self.step(step).instances[index as usize].attempt);
-        let was_out = self.state.out.remove(&task);
-        let run = self.step(step);
-        run.open -= 1;
-        run.working = run.working.saturating_sub(1);
-        let instance = &mut run.instances[index as usize];
-        instance.failure = failure.cloned().or(instance.failure.take());
-        instance.phase = phase;
-        instance.ended_at = Some(at);
-        self.queue_instances(step);
-        was_out
+    pub(super) fn ballot_cast(&mut self, unit: Unit, voter: u32, ballot: &Ballot) {
+        let Some(vote) = self.voter(unit, voter) else { return };
+        self.many(vote).ballots[voter as usize] = Some(ballot.clone());
+        self.instance_over(vote, Phase::Completed, false);
     }
 
-    pub(super) fn ballot_cast(&mut self, step: StepIndex, voter: u32, ballot: &Ballot) {
-        self.step(step).ballots[voter as usize] = Some(ballot.clone());
-        let _ = self.instance_over(step, voter, Phase::Completed, None);
-    }
-
-    pub(super) fn ballot_missed(&mut self, step: StepIndex, voter: u32, failure: &Failure) {
-        let was_out = self.instance_over(step, voter, Phase::Failed, Some(failure));
+    pub(super) fn ballot_missed(&mut self, unit: Unit, voter: u32, failure: &Failure) {
+        let Some(vote) = self.voter(unit, voter) else { return };
         // Any other failure is the voter's own answer, whatever code the voter gave it.
-        let is_over = self.step(step).run.phase.due().is_some_and(|deadline| deadline <= self.at);
-        self.step(step).instances[voter as usize].withdrawn = was_out && is_over && failure.code == DEADLINE;
+        let is_over = self.run(unit).phase.due().is_some_and(|deadline| deadline <= self.at);
+        self.reason = "the deadline of the decision has passed";
+        self.run(vote).failure = Some(Box::new(failure.clone()));
+        self.instance_over(vote, Phase::Failed, is_over && failure.code == DEADLINE);
+    }
+
+    /// An instance or voter has ended: its place is free, and the next one queues.
+    fn instance_over(&mut self, unit: Unit, phase: Phase, cut_off: bool) {
+        self.end_unit(unit, phase, cut_off);
+        let many = self.many(unit);
+        many.open -= 1;
+        many.working = many.working.saturating_sub(1);
+        let was_last_loose = many.loose && many.open == 0;
+        if was_last_loose {
+            many.loose = false;
+            self.loose_over(unit.frame);
+        }
+        self.queue_instances(unit.whole());
     }
 
     pub(super) fn completed(&mut self, unit: Unit, output: Option<&Payload>) {
-        let undoable = self.plan.steps[unit.step as usize].compensate.is_some();
-        if let Some(index) = unit.index {
-            let _ = self.instance_over(unit.step, index, Phase::Completed, None);
-            self.step(unit.step).instances[index as usize].output = output.cloned();
+        let undoable = self.plan_of(unit).compensate.is_some();
+        let output = output.cloned().or_else(|| self.own_output(unit));
+        if unit.index.is_some() {
+            self.instance_over(unit, Phase::Completed, false);
+            self.run(unit).output = output;
+            let many = self.many(unit);
+            many.completed += 1;
             if undoable {
-                self.step(unit.step).to_undo += 1;
-                self.state.undoable.push(unit);
+                many.to_undo += 1;
+                self.can_undo(unit);
             }
             return;
         }
-        let output = output.cloned().or_else(|| self.own_output(unit.step));
-        if undoable && self.plan.steps[unit.step as usize].for_each.is_none() {
-            self.state.undoable.push(unit);
+        if undoable && self.plan_of(unit).for_each.is_none() {
+            self.can_undo(unit);
         }
-        self.step(unit.step).run.output = output;
-        self.end_step(unit.step, Phase::Completed);
-        self.dependency_done(unit.step);
+        self.step_over(unit, Phase::Completed, false);
+        self.run(unit).output = output;
+        if self.plan_of(unit).detach {
+            self.leave_loose(unit);
+        } else {
+            self.end_instances(unit);
+        }
+        self.dependency_done(unit);
     }
 
     /// The output that the state has already: the outputs of the instances, or the payload of the signal.
-    pub(super) fn own_output(&mut self, step: StepIndex) -> Option<Payload> {
-        let plan = &self.plan.steps[step as usize];
-        if let StepKind::Signal { name, .. } = &plan.kind {
-            return self.state.mailboxes.get_mut(name).and_then(|mailbox| mailbox.kept.pop_front());
+    pub(super) fn own_output(&mut self, unit: Unit) -> Option<Payload> {
+        let step = self.plan_of(unit);
+        if step.for_each.is_some() && unit.index.is_none() {
+            let instances = self.step(unit).instances();
+            let done = |run: &Run| run.phase == Phase::Completed;
+            return Some(list(instances.iter().map(|run| run.output.as_ref().filter(|_| done(run)))));
         }
-        let outputs = self.state.steps[step as usize].instances.iter().map(|run| run.output.as_ref());
-        plan.for_each.is_some().then(|| list(outputs))
+        if !matches!(step.kind, StepKind::Signal { .. }) {
+            return None;
+        }
+        let name = self.run(unit).signal.clone()?;
+        self.state.mailboxes.get_mut(&*name)?.kept.pop_front()
     }
 
     pub(super) fn failed(&mut self, unit: Unit, failure: &Failure, fallback: Option<&Payload>) {
-        let step = unit.step;
-        if let Some(index) = unit.index {
-            let _ = self.instance_over(step, index, Phase::Failed, Some(failure));
-            return;
+        self.run(unit).failure = Some(Box::new(failure.clone()));
+        if unit.index.is_some() {
+            return self.instance_over(unit, Phase::Failed, false);
         }
-        self.step(step).run.failure = Some(failure.clone());
-        self.end_step(step, Phase::Failed);
-        self.end_instances(step);
+        self.step_over(unit, Phase::Failed, false);
+        self.end_instances(unit);
         if let Some(fallback) = fallback {
-            self.step(step).run.output = Some(fallback.clone());
-            self.dependency_done(step);
-        } else if self.state.failure.is_none() {
-            let step_id = Some(self.plan.steps[step as usize].id.clone());
-            self.state.failure = Some(Failure { step_id, ..failure.clone() });
+            self.run(unit).output = Some(fallback.clone());
+            self.dependency_done(unit);
+        } else {
+            let step_id = failure.step_id.clone().or_else(|| Some(self.plan_of(unit).id.clone()));
+            self.lose(unit.frame, Closing::Failed(Failure { step_id, ..failure.clone() }));
         }
     }
 
-    pub(super) fn skipped(&mut self, step: StepIndex) {
-        self.end_step(step, Phase::Skipped);
-        match self.plan.steps[step as usize].on_skip {
-            OnSkip::CountAsDone => self.dependency_done(step),
+    pub(super) fn skipped(&mut self, unit: Unit) {
+        self.step_over(unit, Phase::Skipped, false);
+        self.dependency_skipped(unit);
+    }
+
+    /// Its scope ends. What it left to itself ends too.
+    pub(super) fn cancelled(&mut self, unit: Unit) {
+        if self.step(unit).run.phase.is_open() {
+            self.step_over(unit, Phase::Cancelled, true);
+        }
+        self.end_instances(unit);
+    }
+
+    /// Another step withdraws it. Where it has ended already only what it left to itself ends.
+    pub(super) fn withdrawn(&mut self, unit: Unit, by: StepIndex) {
+        let was_open = self.step(unit).run.phase.is_open();
+        if was_open {
+            self.run(unit).withdrawn_by = Some(by);
+            self.step_over(unit, Phase::Withdrawn, true);
+        }
+        self.end_instances(unit);
+        if was_open {
+            self.dependency_skipped(unit);
+        }
+        let is_left = |race: &Unit| {
+            let rest = self.plan.steps[race.step as usize].cancel_rest.iter();
+            rest.map(|step| Unit { step: *step, ..*race }).any(|unit| self.state.phase(unit).is_open())
+        };
+        let races: Vec<_> = self.state.races.iter().copied().filter(is_left).collect();
+        self.state.races = races.into();
+    }
+
+    fn dependency_skipped(&mut self, unit: Unit) {
+        match self.plan_of(unit).on_skip {
+            OnSkip::CountAsDone => self.dependency_done(unit),
             OnSkip::Spread => {
-                let plan = self.plan;
-                for &dependent in &plan.steps[step as usize].dependents {
+                for &dependent in &self.plan_of(unit).dependents {
+                    let dependent = Unit { step: dependent, ..unit };
                     self.step(dependent).skipped += 1;
                     self.settle(dependent);
                 }
@@ -146,52 +171,57 @@ impl Applier<'_> {
         }
     }
 
-    pub(super) fn dependency_done(&mut self, step: StepIndex) {
-        let plan = self.plan;
-        for &dependent in &plan.steps[step as usize].dependents {
+    fn dependency_done(&mut self, unit: Unit) {
+        for &dependent in &self.plan_of(unit).dependents {
+            let dependent = Unit { step: dependent, ..unit };
             self.step(dependent).done += 1;
             self.settle(dependent);
         }
     }
 
-    pub(super) fn end_step(&mut self, step: StepIndex, phase: Phase) {
-        let unit = Unit { step, index: None };
-        self.leave_queues(unit);
-        if let StepKind::Signal { name, .. } = &self.plan.steps[step as usize].kind
-            && let Some(mailbox) = self.state.mailboxes.get_mut(name)
-        {
-            mailbox.waiting.retain(|waiting| *waiting != step);
-        }
-        let task = unit.task(Purpose::Work, self.step(step).run.attempt);
-        let was_out = self.state.out.remove(&task);
-        let at = self.at;
-        let run = &mut self.step(step).run;
-        run.ended_at = Some(at);
-        // A result ends the attempt with the step; only an attempt that is cut off is withdrawn from its agent.
-        run.withdrawn = was_out && phase == Phase::Cancelled;
-        self.enter(step, phase);
-        self.state.open -= 1;
+    fn step_over(&mut self, unit: Unit, phase: Phase, cut_off: bool) {
+        self.end_unit(unit, phase, cut_off);
+        self.frame(unit.frame).open -= 1;
+        self.ripen(unit.frame);
     }
 
-    /// The step is over, and so is every instance or voter that is not.
-    pub(super) fn end_instances(&mut self, step: StepIndex) {
-        let at = self.at;
-        for index in 0..self.step(step).instances.len() as u32 {
-            let unit = Unit { step, index: Some(index) };
-            let instance = &self.state.steps[step as usize].instances[index as usize];
-            if !(instance.phase.is_active() || instance.phase == Phase::Pending) {
-                continue;
+    /// The step has ended, and its instances go on by themselves; its scope waits for them.
+    fn leave_loose(&mut self, unit: Unit) {
+        let Some(many) = self.step(unit).many.as_mut().filter(|many| many.open > 0) else { return };
+        many.loose = true;
+        self.frame(unit.frame).loose += 1;
+        self.ripen(unit.frame);
+    }
+
+    fn loose_over(&mut self, frame: FrameId) {
+        let home = self.state.home(frame);
+        self.frame(home).loose -= 1;
+        self.ripen(home);
+    }
+
+    /// The step is over, and so is every instance that is not.
+    fn end_instances(&mut self, unit: Unit) {
+        let Some(many) = self.step(unit).many.as_ref().filter(|many| many.open > 0) else { return };
+        let open: Vec<_> =
+            (0..many.instances.len()).filter(|index| many.instances[*index].phase.is_open()).collect();
+        let is_instance = |queued: &Unit| queued.frame == unit.frame && queued.step == unit.step;
+        self.state.queue.retain(|queued| !is_instance(queued));
+        self.state.due.retain(|queued| !is_instance(queued));
+        for index in open {
+            let instance = unit.instance(index as u32);
+            if self.run(instance).phase == Phase::Pending && self.run(instance).mutex.is_none() {
+                // It is in no queue any more, and has nothing to give back.
+                let at = self.at;
+                let run = self.run(instance);
+                (run.phase, run.ended_at) = (Phase::Cancelled, Some(at));
+            } else {
+                self.end_unit(instance, Phase::Cancelled, true);
             }
-            let task = unit.task(Purpose::Work, instance.attempt);
-            self.leave_retry(unit);
-            let withdrawn = self.state.out.remove(&task);
-            let instance = &mut self.step(step).instances[index as usize];
-            *instance = Run { phase: Phase::Cancelled, withdrawn, ended_at: Some(at), ..std::mem::take(instance) };
         }
-        let run = self.step(step);
-        (run.open, run.working) = (0, 0);
-        if !run.instances.is_empty() {
-            self.state.queue.retain(|queued| queued.step != step);
+        let many = self.many(unit);
+        (many.open, many.working, many.queued) = (0, 0, many.instances.len() as u32);
+        if std::mem::take(&mut many.loose) {
+            self.loose_over(unit.frame);
         }
     }
 }

@@ -1,272 +1,142 @@
 //! Events into state: the only place that changes it, and all that replay needs. No event is refused here; whether it may
 //! happen was decided before it was logged.
+//!
+//! - [`units`]: phases, queues, joins, mutexes. [`tasks`]: attempts and undos. [`ends`]: what an end frees, and whom it wakes.
+//! - [`frames`]: scopes that begin, are lost, and are over. [`whole`]: the execution itself.
 
 mod ends;
+mod frames;
 mod tasks;
+mod units;
+mod whole;
 
-use domain::{AgentId, Payload, SignalId, Timestamp};
+use domain::{AgentId, ExecutionId, Payload, Timestamp};
+
+pub(super) use self::units::global_mutex;
 
 use super::{
-    Counts,
-    state::{End, Head, Phase, Run, State, StepRun, Unit},
+    frame::{Closing, Frame},
+    state::{Many, Phase, Run, State, StepRun},
 };
 use crate::{
-    Event, Failure, Plan, StepIndex,
-    plan::{Join, StepKind},
+    Event, FrameId, Holder, Lock, Plan, TaskKey, Unit,
+    plan::{Join, Step},
 };
+
+/// What an event cuts off, for the shell to withdraw. Replay has no use for it.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    pub(super) tasks: Vec<(TaskKey, &'static str)>,
+    pub(super) children: Vec<(ExecutionId, &'static str)>,
+    pub(super) locks: Vec<(Holder, Lock)>,
+}
 
 /// What a new event is applied to.
 pub(super) struct Applier<'a> {
     pub(super) state: &'a mut State,
     pub(super) plan: &'a Plan,
     pub(super) at: Timestamp,
+    pub(super) cut: &'a mut Cut,
+    /// Why what this event cuts off is cut off.
+    pub(super) reason: &'static str,
 }
 
-impl Applier<'_> {
-    pub(super) fn apply(&mut self, event: &Event) {
+impl<'a> Applier<'a> {
+    pub(super) fn new(state: &'a mut State, plan: &'a Plan, at: Timestamp, cut: &'a mut Cut) -> Self {
+        Self { state, plan, at, cut, reason: "the step was cancelled" }
+    }
+
+    pub(super) fn apply(mut self, event: &Event) {
         self.state.sequence += 1;
         match event {
             Event::Accepted { .. } => self.accepted(event),
-            Event::StepExpanded { step, items } => self.expanded(*step, items),
+            Event::TurnAwaited { key, limit } => self.turn_awaited(key, *limit),
+            Event::TurnTaken => self.turn_taken(),
+            Event::StepExpanded { unit, items } => self.expanded(*unit, items),
+            Event::MutexAwaited { unit, name, global } => self.mutex_awaited(*unit, name, *global),
+            Event::MutexTaken { unit, name } => self.mutex_taken(*unit, name),
             Event::StepScheduled { task, input } => self.scheduled(*task, input.as_ref()),
             Event::StepRetrying { task, failure, at, agent_id } => self.retrying(*task, failure, *at, *agent_id),
-            Event::SignalAwaited { step, name, until } => self.awaited(*step, name, *until),
-            Event::SleepStarted { step, until } => self.begin(*step, Phase::Sleeping(*until)),
-            Event::DecisionOpened { step, input, deadline } => self.opened(*step, input, *deadline),
-            Event::VotersChosen { step, voters } => self.voters_chosen(*step, voters),
-            Event::BallotCast { step, voter, ballot } => self.ballot_cast(*step, *voter, ballot),
-            Event::BallotMissed { step, voter, failure } => self.ballot_missed(*step, *voter, failure),
-            Event::StepCompleted { step, index, output, agent_id, begun_at } => {
-                let unit = Unit { step: *step, index: *index };
-                self.done_by(unit, *agent_id, *begun_at);
-                self.completed(unit, output.as_ref());
+            Event::StepRepeated { unit, output } => self.repeated(*unit, output.as_ref()),
+            Event::BlockEntered { unit, attempt, inner, until } => self.entered(*unit, *attempt, *inner, *until),
+            Event::SignalAwaited { unit, name, until } => self.awaited(*unit, name, *until),
+            Event::SleepStarted { unit, until } => self.begin(*unit, Phase::Sleeping(*until)),
+            Event::DecisionOpened { unit, inner, input, deadline } => self.opened(*unit, *inner, input, *deadline),
+            Event::VotersChosen { unit, voters } => self.voters_chosen(*unit, voters),
+            Event::BallotCast { unit, voter, ballot } => self.ballot_cast(*unit, *voter, ballot),
+            Event::BallotMissed { unit, voter, failure } => self.ballot_missed(*unit, *voter, failure),
+            Event::StepCompleted { unit, output, agent_id, begun_at } => {
+                self.reason = "enough instances have completed";
+                self.done_by(*unit, *agent_id, *begun_at);
+                self.completed(*unit, output.as_ref());
             }
-            Event::StepFailed { step, index, failure, agent_id, fallback } => {
-                let unit = Unit { step: *step, index: *index };
-                self.done_by(unit, *agent_id, None);
-                self.failed(unit, failure, fallback.as_ref());
+            Event::StepFailed { unit, failure, agent_id, fallback } => {
+                self.reason = "another instance failed";
+                self.done_by(*unit, *agent_id, None);
+                self.failed(*unit, failure, fallback.as_ref());
             }
-            Event::StepSkipped { step, reason: _ } => self.skipped(*step),
-            Event::StepCancelled { step, index: _, reason: _ } => {
-                self.end_step(*step, Phase::Cancelled);
-                self.end_instances(*step);
+            Event::StepSkipped { unit, reason: _ } => self.skipped(*unit),
+            Event::StepCancelled { unit, reason: _ } => self.cancelled(*unit),
+            Event::StepWithdrawn { unit, by } => {
+                self.reason = "another step withdrew it";
+                self.withdrawn(*unit, *by);
             }
-            Event::SignalReceived { id, name, payload, sender: _ } => self.signalled(*id, name, payload),
+            Event::SignalReceived { id, name, payload, sender: _, dropped } => {
+                self.signalled(*id, (!dropped).then_some((name, payload)));
+            }
             Event::Paused => self.state.paused = Some(self.at),
             Event::Resumed => self.state.paused = None,
-            Event::CancelRequested { reason } => self.state.cancel = Some(reason.clone()),
-            Event::CompensationStarted { failure } => self.compensates(failure.as_ref()),
-            Event::StepCompensated { step, index } => self.undone(Unit { step: *step, index: *index }, None),
-            Event::CompensationFailed { step, index, failure } => {
-                self.undone(Unit { step: *step, index: *index }, Some(failure));
-            }
-            Event::Completed { output } => self.end(End::Completed(output.clone())),
-            Event::Failed { failure } => {
-                self.state.failure = Some(failure.clone());
-                self.end(End::Failed);
-            }
-            Event::Cancelled { reason } => {
-                self.state.cancel = Some(reason.clone());
-                self.end(End::Cancelled);
-            }
+            Event::CancelRequested { reason } => self.cancel_requested(reason),
+            Event::EndRequested { unit, end } => self.end_requested(*unit, end),
+            Event::ScopeFailed { frame, failure } => self.lose(*frame, Closing::Failed(failure.clone())),
+            Event::CompensationStarted { frame, failure: _ } => self.compensates(*frame),
+            Event::StepCompensated { unit } => self.undone(*unit, None),
+            Event::CompensationFailed { unit, failure } => self.undone(*unit, Some(failure)),
+            Event::CompensationResumed => self.compensates_again(),
+            Event::Completed { .. } | Event::Failed { .. } | Event::Cancelled { .. } => self.ended(event),
+            Event::Continued { .. } => self.continued(event),
             Event::Retried { steps, deadline } => self.retried(steps, *deadline),
         }
     }
 
-    fn step(&mut self, step: StepIndex) -> &mut StepRun {
-        &mut self.state.steps[step as usize]
+    fn plan_of(&self, unit: Unit) -> &'a Step {
+        &self.plan.steps[unit.step as usize]
     }
 
-    fn run(&mut self, unit: Unit) -> Option<&mut Run> {
-        let step = self.state.steps.get_mut(unit.step as usize)?;
+    /// The frame. Every frame that an event names is there: the events before it made it.
+    fn frame(&mut self, id: FrameId) -> &mut Frame {
+        self.state.frames.get_mut(id).expect("an event names a frame that has begun")
+    }
+
+    fn step(&mut self, unit: Unit) -> &mut StepRun {
+        let frame = self.frame(unit.frame);
+        let place = (unit.step - frame.first) as usize;
+        &mut frame.steps[place]
+    }
+
+    fn many(&mut self, unit: Unit) -> &mut Many {
+        self.step(unit).many.get_or_insert_default()
+    }
+
+    fn run(&mut self, unit: Unit) -> &mut Run {
         match unit.index {
-            None => Some(&mut step.run),
-            Some(index) => step.instances.get_mut(index as usize),
-        }
-    }
-
-    fn accepted(&mut self, event: &Event) {
-        let Event::Accepted {
-            execution_id,
-            namespace,
-            workflow_id,
-            workflow_version,
-            input,
-            deadline,
-            traceparent,
-            ..
-        } = event
-        else {
-            return;
-        };
-        self.state.head = Some(Head {
-            id: *execution_id,
-            namespace: namespace.clone(),
-            workflow_id: *workflow_id,
-            workflow_version: *workflow_version,
-            input: input.clone(),
-            traceparent: traceparent.clone(),
-            created_at: self.at,
-        });
-        self.state.deadline = *deadline;
-        for step in 0..self.plan.steps.len() as StepIndex {
-            self.settle(step);
-        }
-    }
-
-    fn opened(&mut self, step: StepIndex, input: &Payload, deadline: Option<Timestamp>) {
-        self.begin(step, Phase::Deciding(deadline));
-        self.step(step).run.input = Some(input.clone());
-    }
-
-    fn signalled(&mut self, id: SignalId, name: &str, payload: &Payload) {
-        self.state.signals.insert(id);
-        if let Some(mailbox) = self.state.mailboxes.get_mut(name) {
-            mailbox.kept.push_back(payload.clone());
-        }
-    }
-
-    fn compensates(&mut self, failure: Option<&Failure>) {
-        self.state.failure = failure.cloned();
-        self.state.compensating = true;
-        self.state.was_compensated = true;
-        self.state.deadline = None;
-    }
-
-    fn awaited(&mut self, step: StepIndex, name: &str, until: Option<Timestamp>) {
-        self.begin(step, Phase::Awaiting(until));
-        if let Some(mailbox) = self.state.mailboxes.get_mut(name) {
-            mailbox.waiting.push_back(step);
+            None => &mut self.step(unit).run,
+            Some(index) => &mut self.many(unit).instances[index as usize],
         }
     }
 
     /// Who ended an attempt, and since when it was at it, where that is known.
     fn done_by(&mut self, unit: Unit, agent_id: Option<AgentId>, begun_at: Option<Timestamp>) {
-        if let Some(run) = self.run(unit) {
-            run.agent_id = agent_id.or(run.agent_id);
-            run.started_at = begun_at.or(run.started_at);
-        }
-    }
-
-    /// Queues a step whose join has settled, one way or the other: once.
-    fn settle(&mut self, step: StepIndex) {
-        let run = &self.state.steps[step as usize];
-        if run.settled || run.run.phase != Phase::Pending {
-            return;
-        }
-        let Some(starts) = join_outcome(self.plan, self.state, step) else { return };
-        self.state.steps[step as usize].settled = true;
-        self.enqueue(step, starts);
-    }
-
-    /// A plain task queues for a slot; everything else begins (or is skipped) without one.
-    fn enqueue(&mut self, step: StepIndex, starts: bool) {
-        let plan = &self.plan.steps[step as usize];
-        let takes_slot = starts && plan.for_each.is_none() && matches!(plan.kind, StepKind::Task { .. });
-        if takes_slot {
-            self.state.queue.push_back(Unit { step, index: None });
-        } else {
-            self.state.due.push_back(step);
-        }
-    }
-
-    /// Out of the queues: what begins is nearly always the first.
-    fn dequeue(&mut self, unit: Unit) {
-        if self.state.queue.front() == Some(&unit) {
-            self.state.queue.pop_front();
-        } else if unit.index.is_none() && self.state.due.front() == Some(&unit.step) {
-            self.state.due.pop_front();
-        } else {
-            self.state.queue.retain(|queued| *queued != unit);
-            if unit.index.is_none() {
-                self.state.due.retain(|queued| *queued != unit.step);
-            }
-        }
-    }
-
-    /// Moves a step to another phase: counts, timers and the set of active steps follow.
-    fn enter(&mut self, step: StepIndex, phase: Phase) {
-        let run = &mut self.state.steps[step as usize].run;
-        let before = std::mem::replace(&mut run.phase, phase);
-        run.started_at = run.started_at.or(phase.is_active().then_some(self.at));
-        self.state.counts.moved(before.state(), phase.state());
-        if let Some(due) = before.due() {
-            self.state.timers.remove(&(due, step));
-        }
-        if let Some(due) = phase.due() {
-            self.state.timers.insert((due, step));
-        }
-        match (before.is_active(), phase.is_active()) {
-            (false, true) => {
-                self.state.active.insert(step);
-            }
-            (true, false) => {
-                self.state.active.remove(&step);
-            }
-            (true, true) | (false, false) => {}
-        }
-    }
-
-    fn begin(&mut self, step: StepIndex, phase: Phase) {
-        self.dequeue(Unit { step, index: None });
-        self.enter(step, phase);
-    }
-
-    fn end(&mut self, end: End) {
-        self.state.end = Some((end, self.at));
-        self.state.compensating = false;
-        self.state.deadline = None;
-    }
-
-    fn retried(&mut self, steps: &[StepIndex], deadline: Option<Timestamp>) {
-        self.state.end = None;
-        self.state.failure = None;
-        self.state.paused = None;
-        self.state.deadline = deadline;
-        self.state.open += steps.len() as u32;
-        for &step in steps {
-            self.reset(step);
-        }
-        self.state.counts = Counts::default();
-        for step in &self.state.steps {
-            *self.state.counts.of(step.run.phase.state()) += 1;
-        }
-        for &step in steps {
-            if self.step(step).instances.is_empty() || self.plan.steps[step as usize].for_each.is_none() {
-                self.enqueue(step, true);
-            } else {
-                self.enter(step, Phase::Expanded);
-                self.queue_instances(step);
-            }
-        }
-    }
-
-    /// Back to the beginning, but for instances that completed.
-    fn reset(&mut self, step: StepIndex) {
-        let is_decision = matches!(self.plan.steps[step as usize].kind, StepKind::Decision(_));
-        let run = self.step(step);
-        run.run.reset();
-        // A decision opens anew: it may find other voters.
-        if is_decision {
-            // Whatever its voters had as their last attempt, the next begin after it: no task id comes twice.
-            let attempt = run.instances.iter().map(|voter| voter.attempt).fold(run.run.attempt, u32::max);
-            let run_afresh = Run { attempt, attempts_before: attempt, ..Run::default() };
-            *run =
-                StepRun { run: run_afresh, done: run.done, skipped: run.skipped, settled: true, ..StepRun::default() };
-            return;
-        }
-        (run.queued, run.working) = (0, 0);
-        for instance in run.instances.iter_mut().filter(|instance| instance.phase != Phase::Completed) {
-            instance.reset();
-        }
-        run.open = run.instances.iter().filter(|instance| instance.phase == Phase::Pending).count() as u32;
+        let run = self.run(unit);
+        run.agent_id = agent_id.or(run.agent_id);
+        run.started_at = begun_at.or(run.started_at);
     }
 }
 
 /// Whether a step may start: `None` while its dependencies have not settled it, then whether it starts or is skipped.
-pub(super) fn join_outcome(plan: &Plan, state: &State, step: StepIndex) -> Option<bool> {
-    let run = &state.steps[step as usize];
-    let step = &plan.steps[step as usize];
+pub(super) fn join_outcome(plan: &Plan, state: &State, unit: Unit) -> Option<bool> {
+    let run = state.step(unit)?;
+    let step = &plan.steps[unit.step as usize];
     let all = step.depends_on.len() as u32;
     let wanted = match step.join {
         Join::All => all,

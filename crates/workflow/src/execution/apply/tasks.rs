@@ -1,129 +1,140 @@
-//! Attempts: out, due again, and undone.
+//! Attempts: out, due again, repeated, and undone.
 
 use domain::{AgentId, Payload, Timestamp};
 
-use super::Applier;
+use super::{Applier, units::takes_slot};
 use crate::{
-    Failure, Purpose, TaskKey,
-    execution::state::{Phase, Run, Undo, Unit},
+    Failure, Purpose, TaskKey, Unit,
+    execution::state::{Phase, Run},
+    plan::StepKind,
 };
 
 impl Applier<'_> {
     pub(super) fn scheduled(&mut self, task: TaskKey, input: Option<&Payload>) {
-        self.state.out.insert(task);
-        let unit = Unit::of(task);
+        let unit = task.unit;
         if task.purpose == Purpose::Undo {
-            return self.undo_scheduled(unit, task, input);
+            return self.undo_scheduled(task, input);
         }
-        let at = self.at;
-        self.leave_queues(unit);
-        if unit.index.is_none() {
-            self.enter(unit.step, Phase::Out);
+        self.leave(unit, false);
+        let step = self.plan_of(unit);
+        let is_errand = matches!(step.kind, StepKind::Workflow(_) | StepKind::Emit(_));
+        if is_errand {
+            self.state.errands.insert(task);
+        } else {
+            self.state.out.insert(task);
+            self.state.work_out += 1;
         }
-        let Some(run) = self.run(unit) else { return };
-        run.phase = Phase::Out;
+        let phase = match step.kind {
+            StepKind::Workflow(_) => Phase::Child(step.timeout.map(|timeout| self.at + timeout)),
+            _ => Phase::Out,
+        };
+        self.enter(unit, phase);
+        let run = self.run(unit);
         run.attempt = task.attempt;
-        run.started_at = run.started_at.or(Some(at));
         if let Some(input) = input {
             run.input = Some(input.clone());
         }
     }
 
-    pub(super) fn undo_scheduled(&mut self, unit: Unit, task: TaskKey, input: Option<&Payload>) {
-        let at = self.at;
-        self.leave_retry(unit);
-        if self.state.undo.as_ref().is_none_or(|undo| undo.unit != unit) {
-            self.state.undoable.pop();
-            self.state.undo = Some(Undo { unit, run: Run { started_at: Some(at), ..Run::default() } });
+    /// The undo of a unit begins, or its next attempt does.
+    fn undo_scheduled(&mut self, task: TaskKey, input: Option<&Payload>) {
+        let (unit, at) = (task.unit, self.at);
+        self.leave_undo_retry(unit);
+        if self.run(unit).undo.is_none() {
+            self.take_undoable(unit, true);
+            let run = self.run(unit);
+            let attempts_before = run.undo_attempts;
+            run.undo = Some(Box::new(Run { attempts_before, started_at: Some(at), ..Run::default() }));
         }
-        if let Some(undo) = &mut self.state.undo {
-            undo.run.phase = Phase::Out;
-            undo.run.attempt = task.attempt;
-            undo.run.input = input.cloned().or(undo.run.input.take());
-        }
+        self.state.out.insert(task);
+        let Some(undo) = &mut self.run(unit).undo else { return };
+        undo.phase = Phase::Out;
+        undo.attempt = task.attempt;
+        undo.input = input.cloned().or(undo.input.take());
     }
 
     pub(super) fn retrying(&mut self, task: TaskKey, failure: &Failure, at: Timestamp, agent_id: Option<AgentId>) {
-        let run = self.attempt_over(task);
-        run.failure = Some(failure.clone());
-        run.agent_id = agent_id;
-        self.enter_retry(task, at);
-    }
-
-    /// The task is in no agent's hands any more.
-    pub(super) fn attempt_over(&mut self, task: TaskKey) -> &mut Run {
-        self.state.out.remove(&task);
-        match (&mut self.state.undo, task.purpose) {
-            (Some(undo), Purpose::Undo) => &mut undo.run,
-            _ => match task.index {
-                None => &mut self.state.steps[task.step as usize].run,
-                Some(index) => &mut self.state.steps[task.step as usize].instances[index as usize],
-            },
-        }
-    }
-
-    pub(super) fn enter_retry(&mut self, task: TaskKey, at: Timestamp) {
-        let unit = Unit::of(task);
-        self.state.retries.insert((at, unit));
-        match (task.purpose, task.index) {
-            (Purpose::Work, None) => self.enter(task.step, Phase::Retrying(at)),
-            (Purpose::Work, Some(index)) => {
-                self.step(task.step).instances[index as usize].phase = Phase::Retrying(at);
-            }
-            (Purpose::Undo, _) => {
-                if let Some(undo) = &mut self.state.undo {
-                    undo.run.phase = Phase::Retrying(at);
-                }
-            }
-        }
-    }
-
-    /// Whatever it waits for, a slot or the time of its next attempt, it does no more.
-    pub(super) fn leave_queues(&mut self, unit: Unit) {
-        match self.state.run(unit).map(|run| run.phase) {
-            Some(Phase::Pending) => self.dequeue(unit),
-            _ => self.leave_retry(unit),
-        }
-    }
-
-    pub(super) fn leave_retry(&mut self, unit: Unit) {
-        let undo = self.state.undo.as_ref().filter(|undo| undo.unit == unit).map(|undo| undo.run.phase);
-        let work = self.state.run(unit).map(|run| run.phase);
-        if let Some(Phase::Retrying(at)) = undo.or(work) {
-            self.state.retries.remove(&(at, unit));
-        }
-    }
-
-    pub(super) fn undone(&mut self, unit: Unit, failure: Option<&Failure>) {
-        self.leave_retry(unit);
-        match self.state.undo.take() {
-            Some(undo) => {
-                self.state.out.remove(&unit.task(Purpose::Undo, undo.run.attempt));
-            }
-            // Its input could not be made, so it never began.
-            None => {
-                self.state.undoable.pop();
-            }
-        }
-        let at = self.at;
-        let Some(run) = self.run(unit) else { return };
-        match failure {
-            Some(failure) => run.failure = Some(failure.clone()),
-            None => {
-                run.ended_at = Some(at);
-                if unit.index.is_some() {
-                    run.phase = Phase::Compensated;
-                }
-            }
-        }
-        if failure.is_some() {
+        let unit = task.unit;
+        if task.purpose == Purpose::Undo {
+            self.state.out.remove(&task);
+            self.state.undo_retries.insert((at, unit));
+            let Some(undo) = &mut self.run(unit).undo else { return };
+            undo.phase = Phase::Retrying(at);
+            undo.failure = Some(Box::new(failure.clone()));
             return;
         }
-        let step = self.step(unit.step);
-        step.to_undo = step.to_undo.saturating_sub(1);
-        // A step is undone when all its instances are; where one undo failed it stays completed.
-        if step.to_undo == 0 && step.run.phase == Phase::Completed {
-            self.enter(unit.step, Phase::Compensated);
+        self.leave(unit, false);
+        self.enter(unit, Phase::Retrying(at));
+        let is_vote = self.frame(unit.frame).scope.is_none();
+        let queue = if is_vote || takes_slot(self.plan_of(unit)) {
+            &mut self.state.retries
+        } else {
+            &mut self.state.reentries
+        };
+        queue.insert((at, unit));
+        let run = self.run(unit);
+        run.failure = Some(Box::new(failure.clone()));
+        run.agent_id = agent_id;
+    }
+
+    /// The next iteration of a loop. It keeps its mutex.
+    pub(super) fn repeated(&mut self, unit: Unit, output: Option<&Payload>) {
+        let output = output.cloned().or_else(|| self.own_output(unit));
+        self.leave(unit, false);
+        self.enter(unit, Phase::Pending);
+        let run = self.run(unit);
+        *run = Run {
+            attempt: run.attempt,
+            attempts_before: run.attempt,
+            iteration: run.iteration + 1,
+            inner: run.inner,
+            started_at: run.started_at,
+            last: output,
+            mutex: run.mutex.take(),
+            ..Run::default()
+        };
+        self.enqueue(unit, true);
+    }
+
+    pub(super) fn leave_undo_retry(&mut self, unit: Unit) {
+        let phase = self.run(unit).undo.as_ref().map(|undo| undo.phase);
+        if let Some(Phase::Retrying(at)) = phase {
+            self.state.undo_retries.remove(&(at, unit));
+        }
+    }
+
+    /// The undo of a unit is over, one way or the other.
+    pub(super) fn undone(&mut self, unit: Unit, failure: Option<&Failure>) {
+        self.leave_undo_retry(unit);
+        match self.run(unit).undo.take() {
+            Some(undo) => {
+                self.state.out.remove(&unit.task(Purpose::Undo, undo.attempt));
+                self.run(unit).undo_attempts = undo.attempt;
+                self.leave_undoing(unit);
+            }
+            // Its input could not be made, so it never began.
+            None => self.take_undoable(unit, false),
+        }
+        let at = self.at;
+        if let Some(failure) = failure {
+            self.run(unit).failure = Some(Box::new(failure.clone()));
+            self.state.not_undone.push(unit);
+            return;
+        }
+        let run = self.run(unit);
+        run.ended_at = Some(at);
+        run.failure = None;
+        if unit.index.is_some() {
+            run.phase = Phase::Compensated;
+            let many = self.many(unit);
+            many.to_undo = many.to_undo.saturating_sub(1);
+            // A step is undone when all its instances are; where one undo failed it stays completed.
+            if many.to_undo > 0 {
+                return;
+            }
+        }
+        if self.step(unit).run.phase == Phase::Completed {
+            self.enter(unit.whole(), Phase::Compensated);
         }
     }
 }

@@ -46,6 +46,7 @@ fn nothing_comes_before_the_start_and_no_second_start() {
         workflow_version: 1,
         input: Payload::null(),
         traceparent: String::new(),
+        parent: None,
     };
     assert_eq!(stage.try_say(Command::Start(again)), Err(Rejected::AlreadyStarted));
     assert_eq!((stage.execution.id(), stage.events.len()), (Some(ExecutionId::from_parts(1, 1)), 2));

@@ -14,21 +14,21 @@ fn vote(extra: Value) -> Stage {
 }
 
 fn found(stage: &mut Stage, count: u32) -> usize {
-    stage.say(Command::VotersFound { step: 0, voters: (0..count).map(voter).collect() })
+    stage.say(Command::VotersFound { unit: unit(0), voters: (0..count).map(voter).collect() })
 }
 
 #[test]
 fn voters_are_looked_for_then_asked_then_counted() {
     let mut stage = vote(json!({}));
-    assert!(matches!(stage.effects[..], [Effect::FindVoters { step: 0, count: 3, quorum: 2, .. }]));
+    assert!(matches!(stage.effects[..], [Effect::FindVoters { count: 3, quorum: 2, .. }]));
     assert_eq!(stage.execution.outstanding().len(), 1);
     assert_eq!((found(&mut stage, 3), found(&mut stage, 2)), (4, 0));
-    let order = stage.execution.task_order(stage.task("d[1]/1")).unwrap();
+    let order = stage.execution.task_order(stage.task("d[1]@1/1")).unwrap();
     assert_eq!((order.target, order.action.as_str()), (crate::Target::AgentId(voter(1).agent_id), "vote"));
-    stage.end("d[0]/1", Ok(json!({ "choice": "yes", "rationale": "because" })));
-    stage.end("d[1]/1", Ok(json!({ "choice": "yes" })));
+    stage.end("d[0]@1/1", Ok(json!({ "choice": "yes", "rationale": "because" })));
+    stage.end("d[1]@1/1", Ok(json!({ "choice": "yes" })));
     assert_eq!(stage.status(), Status::Running, "it waits for every voter");
-    stage.end("d[2]/1", Ok(json!({ "choice": "no" })));
+    stage.end("d[2]@1/1", Ok(json!({ "choice": "no" })));
     let record = stage.output();
     assert_eq!((&record["winner"], &record["votes"]), (&json!("yes"), &json!(3)));
     assert_eq!(record["ballots"][0]["rationale"], json!("because"));
@@ -38,10 +38,10 @@ fn voters_are_looked_for_then_asked_then_counted() {
 fn the_deadline_decides_with_what_is_in_and_names_who_is_missing() {
     let mut stage = vote(json!({}));
     found(&mut stage, 3);
-    stage.end("d[0]/1", Ok(json!({ "choice": "no" })));
-    stage.end("d[2]/1", Ok(json!({ "choice": "no" })));
+    stage.end("d[0]@1/1", Ok(json!({ "choice": "no" })));
+    stage.end("d[2]@1/1", Ok(json!({ "choice": "no" })));
     stage.wait(seconds(60));
-    assert_eq!((&stage.output()["winner"], stage.withdrawn()), (&json!("no"), vec!["d[1]/1".into()]));
+    assert_eq!((&stage.output()["winner"], stage.withdrawn()), (&json!("no"), vec!["d[1]@1/1".into()]));
     assert_eq!(stage.output()["missing"][0]["name"], json!("voter 1"));
 }
 
@@ -49,8 +49,8 @@ fn the_deadline_decides_with_what_is_in_and_names_who_is_missing() {
 fn without_a_quorum_there_is_no_decision() {
     let mut stage = vote(json!({}));
     found(&mut stage, 2);
-    stage.fail("d[0]/1");
-    stage.end("d[1]/1", Ok(json!({ "choice": "no" })));
+    stage.fail("d[0]@1/1");
+    stage.end("d[1]@1/1", Ok(json!({ "choice": "no" })));
     assert_eq!(stage.failure(), ("no_quorum", Some("d")));
 }
 
@@ -66,14 +66,14 @@ fn the_deadline_also_ends_the_search_for_voters() {
 fn named_voters_need_no_search() {
     let agents: Vec<_> = (0..2).map(|number| voter(number).agent_id).collect();
     let stage = vote(json!({ "voters": { "agents": agents } }));
-    assert_eq!(stage.out(), ["d[0]/1", "d[1]/1"]);
+    assert_eq!(stage.out(), ["d[0]@1/1", "d[1]@1/1"]);
 }
 
 #[test]
 fn a_ballot_that_is_none_is_a_failed_attempt() {
     let mut stage = vote(json!({}));
     found(&mut stage, 2);
-    stage.end("d[0]/1", Ok(json!({ "choice": "perhaps" })));
+    stage.end("d[0]@1/1", Ok(json!({ "choice": "perhaps" })));
     let failure = stage.execution.steps()[0].instances[0].failure.clone().unwrap();
     assert_eq!(failure.code, "invalid_ballot");
 }
@@ -86,9 +86,9 @@ fn a_retry_of_the_execution_votes_anew_under_new_task_ids() {
     assert_eq!(stage.status(), Status::Failed);
     stage.say(Command::Retry { lost: None });
     assert_eq!(found(&mut stage, 2), 3);
-    assert_eq!(stage.out(), ["d[0]/2", "d[1]/2"]);
-    stage.end("d[0]/2", Ok(json!({ "choice": "yes" })));
-    stage.end("d[1]/2", Ok(json!({ "choice": "yes" })));
+    assert_eq!(stage.out(), ["d[0]@2/1", "d[1]@2/1"]);
+    stage.end("d[0]@2/1", Ok(json!({ "choice": "yes" })));
+    stage.end("d[1]@2/1", Ok(json!({ "choice": "yes" })));
     assert_eq!(stage.output()["winner"], json!("yes"));
 }
 
@@ -97,13 +97,13 @@ fn a_weight_that_is_no_number_is_logged_as_one_that_counts_nothing() {
     let mut stage = vote(json!({ "strategy": "weighted" }));
     let weights = [f64::NAN, f64::NEG_INFINITY, f64::INFINITY];
     let voters = (0..).zip(weights).map(|(number, weight)| Voter { weight, ..voter(number) }).collect();
-    assert_eq!(stage.say(Command::VotersFound { step: 0, voters }), 4);
+    assert_eq!(stage.say(Command::VotersFound { unit: unit(0), voters }), 4);
     for event in &stage.events {
         assert_eq!(Event::decode(&event.encode()).unwrap(), *event);
     }
-    stage.end("d[0]/1", Ok(json!({ "choice": "no" })));
-    stage.end("d[1]/1", Ok(json!({ "choice": "no" })));
-    stage.end("d[2]/1", Ok(json!({ "choice": "yes" })));
+    stage.end("d[0]@1/1", Ok(json!({ "choice": "no" })));
+    stage.end("d[1]@1/1", Ok(json!({ "choice": "no" })));
+    stage.end("d[2]@1/1", Ok(json!({ "choice": "yes" })));
     assert_eq!((&stage.output()["winner"], &stage.output()["counts"]["no"]), (&json!("yes"), &json!(0)));
 }
 
@@ -111,7 +111,7 @@ fn a_weight_that_is_no_number_is_logged_as_one_that_counts_nothing() {
 fn voters_that_nobody_asked_for_are_not_taken() {
     let mut stage = vote(json!({}));
     assert_eq!(found(&mut stage, 0), 0, "no voters are no answer");
-    assert_eq!(stage.say(Command::VotersFound { step: 9, voters: vec![voter(0)] }), 0, "there is no such step");
+    assert_eq!(stage.say(Command::VotersFound { unit: unit(9), voters: vec![voter(0)] }), 0, "there is no such step");
     assert_eq!(stage.execution.outstanding().len(), 1, "the search goes on");
 }
 
@@ -119,8 +119,8 @@ fn voters_that_nobody_asked_for_are_not_taken() {
 fn a_voter_that_fails_with_the_code_of_the_deadline_has_answered_and_is_not_withdrawn() {
     let mut stage = vote(json!({}));
     found(&mut stage, 3);
-    stage.end("d[0]/1", Err(Failure::fatal("deadline", "no time")));
+    stage.end("d[0]@1/1", Err(Failure::fatal("deadline", "no time")));
     assert_eq!(stage.withdrawn(), Vec::<String>::new());
     stage.wait(seconds(60));
-    assert_eq!(stage.withdrawn(), ["d[1]/1", "d[2]/1"]);
+    assert_eq!(stage.withdrawn(), ["d[1]@1/1", "d[2]@1/1"]);
 }

@@ -160,11 +160,12 @@ fn a_chain_of_ten_thousand_steps_completes() {
         workflow_version: 1,
         input: Payload::null(),
         traceparent: String::new(),
+        parent: None,
     };
     execution.transition(Command::Start(start), Timestamp::EPOCH).unwrap();
     for step in 0..10_000 {
         let task = execution.tasks_out()[0];
-        assert_eq!(task.step, step);
+        assert_eq!(task.unit.step, step);
         let command = Command::TaskEnded { task, agent_id: None, begun_at: None, outcome: Ok(Payload::null()) };
         execution.transition(command, Timestamp::EPOCH).unwrap();
     }

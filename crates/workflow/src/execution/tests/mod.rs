@@ -5,6 +5,7 @@ mod compensation;
 mod control;
 mod decisions;
 mod flow;
+mod groups;
 mod instances;
 mod retries;
 mod waits;
@@ -14,8 +15,8 @@ use std::{sync::Arc, time::Duration};
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 use serde_json::{Value, json};
 
-use super::{Execution, Overlay, Status, StepState, TaskPlace};
-use crate::{Command, Definition, Effect, Event, Failure, Limits, Recorded, Rejected, Start, TaskKey, Voter};
+use super::{Execution, Overlay, Status, StepState, TaskPlace, Transition};
+use crate::{Command, Definition, Effect, Event, Failure, Limits, Recorded, Holder, Rejected, Start, TaskKey, Unit, Voter};
 
 /// An execution, the time, and what it asked of the world.
 struct Stage {
@@ -46,13 +47,14 @@ impl Stage {
             workflow_version: 3,
             input: Payload::from_value(&input),
             traceparent: String::new(),
+            parent: None,
         }));
         stage
     }
 
     fn try_say(&mut self, command: Command) -> Result<usize, Rejected> {
-        let events = self.execution.transition(command, self.now)?;
-        self.effects.extend(events.iter().flat_map(|event| self.execution.effects(event)));
+        let Transition { events, effects } = self.execution.transition(command, self.now)?;
+        self.effects.extend(effects);
         assert_eq!(self.execution.breaches(), Vec::<String>::new());
         let count = events.len();
         self.events.extend(events);
@@ -112,7 +114,7 @@ impl Stage {
     fn withdrawn(&self) -> Vec<String> {
         let task = |effect: &Effect| match effect {
             Effect::Withdraw { task, .. } => Some(self.name(*task)),
-            Effect::Dispatch(_) | Effect::FindVoters { .. } | Effect::Ended => None,
+            _ => None,
         };
         self.effects.iter().filter_map(task).collect()
     }
@@ -146,6 +148,10 @@ impl Overlay for InHand {
     fn task(&self, _: TaskKey) -> TaskPlace {
         self.0.clone()
     }
+
+    fn place(&self, _: Holder) -> Option<u32> {
+        Some(2)
+    }
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -154,4 +160,9 @@ fn seconds(seconds: u64) -> Duration {
 
 fn voter(number: u32) -> Voter {
     Voter { agent_id: AgentId::from_parts(1, u128::from(number)), name: format!("voter {number}"), weight: 1.0 }
+}
+
+/// The step itself, in the execution's own frame.
+fn unit(step: u32) -> Unit {
+    Unit { frame: 0, step, index: None }
 }

@@ -21,6 +21,10 @@ pub(super) enum Root {
     Step(StepIndex),
     Item,
     Index,
+    Iteration,
+    Last,
+    Completed,
+    Total,
     ExecutionId,
 }
 
@@ -51,7 +55,8 @@ pub(super) struct Path {
 }
 
 /// The names with which paths begin.
-pub(super) const ROOTS: [&str; 5] = ["input", "steps", "item", "index", "execution"];
+pub(super) const ROOTS: [&str; 9] =
+    ["input", "steps", "item", "index", "iteration", "last", "completed", "total", "execution"];
 
 impl Path {
     /// The path from the variable `root` through `segments`.
@@ -61,10 +66,24 @@ impl Path {
             let message = format!("`{name}` is there only in the task of a step with `for_each`");
             return Err(Wrong::new("unknown_variable", message));
         }
+        let is_there = match root {
+            "iteration" => visible.iteration,
+            "last" => visible.iteration || visible.results,
+            "completed" | "total" => visible.results,
+            _ => true,
+        };
+        if !is_there {
+            let place = if root == "completed" || root == "total" { "`complete_when`" } else { "a `loop`" };
+            return Err(Wrong::new("unknown_variable", format!("`{root}` is there only in {place}")));
+        }
         let root = match root {
             "input" => Root::Input,
             "item" => Root::Item,
             "index" => Root::Index,
+            "iteration" => Root::Iteration,
+            "last" => Root::Last,
+            "completed" => Root::Completed,
+            "total" => Root::Total,
             "steps" => step_root(&mut segments, visible)?,
             "execution" => {
                 if segments.first() != Some(&Segment::Field("id".to_owned())) {
@@ -82,7 +101,14 @@ impl Path {
     pub(super) fn step(&self) -> Option<StepIndex> {
         match self.root {
             Root::Step(step) => Some(step),
-            Root::Input | Root::Item | Root::Index | Root::ExecutionId => None,
+            Root::Input
+            | Root::Item
+            | Root::Index
+            | Root::Iteration
+            | Root::Last
+            | Root::Completed
+            | Root::Total
+            | Root::ExecutionId => None,
         }
     }
 
@@ -108,6 +134,10 @@ impl Path {
             Root::Step(step) => return Ok(scope.step_output(step).cloned()),
             Root::Item => item()?.0.clone(),
             Root::Index => Payload::from_value(&item()?.1.into()),
+            Root::Iteration => Payload::from_value(&scope.iteration().unwrap_or_default().into()),
+            Root::Last => return Ok(scope.last().cloned()),
+            Root::Completed => Payload::from_value(&scope.results().unwrap_or_default().0.into()),
+            Root::Total => Payload::from_value(&scope.results().unwrap_or_default().1.into()),
             Root::ExecutionId => Payload::from_value(&scope.execution_id().to_string().into()),
         }))
     }
@@ -144,6 +174,10 @@ impl Path {
             Root::Step(_) => "the step's `output".to_owned(),
             Root::Item => "`item".to_owned(),
             Root::Index => "`index".to_owned(),
+            Root::Iteration => "`iteration".to_owned(),
+            Root::Last => "`last".to_owned(),
+            Root::Completed => "`completed".to_owned(),
+            Root::Total => "`total".to_owned(),
             Root::ExecutionId => "`execution.id".to_owned(),
         };
         for segment in &self.segments[..depth] {
