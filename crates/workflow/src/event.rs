@@ -109,12 +109,7 @@ pub enum Event {
     /// The items of a `for_each` are known; its instances follow.
     StepExpanded { unit: Unit, items: Vec<Payload> },
     /// The unit wants its `mutex`, and another has it.
-    MutexAwaited {
-        unit: Unit,
-        name: String,
-        #[serde(default, skip_serializing_if = "is_false")]
-        global: bool,
-    },
+    MutexAwaited { unit: Unit, name: String },
     /// The unit has its `mutex`, until it ends.
     MutexTaken { unit: Unit, name: String },
     /// An attempt's task goes out: to an agent, or (a child execution, an `emit`) to the shell. `input` is there on first

@@ -2,7 +2,7 @@
 
 use domain::{Payload, Timestamp};
 
-use super::{apply::join_outcome, decide::Decider, scope::View, state::Run};
+use super::{apply::join_outcome, decide::Decider, scope::View, state::{MutexKey, Run}};
 use crate::{
     Ending, Event, Failure, Purpose, SkipReason, StepIndex, Telling, Unit, Voter,
     command::MOST_DEPTH,
@@ -90,12 +90,18 @@ impl Decider<'_> {
             Ok(name) => name,
             Err(failure) => return self.fail(unit, failure, None),
         };
-        let is_free = !mutex.global && !self.state.mutexes.contains_key(&name);
-        if is_free {
-            self.emit(Event::MutexTaken { unit, name });
-        } else {
-            self.emit(Event::MutexAwaited { unit, name, global: mutex.global });
+        let key = MutexKey { global: mutex.global, name };
+        let known = self.state.mutexes.get(&key);
+        let is_nested = self.state.is_nested(&key, unit);
+        let is_free = known.is_none_or(|mutex| self.state.may_take(mutex, unit));
+        if is_free && (is_nested || !key.global) {
+            return self.emit(Event::MutexTaken { unit, name: key.name });
         }
+        if (is_nested || !key.global) && self.state.would_deadlock(&key, unit) {
+            let message = format!("whoever has the mutex `{}` waits for one that a block around this step has", key.name);
+            return self.fail(unit, Failure::fatal("deadlock", message), None);
+        }
+        self.emit(Event::MutexAwaited { unit, name: key.name });
     }
 
     /// Its work, of an iteration or once more.

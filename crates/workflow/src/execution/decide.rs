@@ -226,7 +226,7 @@ impl<'a> Decider<'a> {
             Holder::Unit(unit) => {
                 let run = self.state.run(unit);
                 let held = run.filter(|run| run.phase == Phase::Locking).and_then(|run| run.mutex.as_ref());
-                let name = held.filter(|held| held.global && !held.taken).map(|held| held.name.clone());
+                let name = held.filter(|held| held.is_outside() && !held.taken).map(|held| held.key.name.clone());
                 if let Some(name) = name {
                     self.emit(Event::MutexTaken { unit, name });
                 }

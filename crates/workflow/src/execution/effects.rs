@@ -14,11 +14,11 @@ use crate::{
 };
 
 impl Execution {
-    /// What must be done after a transition is committed: what its events ask for, and to withdraw what they cut off. A task
-    /// that went out and was cut off within the transition is nobody's business.
+    /// What must be done after a transition is committed: what its events ask for, and to withdraw what they cut off. What was
+    /// asked for and given up within the transition is nobody's business.
     pub(super) fn effects(&self, events: &[Event], cut: Cut) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let mut sent = Vec::new();
+        let (mut sent, mut asked) = (Vec::new(), Vec::new());
         for event in events {
             match event {
                 Event::StepScheduled { task, .. } => {
@@ -26,8 +26,14 @@ impl Execution {
                     effects.extend(self.task_effect(*task));
                 }
                 Event::DecisionOpened { unit, .. } => effects.extend(self.voters_wanted(*unit)),
-                Event::TurnAwaited { .. } => effects.extend(self.turn_wanted()),
-                Event::MutexAwaited { unit, global: true, .. } => effects.extend(self.mutex_wanted(*unit)),
+                Event::TurnAwaited { .. } => {
+                    asked.push(Holder::Execution);
+                    effects.extend(self.turn_wanted());
+                }
+                Event::MutexAwaited { unit, .. } => {
+                    asked.push(Holder::Unit(*unit));
+                    effects.extend(self.mutex_wanted(*unit));
+                }
                 Event::Completed { .. } | Event::Failed { .. } | Event::Cancelled { .. } => effects.push(Effect::Ended),
                 _ => {}
             }
@@ -36,7 +42,8 @@ impl Execution {
         let tasks = tasks.into_iter().filter(|(task, _)| !sent.contains(task));
         effects.extend(tasks.map(|(task, reason)| Effect::Withdraw { task, reason }));
         effects.extend(children.into_iter().map(|(child, reason)| Effect::CancelChild { child, reason }));
-        effects.extend(locks.into_iter().map(|(holder, lock)| Effect::Release { holder, lock }));
+        let locks = locks.into_iter().filter(|(holder, _)| !asked.contains(holder));
+        effects.extend(locks.map(|(holder, lock)| Effect::Release { holder, lock }));
         effects
     }
 
@@ -70,7 +77,7 @@ impl Execution {
         match holder {
             Holder::Execution => self.state.end.is_none() && self.state.turn.is_some(),
             Holder::Unit(unit) => {
-                self.state.run(unit).and_then(|run| run.mutex.as_ref()).is_some_and(|held| held.global)
+                self.state.run(unit).and_then(|run| run.mutex.as_ref()).is_some_and(|held| held.is_outside())
             }
         }
     }
@@ -82,8 +89,8 @@ impl Execution {
 
     fn mutex_wanted(&self, unit: Unit) -> Option<Effect> {
         let run = self.state.run(unit).filter(|run| run.phase == Phase::Locking)?;
-        let held = run.mutex.as_ref().filter(|held| held.global)?;
-        Some(Effect::Acquire { holder: Holder::Unit(unit), lock: global_mutex(&held.name) })
+        let held = run.mutex.as_ref().filter(|held| held.is_outside())?;
+        Some(Effect::Acquire { holder: Holder::Unit(unit), lock: global_mutex(&held.key.name) })
     }
 
     fn task_effect(&self, task: TaskKey) -> Option<Effect> {

@@ -221,8 +221,9 @@ impl Execution {
     }
 
     fn lock_text(&self, unit: Unit, run: &Run, name: &str, overlay: &dyn Overlay) -> String {
-        let mutex = run.mutex.as_ref().map(|held| held.name.as_str()).unwrap_or_default();
-        let holder = self.state.mutexes.get(mutex).and_then(|mutex| mutex.holder);
+        let Some(held) = &run.mutex else { return String::new() };
+        let mutex = &held.key.name;
+        let holder = self.state.mutexes.get(&held.key).and_then(|mutex| mutex.holders.last().copied());
         let who = match (holder, overlay.place(Holder::Unit(unit))) {
             (Some(holder), _) => format!("; {} has it", self.name(holder)),
             (None, Some(place)) => format!("; {place} are before it"),

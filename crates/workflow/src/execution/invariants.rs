@@ -115,7 +115,7 @@ impl Execution {
         let is_waiting = |(unit, run): &(Unit, &Run)| match run.phase {
             Phase::Awaiting(_) | Phase::Sleeping(_) => true,
             Phase::Deciding(_) => state.wants_voters(*unit),
-            Phase::Locking => run.mutex.as_ref().is_some_and(|held| held.global),
+            Phase::Locking => run.mutex.as_ref().is_some_and(|held| held.is_outside()),
             _ => false,
         };
         let waiting: BTreeSet<_> = self.units().filter(is_waiting).map(|(unit, _)| unit).collect();
@@ -161,21 +161,27 @@ impl Execution {
     /// A mutex has one holder, which is at work, and whoever waits for it knows that.
     fn check_locks(&self, found: &mut Vec<String>) {
         let state = &self.state;
-        for (name, mutex) in &state.mutexes {
+        for (key, mutex) in &state.mutexes {
             let wants = |unit: &Unit, taken: bool| {
                 let held = state.run(*unit).and_then(|run| run.mutex.as_ref());
-                held.is_some_and(|held| held.name == *name && held.taken == taken)
+                held.is_some_and(|held| held.key == *key && held.taken == taken)
             };
-            if !mutex.holder.iter().all(|unit| wants(unit, true)) || !mutex.waiting.iter().all(|unit| wants(unit, false)) {
-                found.push(format!("I8: the mutex `{name}` is not what its units think: {mutex:?}"));
+            let holders = &mutex.holders;
+            if !holders.iter().all(|unit| wants(unit, true)) || !mutex.waiting.iter().all(|unit| wants(unit, false)) {
+                found.push(format!("I8: the mutex {key:?} is not what its units think: {mutex:?}"));
             }
-            if mutex.holder.is_none() != state.free_mutexes.contains(name) {
-                found.push(format!("I8: the mutex `{name}` is free, and nobody sees it"));
+            if !holders.is_sorted_by(|outer, inner| state.is_around(*outer, *inner)) {
+                found.push(format!("I8: the mutex {key:?} has several holders: {holders:?}"));
+            }
+            let is_free = mutex.waiting.iter().any(|unit| state.may_take(mutex, *unit));
+            if is_free != state.free_mutexes.contains(key) {
+                found.push(format!("I8: the mutex {key:?} is free: {is_free}, and nobody sees it"));
             }
         }
-        let held = self.units().filter_map(|(_, run)| run.mutex.as_ref()).filter(|held| !held.global).count();
+        let held = self.units().filter_map(|(_, run)| run.mutex.as_ref()).filter(|held| held.taken || !held.is_outside());
         let known: usize =
-            state.mutexes.values().map(|mutex| mutex.waiting.len() + usize::from(mutex.holder.is_some())).sum();
+            state.mutexes.values().map(|mutex| mutex.waiting.len() + mutex.holders.len()).sum();
+        let held = held.count();
         if held != known {
             found.push(format!("I5: {held} units have or want a mutex, {known} are known"));
         }

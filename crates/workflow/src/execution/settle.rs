@@ -131,10 +131,11 @@ impl Decider<'_> {
 
     /// Units that can begin, then tasks while there are slots: due retries first, they are older.
     fn advance_work(&mut self) -> bool {
-        if let Some(name) = self.state.free_mutexes.first() {
-            let next = self.state.mutexes.get(name).and_then(|mutex| mutex.waiting.front().copied());
-            if let Some(unit) = next {
-                let name = name.clone();
+        if let Some(mutex) = self.state.free_mutexes.first().and_then(|key| Some((key, self.state.mutexes.get(key)?))) {
+            let (key, mutex) = mutex;
+            let next = mutex.waiting.iter().find(|unit| self.state.may_take(mutex, **unit));
+            if let Some(&unit) = next {
+                let name = key.name.clone();
                 self.emit(Event::MutexTaken { unit, name });
                 return true;
             }

@@ -181,10 +181,26 @@ impl Run {
 /// A mutex of a unit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Held {
-    pub(super) name: String,
-    pub(super) global: bool,
+    pub(super) key: MutexKey,
     /// Or does it wait?
     pub(super) taken: bool,
+    /// A block around it has it, so that it is shared among what is in there, and asked of nobody else.
+    pub(super) nested: bool,
+}
+
+impl Held {
+    /// Is it the shell that is asked for it?
+    pub(super) fn is_outside(&self) -> bool {
+        self.key.global && !self.nested
+    }
+}
+
+/// Which mutex.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MutexKey {
+    /// Among all executions, or within this one.
+    pub(super) global: bool,
+    pub(super) name: String,
 }
 
 /// A step and what hangs on it.
@@ -238,10 +254,11 @@ pub(super) struct Mailbox {
     pub(super) waiting: VecDeque<Unit>,
 }
 
-/// A mutex within the execution.
+/// Who has a mutex within the execution.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Exclusion {
-    pub(super) holder: Option<Unit>,
+    /// The last has it; each of the others is a block around the next.
+    pub(super) holders: Vec<Unit>,
     pub(super) waiting: VecDeque<Unit>,
 }
 
@@ -296,9 +313,9 @@ pub(super) struct State {
     pub(super) mailboxes: BTreeMap<String, Mailbox>,
     /// Signals that count once, and have counted; of many the newest.
     pub(super) signals: BTreeSet<SignalId>,
-    pub(super) mutexes: BTreeMap<String, Exclusion>,
+    pub(super) mutexes: BTreeMap<MutexKey, Exclusion>,
     /// Mutexes that are free, and wanted.
-    pub(super) free_mutexes: BTreeSet<String>,
+    pub(super) free_mutexes: BTreeSet<MutexKey>,
     pub(super) turn: Option<Turn>,
     /// Since when nothing new starts.
     pub(super) paused: Option<Timestamp>,
@@ -396,6 +413,48 @@ impl State {
             }
         }
         id == outer
+    }
+
+    /// Is a unit inside the block of another?
+    pub(super) fn is_around(&self, outer: Unit, unit: Unit) -> bool {
+        let mut next = self.frames.get(unit.frame).and_then(|frame| frame.parent);
+        while let Some(unit) = next.filter(|unit| *unit != outer) {
+            next = self.frames.get(unit.frame).and_then(|frame| frame.parent);
+        }
+        next.is_some()
+    }
+
+    /// Whether a block around the unit has the mutex.
+    pub(super) fn is_nested(&self, key: &MutexKey, unit: Unit) -> bool {
+        let holders = self.mutexes.get(key).map(|mutex| mutex.holders.as_slice()).unwrap_or_default();
+        holders.iter().any(|holder| self.is_around(*holder, unit))
+    }
+
+    /// May the unit take the mutex now, as far as this execution goes?
+    pub(super) fn may_take(&self, mutex: &Exclusion, unit: Unit) -> bool {
+        mutex.holders.last().is_none_or(|holder| self.is_around(*holder, unit))
+    }
+
+    /// Would each wait for the other if the unit waited for the mutex? A holder waits for what is inside it.
+    pub(super) fn would_deadlock(&self, key: &MutexKey, unit: Unit) -> bool {
+        let mut keys = vec![key];
+        let mut seen = BTreeSet::new();
+        while let Some(key) = keys.pop() {
+            let Some(&holder) = self.mutexes.get(key).and_then(|mutex| mutex.holders.last()) else { continue };
+            if !seen.insert(key) {
+                continue;
+            }
+            for (other, mutex) in &self.mutexes {
+                if mutex.waiting.iter().any(|waiting| self.is_around(holder, *waiting)) {
+                    let holders = &mutex.holders;
+                    if holders.last().is_some_and(|holder| *holder == unit || self.is_around(*holder, unit)) {
+                        return true;
+                    }
+                    keys.push(other);
+                }
+            }
+        }
+        false
     }
 
     pub(super) fn phase(&self, unit: Unit) -> Phase {

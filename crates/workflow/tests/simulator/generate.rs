@@ -234,7 +234,9 @@ impl Writer<'_> {
             return false;
         }
         let count = self.rng.random_range(1..=2);
-        let named: Vec<_> = (0..count).map(|_| self.enclosing[self.pick(self.enclosing.len())].clone()).collect();
+        let known = self.enclosing.len();
+        let places: Vec<_> = (0..count).map(|_| self.pick(known)).collect();
+        let named: Vec<_> = places.into_iter().map(|place| self.enclosing[place].clone()).collect();
         step.insert("cancel".into(), json!(named));
         true
     }
@@ -288,7 +290,8 @@ impl Writer<'_> {
     }
 
     fn signal(&mut self, step: &mut Map<String, Value>) {
-        let mut signal = json!({ "name": ["go", "stop"][self.pick(2)] });
+        let name = ["go", "stop"][self.pick(2)];
+        let mut signal = json!({ "name": name });
         if self.chance(0.2) {
             signal["transient"] = json!(true);
         }

@@ -27,7 +27,7 @@ pub(crate) struct Observer {
     /// Completed work that can be undone, the last last.
     undoable: Vec<Unit>,
     undoing: BTreeSet<Unit>,
-    pub(crate) not_undone: BTreeSet<Unit>,
+    pub(crate) not_undone: Vec<Unit>,
     compensating: Vec<FrameId>,
     pub(crate) was_compensated: bool,
     tokens: BTreeSet<u64>,
@@ -190,7 +190,7 @@ impl Observer {
             Event::StepCompensated { unit } => self.undone(*unit)?,
             Event::CompensationFailed { unit, .. } => {
                 self.undone(*unit)?;
-                self.not_undone.insert(*unit);
+                self.not_undone.push(*unit);
             }
             Event::CompensationStarted { frame, .. } => {
                 self.compensating.push(*frame);
@@ -298,10 +298,10 @@ impl Observer {
         self.is_over = false;
         let root = self.root;
         self.compensating.push(root);
-        // The order in which they failed is the order in which they are tried again; which that is the state knows.
-        self.undoable.clear();
+        // In the order in which they failed.
         self.attempts.retain(|(_, purpose), _| *purpose == Purpose::Work);
-        self.undoable.extend(std::mem::take(&mut self.not_undone));
+        self.undoable = std::mem::take(&mut self.not_undone);
+        self.undoable.reverse();
     }
 
     fn completed(&mut self, plan: &Plan, unit: Unit, output: Option<&Payload>, is_end: bool) -> Result<(), String> {
@@ -372,7 +372,8 @@ impl Observer {
         if is_global {
             return Ok(());
         }
-        if let Some((other, _)) = self.mutexes.iter().find(|(_, held)| *held == name) {
+        let is_outside = |holder: &Unit| !self.is_part(unit, *holder);
+        if let Some((other, _)) = self.mutexes.iter().find(|(holder, held)| *held == name && is_outside(holder)) {
             return Err(format!("{other:?} has the mutex"));
         }
         self.mutexes.insert(unit, name.to_owned());
@@ -448,7 +449,6 @@ fn begins(event: &Event) -> bool {
         Event::StepScheduled { task, .. } => task.purpose == Purpose::Work,
         Event::StepExpanded { .. }
         | Event::BlockEntered { .. }
-        | Event::MutexTaken { .. }
         | Event::SignalAwaited { .. }
         | Event::SleepStarted { .. }
         | Event::DecisionOpened { .. } => true,

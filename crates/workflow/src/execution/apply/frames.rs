@@ -71,9 +71,14 @@ impl Applier<'_> {
             self.state.failure = closing.failure().cloned();
             self.state.deadline = None;
         }
+        let parent = self.frame(id).parent;
         self.state.closing.insert(id);
         self.state.ripe.remove(&id);
         self.clear_queues(id);
+        // Its time is over, whatever its undos take.
+        if let Some(unit) = parent {
+            self.enter(unit, Phase::Inside(None));
+        }
     }
 
     /// The unit leaves its block: what completed in there can still be undone, as part of the scope around.

@@ -53,7 +53,7 @@ impl<'a> Applier<'a> {
             Event::TurnAwaited { key, limit } => self.turn_awaited(key, *limit),
             Event::TurnTaken => self.turn_taken(),
             Event::StepExpanded { unit, items } => self.expanded(*unit, items),
-            Event::MutexAwaited { unit, name, global } => self.mutex_awaited(*unit, name, *global),
+            Event::MutexAwaited { unit, name } => self.mutex_awaited(*unit, name),
             Event::MutexTaken { unit, name } => self.mutex_taken(*unit, name),
             Event::StepScheduled { task, input } => self.scheduled(*task, input.as_ref()),
             Event::StepRetrying { task, failure, at, agent_id } => self.retrying(*task, failure, *at, *agent_id),

@@ -5,7 +5,7 @@ use domain::Payload;
 use super::{Applier, join_outcome};
 use crate::{
     FrameId, Holder, Lock, LockKind, Purpose, Unit,
-    execution::state::{Held, Many, Phase, Run},
+    execution::state::{Held, Many, MutexKey, Phase, Run},
     plan::{Step, StepKind},
 };
 
@@ -28,7 +28,7 @@ impl Applier<'_> {
         run.started_at = run.started_at.or(phase.is_active().then_some(at));
         let waits = match phase {
             Phase::Awaiting(_) | Phase::Sleeping(_) | Phase::Deciding(_) => true,
-            Phase::Locking => run.mutex.as_ref().is_some_and(|held| held.global),
+            Phase::Locking => run.mutex.as_ref().is_some_and(|held| held.is_outside()),
             _ => false,
         };
         if unit.index.is_none() && unit.frame == self.state.frames.root_id() {
@@ -179,8 +179,12 @@ impl Applier<'_> {
         }
     }
 
-    /// Nothing of this frame begins any more.
+    /// Nothing of this frame begins any more. What waited for its slot with a mutex gives that back.
     pub(super) fn clear_queues(&mut self, frame: FrameId) {
+        let queued = self.state.queue.iter().chain(&self.state.due).filter(|queued| queued.frame == frame);
+        let with_mutex = |unit: &&Unit| self.state.run(**unit).is_some_and(Run::has_mutex);
+        let locked: Vec<_> = queued.filter(with_mutex).copied().collect();
+        locked.into_iter().for_each(|unit| self.release(unit));
         self.state.queue.retain(|queued| queued.frame != frame);
         self.state.due.retain(|queued| queued.frame != frame);
         self.state.races.retain(|queued| queued.frame != frame);
@@ -217,50 +221,54 @@ impl Applier<'_> {
         }
     }
 
-    pub(super) fn mutex_awaited(&mut self, unit: Unit, name: &str, global: bool) {
+    fn mutex_key(&self, unit: Unit, name: &str) -> MutexKey {
+        let global = self.plan_of(unit).mutex.as_ref().is_some_and(|mutex| mutex.global);
+        MutexKey { global, name: name.to_owned() }
+    }
+
+    pub(super) fn mutex_awaited(&mut self, unit: Unit, name: &str) {
         self.dequeue(unit);
-        self.run(unit).mutex = Some(Box::new(Held { name: name.to_owned(), global, taken: false }));
-        self.enter(unit, Phase::Locking);
-        if !global {
-            self.state.mutexes.entry(name.to_owned()).or_default().waiting.push_back(unit);
+        let key = self.mutex_key(unit, name);
+        let held = Held { nested: self.state.is_nested(&key, unit), taken: false, key };
+        if !held.is_outside() {
+            self.state.mutexes.entry(held.key.clone()).or_default().waiting.push_back(unit);
         }
+        self.run(unit).mutex = Some(Box::new(held));
+        self.enter(unit, Phase::Locking);
     }
 
     pub(super) fn mutex_taken(&mut self, unit: Unit, name: &str) {
         self.dequeue(unit);
-        let held = self.run(unit).mutex.get_or_insert_with(|| {
-            Box::new(Held { name: name.to_owned(), global: false, taken: false })
-        });
+        let key = self.mutex_key(unit, name);
+        let nested = self.state.is_nested(&key, unit);
+        let mutex = self.state.mutexes.entry(key.clone()).or_default();
+        mutex.waiting.retain(|waiting| *waiting != unit);
+        mutex.holders.push(unit);
+        self.state.free_mutexes.remove(&key);
+        let held = self.run(unit).mutex.get_or_insert_with(|| Box::new(Held { key, nested, taken: false }));
         held.taken = true;
-        if !held.global {
-            let mutex = self.state.mutexes.entry(name.to_owned()).or_default();
-            mutex.waiting.retain(|waiting| *waiting != unit);
-            mutex.holder = Some(unit);
-            self.state.free_mutexes.remove(name);
-        }
         self.enter(unit, Phase::Pending);
         self.enqueue(unit, true);
     }
 
-    fn release(&mut self, unit: Unit) {
+    pub(super) fn release(&mut self, unit: Unit) {
         let Some(held) = self.run(unit).mutex.take() else { return };
-        if held.global {
-            return self.cut.locks.push((Holder::Unit(unit), global_mutex(&held.name)));
+        if held.is_outside() {
+            self.cut.locks.push((Holder::Unit(unit), global_mutex(&held.key.name)));
         }
-        let Some(mutex) = self.state.mutexes.get_mut(&held.name) else { return };
+        let Some(mutex) = self.state.mutexes.get_mut(&held.key) else { return };
         mutex.waiting.retain(|waiting| *waiting != unit);
-        if mutex.holder == Some(unit) {
-            mutex.holder = None;
+        mutex.holders.retain(|holder| *holder != unit);
+        if mutex.waiting.is_empty() && mutex.holders.is_empty() {
+            self.state.mutexes.remove(&held.key);
+            self.state.free_mutexes.remove(&held.key);
+            return;
         }
-        match (mutex.holder, mutex.waiting.is_empty()) {
-            (None, true) => {
-                self.state.mutexes.remove(&held.name);
-                self.state.free_mutexes.remove(&held.name);
-            }
-            (None, false) => {
-                self.state.free_mutexes.insert(held.name);
-            }
-            (Some(_), _) => {}
+        let mutex = &self.state.mutexes[&held.key];
+        if mutex.waiting.iter().any(|waiting| self.state.may_take(mutex, *waiting)) {
+            self.state.free_mutexes.insert(held.key);
+        } else {
+            self.state.free_mutexes.remove(&held.key);
         }
     }
 }
