@@ -117,7 +117,7 @@ impl Broker {
             target: entry.task.target.to_string(),
             reason: reason.as_str().to_owned(),
             detail: detail.to_owned(),
-            deliveries: entry.deliveries,
+            deliveries: entry.number(),
             payload: entry.task.input.clone(),
             created_at: self.clock.now(),
             replayed_at: None,

@@ -20,7 +20,10 @@ pub(super) struct Entry {
     pub(super) replica: Replica,
     /// Under which it did.
     pub(super) epoch: i64,
+    /// Hand-overs so far.
     pub(super) deliveries: u32,
+    /// How often the message broker took it back from a replica: each may have been a hand-over too, or none.
+    pub(super) redeliveries: u32,
     /// Sessions that were lost while they held it. It may be what ended them, so it gets less and less company.
     pub(super) lost: u32,
     /// Deliveries that came to nothing, for the dead letter that it may become.
@@ -87,6 +90,7 @@ impl Broker {
             key: Arc::clone(&key),
             replica: Arc::clone(replica),
             deliveries: 0,
+            redeliveries: 0,
             lost: 0,
             hand_overs: Vec::new(),
             lot: None,
@@ -144,7 +148,7 @@ impl Broker {
             State::Ended { agent, outcome, .. } => (Some(*agent), What::Ended(outcome.clone())),
             // Told again in any case: what was told over an earlier stream may have been lost with it.
             State::Held { session, agent, .. } => {
-                (Some(*agent), What::HandedOver { session: *session, delivery: entry.deliveries })
+                (Some(*agent), What::HandedOver { session: *session, delivery: entry.number() })
             }
             State::Queued { .. } | State::Delayed { .. } if is_asked && entry.lot.is_some() => (None, What::Enqueued),
             State::Queued { told_waiting: true, .. } if is_new || is_asked => (None, What::Waiting),
@@ -161,7 +165,7 @@ impl Broker {
     pub(super) fn tell_held(&self, replica: &Replica) {
         for (id, entry) in self.tasks.iter().filter(|(_, entry)| entry.replica == *replica) {
             if let State::Held { session, agent, .. } = &entry.state {
-                let what = What::HandedOver { session: *session, delivery: entry.deliveries };
+                let what = What::HandedOver { session: *session, delivery: entry.number() };
                 self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), Some(*agent), what));
             }
         }
@@ -267,9 +271,9 @@ impl Broker {
         entry.state = State::Held { session: to, agent: session.agent(), turn: self.turns, since: Instant::now() };
         session.last_turn = self.turns;
         session.hold_task(Arc::clone(id), company);
-        session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.deliveries });
+        session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.number() });
         ::metrics::counter!(metrics::TASK_DELIVERIES).increment(1);
-        let what = What::HandedOver { session: to, delivery: entry.deliveries };
+        let what = What::HandedOver { session: to, delivery: entry.number() };
         let update = Update::new(Arc::clone(id), Some(session.agent()), what);
         self.orchestrators.tell(Some(&entry.replica), update);
     }
@@ -315,6 +319,13 @@ fn company(lost: u32, credits: usize, limit: u32) -> usize {
         _ if lost + 1 >= limit => 1,
         1 => usize::MAX,
         _ => credits.checked_shr((lost - 1) * 4).unwrap_or_default().max(1),
+    }
+}
+
+impl Entry {
+    /// The number of the last hand-over, as agents hear it: at least as high as it is, so that 1 means the first.
+    pub(super) const fn number(&self) -> u32 {
+        self.deliveries.saturating_add(self.redeliveries)
     }
 }
 
