@@ -48,6 +48,8 @@ pub struct Setup<'a> {
     pub lease: &'a str,
     /// How many shards executions are spread over.
     pub shards: u32,
+    /// Hand-overs of a task or message before it is a dead letter.
+    pub delivery_limit: u32,
     /// Do connections go through proxies, so that they can be cut? It costs time.
     pub is_proxied: bool,
     /// Do the processes speak TLS with each other? See [`Cluster::certs`].
@@ -56,7 +58,15 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { size: ONE_OF_EACH, settings: "", lease: "2s", shards: 64, is_proxied: false, is_encrypted: false }
+        Self {
+            size: ONE_OF_EACH,
+            settings: "",
+            lease: "2s",
+            shards: 64,
+            delivery_limit: 5,
+            is_proxied: false,
+            is_encrypted: false,
+        }
     }
 }
 

@@ -95,7 +95,7 @@ impl Connections {
              token = {TOKEN:?}\n\
              [registry]\n{database}\n\
              [orchestrator]\n{database}\n{redis}\nlease = {:?}\nshards = {}\n\
-             [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
+             [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\ndelivery_limit = {}\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
              [gateway]\n{database}\n{redis}\nrate_limit = {{ per_minute = 0 }}\nlisten = {:?}\n",
             process.listen.to_string(),
             advertise.to_string(),
@@ -104,6 +104,7 @@ impl Connections {
             replicas("orchestrator"),
             setup.lease,
             setup.shards,
+            setup.delivery_limit,
             server("rabbitmq", servers.amqp()),
             process.listen.to_string(),
         )
