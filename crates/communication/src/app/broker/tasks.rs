@@ -22,7 +22,8 @@ pub(super) struct Entry {
     pub(super) epoch: i64,
     /// Hand-overs so far.
     pub(super) deliveries: u32,
-    /// How often the message broker took it back from a replica: each may have been a hand-over too, or none.
+    /// How often the message broker took it back, from a replica that ended or did not want it any more: each may have been a
+    /// hand-over too, or none.
     pub(super) redeliveries: u32,
     /// Sessions that were lost while they held it. It may be what ended them, so it gets less and less company.
     pub(super) lost: u32,
