@@ -117,8 +117,7 @@ impl Broker {
             target: entry.task.target.to_string(),
             reason: reason.as_str().to_owned(),
             detail: detail.to_owned(),
-            // Where it has died of what nobody has seen, as many as there may have been.
-            deliveries: entry.deliveries.max(entry.redeliveries),
+            deliveries: entry.deliveries,
             payload: entry.task.input.clone(),
             created_at: self.clock.now(),
             replayed_at: None,

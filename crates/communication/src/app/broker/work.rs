@@ -171,7 +171,7 @@ impl Broker {
         };
         let returns = parcel.redeliveries / REDELIVERIES_AS_BAD;
         let key = Arc::new(QueueKey { namespace: parcel.task.namespace.clone(), target: parcel.task.target.clone() });
-        let entry = Entry {
+        let mut entry = Entry {
             task: parcel.task,
             key,
             replica,
@@ -185,6 +185,10 @@ impl Broker {
             state: State::Leaving,
         };
         let is_poison = deliveries.max(returns) >= self.limits.deliveries;
+        if is_poison {
+            // As many as there may have been: its letter tells of them.
+            entry.deliveries = deliveries.max(entry.redeliveries);
+        }
         self.tasks.insert(Arc::clone(&id), entry);
         if is_poison {
             self.bury(&id, Reason::DeliveryLimit, "whoever had it has ended");
