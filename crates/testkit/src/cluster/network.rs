@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use super::{Setup, TOKEN, process::Process};
+use super::{Setup, TOKEN, member::Member};
 use crate::{Network, Proxy, Servers};
 
 /// Servers that processes connect to.
@@ -27,7 +27,7 @@ fn peers_of(service: &str) -> &'static [&'static str] {
 }
 
 impl Connections {
-    pub(super) async fn new(processes: &BTreeMap<String, Process>, servers: &Servers, is_proxied: bool) -> Self {
+    pub(super) async fn new(processes: &BTreeMap<String, Member>, servers: &Servers, is_proxied: bool) -> Self {
         let mut proxies = BTreeMap::new();
         if !is_proxied {
             return Self::default();
@@ -73,8 +73,8 @@ impl Connections {
     pub(super) fn settings(
         &self,
         name: &str,
-        process: &Process,
-        processes: &BTreeMap<String, Process>,
+        process: &Member,
+        processes: &BTreeMap<String, Member>,
         servers: &Servers,
         setup: &Setup<'_>,
     ) -> String {
