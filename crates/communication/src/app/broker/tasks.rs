@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use domain::{AgentId, DeadLetterId, SessionId};
 
-use super::{Attachment, Broker, Replica, queues::Place, queues::QueueKey};
+use super::{Attachment, Broker, OrchestratorId, queues::Place, queues::QueueKey};
 use crate::{
     app::model::{HandOver, Outcome, Reason, Task, TaskId, ToAgent, Update, What},
     metrics,
@@ -17,7 +17,7 @@ pub(super) struct Entry {
     pub(super) task: Arc<Task>,
     pub(super) key: Arc<QueueKey>,
     /// Who dispatched it last.
-    pub(super) replica: Replica,
+    pub(super) replica: OrchestratorId,
     /// Under which it did.
     pub(super) epoch: i64,
     /// Hand-overs so far.
@@ -115,7 +115,7 @@ impl Broker {
     }
 
     /// A repeated dispatch: nothing happens, but a new dispatcher takes the task over and is told where it is.
-    fn is_known(&mut self, replica: &Replica, task: &Task) -> bool {
+    fn is_known(&mut self, replica: &OrchestratorId, task: &Task) -> bool {
         self.take_over(replica, &task.id, task.epoch, false)
             || self.take_over_enqueued(replica, &task.id, task.epoch, true)
     }
@@ -135,7 +135,7 @@ impl Broker {
     }
 
     /// False where the task is not here.
-    fn take_over(&mut self, replica: &Replica, id: &str, epoch: i64, is_asked: bool) -> bool {
+    fn take_over(&mut self, replica: &OrchestratorId, id: &str, epoch: i64, is_asked: bool) -> bool {
         let Some((id, _)) = self.tasks.get_key_value(id) else { return false };
         let id = &Arc::clone(id);
         let Some(entry) = self.tasks.get_mut(id) else { return false };
@@ -163,7 +163,7 @@ impl Broker {
     }
 
     /// Tells a replica what sessions hold of its tasks: what it has withdrawn meanwhile it withdraws again.
-    pub(super) fn tell_held(&self, replica: &Replica) {
+    pub(super) fn tell_held(&self, replica: &OrchestratorId) {
         for (id, entry) in self.tasks.iter().filter(|(_, entry)| entry.replica == *replica) {
             if let State::Held { session, agent, .. } = &entry.state {
                 let what = What::HandedOver { session: *session, delivery: entry.number() };
@@ -301,7 +301,7 @@ impl Broker {
 
     /// Forgets an orchestrator's tasks that nobody holds: it dispatches them again. What is with the message broker, or has
     /// come from there, stays.
-    pub(super) fn forget_unheld(&mut self, replica: &Replica) {
+    pub(super) fn forget_unheld(&mut self, replica: &OrchestratorId) {
         let is_unheld = |entry: &Entry| entry.replica == *replica && entry.lot.is_none() && entry.state.is_in_line();
         let ids: Vec<_> =
             self.tasks.iter().filter(|(_, entry)| is_unheld(entry)).map(|(id, _)| Arc::clone(id)).collect();

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    Broker, QueueKey, Replica,
+    Broker, OrchestratorId, QueueKey,
     tasks::{Entry, State},
 };
 use crate::{
@@ -44,7 +44,7 @@ const MOST_WITHDRAWN: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct Enqueued {
     /// Who dispatched it last.
-    replica: Replica,
+    replica: OrchestratorId,
     /// Under which it did.
     epoch: i64,
     /// Hand-overs that are known here, of which the message broker may not have heard.
@@ -259,7 +259,13 @@ impl Broker {
     }
 
     /// Whoever speaks of a task with the message broker hears where it is; false where it is not there.
-    pub(super) fn take_over_enqueued(&mut self, replica: &Replica, id: &str, epoch: i64, is_wanted: bool) -> bool {
+    pub(super) fn take_over_enqueued(
+        &mut self,
+        replica: &OrchestratorId,
+        id: &str,
+        epoch: i64,
+        is_wanted: bool,
+    ) -> bool {
         let Some((id, _)) = self.enqueued.get_key_value(id) else { return false };
         let id = Arc::clone(id);
         let Some(enqueued) = self.enqueued.get_mut(&id).filter(|one| is_wanted || !one.is_withdrawn) else {
