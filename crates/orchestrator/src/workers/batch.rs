@@ -1,12 +1,13 @@
 //! What is decided together is committed together: the batch that is being filled, and those whose commit is awaited.
 
-use std::collections::{HashMap, HashSet};
-
 use domain::ExecutionId;
 use tracing::Span;
 use workflow::{Effect, TaskKey};
 
-use crate::store::NewEvent;
+use crate::{
+    hash::{HashMap, HashSet},
+    store::NewEvent,
+};
 
 /// Answers a caller, knowing whether its events are committed.
 pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;

@@ -1,7 +1,7 @@
 //! The loop of one worker.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeSet, VecDeque, hash_map::Entry},
     convert::Infallible,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -25,6 +25,7 @@ use crate::{
     app::{Loaded, load},
     error::OrchestratorError,
     exchange::{Outgoing, Said},
+    hash::HashMap,
     spans,
 };
 
@@ -96,17 +97,17 @@ impl Worker {
             committed: ends.committed,
             frames: ends.frames,
             searches: ends.searches,
-            live: HashMap::new(),
-            ended: HashMap::new(),
+            live: HashMap::default(),
+            ended: HashMap::default(),
             ended_order: VecDeque::new(),
-            loading: HashMap::new(),
+            loading: HashMap::default(),
             loads: FuturesUnordered::new(),
             timers: BTreeSet::new(),
             open: Open::default(),
             in_flight: VecDeque::new(),
             batch: 0,
             generation: 0,
-            refusals: HashMap::new(),
+            refusals: HashMap::default(),
             outbox: VecDeque::new(),
             leaving: Vec::new(),
         }
