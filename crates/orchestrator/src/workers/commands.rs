@@ -1,6 +1,6 @@
 //! Commands and questions of callers.
 
-use std::{collections::HashSet, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use domain::{ExecutionId, Namespace};
 use tokio::sync::oneshot;
@@ -10,6 +10,7 @@ use super::{Census, Comparison, Input, Live, Reply, Starting, worker::Worker};
 use crate::{
     app::{Loaded, Snapshot},
     error::OrchestratorError,
+    hash::HashSet,
     metrics,
 };
 
@@ -164,7 +165,11 @@ impl Worker {
     }
 
     pub(super) fn compare(&self, replayed: &Execution) -> Comparison {
-        let Some(live) = replayed.id().and_then(|id| self.find(id)) else { return Comparison::NotInMemory };
+        // Once the lease has ended another may have gone on with it: what is here is then old, and not wrong.
+        let is_ours = |id: &ExecutionId| self.shared.holdings.may_speak_of(*id).is_some();
+        let Some(live) = replayed.id().filter(is_ours).and_then(|id| self.find(id)) else {
+            return Comparison::NotInMemory;
+        };
         if live.execution.last_sequence() > replayed.last_sequence() {
             return Comparison::Ahead;
         }
