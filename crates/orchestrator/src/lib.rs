@@ -30,7 +30,7 @@ use contracts::{
     },
 };
 use domain::{Clock, ReplicaId};
-use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Tasks};
+use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Tasks, crash_point};
 use tonic::service::Routes;
 
 use self::{
@@ -186,9 +186,11 @@ impl Service {
 
     /// Gives the shards back and closes the database; after its tasks have ended.
     pub async fn close(self) {
+        crash_point("orchestrator.leave.before");
         if let Err(error) = self.store.leave(&self.replica_id).await {
             tracing::warn!(error = errors::chain(&error), "cannot give the shards back; their lease ends by itself");
         }
+        crash_point("orchestrator.leave.after");
         self.store.close().await;
     }
 }

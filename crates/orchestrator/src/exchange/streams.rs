@@ -16,7 +16,7 @@ use contracts::{
     },
 };
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use lifecycle::Shutdown;
+use lifecycle::{Shutdown, crash_point};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior},
@@ -313,6 +313,9 @@ impl Stream {
         down: mpsc::Sender<ExchangeTasksRequest>,
     ) -> Result<(), Status> {
         while let Some(response) = up.message().await? {
+            if !response.updates.is_empty() {
+                crash_point("orchestrator.news.received");
+            }
             let serving = response.serving.into_iter().filter_map(wire::serving).collect();
             let (mut updates, mut refused) = (Vec::with_capacity(response.updates.len()), Vec::new());
             for update in response.updates {
@@ -351,6 +354,7 @@ async fn speak(mut said: mpsc::Receiver<Said>, down: mpsc::Sender<ExchangeTasksR
 }
 
 async fn send(down: &mpsc::Sender<ExchangeTasksRequest>, events: Vec<OrchestratorEvent>) -> Result<(), Status> {
+    crash_point("orchestrator.frame.before");
     match down.send_timeout(ExchangeTasksRequest { events }, STALLED).await {
         Ok(()) => Ok(()),
         Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Status::deadline_exceeded("communication takes nothing")),

@@ -9,7 +9,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
-use lifecycle::Shutdown;
+use lifecycle::{Shutdown, crash_point};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Fenced, Input, Shared, Workers};
@@ -133,6 +133,7 @@ impl Keeper {
             let part = if take_over { target } else { shared.holdings.count().div_ceil(PARTS) };
             let most = part.min(target - self.held.len());
             let claimed = shared.store.claim(&self.replica.id, most, lease, take_over).await?;
+            crash_point("orchestrator.takeover.claimed");
             self.recover(claimed);
         }
         metrics::shards(self.held.len());
@@ -164,6 +165,7 @@ impl Keeper {
         let unknown: Vec<_> = renewed.iter().map(|held| held.shard).filter(|shard| !known.contains(shard)).collect();
         if !unknown.is_empty() {
             self.shared().store.release(&self.replica.id, &unknown).await?;
+            crash_point("orchestrator.handover.after");
         }
         Ok(())
     }
@@ -205,12 +207,14 @@ impl Keeper {
             }
         };
         recovered.retain(|(id, _)| numbers.contains(&self.shared().holdings.shard(*id)));
+        crash_point("orchestrator.takeover.read");
         tracing::info!(shards = shards.len(), executions = recovered.len(), "took shards over");
         for held in &shards {
             self.held.insert(held.shard, held.epoch);
             self.shared().holdings.expect(*held);
         }
         self.workers.adopt(&shards, recovered).await;
+        crash_point("orchestrator.takeover.done");
         Ok(())
     }
 
@@ -228,6 +232,7 @@ impl Keeper {
 
     /// Workers have let go of shards; the next round gives back those that are still ours.
     fn gone(&mut self, shards: &[u32]) {
+        crash_point("orchestrator.handover.before");
         for shard in shards {
             self.leaving.remove(shard);
         }

@@ -7,6 +7,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use ::store::Pace;
 use domain::ExecutionId;
+use lifecycle::crash_point;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument as _, Span};
 
@@ -151,7 +152,9 @@ async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError
     }
     let events = append.events.len();
     let started = Instant::now();
+    crash_point("orchestrator.commit.before");
     let appended = shared.store.append(&shared.owner, append).await;
+    crash_point("orchestrator.commit.after");
     match &appended {
         Ok(()) => metrics::committed(events, started.elapsed()),
         Err(error) => {

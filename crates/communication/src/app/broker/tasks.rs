@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use domain::{AgentId, DeadLetterId, SessionId};
+use lifecycle::crash_point;
 
 use super::{Attachment, Broker, Replica, queues::Place, queues::QueueKey};
 use crate::{
@@ -93,6 +94,7 @@ impl Broker {
             state,
         };
         self.tasks.insert(Arc::clone(&id), entry);
+        crash_point("communication.task.received");
         self.serve(&key);
         self.tell_if_waiting(&id);
         self.shed(&key);
@@ -268,6 +270,7 @@ impl Broker {
         session.last_turn = self.turns;
         session.hold_task(Arc::clone(id), company);
         session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.deliveries });
+        crash_point("communication.task.handed_over");
         ::metrics::counter!(metrics::TASK_DELIVERIES).increment(1);
         let what = What::HandedOver { session: to, delivery: entry.deliveries };
         let update = Update::new(Arc::clone(id), Some(session.agent()), what);

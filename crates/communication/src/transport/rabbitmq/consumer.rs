@@ -19,6 +19,7 @@ use lapin::{
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions},
     types::{FieldTable, ShortString},
 };
+use lifecycle::crash_point;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, timeout},
@@ -196,6 +197,9 @@ impl Consuming<'_> {
     /// Tells the broker what has become of its deliveries.
     async fn tell(&mut self) -> Result<(), LinkError> {
         let verdicts = self.transport.held().take_verdicts();
+        if !verdicts.is_empty() {
+            crash_point("communication.rabbitmq.ack.before");
+        }
         self.link.tell(verdicts).await
     }
 
