@@ -55,9 +55,7 @@ impl Run {
             tokio::time::sleep(pause(500)).await;
         }
         self.is_accepted.store(true, Ordering::SeqCst);
-        for number in 0..workflows::signals(&self.plan) as u128 {
-            self.say(&world, "signal", &workflows::signal_command(number)).await;
-        }
+        self.signal(&world, 0).await;
         let which = world.ground.dice().random_range(0..10);
         match which {
             0 => {
@@ -66,6 +64,12 @@ impl Run {
             }
             1 if self.expected.is_none() => {
                 self.say(&world, "cancel", &Command::Cancel { reason: "it is not wanted".to_owned() }).await;
+            }
+            2 if self.expected.is_none() => {
+                tokio::time::sleep(pause(6_000)).await;
+                self.say(&world, "retry", &Command::Retry { lost: None }).await;
+                // Those before may have been used up.
+                self.signal(&world, 1_000).await;
             }
             2..5 => {
                 tokio::time::sleep(pause(3_000)).await;
@@ -85,6 +89,13 @@ impl Run {
             _ => {}
         }
         self.is_done.store(true, Ordering::SeqCst);
+    }
+
+    /// Gives it all the signals that it may wait for, with ids from here on.
+    async fn signal(&self, world: &World, from: u128) {
+        for number in 0..workflows::signals(&self.plan) as u128 {
+            self.say(world, "signal", &workflows::signal_command(from + number)).await;
+        }
     }
 
     fn start_call(&self, world: &World, is_first: bool) -> StartCall {
@@ -141,8 +152,8 @@ impl Run {
             E::Moved | E::NotCommitted | E::TimedOut | E::Overloaded | E::Stopping | E::Database(_) | E::Unread(_) => {
                 Meaning::Again
             }
-            // It has ended meanwhile, or is about to.
-            E::Rejected(Rejected::Ended) => Meaning::Done,
+            // It has ended meanwhile, or is about to; or it cannot be retried.
+            E::Rejected(Rejected::Ended | Rejected::NotFailed | Rejected::Compensated) => Meaning::Done,
             E::ExecutionNotFound(_) if self.is_accepted.load(Ordering::SeqCst) => {
                 world.ground.breach(|| format!("I1: {} was accepted, and {what} does not find it", self.id));
                 Meaning::Done

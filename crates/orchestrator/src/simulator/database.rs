@@ -34,6 +34,8 @@ pub(super) struct Tables {
     observed: BTreeMap<ExecutionId, Observed>,
     pub(super) commits: u64,
     pub(super) fenced: u64,
+    /// Shards that another had held before.
+    pub(super) takeovers: u64,
 }
 
 struct Shard {
@@ -48,6 +50,32 @@ struct Observed {
     hash: [u8; 32],
     /// Every task that ever went out.
     tasks: BTreeSet<String>,
+    /// What has ended since it was last retried, in words.
+    ends: BTreeSet<String>,
+}
+
+/// Events of which there is one for each step, instance or voter.
+const ENDS: [&str; 4] = ["step_completed", "step_failed", "ballot_cast", "step_compensated"];
+
+impl Observed {
+    fn new(compiled: &Compiled) -> Self {
+        let execution = Execution::new(Arc::clone(&compiled.plan));
+        Self { execution, hash: [0; 32], tasks: BTreeSet::new(), ends: BTreeSet::new() }
+    }
+
+    /// Is this the second result of something (I3)?
+    fn is_second(&mut self, event: &Event) -> bool {
+        if event.kind() == "retried" {
+            self.ends.clear();
+        }
+        if !ENDS.contains(&event.kind()) {
+            return false;
+        }
+        let fields: serde_json::Value =
+            serde_json::from_slice(&event.to_api_json(self.execution.plan())).unwrap_or_default();
+        let of = ["step", "index", "voter"].map(|name| fields[name].to_string()).join(" ");
+        !self.ends.insert(format!("{} {of}", event.kind()))
+    }
 }
 
 impl Database {
@@ -113,8 +141,7 @@ impl Database {
         if let Event::Accepted { workflow_id, .. } = &decoded
             && let Some(compiled) = tables.compiled.get(workflow_id)
         {
-            let execution = Execution::new(Arc::clone(&compiled.plan));
-            tables.observed.insert(id, Observed { execution, hash: [0; 32], tasks: BTreeSet::new() });
+            tables.observed.insert(id, Observed::new(compiled));
         }
         let Some(observed) = tables.observed.get_mut(&id) else {
             return self.ground.breach(|| format!("the log of {id} does not begin with its acceptance"));
@@ -122,6 +149,9 @@ impl Database {
         observed.hash = chain(&observed.hash, event.sequence, event.at, &event.data);
         if observed.hash != event.hash {
             self.ground.breach(|| format!("I6: event {} of {id} does not fit the chain", event.sequence));
+        }
+        if observed.is_second(&decoded) {
+            self.ground.breach(|| format!("I3: {id} has a result twice: {decoded:?}"));
         }
         let was_over = observed.execution.status().is_terminal();
         observed.execution.apply(&Recorded { sequence: event.sequence, at: event.at, event: decoded.clone() });
@@ -179,7 +209,9 @@ impl Tables {
             (shard.owner, shard.until) = (owner.to_owned(), now + lease);
             Held { shard: *number as u32, epoch: shard.epoch }
         };
-        free.iter().take(most).map(take).collect()
+        let claimed: Vec<_> = free.iter().take(most).map(take).collect();
+        self.takeovers += claimed.iter().filter(|held| held.epoch > 1).count() as u64;
+        claimed
     }
 
     pub(super) fn renew(&mut self, owner: &str, lease: Duration) -> Vec<Held> {

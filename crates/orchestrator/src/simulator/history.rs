@@ -30,6 +30,8 @@ pub(super) struct Tally {
     ended: u64,
     certain: u64,
     repeated: u64,
+    lives: u64,
+    takeovers: u64,
 }
 
 impl Tally {
@@ -40,10 +42,17 @@ impl Tally {
         self.ended += other.ended;
         self.certain += other.certain;
         self.repeated += other.repeated;
+        self.lives += other.lives;
+        self.takeovers += other.takeovers;
     }
 
     pub(super) const fn has_seen_everything(&self) -> bool {
-        self.fenced > 0 && self.ended > 0 && self.certain > 0 && self.repeated > 0
+        self.fenced > 0
+            && self.ended > 0
+            && self.certain > 0
+            && self.repeated > 0
+            && self.lives > self.histories
+            && self.takeovers > 0
     }
 }
 
@@ -219,5 +228,7 @@ fn tally(world: &World, runs: &[Arc<Run>]) -> Tally {
         ended: runs.len() as u64,
         certain: runs.iter().filter(|run| run.expected.is_some()).count() as u64,
         repeated: world.communication.repeated(),
+        lives: world.lived(),
+        takeovers: tables.takeovers,
     }
 }

@@ -277,6 +277,11 @@ impl World {
         tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()
     }
 
+    /// How many lives all replicas had.
+    pub(super) fn lived(&self) -> u64 {
+        self.seats.lock().unwrap().iter().map(|seat| u64::from(seat.lives)).sum()
+    }
+
     /// The id of a workflow.
     pub(super) fn workflow_id(number: usize) -> WorkflowId {
         WorkflowId::from_parts(1, number as u128)
