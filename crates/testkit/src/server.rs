@@ -98,13 +98,34 @@ impl Server {
         }
     }
 
+    /// The same with more in its environment, this once. False where it ends before it is ready.
+    pub async fn restart_with(&mut self, more: &[(&str, &str)]) -> bool {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment: Vec<_> = self.environment.iter().cloned().chain(more).collect();
+        match spawn(self.directory.path(), &environment).await {
+            Ok((child, http, grpc)) => {
+                (self.child, self.http, self.grpc) = (child, http, grpc);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// SIGTERM; it may take its time.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn terminate(&self) {
+        let pid = self.child.id().expect("the process still runs");
+        signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).expect("a running process can be signalled");
+    }
+
     /// SIGTERM, and its exit code.
     ///
     /// # Panics
     /// Where it does not end.
     pub async fn stop(&mut self) -> Option<i32> {
-        let pid = self.child.id().expect("the process still runs");
-        signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).expect("a running process can be signalled");
+        self.terminate();
         let status = timeout(PATIENCE, self.child.wait())
             .await
             .expect("troupe dev drains in time")

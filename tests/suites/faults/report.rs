@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{Times, fault::Fault};
-use crate::kill::driver::Accepted;
+use crate::{kill::driver::Accepted, sections};
 
 /// Writes it.
 pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usize), accepted: &Accepted) {
@@ -13,7 +13,7 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
     let rows: Vec<_> = done.iter().map(row).collect();
     let refusals: Vec<_> = accepted.refusals.iter().map(|(how, times)| format!("| {how} | {times} |")).collect();
     let text = format!(
-        "# Reliability\n\n\
+        "## Faults\n\n\
          Written by `make test-faults`: a cluster of two processes of each service on PostgreSQL, RabbitMQ and Redis, with a lease\n\
          of 2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and mailbox messages), while\n\
          these things were done to it at random moments.\n\n\
@@ -22,7 +22,7 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
          that had been accepted by then was looked at, under load. All {} executions that were accepted ended as they must with the right output, each result once in its log, and\n\
          every log replays to what memory says; all {} accepted messages were acknowledged; the sweeper found nothing that\n\
          would not have been woken.\n\n\
-         ## What clients saw\n\n\
+         ### What clients saw\n\n\
          Clients call both gateways in turn and try again under the same `Idempotency-Key`. Besides answers they got only what is\n\
          promised:\n\n\
          | instead of an answer | times |\n| --- | ---: |\n{}\n",
@@ -33,5 +33,5 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
         accepted.messages.len(),
         refusals.join("\n"),
     );
-    std::fs::write(path, text).expect("the report can be written");
+    sections::write(path, "faults", &text);
 }

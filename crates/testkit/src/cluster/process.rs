@@ -36,10 +36,21 @@ impl Process {
     }
 
     pub(super) async fn start(&mut self, directory: &Path, name: &str) -> anyhow::Result<()> {
+        self.start_with(directory, name, &[]).await
+    }
+
+    pub(super) async fn start_with(
+        &mut self,
+        directory: &Path,
+        name: &str,
+        more: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
+        self.child = None;
         let log = std::fs::File::options().create(true).append(true).open(log_path(directory, name))?;
         let mut child = Command::new(command::binary())
             .args(["serve", self.service, "--log-format", "readable", "--log", "info", "--config"])
             .arg(directory.join(format!("{name}.toml")))
+            .envs(more.iter().copied())
             .current_dir(command::workspace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -77,6 +88,10 @@ impl Process {
 
     pub(super) fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    pub(super) const fn is_started(&self) -> bool {
+        self.child.is_some()
     }
 
     pub(super) fn signal(&self, signal: Signal) {
