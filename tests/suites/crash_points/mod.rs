@@ -3,6 +3,8 @@
 //!
 //! - `TROUPE_CRASH_POINTS=all` dies at every point on both, and checks after each; unless it is set, at each point once on
 //!   SQLite, and at a few others each day on PostgreSQL. Anything else is a part of the names to try, on both.
+//! - `TROUPE_CRASH_ROUNDS` says how often at each point: three times, and once where nobody asks for all. What is under way there
+//!   differs each time, and so does how often a process has passed the point before.
 //! - `TROUPE_CRASH_POINTS_REPORT` is the file whose table is written.
 
 mod extras;
@@ -17,12 +19,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rand::Rng;
 use serde_json::{Value, json};
 use testkit::Api;
 
-use self::table::{POINTS, Place, Point};
+use self::table::{How, POINTS, Place, Point};
 use crate::{
-    kill::driver::{Accepted, Driver},
+    kill::{
+        driver::{Accepted, Driver},
+        from_environment,
+    },
     sections,
 };
 
@@ -52,6 +58,10 @@ impl Wanted {
         !matches!(self, Self::Few)
     }
 
+    fn rounds(&self) -> u64 {
+        from_environment("TROUPE_CRASH_ROUNDS", || if self.is_thorough() { 3 } else { 1 })
+    }
+
     fn on_sqlite(&self) -> Vec<Point> {
         let named = |point: &&Point| match self {
             Self::Few | Self::All => true,
@@ -74,11 +84,22 @@ impl Wanted {
     }
 }
 
-/// What was looked at after a point.
-type Outcomes = BTreeMap<&'static str, (usize, usize)>;
+/// By point: how often a process died there, and how many executions and messages were looked at after it.
+type Outcomes = BTreeMap<&'static str, [usize; 3]>;
 
 fn note(outcomes: &mut Outcomes, point: &Point, met: &Accepted) {
-    outcomes.insert(point.name, (met.executions.len(), met.messages.len()));
+    let [deaths, executions, messages] = outcomes.entry(point.name).or_default();
+    *deaths += 1;
+    *executions += met.executions.len();
+    *messages += met.messages.len();
+}
+
+/// At which passing a process is to die.
+fn passing(point: &Point) -> u32 {
+    match point.how {
+        How::Load => rand::rng().random_range(1..8),
+        How::Start | How::Stop | How::HandOver => 1,
+    }
 }
 
 /// Waits until something is under way, where it is looked at what the point has met; answers with it.
@@ -115,15 +136,16 @@ fn report(column: &str, outcomes: &Outcomes) {
     // Columns are written by tests of their own: each keeps its outcomes beside the report.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/crash-points");
     fs::create_dir_all(&folder).expect("a folder can be made");
-    let rows: BTreeMap<_, _> = outcomes.iter().map(|(name, counts)| (*name, json!([counts.0, counts.1]))).collect();
-    fs::write(folder.join(column), json!(rows).to_string()).expect("the outcomes can be written");
+    fs::write(folder.join(column), json!(outcomes).to_string()).expect("the outcomes can be written");
     let read = |column: &str| -> Value {
         let text = fs::read_to_string(folder.join(column)).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     };
     let (sqlite, postgres) = (read("sqlite"), read("postgres"));
     let cell = |column: &Value, point: &Point| match column[point.name].as_array().map(Vec::as_slice) {
-        Some([executions, messages]) => format!("{executions} executions, {messages} messages: all right"),
+        Some([deaths, executions, messages]) => {
+            format!("{deaths} times; {executions} executions, {messages} messages: all right")
+        }
         Some(_) | None => "—".to_owned(),
     };
     let row = |point: &Point| {

@@ -1,12 +1,11 @@
 //! A cluster of two orchestrators and one of each other service, on PostgreSQL, RabbitMQ and Redis.
 
-use rand::Rng;
 use testkit::{Cluster, Setup, TWO_ORCHESTRATORS, within};
 
 use super::{
     PATIENCE, absent_agent, assert_died_there,
     extras::Extras,
-    load, note, order, report,
+    load, note, order, passing, report,
     table::{How, Point},
     wanted,
 };
@@ -25,7 +24,8 @@ async fn a_process_of_a_cluster_may_die_at_every_point() {
     let driver = Driver::start(cluster.urls(), &agent);
     let extras = Extras::start(cluster.url(), absent);
     let (mut outcomes, mut accepted) = (super::Outcomes::new(), Accepted::default());
-    for point in wanted.on_cluster() {
+    let rounds = 0..wanted.rounds();
+    for point in wanted.on_cluster().into_iter().flat_map(|point| rounds.clone().map(move |_| point)) {
         let mut met = load(&wanted, &driver).await;
         die(&mut cluster, &point).await;
         met.extend(driver.accepted());
@@ -47,7 +47,7 @@ async fn a_process_of_a_cluster_may_die_at_every_point() {
 
 /// Under load, at the point; then it is there again.
 async fn die(cluster: &mut Cluster, point: &Point) {
-    let times = if point.how == How::Load { rand::rng().random_range(1..4) } else { 1 };
+    let times = passing(point);
     println!("{}, passing {times}", point.name);
     let (name, other) = (format!("{}-1", point.service()), "orchestrator-2");
     if point.how == How::HandOver {

@@ -1,12 +1,11 @@
 //! `troupe dev`, which has all services in one process.
 
-use rand::Rng;
 use testkit::{Server, within};
 
 use super::{
     PATIENCE, absent_agent, assert_died_there,
     extras::Extras,
-    load, note, order, report,
+    load, note, order, passing, report,
     table::{How, Point},
     wanted,
 };
@@ -25,7 +24,8 @@ async fn a_process_on_sqlite_may_die_at_every_point() {
     let driver = Driver::start(vec![server.url()], &agent);
     let extras = Extras::start(server.url(), absent);
     let (mut outcomes, mut accepted) = (super::Outcomes::new(), Accepted::default());
-    for point in wanted.on_sqlite() {
+    let rounds = 0..wanted.rounds();
+    for point in wanted.on_sqlite().into_iter().flat_map(|point| rounds.clone().map(move |_| point)) {
         let mut met = load(&wanted, &driver).await;
         die(&mut server, &point, &driver, &extras).await;
         server.restart().await;
@@ -50,7 +50,7 @@ async fn a_process_on_sqlite_may_die_at_every_point() {
 
 /// Under load, at the point.
 async fn die(server: &mut Server, point: &Point, driver: &Driver, extras: &Extras) {
-    let times = if point.how == How::Load { rand::rng().random_range(1..4) } else { 1 };
+    let times = passing(point);
     println!("{}, passing {times}", point.name);
     server.kill().await;
     if server.restart_with(&[("TROUPE_CRASH_POINT", &order(point, times))]).await {
