@@ -133,16 +133,22 @@ fn assert_died_there(log: &str, point: &Point) {
 /// Writes one column of the table.
 fn report(column: &str, outcomes: &Outcomes) {
     let Some(path) = std::env::var_os("TROUPE_CRASH_POINTS_REPORT") else { return };
-    // Columns are written by tests of their own: each keeps its outcomes beside the report.
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/crash-points");
+    // Columns are written by tests of their own, and a part of the points may be tried again: what is known is kept beside.
+    let folder = testkit::workspace().join("target/crash-points");
     fs::create_dir_all(&folder).expect("a folder can be made");
-    fs::write(folder.join(column), json!(outcomes).to_string()).expect("the outcomes can be written");
-    let read = |column: &str| -> Value {
+    let read = |column: &str| -> serde_json::Map<String, Value> {
         let text = fs::read_to_string(folder.join(column)).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     };
+    let mut known = read(column);
+    known.extend(outcomes.iter().map(|(name, counts)| ((*name).to_owned(), json!(counts))));
+    fs::write(folder.join(column), json!(known).to_string()).expect("the outcomes can be written");
     let (sqlite, postgres) = (read("sqlite"), read("postgres"));
-    let cell = |column: &Value, point: &Point| match column[point.name].as_array().map(Vec::as_slice) {
+    let cell = |column: &serde_json::Map<String, Value>, point: &Point| match column
+        .get(point.name)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+    {
         Some([deaths, executions, messages]) => {
             format!("{deaths} times; {executions} executions, {messages} messages: all right")
         }

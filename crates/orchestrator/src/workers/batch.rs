@@ -59,6 +59,11 @@ impl Open {
         self.shares.entry(id).or_default()
     }
 
+    /// Was something of the execution decided since the batch before?
+    pub(super) fn has_events(&self, id: ExecutionId) -> bool {
+        self.shares.get(&id).is_some_and(|share| !share.events.is_empty())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.shares.is_empty()
     }

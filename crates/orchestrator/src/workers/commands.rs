@@ -82,11 +82,18 @@ impl Worker {
             let _ = reply.send(Err(OrchestratorError::ExecutionNotFound(id)));
         } else {
             match self.decide(id, command) {
+                _ if !self.is_certain(id) => drop(reply.send(Err(OrchestratorError::Moved))),
                 Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
                 Err(rejected) => self.refuse_after_commit(id, reply, OrchestratorError::Rejected(rejected)),
             }
         }
         self.retire(id);
+    }
+
+    /// Is a command answered by how things are? Where it has decided something, the commit finds out whether another has the
+    /// shard by now. Where it has not, nobody does: once the lease has ended, memory may be old.
+    fn is_certain(&self, id: ExecutionId) -> bool {
+        self.open.has_events(id) || self.shared.holdings.may_speak_of(id).is_some()
     }
 
     pub(super) fn get(&mut self, id: ExecutionId, namespace: Namespace, with_steps: bool, reply: Reply<Snapshot>) {
