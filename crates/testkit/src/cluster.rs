@@ -208,6 +208,27 @@ impl Cluster {
         }
     }
 
+    /// The same with more in its environment, this once. False where it ends before it is ready.
+    pub async fn restart_with(&mut self, name: &str, more: &[(&str, &str)]) -> bool {
+        let directory = self.directory.path().to_owned();
+        self.process(name).start_with(&directory, name, more).await.is_ok()
+    }
+
+    /// Was a process started, and not killed or stopped since?
+    pub fn is_started(&mut self, name: &str) -> bool {
+        self.process(name).is_started()
+    }
+
+    /// Has a process ended by itself?
+    pub fn has_ended(&mut self, name: &str) -> bool {
+        self.process(name).has_ended()
+    }
+
+    /// SIGTERM; it may take its time.
+    pub fn terminate(&mut self, name: &str) {
+        self.process(name).signal(Signal::SIGTERM);
+    }
+
     /// Which processes have ended by themselves.
     pub fn ended(&mut self) -> Vec<String> {
         self.processes.iter_mut().filter_map(|(name, process)| process.has_ended().then(|| name.clone())).collect()

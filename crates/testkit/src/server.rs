@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::{Api, process::Process};
@@ -79,6 +80,27 @@ impl Server {
             Ok((process, http, grpc)) => (self.process, self.http, self.grpc) = (process, http, grpc),
             Err(error) => panic!("troupe dev did not start again: {error:#}\n{}", self.log()),
         }
+    }
+
+    /// The same with more in its environment, this once. False where it ends before it is ready.
+    pub async fn restart_with(&mut self, more: &[(&str, &str)]) -> bool {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment: Vec<_> = self.environment.iter().cloned().chain(more).collect();
+        match spawn(self.directory.path(), &environment).await {
+            Ok((process, http, grpc)) => {
+                (self.process, self.http, self.grpc) = (process, http, grpc);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// SIGTERM; it may take its time.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::SIGTERM);
     }
 
     /// SIGTERM, and its exit code.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{Mail, Times, fault::Fault};
-use crate::kill::driver::Accepted;
+use crate::{kill::driver::Accepted, sections};
 
 /// Writes it.
 pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usize), accepted: &Accepted, mail: &Mail) {
@@ -13,7 +13,7 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
     let rows: Vec<_> = done.iter().map(row).collect();
     let refusals: Vec<_> = accepted.refusals.iter().map(|(how, times)| format!("| {how} | {times} |")).collect();
     let text = format!(
-        "# Reliability\n\n\
+        "## Faults\n\n\
          Written by `make test-faults`: a cluster of two processes of each service on PostgreSQL, RabbitMQ and Redis, with a lease\n\
          of 2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and messages to agents), while\n\
          these things were done to it at random moments.\n\n\
@@ -26,7 +26,7 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
          All {} messages that were accepted ended as they must, each once in its history: {} were acknowledged; {} were rejected and\n\
          {} given back until their deliveries were used up, and each of these is one dead letter, for that reason. {} times a\n\
          message came again that had come to the agent before.\n\n\
-         ## What clients saw\n\n\
+         ### What clients saw\n\n\
          Clients call both gateways in turn and try again under the same `Idempotency-Key`. Besides answers they got only what is\n\
          promised:\n\n\
          | instead of an answer | times |\n| --- | ---: |\n{}\n",
@@ -42,5 +42,5 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
         mail.again,
         refusals.join("\n"),
     );
-    std::fs::write(path, text).expect("the report can be written");
+    sections::write(path, "faults", &text);
 }

@@ -23,9 +23,20 @@ impl Member {
     }
 
     pub(super) async fn start(&mut self, directory: &Path, name: &str) -> anyhow::Result<()> {
+        self.start_with(directory, name, &[]).await
+    }
+
+    /// With more in its environment, this once.
+    pub(super) async fn start_with(
+        &mut self,
+        directory: &Path,
+        name: &str,
+        more: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
+        self.process = None;
         let mut command = Process::command(&log_path(directory, name))?;
         command.args(["serve", self.service, "--log-format", "readable", "--log", "info", "--config"]);
-        command.arg(directory.join(format!("{name}.toml")));
+        command.arg(directory.join(format!("{name}.toml"))).envs(more.iter().copied());
         self.process = Some(Process::start(command).await?.0);
         Ok(())
     }
@@ -41,6 +52,10 @@ impl Member {
 
     pub(super) fn has_ended(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::has_ended)
+    }
+
+    pub(super) const fn is_started(&self) -> bool {
+        self.process.is_some()
     }
 
     pub(super) fn signal(&self, signal: Signal) {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use domain::SessionId;
+use lifecycle::crash_point;
 
 use super::{
     Broker, OrchestratorId,
@@ -88,6 +89,7 @@ impl Broker {
             session.tasks.remove(&id);
         }
         session.owed += 1;
+        crash_point("communication.result.received");
         if let Some(other) = holder.filter(|holder| *holder != from) {
             self.withdraw(other, &id, "another session had the result first");
             self.pump(other);
@@ -189,6 +191,7 @@ impl Broker {
                 }
             },
         };
+        crash_point("communication.result.acknowledged");
         for session in owed {
             self.pay(session, ToAgent::ResultAck(id.into()));
         }

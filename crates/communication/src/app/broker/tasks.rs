@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use domain::{AgentId, DeadLetterId, SessionId};
+use lifecycle::crash_point;
 
 use super::{Attachment, Broker, OrchestratorId, queues::Place, queues::QueueKey};
 use crate::{
@@ -98,6 +99,7 @@ impl Broker {
             state,
         };
         self.tasks.insert(Arc::clone(&id), entry);
+        crash_point("communication.task.received");
         self.serve(&key);
         self.tell_if_waiting(&id);
         self.shed(&key);
@@ -273,6 +275,7 @@ impl Broker {
         session.last_turn = self.turns;
         session.hold_task(Arc::clone(id), company);
         session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.number() });
+        crash_point("communication.task.handed_over");
         ::metrics::counter!(metrics::TASK_DELIVERIES).increment(1);
         let what = What::HandedOver { session: to, delivery: entry.number() };
         let update = Update::new(Arc::clone(id), Some(session.agent()), what);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use lapin::options::{BasicQosOptions, QueueDeleteOptions};
+use lifecycle::crash_point;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, timeout},
@@ -148,6 +149,9 @@ impl Consuming<'_> {
     /// Tells the broker what has become of its deliveries.
     async fn tell(&mut self) -> Result<(), LinkError> {
         let verdicts = self.transport.held().take_verdicts();
+        if !verdicts.is_empty() {
+            crash_point("communication.rabbitmq.ack.before");
+        }
         self.link.tell(verdicts).await
     }
 

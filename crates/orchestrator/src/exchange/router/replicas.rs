@@ -1,7 +1,6 @@
 //! The replicas of communication: which of them are reached, whom they serve, and how much of ours they have.
 
-use std::collections::HashMap;
-
+use crate::hash::HashMap;
 use workflow::Target;
 
 /// A replica of communication, as long as it is one; never used again for another.
