@@ -51,9 +51,15 @@ test-faults: build ## Kill, stop and roll the processes of a cluster TROUPE_FAUL
 	TROUPE_FAULTS=$${TROUPE_FAULTS:-170} TROUPE_FAULTS_REPORT=$(CURDIR)/docs/reliability.md \
 	cargo nextest run --workspace -E 'test(faults::)' --no-capture
 
+.PHONY: test-crash-points
+test-crash-points: build ## Let a process die at every crash point, on SQLite and on PostgreSQL, and write docs/reliability.md
+	TROUPE_CRASH_POINTS=all TROUPE_CRASH_POINTS_REPORT=$(CURDIR)/docs/reliability.md \
+	cargo nextest run --workspace -E 'test(crash_points::)' --no-capture
+
 .PHONY: test-simulator
-test-simulator: ## Run TROUPE_SIM_RUNS (default 200,000) random histories of the engine
+test-simulator: ## Run TROUPE_SIM_RUNS (default 200,000) random histories of the engine, TROUPE_SIM_SEEDS (default 100,000) of orchestrators
 	TROUPE_SIM_RUNS=$${TROUPE_SIM_RUNS:-200000} cargo nextest run --release -p workflow -E 'binary(simulator)' --no-capture
+	TROUPE_SIM_SEEDS=$${TROUPE_SIM_SEEDS:-100000} cargo nextest run --release -p orchestrator --lib -E 'test(simulator::)' --success-output final
 
 .PHONY: bench
 bench: ## Start a fresh Troupe, measure the three workloads, and stop it

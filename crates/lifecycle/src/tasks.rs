@@ -1,12 +1,13 @@
 //! The owner of spawned tasks.
 
 use std::{
+    fmt,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use tokio_util::task::TaskTracker;
 
 use crate::Shutdown;
@@ -37,12 +38,30 @@ pub struct Tasks {
     shutdown: Shutdown,
     tracker: TaskTracker,
     failed: Arc<Mutex<Option<TaskFailed>>>,
+    /// Who runs the tasks; the runtime where it is nobody else.
+    runs: Option<Runs>,
+}
+
+/// Takes tasks to run.
+#[derive(Clone)]
+struct Runs(Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>);
+
+impl fmt::Debug for Runs {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Runs")
+    }
 }
 
 impl Tasks {
     /// An owner that stops its tasks when `shutdown` cuts.
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { shutdown, tracker: TaskTracker::new(), failed: Arc::default() }
+        Self { shutdown, tracker: TaskTracker::new(), failed: Arc::default(), runs: None }
+    }
+
+    /// The same, where the tasks do not run on the runtime but wherever `run` puts them: a test that stops or drops all that
+    /// a service is at any moment polls them itself.
+    pub fn run_by(shutdown: Shutdown, run: impl Fn(BoxFuture<'static, ()>) + Send + Sync + 'static) -> Self {
+        Self { runs: Some(Runs(Arc::new(run))), ..Self::new(shutdown) }
     }
 
     /// The stop that these tasks watch.
@@ -62,12 +81,17 @@ impl Tasks {
         let future = async move {
             // Dropping the task mid-way is what a cut means.
             let ended = tokio::select! {
-                ended = guarded => ended,
+                biased;
                 () = owner.shutdown.cutting() => return,
+                ended = guarded => ended,
             };
             owner.ended(name, on_exit, ended);
         };
-        drop(tokio::spawn(self.tracker.track_future(future)));
+        let future = self.tracker.track_future(future);
+        match &self.runs {
+            Some(runs) => (runs.0)(future.boxed()),
+            None => drop(tokio::spawn(future)),
+        }
     }
 
     fn ended<E: std::fmt::Display>(

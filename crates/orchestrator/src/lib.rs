@@ -4,8 +4,11 @@ mod api;
 mod app;
 mod error;
 mod exchange;
+mod hash;
 mod metrics;
 mod settings;
+#[cfg(test)]
+mod simulator;
 mod spans;
 mod store;
 mod watch;
@@ -27,7 +30,7 @@ use contracts::{
     },
 };
 use domain::{Clock, ReplicaId};
-use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Tasks};
+use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Tasks, crash_point};
 use tonic::service::Routes;
 
 use self::{
@@ -73,54 +76,77 @@ pub async fn start(
     tasks: &Tasks,
 ) -> Result<Service, StartError> {
     let store = store::open(&settings.database).await?;
-    let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
-    let shards = store.make_shards(settings.shards).await?;
-    let owner = ReplicaId::generate(clock.as_ref()).to_string();
-    let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
     let redis = Redis::open(&settings.redis, "orchestrator")?;
-    let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis.clone(), is_alone, &clock));
-    let (heads, stop) = (Arc::clone(&plans), tasks.shutdown().clone());
-    tasks.spawn("workflow versions", OnExit::StopService, async move {
-        // Both arms are cancel-safe.
-        tokio::select! {
-            () = heads.follow() => {}
-            () = stop.draining() => {}
-        }
-        Ok::<(), Infallible>(())
-    });
-    let watchers = Arc::new(Watchers::default());
-    let command_timeout = settings.command_timeout;
-    let shared = Arc::new(Shared {
-        store: Arc::clone(&store),
-        plans: Arc::clone(&plans),
-        clock: Arc::clone(&clock),
-        watchers: Arc::clone(&watchers),
-        settings,
-        owner: owner.clone(),
-        holdings: Holdings::new(shards),
-        is_alone,
-        live: AtomicUsize::new(0),
-        repaired: AtomicU64::new(0),
-    });
-    let (address, connect) =
-        peers.cluster.map_or_else(Default::default, |cluster| (cluster.address, Some(cluster.connect)));
-    let replicas = Replicas::new(Arc::clone(&store), owner.clone(), connect);
-    let (workers, ends) = Workers::spawn(&shared, peers.registry, tasks);
-    let mut keeper = Keeper::new(workers.clone(), Replica { id: owner.clone(), address });
-    keeper.begin().await?;
-    tasks.spawn("shard keeper", OnExit::StopService, keeper.run(tasks.shutdown().clone()));
-    let shutdown = tasks.shutdown().clone();
-    let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, owner.clone(), shutdown.clone());
-    tasks.spawn("task exchange", OnExit::StopService, exchange);
-    let app = App { store: Arc::clone(&store), plans, workers, replicas, watchers, clock, command_timeout };
-    let api = Api::new(Arc::new(app), shutdown);
+    let replica_id = ReplicaId::generate(clock.as_ref()).to_string();
+    let core = Core { store: Arc::clone(&store), redis: redis.clone(), replica_id: replica_id.clone(), clock };
+    let app = core.run(settings, peers, tasks).await?;
+    let api = Api::new(Arc::new(app), tasks.shutdown().clone());
     let executions = ExecutionServiceServer::new(api.clone())
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
     let workflows = WorkflowServiceServer::new(api)
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-    Ok(Service { store, redis, replica_id: owner, executions, workflows })
+    Ok(Service { store, redis, replica_id, executions, workflows })
+}
+
+/// What an orchestrator stands on. What runs on it is the same in production and in the simulator.
+struct Core {
+    store: Arc<dyn Store>,
+    redis: Option<Redis>,
+    replica_id: String,
+    clock: Arc<dyn Clock>,
+}
+
+impl Core {
+    /// Takes the shards, rebuilds every execution that has not ended, and goes on with all of them.
+    async fn run(self, settings: Settings, peers: Peers, tasks: &Tasks) -> Result<App, StartError> {
+        let Self { store, redis, replica_id, clock } = self;
+        let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
+        let shards = store.make_shards(settings.shards).await?;
+        let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
+        let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, is_alone, &clock));
+        follow_versions(&plans, tasks);
+        let watchers = Arc::new(Watchers::default());
+        let command_timeout = settings.command_timeout;
+        let shared = Arc::new(Shared {
+            store: Arc::clone(&store),
+            plans: Arc::clone(&plans),
+            clock: Arc::clone(&clock),
+            watchers: Arc::clone(&watchers),
+            settings,
+            owner: replica_id.clone(),
+            holdings: Holdings::new(shards),
+            is_alone,
+            live: AtomicUsize::new(0),
+            repaired: AtomicU64::new(0),
+        });
+        let (address, connect) =
+            peers.cluster.map_or_else(Default::default, |cluster| (cluster.address, Some(cluster.connect)));
+        let replicas = Replicas::new(Arc::clone(&store), replica_id.clone(), connect);
+        let (workers, ends) = Workers::spawn(&shared, peers.registry, tasks);
+        let mut keeper = Keeper::new(workers.clone(), Replica { id: replica_id.clone(), address });
+        keeper.begin().await?;
+        let shutdown = tasks.shutdown();
+        tasks.spawn("shard keeper", OnExit::StopService, keeper.run(shutdown.clone()));
+        let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, replica_id, shutdown.clone());
+        tasks.spawn("task exchange", OnExit::StopService, exchange);
+        Ok(App { store, plans, workers, replicas, watchers, clock, command_timeout })
+    }
+}
+
+/// Hears which workflows other replicas write, until a drain.
+fn follow_versions(plans: &Arc<Plans>, tasks: &Tasks) {
+    let (plans, stop) = (Arc::clone(plans), tasks.shutdown().clone());
+    tasks.spawn("workflow versions", OnExit::StopService, async move {
+        // Both arms are cancel-safe.
+        tokio::select! {
+            biased;
+            () = stop.draining() => {}
+            () = plans.follow() => {}
+        }
+        Ok::<(), Infallible>(())
+    });
 }
 
 impl Service {
@@ -160,9 +186,11 @@ impl Service {
 
     /// Gives the shards back and closes the database; after its tasks have ended.
     pub async fn close(self) {
+        crash_point("orchestrator.leave.before");
         if let Err(error) = self.store.leave(&self.replica_id).await {
             tracing::warn!(error = errors::chain(&error), "cannot give the shards back; their lease ends by itself");
         }
+        crash_point("orchestrator.leave.after");
         self.store.close().await;
     }
 }

@@ -3,14 +3,12 @@
 //! A watcher is told the sequence number of the newest committed event, and reads the log itself: numbers that it misses
 //! while it is slow are merged, so it never holds anybody up and never loses an event.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
 };
 
+use crate::hash::HashMap;
 use domain::ExecutionId;
 use tokio::sync::watch;
 

@@ -1,8 +1,8 @@
 //! The five services as processes of their own, any number of each, on servers that can be killed and over connections that can
 //! be cut.
 
+mod member;
 mod network;
-mod process;
 
 use std::{
     collections::BTreeMap,
@@ -14,8 +14,8 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use self::member::Member;
 pub use self::network::Connections;
-use self::process::Process;
 use crate::{Api, Servers, troupe};
 
 /// How many processes there are of a service, in the order in which they are started.
@@ -48,6 +48,8 @@ pub struct Setup<'a> {
     pub lease: &'a str,
     /// How many shards executions are spread over.
     pub shards: u32,
+    /// Hand-overs of a task or message before it is a dead letter.
+    pub delivery_limit: u32,
     /// Do connections go through proxies, so that they can be cut? It costs time.
     pub is_proxied: bool,
     /// Do the processes speak TLS with each other? See [`Cluster::certs`].
@@ -56,7 +58,15 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { size: ONE_OF_EACH, settings: "", lease: "2s", shards: 64, is_proxied: false, is_encrypted: false }
+        Self {
+            size: ONE_OF_EACH,
+            settings: "",
+            lease: "2s",
+            shards: 64,
+            delivery_limit: 5,
+            is_proxied: false,
+            is_encrypted: false,
+        }
     }
 }
 
@@ -64,7 +74,7 @@ impl Default for Setup<'_> {
 pub struct Cluster {
     directory: TempDir,
     servers: Servers,
-    processes: BTreeMap<String, Process>,
+    processes: BTreeMap<String, Member>,
     connections: Connections,
     /// The names of the processes, in the order in which they are started.
     order: Vec<String>,
@@ -83,7 +93,7 @@ impl Cluster {
         for (service, count) in setup.size {
             for number in 1..=*count {
                 let name = format!("{service}-{number}");
-                processes.insert(name.clone(), Process::new(service, own_address()));
+                processes.insert(name.clone(), Member::new(service, own_address()));
                 order.push(name);
             }
         }
@@ -155,7 +165,7 @@ impl Cluster {
 
     /// What a process has logged so far.
     pub fn log(&self, name: &str) -> String {
-        process::log(self.directory.path(), name)
+        member::log(self.directory.path(), name)
     }
 
     /// SIGKILL, at once.
@@ -198,6 +208,27 @@ impl Cluster {
         }
     }
 
+    /// The same with more in its environment, this once. False where it ends before it is ready.
+    pub async fn restart_with(&mut self, name: &str, more: &[(&str, &str)]) -> bool {
+        let directory = self.directory.path().to_owned();
+        self.process(name).start_with(&directory, name, more).await.is_ok()
+    }
+
+    /// Was a process started, and not killed or stopped since?
+    pub fn is_started(&mut self, name: &str) -> bool {
+        self.process(name).is_started()
+    }
+
+    /// Has a process ended by itself?
+    pub fn has_ended(&mut self, name: &str) -> bool {
+        self.process(name).has_ended()
+    }
+
+    /// SIGTERM; it may take its time.
+    pub fn terminate(&mut self, name: &str) {
+        self.process(name).signal(Signal::SIGTERM);
+    }
+
     /// Which processes have ended by themselves.
     pub fn ended(&mut self) -> Vec<String> {
         self.processes.iter_mut().filter_map(|(name, process)| process.has_ended().then(|| name.clone())).collect()
@@ -213,7 +244,7 @@ impl Cluster {
         &self.connections
     }
 
-    fn process(&mut self, name: &str) -> &mut Process {
+    fn process(&mut self, name: &str) -> &mut Member {
         self.processes.get_mut(name).expect("there is a process of this name")
     }
 }

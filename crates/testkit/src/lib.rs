@@ -7,6 +7,7 @@
 mod api;
 mod cluster;
 mod command;
+mod process;
 mod proxy;
 mod scans;
 mod server;

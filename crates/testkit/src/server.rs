@@ -1,34 +1,19 @@
 //! `troupe dev` as a process of its own.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
+use anyhow::Context;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::timeout,
-};
 
-use crate::{Api, command};
-
-/// How long the server may take to say that it is ready, or to end when asked to.
-const PATIENCE: Duration = Duration::from_mins(1);
+use crate::{Api, process::Process};
 
 /// A running `troupe dev`, on ports that were free, with its own data directory that outlives kills and restarts and goes
 /// with this value.
 pub struct Server {
     directory: TempDir,
     environment: Vec<(String, String)>,
-    child: Child,
+    process: Process,
     http: String,
     grpc: String,
 }
@@ -48,7 +33,7 @@ impl Server {
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         match spawn(directory.path(), &environment).await {
-            Ok((child, http, grpc)) => Self { directory, environment, child, http, grpc },
+            Ok((process, http, grpc)) => Self { directory, environment, process, http, grpc },
             Err(error) => panic!("troupe dev did not start: {error:#}\n{}", log_of(directory.path())),
         }
     }
@@ -83,8 +68,7 @@ impl Server {
     /// # Panics
     /// Where the process cannot be killed.
     pub async fn kill(&mut self) {
-        self.child.start_kill().expect("the process can be killed");
-        self.child.wait().await.expect("a killed process ends");
+        self.process.kill().await;
     }
 
     /// Starts it again on the same data and, since ports of this machine may be taken meanwhile, on new ports.
@@ -93,9 +77,30 @@ impl Server {
     /// Where it does not become ready.
     pub async fn restart(&mut self) {
         match spawn(self.directory.path(), &self.environment).await {
-            Ok((child, http, grpc)) => (self.child, self.http, self.grpc) = (child, http, grpc),
+            Ok((process, http, grpc)) => (self.process, self.http, self.grpc) = (process, http, grpc),
             Err(error) => panic!("troupe dev did not start again: {error:#}\n{}", self.log()),
         }
+    }
+
+    /// The same with more in its environment, this once. False where it ends before it is ready.
+    pub async fn restart_with(&mut self, more: &[(&str, &str)]) -> bool {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment: Vec<_> = self.environment.iter().cloned().chain(more).collect();
+        match spawn(self.directory.path(), &environment).await {
+            Ok((process, http, grpc)) => {
+                (self.process, self.http, self.grpc) = (process, http, grpc);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// SIGTERM; it may take its time.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::SIGTERM);
     }
 
     /// SIGTERM, and its exit code.
@@ -103,53 +108,28 @@ impl Server {
     /// # Panics
     /// Where it does not end.
     pub async fn stop(&mut self) -> Option<i32> {
-        let pid = self.child.id().expect("the process still runs");
-        signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).expect("a running process can be signalled");
-        let status = timeout(PATIENCE, self.child.wait())
-            .await
-            .expect("troupe dev drains in time")
-            .expect("its status can be had");
-        status.code()
+        self.process.stop().await.expect("troupe dev drains in time").code()
     }
 
     /// Has it ended by itself?
     pub fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+        self.process.has_ended()
     }
 }
 
-async fn spawn(directory: &Path, environment: &[(String, String)]) -> anyhow::Result<(Child, String, String)> {
-    let log = std::fs::File::options().create(true).append(true).open(directory.join("stderr.log"))?;
-    let mut child = Command::new(command::binary())
-        .args(["dev", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data-dir"])
-        .arg(directory.join("data"))
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(command::workspace())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot run the binary")?;
-    let mut lines = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
-    let addresses = timeout(PATIENCE, async {
-        while let Some(line) = lines.next_line().await? {
-            if let Some(addresses) = parse_ready(&line) {
-                return Ok(addresses);
-            }
-        }
-        bail!("it ended before it was ready")
-    })
-    .await
-    .context("it was not ready in time")??;
-    Ok((child, addresses.0, addresses.1))
+async fn spawn(directory: &Path, environment: &[(String, String)]) -> anyhow::Result<(Process, String, String)> {
+    let mut command = Process::command(&directory.join("stderr.log"))?;
+    command.args(["dev", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data-dir"]).arg(directory.join("data"));
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    let (process, said) = Process::start(command).await?;
+    let (http, grpc) = addresses(&said).with_context(|| format!("it said {said:?}"))?;
+    Ok((process, http, grpc))
 }
 
-/// `ready http=127.0.0.1:8080 grpc=127.0.0.1:50051`
-fn parse_ready(line: &str) -> Option<(String, String)> {
-    let rest = line.strip_prefix("ready ")?;
+/// `http=127.0.0.1:8080 grpc=127.0.0.1:50051`
+fn addresses(said: &str) -> Option<(String, String)> {
     let value =
-        |name: &str| rest.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+        |name: &str| said.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
     Some((value("http")?, value("grpc")?))
 }
 

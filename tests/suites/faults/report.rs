@@ -2,27 +2,31 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Times, fault::Fault};
-use crate::kill::driver::Accepted;
+use super::{Mail, Times, fault::Fault};
+use crate::{kill::driver::Accepted, sections};
 
 /// Writes it.
-pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usize), accepted: &Accepted) {
+pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usize), accepted: &Accepted, mail: &Mail) {
     let row = |(fault, Times { done, executions, messages }): (&Fault, &Times)| {
         format!("| {fault} | {done} | {executions} executions, {messages} messages: nothing lost, nothing twice |")
     };
     let rows: Vec<_> = done.iter().map(row).collect();
     let refusals: Vec<_> = accepted.refusals.iter().map(|(how, times)| format!("| {how} | {times} |")).collect();
     let text = format!(
-        "# Reliability\n\n\
+        "## Faults\n\n\
          Written by `make test-faults`: a cluster of two processes of each service on PostgreSQL, RabbitMQ and Redis, with a lease\n\
-         of 2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and mailbox messages), while\n\
+         of 2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and messages to agents), while\n\
          these things were done to it at random moments.\n\n\
          | fault | times | checked after it |\n| --- | ---: | --- |\n{}\n\n\
          Of the {} connections between two processes, or a process and a server, {} were cut or silenced. After each fault everything\n\
          that had been accepted by then was looked at, under load. All {} executions that were accepted ended as they must with the right output, each result once in its log, and\n\
-         every log replays to what memory says; all {} accepted messages were acknowledged; the sweeper found nothing that\n\
-         would not have been woken.\n\n\
-         ## What clients saw\n\n\
+         every log replays to what memory says; the sweeper found nothing that would not have been woken.\n\n\
+         Each message says what its agent is to do with it: acknowledge it, at once or when it has been given back once or twice,\n\
+         reject it, give it back for ever, or let its session die with everything that it has in hand, which happened {} times.\n\
+         All {} messages that were accepted ended as they must, each once in its history: {} were acknowledged; {} were rejected and\n\
+         {} given back until their deliveries were used up, and each of these is one dead letter, for that reason. {} times a\n\
+         message came again that had come to the agent before.\n\n\
+         ### What clients saw\n\n\
          Clients call both gateways in turn and try again under the same `Idempotency-Key`. Besides answers they got only what is\n\
          promised:\n\n\
          | instead of an answer | times |\n| --- | ---: |\n{}\n",
@@ -30,8 +34,13 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
         cut.1,
         cut.0,
         accepted.executions.len(),
+        mail.deaths,
         accepted.messages.len(),
+        mail.dealt.acknowledged,
+        mail.dealt.dead("rejected"),
+        mail.dealt.dead("delivery_limit"),
+        mail.again,
         refusals.join("\n"),
     );
-    std::fs::write(path, text).expect("the report can be written");
+    sections::write(path, "faults", &text);
 }

@@ -10,12 +10,16 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::{Api, eventually};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::kinds::{KINDS, Kind, Then};
+use super::{
+    kinds::{KINDS, Kind, Then},
+    mail::{Fate, Mailbox},
+};
 
 /// Clients at work at once.
 const CLIENTS: usize = 6;
@@ -25,8 +29,8 @@ const CLIENTS: usize = 6;
 pub(crate) struct Accepted {
     /// Executions, with their kind and number.
     pub(crate) executions: HashMap<String, (usize, u64)>,
-    /// Messages.
-    pub(crate) messages: Vec<String>,
+    /// Messages, with the end that each must come to.
+    pub(crate) messages: HashMap<String, Fate>,
     /// What clients were told when they had to try again, and how often.
     pub(crate) refusals: BTreeMap<String, u64>,
 }
@@ -41,19 +45,19 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Of the gateways at `urls`.
-    pub(crate) fn start(urls: Vec<String>, agent: &str) -> Self {
+    pub(crate) fn start(urls: Vec<String>, mailboxes: Vec<Mailbox>) -> Self {
         let (urls, _) = watch::channel(urls);
         let driver = Self { urls, stop: Arc::default(), accepted: Arc::default(), clients: JoinSet::new() };
-        driver.spawn_clients(agent)
+        driver.spawn_clients(&mailboxes.into())
     }
 
-    fn spawn_clients(mut self, agent: &str) -> Self {
+    fn spawn_clients(mut self, mailboxes: &Arc<[Mailbox]>) -> Self {
         let numbers = Arc::new(AtomicU64::new(0));
         for _ in 0..CLIENTS {
             let client = Client {
                 urls: self.urls.subscribe(),
                 turn: AtomicUsize::new(0),
-                agent: agent.to_owned(),
+                mailboxes: Arc::clone(mailboxes),
                 accepted: Arc::clone(&self.accepted),
             };
             let (stop, numbers) = (Arc::clone(&self.stop), Arc::clone(&numbers));
@@ -103,14 +107,14 @@ struct Client {
     urls: watch::Receiver<Vec<String>>,
     /// Which gateway is asked next.
     turn: AtomicUsize,
-    agent: String,
+    mailboxes: Arc<[Mailbox]>,
     accepted: Arc<Mutex<Accepted>>,
 }
 
 impl Client {
     async fn run_one(&self, number: u64) {
         let place = usize::try_from(number).expect("a small number") % (KINDS.len() + 1);
-        let Some(kind) = KINDS.get(place) else { return self.send_message(number).await };
+        let Some(kind) = KINDS.get(place) else { return self.send_messages(number).await };
         let workflows =
             self.until(200, Method::GET, &format!("/api/v1/workflows?name={}", kind.name), "", &Value::Null).await;
         let workflow = workflows["items"][0]["id"].as_str().expect("a workflow has an id").to_owned();
@@ -148,13 +152,20 @@ impl Client {
         }
     }
 
-    async fn send_message(&self, number: u64) {
-        let path = format!("/api/v1/agents/{}/message", self.agent);
-        let sent = self
-            .until(202, Method::POST, &path, &format!("message-{number}"), &json!({ "payload": { "n": number } }))
-            .await;
+    /// To each mailbox, all that it gets at once.
+    async fn send_messages(&self, number: u64) {
+        let each =
+            |mailbox: &Mailbox| mailbox.fates.iter().map(|fate| (mailbox.agent.clone(), *fate)).collect::<Vec<_>>();
+        let messages = self.mailboxes.iter().flat_map(each);
+        join_all(messages.map(|(agent, fate)| self.send_message(number, agent, fate))).await;
+    }
+
+    async fn send_message(&self, number: u64, agent: String, fate: Fate) {
+        let path = format!("/api/v1/agents/{agent}/message");
+        let key = format!("message-{number}-{agent}-{fate:?}");
+        let sent = self.until(202, Method::POST, &path, &key, &json!({ "payload": fate.payload() })).await;
         let id = sent["message_id"].as_str().expect("a message has an id").to_owned();
-        self.accepted.lock().expect("no client panicked").messages.push(id);
+        self.accepted.lock().expect("no client panicked").messages.insert(id, fate);
     }
 
     /// Tries until the server answers with `status`; 0 is any final answer: 2xx, or 409 from an execution that has ended.

@@ -5,17 +5,19 @@
 
 pub(crate) mod driver;
 mod kinds;
+pub(crate) mod mail;
 
 use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use testkit::{Api, Server, eventually};
+use testkit::{Api, Server};
 
 use self::{
     driver::{Accepted, Driver},
     kinds::{KINDS, Kind},
+    mail::{Dealt, Fate, Mailbox},
 };
 
 pub(crate) fn from_environment(name: &str, default: impl FnOnce() -> u64) -> u64 {
@@ -32,8 +34,8 @@ async fn nothing_accepted_is_lost_or_done_twice_when_the_process_is_killed() {
     let mut random = StdRng::seed_from_u64(seed);
 
     let mut server = Server::start().await;
-    let agent = prepare(&server.api()).await;
-    let driver = Driver::start(vec![server.url()], &agent);
+    let mailbox = prepare(&server.api()).await;
+    let driver = Driver::start(vec![server.url()], vec![mailbox]);
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
         assert!(!server.has_ended(), "it ended by itself:\n{}", server.log());
@@ -54,8 +56,8 @@ async fn nothing_accepted_is_lost_or_done_twice_when_the_process_is_killed() {
     check_nothing_left(&server.api(), &server.url()).await;
 }
 
-/// Workflows and voters; answers with the agent that gets messages.
-pub(crate) async fn prepare(api: &Api) -> String {
+/// Workflows and voters; answers with the mailbox of an agent that acknowledges everything.
+pub(crate) async fn prepare(api: &Api) -> Mailbox {
     for kind in KINDS {
         api.define(&kind.definition()).await;
     }
@@ -65,22 +67,18 @@ pub(crate) async fn prepare(api: &Api) -> String {
         api.post("/api/v1/agents", &agent).await.expect(201);
     }
     let mailbox = json!({ "agent_type": "echo", "name": "mailbox", "config": {}, "capabilities": [] });
-    api.post("/api/v1/agents", &mailbox).await.expect(201)["id"].as_str().expect("an agent has an id").to_owned()
+    let agent = api.post("/api/v1/agents", &mailbox).await.expect(201);
+    Mailbox { agent: agent["id"].as_str().expect("an agent has an id").to_owned(), fates: &[Fate::Ack] }
 }
 
-pub(crate) async fn check_all(api: &Api, accepted: &Accepted) {
+/// Answers with what became of the messages.
+pub(crate) async fn check_all(api: &Api, accepted: &Accepted) -> Dealt {
     /// Looked at together.
     const AT_ONCE: usize = 8;
     stream::iter(&accepted.executions)
         .for_each_concurrent(AT_ONCE, |(id, &(kind, number))| check_execution(api, id, &KINDS[kind], number))
         .await;
-    for id in &accepted.messages {
-        eventually("the message is dealt with", || async {
-            let message = api.get(&format!("/api/v1/messages/{id}")).await.expect(200);
-            if message["status"] == "acked" { Ok(()) } else { Err(message) }
-        })
-        .await;
-    }
+    mail::check_messages(api, &accepted.messages).await
 }
 
 async fn check_execution(api: &Api, id: &str, kind: &Kind, number: u64) {
@@ -113,12 +111,13 @@ fn check_log(kind: &Kind, events: &[Value]) {
     }
 }
 
-/// Every execution is terminal, and none owes a wake-up that nobody will give.
+/// Every execution is terminal, no message waits, and no execution owes a wake-up that nobody will give.
 pub(crate) async fn check_nothing_left(api: &Api, url: &str) {
     for status in ["running", "paused", "compensating"] {
         let left = api.all(&format!("/api/v1/executions?status={status}")).await;
         assert!(left.is_empty(), "{status}: {left:#?}");
     }
+    mail::check_none_waits(api).await;
     let verified = testkit::troupe(url, &["verify", "--all", "--json"]).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
     let liveness = api.get("/api/v1/liveness").await.expect(200);

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use contracts::communication::v1::{self as proto, agent_event::Event};
 use domain::{MessageId, Payload, SystemClock};
+use lifecycle::crash_point;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -174,6 +175,7 @@ impl Shared {
         state.next_run += 1;
         let cancelled = CancellationToken::new();
         state.tasks.insert(id.to_owned(), TaskState::Running { run, cancelled: cancelled.clone() });
+        crash_point("agent-runner.task.admitted");
         Admission::Run(run, cancelled)
     }
 
@@ -196,6 +198,7 @@ impl Shared {
         }
         *task = TaskState::Done(result.clone());
         state.kept += 1;
+        crash_point("agent-runner.result.before");
         state.push(Event::Result(result));
     }
 
@@ -203,6 +206,7 @@ impl Shared {
     pub(super) fn acknowledged(&self, id: &str) {
         let mut state = self.state();
         if matches!(state.tasks.get(id), Some(TaskState::Done(_))) {
+            crash_point("agent-runner.result.acknowledged");
             state.tasks.remove(id);
             state.kept -= 1;
         }
@@ -220,6 +224,7 @@ impl Shared {
 
     /// A message is dealt with, or given back.
     pub(super) fn finish_message(&self, id: String, end: Event) {
+        crash_point("agent-runner.message.dealt_with");
         let mut state = self.state();
         state.messages.remove(&id);
         if matches!(end, Event::MessageAck(_)) && state.dealt_with.insert(id.clone()) {

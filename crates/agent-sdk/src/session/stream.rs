@@ -37,6 +37,17 @@ pub(super) enum Ended {
     },
 }
 
+/// Ends the way up together with the stream, also where that is dropped as it stands. The transport holds the other end, and
+/// would wait for more: the server would take the session for alive until its lease passes, and hand over to it.
+#[derive(Default)]
+struct WayUp(Arc<Wire>);
+
+impl Drop for WayUp {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Where a stream is on its way out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -51,8 +62,9 @@ enum Phase {
 impl Session {
     /// Opens a stream, and works over it until it ends.
     pub(super) async fn stream(&mut self, shutdown: &Shutdown) -> Ended {
-        let wire = Arc::new(Wire::default());
-        let opened = timeout(WELCOME_DEADLINE, self.open(&wire)).await;
+        let way_up = WayUp::default();
+        let wire = &way_up.0;
+        let opened = timeout(WELCOME_DEADLINE, self.open(wire)).await;
         let opened =
             opened.unwrap_or_else(|_| Err(Error::unavailable("no_welcome", "no welcome from the server in time")));
         let (mut incoming, welcome, rest) = match opened {
@@ -66,12 +78,12 @@ impl Session {
             agent.id = welcome.agent_id,
             "session open"
         );
-        self.shared.connected(&wire, welcome);
+        self.shared.connected(wire, welcome);
         let mut draining = Phase::Working;
         for event in rest {
-            self.receive(event, &wire, &mut draining);
+            self.receive(event, wire, &mut draining);
         }
-        let ended = self.work(&mut incoming, &wire, beat, draining, shutdown).await;
+        let ended = self.work(&mut incoming, wire, beat, draining, shutdown).await;
         self.shared.disconnected();
         wire.close();
         match ended {

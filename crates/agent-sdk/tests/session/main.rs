@@ -267,6 +267,22 @@ async fn a_stop_finishes_what_runs_and_then_ends() {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_dropped_or_cut_where_it_stands_ends_its_session() {
+    for is_cut in [false, true] {
+        let mut server = Server::new();
+        let running = Running::start(echo(), &server);
+        let session = server.session().await;
+        if is_cut {
+            running.shutdown.cut();
+            session.ended().await;
+        } else {
+            drop(running);
+            session.ended().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn only_a_refusal_that_would_come_again_ends_the_agent() {
     let mut server = Server::new();
     let mut running = Running::start(echo(), &server);

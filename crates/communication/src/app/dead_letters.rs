@@ -6,7 +6,7 @@
 use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
 use domain::{Clock, DeadLetterId, Namespace};
-use lifecycle::{OnExit, Tasks};
+use lifecycle::{OnExit, Tasks, crash_point};
 use store::Page;
 use tokio::sync::oneshot;
 
@@ -168,6 +168,7 @@ impl DeadLetters {
         let namespace = namespace.clone();
         self.tasks.spawn("communication.replay", OnExit::Continue, async move {
             let revived = store.replay(&namespace, &ids, now).await.map(|revived| {
+                crash_point("communication.replay.recorded");
                 let revive = |(letter, envelope)| {
                     transport.revive(Arc::new(envelope));
                     letter

@@ -15,8 +15,10 @@ pub(crate) struct Parcel {
     pub(crate) replica: Arc<str>,
     /// Under which it did.
     pub(crate) epoch: i64,
-    /// Hand-overs to sessions so far, and deliveries to replicas that ended with it.
+    /// Hand-overs to sessions so far.
     pub(crate) deliveries: u32,
+    /// Deliveries to replicas that ended with it, or lost their connection. Whether a session had it then nobody knows.
+    pub(crate) redeliveries: u32,
 }
 
 impl Parcel {

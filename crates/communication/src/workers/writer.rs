@@ -14,6 +14,7 @@ use std::{
 };
 
 use ::store::Pace;
+use lifecycle::crash_point;
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument as _;
 
@@ -138,8 +139,10 @@ impl Writer {
                 }
             }
         }
+        crash_point("communication.commit.before");
         match self.commit(&mut work, &mut sends).await {
             Ok(inserted) => {
+                crash_point("communication.commit.after");
                 ::metrics::histogram!(metrics::COMMIT_ENTRIES).record(count as f64);
                 ::metrics::histogram!(metrics::COMMIT_SECONDS).record(begun.elapsed().as_secs_f64());
                 self.committed(work, &inserted).await;
@@ -157,6 +160,7 @@ impl Writer {
     async fn commit(&self, work: &mut Work, sends: &mut Vec<Send>) -> Result<HashSet<i64>, sqlx::Error> {
         if !sends.is_empty() {
             let sequences = self.store.next_sequences(sends.len()).await?;
+            crash_point("communication.sequences.taken");
             for (sequence, (message, reply)) in sequences.into_iter().zip(sends.drain(..)) {
                 let envelope = Arc::new(Envelope { sequence, message });
                 work.batch.inserts.push(Arc::clone(&envelope));
@@ -178,6 +182,8 @@ impl Writer {
         for entry in &work.kept {
             match entry {
                 Entry::Change(Change { envelope, status: Status::Acked | Status::Dead, letter, .. }) => {
+                    // The broker hears of the end only now.
+                    crash_point("communication.end.recorded");
                     self.transport.recorded(envelope, letter.as_ref());
                 }
                 Entry::DeadTask { task, letter } => {
@@ -192,7 +198,9 @@ impl Writer {
             if inserted.contains(&sent.envelope.sequence) {
                 // A sender that does not wait any more has its message recorded all the same.
                 let _ = sent.reply.send(Ok(Status::Accepted));
+                crash_point("communication.publish.before");
                 self.transport.publish(sent.envelope);
+                crash_point("communication.publish.after");
             } else {
                 self.repeated(sent).await;
             }

@@ -13,10 +13,11 @@ use contracts::{
     },
 };
 use errors::Error;
+use lapin::{Channel, Connection, ConnectionProperties};
 use lifecycle::{Shutdown, Tasks};
 use settings::Secret;
 use tempfile::TempDir;
-use testkit::Servers;
+use testkit::{Proxy, Servers};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -40,10 +41,29 @@ impl Shared {
     }
 
     pub(crate) async fn replica(&self) -> World {
+        self.replica_at(&self.host).await
+    }
+
+    /// One whose connections to RabbitMQ can be cut.
+    pub(crate) async fn fragile_replica(&self) -> (Proxy, World) {
+        let (_, server) = self.host.rsplit_once('@').expect("the URL has an address");
+        let (address, _) = server.split_once('/').expect("the URL has a virtual host");
+        let proxy = Proxy::to(address.parse().unwrap()).await;
+        let world = self.replica_at(&self.host.replace(address, &proxy.address().to_string())).await;
+        (proxy, world)
+    }
+
+    /// A connection to RabbitMQ of the test's own.
+    pub(crate) async fn channel(&self) -> Channel {
+        let connection = Connection::connect(&self.host, ConnectionProperties::default()).await.unwrap();
+        connection.create_channel().await.unwrap()
+    }
+
+    async fn replica_at(&self, host: &str) -> World {
         let change = |settings: &mut Settings| {
             settings.database.url = Some(Secret::new(&self.database));
             settings.transport = TransportKind::Rabbitmq;
-            settings.rabbitmq.url = Some(Secret::new(&self.host));
+            settings.rabbitmq.url = Some(Secret::new(host));
             settings.delivery_limit = 3;
             // A server that is killed and started holds the whole test up.
             settings.session_lease = DEADLINE * 5;

@@ -11,6 +11,7 @@ use std::{fmt::Display, future::Future, str::FromStr, sync::Arc, time::Duration}
 
 use domain::Clock;
 use http::StatusCode;
+use lifecycle::crash_point;
 
 pub use self::store::MIGRATIONS;
 use self::store::{Binding, Kept, Outcome};
@@ -62,9 +63,13 @@ impl Idempotency {
             Outcome::Other => return Err(reused()),
         };
         let id = reserved.to_string();
+        crash_point("gateway.idempotency.reserved");
         let reply = create(reserved).await?;
+        crash_point("gateway.idempotency.created");
         // The first answer counts, also where two requests came at once.
-        Ok(self.store.keep(&binding, &id, &reply).await?.unwrap_or(reply))
+        let kept = self.store.keep(&binding, &id, &reply).await?;
+        crash_point("gateway.idempotency.kept");
+        Ok(kept.unwrap_or(reply))
     }
 
     /// Removes expired records for as long as the process lives; a failure is repaired by the next round.

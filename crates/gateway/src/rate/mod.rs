@@ -10,7 +10,7 @@
 //! has a short timeout, and does not ask one that failed a moment ago.
 
 mod bucket;
-mod replica;
+mod local;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use store::{Redis, RedisError};
 
 pub use self::settings::{Rate, RateLimit};
-use self::{bucket::Bucket, replica::Replica};
+use self::{bucket::Bucket, local::Local};
 
 /// Requests by `class`, `outcome` (`allowed`, `refused`) and `level`: what decided, `redis` or the `replica` by itself.
 const REQUESTS: &str = "gateway_rate_limited_requests_total";
@@ -104,7 +104,7 @@ pub(crate) struct Verdict {
 pub(crate) struct Limiter {
     /// In the order of [`CLASSES`]; none where there is no limit.
     buckets: [Option<Bucket>; CLASSES.len()],
-    replica: Replica,
+    local: Local,
     redis: Option<Redis>,
     clock: Arc<dyn Clock>,
 }
@@ -114,13 +114,13 @@ impl Limiter {
     pub(crate) fn new(settings: &RateLimit, is_keyed: bool, redis: Option<Redis>, clock: Arc<dyn Clock>) -> Self {
         let buckets = CLASSES.map(|class| settings.bucket(class, is_keyed));
         let longest = buckets.iter().flatten().map(|bucket| bucket.room()).max().unwrap_or_default();
-        Self { buckets, replica: Replica::new(Duration::from_micros(longest.unsigned_abs())), redis, clock }
+        Self { buckets, local: Local::new(Duration::from_micros(longest.unsigned_abs())), redis, clock }
     }
 
     /// Takes a token of the caller's; nothing where there is no limit.
     pub(crate) async fn take(&self, class: Class, caller: &Caller) -> Option<Verdict> {
         let bucket = self.buckets[class as usize]?;
-        let kept = self.replica.kept(class, caller);
+        let kept = self.local.kept(class, caller);
         let now = self.now();
         let mut verdict = kept.take(bucket, now).judged(class, bucket);
         let mut level = "replica";
@@ -142,7 +142,7 @@ impl Limiter {
     /// The refusal that a caller would get who has no token left, as far as this replica knows. Takes nothing.
     pub(crate) fn refusal(&self, class: Class, caller: &Caller) -> Option<Verdict> {
         let bucket = self.buckets[class as usize]?;
-        let seen = self.replica.seen(class, caller)?.look(bucket, self.now());
+        let seen = self.local.seen(class, caller)?.look(bucket, self.now());
         if seen.is_admitted {
             return None;
         }

@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree as _};
 use testkit::Servers;
 
 use super::*;
-use crate::rate::{bucket::Taken, replica::Kept};
+use crate::rate::{bucket::Taken, local::Kept};
 
 /// So that no key of Redis ends within a test, which drives the time itself: keys live by the time of Redis.
 const SLOW: u32 = 1;

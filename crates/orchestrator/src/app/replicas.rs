@@ -1,7 +1,6 @@
 //! The other replicas: which of them writes a shard, and the way there.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,7 +9,10 @@ use std::{
 use contracts::Link;
 use tokio::time::Instant;
 
-use crate::store::{Replica, Store};
+use crate::{
+    hash::HashMap,
+    store::{Replica, Store},
+};
 
 /// Makes a link to the gRPC of another replica, given its `host:port`.
 pub type Connect = Arc<dyn Fn(&str) -> Link + Send + Sync>;

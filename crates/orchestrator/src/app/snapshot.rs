@@ -1,12 +1,13 @@
 //! An execution as it is shown.
 
-use std::collections::{HashMap, HashSet};
-
 use domain::{AgentId, ExecutionId, Namespace, Payload};
 use workflow::{Execution, Failure, StepView, TaskKey, TaskPlace};
 
 use super::Compiled;
-use crate::store::Summary;
+use crate::{
+    hash::{HashMap, HashSet},
+    store::Summary,
+};
 
 /// Where a task that is out is, and what its agent shows.
 #[derive(Clone, Debug)]
@@ -37,8 +38,8 @@ impl Snapshot {
             input: execution.input().cloned(),
             output: execution.output().cloned(),
             steps: Vec::new(),
-            tasks: HashMap::new(),
-            seeking: HashSet::new(),
+            tasks: HashMap::default(),
+            seeking: HashSet::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Calls about workflows.
 
 use domain::{Namespace, WorkflowId};
+use lifecycle::crash_point;
 use store::Page;
 use workflow::Definition;
 
@@ -49,6 +50,7 @@ impl App {
             definition: String::from_utf8_lossy(definition).into_owned(),
         };
         let written = self.store.create_workflow(&row).await;
+        crash_point("orchestrator.workflow.stored");
         let is_taken = |error: &sqlx::Error| {
             error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
         };

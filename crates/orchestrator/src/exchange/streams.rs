@@ -3,13 +3,11 @@
 //!
 //! A replica is silent while its lease has ended. When the lease is back the streams are opened anew, and workers say anew
 //! what is out: what was to be said meanwhile is said then.
+//!
+//! Every choice between things that are ready is in a written order (`biased`), here and in the workers: the same history is
+//! the same again, which the simulator lives on.
 
-use std::{
-    collections::{HashMap, HashSet},
-    convert::Infallible,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use contracts::{
     Link, Links, Replica,
@@ -18,7 +16,7 @@ use contracts::{
     },
 };
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use lifecycle::Shutdown;
+use lifecycle::{Shutdown, crash_point};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior},
@@ -32,6 +30,7 @@ use super::{
     wire::{self, Unreadable},
 };
 use crate::{
+    hash::{HashMap, HashSet},
     metrics,
     workers::{Input, Workers},
 };
@@ -74,7 +73,7 @@ pub(crate) async fn run(
         workers,
         communication,
         router: Router::new(Instant::now()),
-        streams: HashMap::new(),
+        streams: HashMap::default(),
         next: 0,
         events,
         joins,
@@ -82,9 +81,10 @@ pub(crate) async fn run(
     };
     // In one task: with a single replica in the same process no frame waits for another thread.
     tokio::select! {
+        biased;
+        () = shutdown.draining() => {}
         () = hub.run(outgoing, events_in) => {}
         () = keep_all(joins_in) => {}
-        () = shutdown.draining() => {}
     }
     Ok(())
 }
@@ -95,6 +95,7 @@ async fn keep_all(mut joins: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
+            biased;
             Some(stream) = joins.recv() => streams.push(stream),
             Some(()) = streams.next(), if !streams.is_empty() => {}
         }
@@ -130,26 +131,29 @@ impl Hub {
         let workers = self.workers.clone();
         let holdings = &workers.shared().holdings;
         loop {
-            // All arms are cancel-safe: what a stream loses is dispatched again.
+            // All arms are cancel-safe: what a stream loses is dispatched again. What is rare comes first.
             tokio::select! {
-                frame = outgoing.recv() => match frame {
-                    Some(frame) => {
-                        let now = Instant::now();
-                        for said in frame {
-                            self.router.said(said, now);
-                        }
-                    }
-                    // The workers have ended.
-                    None => return,
-                },
-                Some(event) = events.recv() => self.take(event),
-                () = self.communication.changed() => self.meet(),
+                biased;
                 () = holdings.regained.notified() => {
                     tracing::warn!("the lease of the shards had ended; the streams to communication are opened anew");
                     self.streams.values_mut().for_each(|kept| kept.line = None);
                     workers.tell_all(|| Input::Anew).await;
                 }
+                () = self.communication.changed() => self.meet(),
                 _ = ticks.tick() => self.router.advance(Instant::now(), |id| holdings.held(id).is_some()),
+                frame = outgoing.recv() => {
+                    // The workers have ended.
+                    let Some(frame) = frame else { return };
+                    let now = Instant::now();
+                    for said in frame {
+                        self.router.said(said, now);
+                    }
+                    // However much there is to say, what is heard has its turn.
+                    if let Ok(event) = events.try_recv() {
+                        self.take(event);
+                    }
+                }
+                Some(event) = events.recv() => self.take(event),
             }
             self.carry().await;
         }
@@ -266,6 +270,7 @@ impl Stream {
             self.report(Event::Ended(self.id)).await;
             // Both arms are cancel-safe.
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 _ = self.is_wanted.wait_for(|is_wanted| !is_wanted) => {}
             }
@@ -296,6 +301,7 @@ impl Stream {
         let refusals = down.clone();
         // Dropping the other direction is what the end of a stream means.
         tokio::select! {
+            biased;
             ended = speak(said, down) => ended,
             ended = self.listen(up, refusals) => ended,
         }
@@ -307,6 +313,9 @@ impl Stream {
         down: mpsc::Sender<ExchangeTasksRequest>,
     ) -> Result<(), Status> {
         while let Some(response) = up.message().await? {
+            if !response.updates.is_empty() {
+                crash_point("orchestrator.news.received");
+            }
             let serving = response.serving.into_iter().filter_map(wire::serving).collect();
             let (mut updates, mut refused) = (Vec::with_capacity(response.updates.len()), Vec::new());
             for update in response.updates {
@@ -345,6 +354,7 @@ async fn speak(mut said: mpsc::Receiver<Said>, down: mpsc::Sender<ExchangeTasksR
 }
 
 async fn send(down: &mpsc::Sender<ExchangeTasksRequest>, events: Vec<OrchestratorEvent>) -> Result<(), Status> {
+    crash_point("orchestrator.frame.before");
     match down.send_timeout(ExchangeTasksRequest { events }, STALLED).await {
         Ok(()) => Ok(()),
         Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Status::deadline_exceeded("communication takes nothing")),

@@ -9,11 +9,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ::store::{Database, Migrations, OpenError, Page};
 use async_trait::async_trait;
@@ -26,6 +22,7 @@ use self::{
     rows::{counts_list, counts_of, id_of, key, parsed, unreadable},
     sqlite::SqliteStore,
 };
+use crate::hash::HashMap;
 
 static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite/orchestrator");
 static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/orchestrator");
@@ -89,7 +86,7 @@ pub(crate) struct Append {
 
 impl Append {
     /// The shards that it touches, in their order, with their epochs.
-    fn held(&self) -> Vec<Held> {
+    pub(crate) fn held(&self) -> Vec<Held> {
         let shards: BTreeSet<_> = self.summaries.iter().map(|summary| summary.shard).collect();
         shards.into_iter().map(|shard| Held { shard, epoch: self.claims.get(&shard).copied().unwrap_or(0) }).collect()
     }

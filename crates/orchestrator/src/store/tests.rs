@@ -1,6 +1,6 @@
 //! What every database of executions does, query for query.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
 use settings::Database;
@@ -50,7 +50,7 @@ fn event(summary: &Summary, sequence: u64) -> NewEvent {
 }
 
 fn append(events: Vec<NewEvent>, summaries: Vec<Summary>, held: &[Held]) -> Append {
-    Append { events, summaries, claims: held.iter().map(|held| (held.shard, held.epoch)).collect::<HashMap<_, _>>() }
+    Append { events, summaries, claims: held.iter().map(|held| (held.shard, held.epoch)).collect() }
 }
 
 async fn executions_read_back_as_they_were_written(place: Database) {

@@ -1,12 +1,13 @@
 //! What is decided together is committed together: the batch that is being filled, and those whose commit is awaited.
 
-use std::collections::{HashMap, HashSet};
-
 use domain::ExecutionId;
 use tracing::Span;
 use workflow::{Effect, TaskKey};
 
-use crate::store::NewEvent;
+use crate::{
+    hash::{HashMap, HashSet},
+    store::NewEvent,
+};
 
 /// Answers a caller, knowing whether its events are committed.
 pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;
@@ -56,6 +57,11 @@ pub(super) struct Open {
 impl Open {
     pub(super) fn share(&mut self, id: ExecutionId) -> &mut Share {
         self.shares.entry(id).or_default()
+    }
+
+    /// Was something of the execution decided since the batch before?
+    pub(super) fn has_events(&self, id: ExecutionId) -> bool {
+        self.shares.get(&id).is_some_and(|share| !share.events.is_empty())
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Commands and questions of callers.
 
-use std::{collections::HashSet, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use domain::{ExecutionId, Namespace};
 use tokio::sync::oneshot;
@@ -10,6 +10,7 @@ use super::{Census, Comparison, Input, Live, Reply, Starting, worker::Worker};
 use crate::{
     app::{Loaded, Snapshot},
     error::OrchestratorError,
+    hash::HashSet,
     metrics,
 };
 
@@ -81,11 +82,18 @@ impl Worker {
             let _ = reply.send(Err(OrchestratorError::ExecutionNotFound(id)));
         } else {
             match self.decide(id, command) {
+                _ if !self.is_certain(id) => drop(reply.send(Err(OrchestratorError::Moved))),
                 Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
                 Err(rejected) => self.refuse_after_commit(id, reply, OrchestratorError::Rejected(rejected)),
             }
         }
         self.retire(id);
+    }
+
+    /// Is a command answered by how things are? Where it has decided something, the commit finds out whether another has the
+    /// shard by now. Where it has not, nobody does: once the lease has ended, memory may be old.
+    fn is_certain(&self, id: ExecutionId) -> bool {
+        self.open.has_events(id) || self.shared.holdings.may_speak_of(id).is_some()
     }
 
     pub(super) fn get(&mut self, id: ExecutionId, namespace: Namespace, with_steps: bool, reply: Reply<Snapshot>) {
@@ -164,7 +172,11 @@ impl Worker {
     }
 
     pub(super) fn compare(&self, replayed: &Execution) -> Comparison {
-        let Some(live) = replayed.id().and_then(|id| self.find(id)) else { return Comparison::NotInMemory };
+        // Once the lease has ended another may have gone on with it: what is here is then old, and not wrong.
+        let is_ours = |id: &ExecutionId| self.shared.holdings.may_speak_of(*id).is_some();
+        let Some(live) = replayed.id().filter(is_ours).and_then(|id| self.find(id)) else {
+            return Comparison::NotInMemory;
+        };
         if live.execution.last_sequence() > replayed.last_sequence() {
             return Comparison::Ahead;
         }

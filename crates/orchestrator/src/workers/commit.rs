@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use domain::ExecutionId;
+use lifecycle::crash_point;
 use workflow::{Command, Effect, Event, Rejected, chain};
 
 use super::{
@@ -120,13 +121,16 @@ impl Worker {
             self.shared.watchers.committed(*id, newest);
         }
         for (id, share) in after.shares {
+            crash_point("orchestrator.answer.before");
             for answer in share.replies {
                 answer(true);
             }
             for effect in share.effects {
+                crash_point("orchestrator.effect.before");
                 self.perform(id, effect);
             }
             for task_id in share.acks {
+                crash_point("orchestrator.ack.before");
                 self.say(id, Outgoing::Ack { task_id });
             }
             for task in share.voided {

@@ -1,21 +1,22 @@
 //! Keeps the shards of this replica: renews their lease, shares them with the replicas that come and go, recovers what it
 //! takes, and gives everything back at a stop.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use domain::ExecutionId;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
-use lifecycle::Shutdown;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use lifecycle::{Shutdown, crash_point};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Fenced, Input, Shared, Workers};
 use crate::{
     app::{Loaded, load},
     error::{OrchestratorError, StartError},
+    hash::HashSet,
     metrics,
     store::{Held, Replica},
 };
@@ -36,6 +37,10 @@ pub(crate) struct Keeper {
     /// Epochs by shard, as the database gave them, of those that are served.
     held: BTreeMap<u32, i64>,
     recovering: Option<Recovering>,
+    /// Shards that workers are letting go of: until they have nothing of them any more this replica takes no others, which
+    /// could be the same ones.
+    leaving: HashSet<u32>,
+    departures: FuturesUnordered<BoxFuture<'static, Arc<[u32]>>>,
 }
 
 /// Shards that are held, and whose executions are being read.
@@ -45,8 +50,9 @@ struct Recovering {
 }
 
 impl Keeper {
-    pub(crate) const fn new(workers: Workers, replica: Replica) -> Self {
-        Self { workers, replica, held: BTreeMap::new(), recovering: None }
+    pub(crate) fn new(workers: Workers, replica: Replica) -> Self {
+        let (leaving, departures) = (HashSet::default(), FuturesUnordered::new());
+        Self { workers, replica, held: BTreeMap::new(), recovering: None, leaving, departures }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -64,6 +70,7 @@ impl Keeper {
             let period = self.period();
             // All arms are cancel-safe.
             tokio::select! {
+                biased;
                 recovered = recovered(&mut self.recovering) => self.adopt(recovered).await.map_err(|error| StartError::Unread(error.into()))?,
                 () = tokio::time::sleep(period) => {}
             }
@@ -78,20 +85,23 @@ impl Keeper {
             let (shared, period) = (Arc::clone(self.shared()), self.period());
             // All arms are cancel-safe.
             tokio::select! {
+                biased;
+                () = shutdown.draining() => return Ok(()),
                 () = tokio::time::sleep(period) => {}
                 () = shared.holdings.doubt.notified() => {}
+                Some(gone) = self.departures.next(), if !self.departures.is_empty() => self.gone(&gone),
                 recovered = recovered(&mut self.recovering) => {
                     if let Err(error) = self.adopt(recovered).await {
                         tracing::warn!(error = errors::chain(&error), "cannot read what has not ended in shards; others may");
                         continue;
                     }
                 }
-                () = shutdown.draining() => return Ok(()),
             }
             let kept = tokio::time::timeout(shared.settings.lease, self.keep(false));
             let kept = tokio::select! {
-                kept = kept => kept,
+                biased;
                 () = shutdown.draining() => return Ok(()),
+                kept = kept => kept,
             };
             match kept {
                 Ok(Ok(lost)) if lost > 0 && shared.is_alone => return Err(Fenced),
@@ -110,19 +120,20 @@ impl Keeper {
         let asked = Instant::now();
         let renewed = shared.store.renew(&self.replica.id, lease).await?;
         shared.holdings.renewed(asked, lease);
-        let lost = self.compare(&renewed).await?;
+        let lost = self.compare(&renewed);
+        self.return_unknown(&renewed).await?;
         let replicas = shared.store.announce(&self.replica, lease).await?;
         let target = self.target(&replicas);
         let recovering = self.recovering.as_ref().map_or(0, |recovering| recovering.shards.len());
         if self.held.len() > target {
             let surplus: Vec<_> = self.held.keys().rev().take(self.held.len() - target).copied().collect();
             tracing::info!(shards = surplus.len(), replicas = replicas.len(), "handing shards over");
-            self.give_up(&surplus, false).await;
-            shared.store.release(&self.replica.id, &surplus).await?;
-        } else if self.held.len() < target && recovering == 0 {
+            self.give_up(&surplus, false);
+        } else if self.held.len() < target && recovering == 0 && self.leaving.is_empty() {
             let part = if take_over { target } else { shared.holdings.count().div_ceil(PARTS) };
             let most = part.min(target - self.held.len());
             let claimed = shared.store.claim(&self.replica.id, most, lease, take_over).await?;
+            crash_point("orchestrator.takeover.claimed");
             self.recover(claimed);
         }
         metrics::shards(self.held.len());
@@ -130,7 +141,7 @@ impl Keeper {
     }
 
     /// Gives up what the database does not say is ours; answers how many that were.
-    async fn compare(&mut self, renewed: &[Held]) -> sqlx::Result<usize> {
+    fn compare(&mut self, renewed: &[Held]) -> usize {
         let shared = Arc::clone(self.shared());
         let is_kept = |held: &Held| renewed.contains(held) && shared.holdings.epoch(held.shard) == held.epoch;
         let held = self.held.iter().map(|(shard, epoch)| Held { shard: *shard, epoch: *epoch });
@@ -140,17 +151,23 @@ impl Keeper {
         }
         if !lost.is_empty() {
             tracing::warn!(shards = lost.len(), "another replica has taken shards of this one");
-            self.give_up(&lost, true).await;
+            self.give_up(&lost, true);
         }
-        // What the database says is ours and nobody here knows: a claim whose answer was lost.
-        let recovering = self.recovering.iter().flat_map(|recovering| &recovering.shards);
-        let known: HashSet<_> = recovering.map(|held| held.shard).chain(self.held.keys().copied()).collect();
-        let unknown = renewed.iter().map(|held| held.shard).filter(|shard| !known.contains(shard));
-        let unknown: Vec<_> = unknown.collect();
+        lost.len()
+    }
+
+    /// Gives back what the database says is ours, and nobody here has: what workers have let go of, and a claim whose answer
+    /// was lost.
+    async fn return_unknown(&mut self, renewed: &[Held]) -> sqlx::Result<()> {
+        let recovering = self.recovering.iter().flat_map(|recovering| &recovering.shards).map(|held| held.shard);
+        let known: HashSet<_> =
+            recovering.chain(self.held.keys().copied()).chain(self.leaving.iter().copied()).collect();
+        let unknown: Vec<_> = renewed.iter().map(|held| held.shard).filter(|shard| !known.contains(shard)).collect();
         if !unknown.is_empty() {
-            shared.store.release(&self.replica.id, &unknown).await?;
+            self.shared().store.release(&self.replica.id, &unknown).await?;
+            crash_point("orchestrator.handover.after");
         }
-        Ok(lost.len())
+        Ok(())
     }
 
     /// How many shards are its share. The first replicas in the order of ids have one more where it does not come out even.
@@ -190,22 +207,35 @@ impl Keeper {
             }
         };
         recovered.retain(|(id, _)| numbers.contains(&self.shared().holdings.shard(*id)));
+        crash_point("orchestrator.takeover.read");
         tracing::info!(shards = shards.len(), executions = recovered.len(), "took shards over");
         for held in &shards {
             self.held.insert(held.shard, held.epoch);
             self.shared().holdings.expect(*held);
         }
         self.workers.adopt(&shards, recovered).await;
+        crash_point("orchestrator.takeover.done");
         Ok(())
     }
 
-    /// Stops writing shards. On return nothing of them is in memory, and nothing of them is under way to the database.
-    async fn give_up(&mut self, shards: &[u32], is_lost: bool) {
+    /// Stops writing shards. They are [`Self::gone`] when nothing of them is in memory, and nothing of them is under way to the
+    /// database; a slow commit keeps nothing else up meanwhile, the lease least of all.
+    fn give_up(&mut self, shards: &[u32], is_lost: bool) {
         for shard in shards {
             self.shared().holdings.clear(*shard);
             self.held.remove(shard);
         }
-        self.workers.give_up(shards, is_lost).await;
+        self.leaving.extend(shards);
+        let (workers, shards) = (self.workers.clone(), Arc::<[u32]>::from(shards));
+        self.departures.push(async move { workers.give_up(shards, is_lost).await }.boxed());
+    }
+
+    /// Workers have let go of shards; the next round gives back those that are still ours.
+    fn gone(&mut self, shards: &[u32]) {
+        crash_point("orchestrator.handover.before");
+        for shard in shards {
+            self.leaving.remove(shard);
+        }
     }
 }
 
@@ -256,15 +286,16 @@ impl Workers {
     }
 
     /// Takes shards from the workers, and waits until they have nothing of them any more.
-    async fn give_up(&self, shards: &[u32], is_lost: bool) {
+    async fn give_up(&self, shards: Arc<[u32]>, is_lost: bool) -> Arc<[u32]> {
         let mut waits = Vec::new();
         for worker in self.inputs.iter() {
             let (done, wait) = oneshot::channel();
-            let _ = worker.send(Input::GiveUp { shards: shards.into(), is_lost, done }).await;
+            let _ = worker.send(Input::GiveUp { shards: Arc::clone(&shards), is_lost, done }).await;
             waits.push(wait);
         }
         for wait in waits {
             let _ = wait.await;
         }
+        shards
     }
 }

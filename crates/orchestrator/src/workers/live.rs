@@ -1,6 +1,6 @@
 //! An execution in memory, and what only the shell knows of it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use domain::{AgentId, ExecutionId, Payload, Timestamp};
 use tokio::sync::oneshot;
@@ -9,6 +9,7 @@ use workflow::{Execution, Overlay, StepIndex, Target, TaskKey, TaskOrder, TaskPl
 use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
     exchange::Delivery,
+    hash::HashMap,
     store::{Held, Summary},
 };
 
@@ -90,8 +91,8 @@ impl Live {
             pending: 0,
             since,
             due: None,
-            tasks: HashMap::new(),
-            searches: HashMap::new(),
+            tasks: HashMap::default(),
+            searches: HashMap::default(),
             waiting: Vec::new(),
         }
     }

@@ -17,8 +17,9 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
-            () = tokio::time::sleep(workers.shared.settings.sweep_interval) => {}
+            biased;
             () = shutdown.draining() => return Ok(()),
+            () = tokio::time::sleep(workers.shared.settings.sweep_interval) => {}
         }
         sweeps = sweeps.wrapping_add(1);
         let mut known = None;

@@ -1,7 +1,7 @@
 //! The loop of one worker.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeSet, VecDeque},
     convert::Infallible,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -25,6 +25,7 @@ use crate::{
     app::{Loaded, load},
     error::OrchestratorError,
     exchange::{Outgoing, Said},
+    hash::HashMap,
     spans,
 };
 
@@ -44,7 +45,17 @@ pub(super) struct Ends {
     pub(super) searches: mpsc::Sender<Wanted>,
 }
 
-type LoadResult = (ExecutionId, Result<Option<Loaded>, OrchestratorError>);
+/// What a read of a log has come to, with its number.
+type LoadResult = (ExecutionId, u64, Result<Option<Loaded>, OrchestratorError>);
+
+/// An execution that is being read from the log.
+#[derive(Default)]
+pub(super) struct Loading {
+    /// The number of the read: what an older one says, whose shard was lost meanwhile, is old.
+    number: u64,
+    /// What waits for it.
+    waiting: Vec<Input>,
+}
 
 /// The only writer of its share of the shards.
 pub(super) struct Worker {
@@ -65,8 +76,9 @@ pub(super) struct Worker {
     /// Some that have ended, in the order of `ended_order`.
     pub(super) ended: HashMap<ExecutionId, Live>,
     pub(super) ended_order: VecDeque<ExecutionId>,
-    /// Being read from the log, with what waits for them.
-    pub(super) loading: HashMap<ExecutionId, Vec<Input>>,
+    pub(super) loading: HashMap<ExecutionId, Loading>,
+    /// Numbers reads.
+    reads: u64,
     loads: FuturesUnordered<BoxFuture<'static, LoadResult>>,
     pub(super) timers: BTreeSet<(Timestamp, ExecutionId, Timer)>,
     pub(super) open: Open,
@@ -96,17 +108,18 @@ impl Worker {
             committed: ends.committed,
             frames: ends.frames,
             searches: ends.searches,
-            live: HashMap::new(),
-            ended: HashMap::new(),
+            live: HashMap::default(),
+            ended: HashMap::default(),
             ended_order: VecDeque::new(),
-            loading: HashMap::new(),
+            loading: HashMap::default(),
+            reads: 0,
             loads: FuturesUnordered::new(),
             timers: BTreeSet::new(),
             open: Open::default(),
             in_flight: VecDeque::new(),
             batch: 0,
             generation: 0,
-            refusals: HashMap::new(),
+            refusals: HashMap::default(),
             outbox: VecDeque::new(),
             leaving: Vec::new(),
         }
@@ -133,7 +146,11 @@ impl Worker {
                 Ok(permit) = frames.reserve(), if !self.outbox.is_empty() => {
                     permit.send(self.next_frame());
                 }
-                Some((id, loaded)) = self.loads.next(), if !self.loads.is_empty() => self.loaded(id, loaded),
+                Some((id, number, loaded)) = self.loads.next(), if !self.loads.is_empty() => {
+                    if self.loading.get(&id).is_some_and(|loading| loading.number == number) {
+                        self.loaded(id, loaded);
+                    }
+                }
                 taken = self.inputs.recv_many(&mut inbox, batch), if has_room => {
                     is_draining |= taken == 0;
                     self.unread = self.unread.saturating_sub(taken);
@@ -233,27 +250,28 @@ impl Worker {
 
     /// Reads an execution from the log; `input` waits for it.
     pub(super) fn load(&mut self, id: ExecutionId, input: Option<Input>) {
-        if self.loading.contains_key(&id) {
-            self.loading.entry(id).or_default().extend(input);
+        if let Some(loading) = self.loading.get_mut(&id) {
+            loading.waiting.extend(input);
             return;
         }
         let span = match &input {
             Some(Input::Start(starting)) => spans::load(id, Some(&starting.start.traceparent)),
             _ => spans::load(id, None),
         };
-        self.loading.insert(id, input.into_iter().collect());
-        self.begin_load(id, Duration::ZERO, span);
+        self.begin_load(id, Duration::ZERO, span, input.into_iter().collect());
     }
 
     /// Reads an execution from the log, a while from now.
     pub(super) fn load_after(&mut self, id: ExecutionId, pause: Duration) {
-        if let Entry::Vacant(place) = self.loading.entry(id) {
-            place.insert(Vec::new());
-            self.begin_load(id, pause, spans::load(id, None));
+        if !self.loading.contains_key(&id) {
+            self.begin_load(id, pause, spans::load(id, None), Vec::new());
         }
     }
 
-    fn begin_load(&mut self, id: ExecutionId, after: Duration, span: Span) {
+    fn begin_load(&mut self, id: ExecutionId, after: Duration, span: Span, waiting: Vec<Input>) {
+        self.reads += 1;
+        let number = self.reads;
+        self.loading.insert(id, Loading { number, waiting });
         let shared = Arc::clone(&self.shared);
         let read = async move {
             if !after.is_zero() {
@@ -264,13 +282,13 @@ impl Worker {
             if let Ok(Ok(Some(loaded))) = &loaded {
                 spans::loaded(&loaded.execution);
             }
-            (id, loaded.unwrap_or(Err(OrchestratorError::TimedOut)))
+            (id, number, loaded.unwrap_or(Err(OrchestratorError::TimedOut)))
         };
         self.loads.push(read.instrument(span).boxed());
     }
 
     fn loaded(&mut self, id: ExecutionId, loaded: Result<Option<Loaded>, OrchestratorError>) {
-        let waiting = self.loading.remove(&id).unwrap_or_default();
+        let waiting = self.loading.remove(&id).unwrap_or_default().waiting;
         if !self.writes(id) {
             return waiting.into_iter().for_each(turn_away);
         }
@@ -302,10 +320,16 @@ impl Worker {
                     self.refuse(input, || OrchestratorError::NotCommitted);
                 }
                 if error.is_transient() {
-                    self.loading.insert(id, results);
-                    self.begin_load(id, RELOAD_AFTER, spans::load(id, None));
+                    self.begin_load(id, RELOAD_AFTER, spans::load(id, None), results);
                 }
             }
+        }
+    }
+
+    /// Reads an execution no more, whose shard is another's.
+    pub(super) fn stop_loading(&mut self, id: ExecutionId) {
+        for input in self.loading.remove(&id).unwrap_or_default().waiting {
+            turn_away(input);
         }
     }
 

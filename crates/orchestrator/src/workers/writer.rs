@@ -3,19 +3,17 @@
 //! At low load a batch commits alone and at once; at high load the batches that came in during a commit make the next. Among
 //! replicas a [`Pace`] keeps the batches large.
 
-use std::{
-    collections::{HashMap, HashSet},
-    convert::Infallible,
-    sync::Arc,
-};
+use std::{convert::Infallible, sync::Arc};
 
 use ::store::Pace;
 use domain::ExecutionId;
+use lifecycle::crash_point;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument as _, Span};
 
 use super::Shared;
 use crate::{
+    hash::{HashMap, HashSet},
     metrics, spans,
     store::{Append, AppendError, Summary},
 };
@@ -61,7 +59,7 @@ pub(super) async fn run(
     // The first generation of each worker whose batches build on nothing that failed.
     let mut valid = vec![0_u64; workers.len()];
     // Executions whose events were refused, and which their worker has not read again yet.
-    let mut refused = HashSet::new();
+    let mut refused = HashSet::default();
     while jobs.recv_many(&mut waiting, MOST).await > 0 {
         pace.gather(executions(&waiting)).await;
         take_more(&mut jobs, &mut waiting);
@@ -154,7 +152,9 @@ async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError
     }
     let events = append.events.len();
     let started = Instant::now();
+    crash_point("orchestrator.commit.before");
     let appended = shared.store.append(&shared.owner, append).await;
+    crash_point("orchestrator.commit.after");
     match &appended {
         Ok(()) => metrics::committed(events, started.elapsed()),
         Err(error) => {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use domain::{AgentId, Clock, Namespace, Payload};
+use lifecycle::crash_point;
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::broadcast;
 
@@ -155,8 +156,14 @@ impl Registry {
             created_at: now,
             updated_at: now,
         };
+        crash_point("registry.write.before");
         match self.store.insert(&agent).await.map_err(RegistryError::Database)? {
-            Written::Done => Ok(Some((self.write().put(agent, None, now), true))),
+            Written::Done => {
+                crash_point("registry.write.after");
+                let snapshot = self.write().put(agent, None, now);
+                crash_point("registry.notify.after");
+                Ok(Some((snapshot, true)))
+            }
             Written::NameTaken | Written::Outdated => Ok(None),
         }
     }

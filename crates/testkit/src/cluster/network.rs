@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use super::{Setup, TOKEN, process::Process};
+use super::{Setup, TOKEN, member::Member};
 use crate::{Network, Proxy, Servers};
 
 /// Servers that processes connect to.
@@ -27,7 +27,7 @@ fn peers_of(service: &str) -> &'static [&'static str] {
 }
 
 impl Connections {
-    pub(super) async fn new(processes: &BTreeMap<String, Process>, servers: &Servers, is_proxied: bool) -> Self {
+    pub(super) async fn new(processes: &BTreeMap<String, Member>, servers: &Servers, is_proxied: bool) -> Self {
         let mut proxies = BTreeMap::new();
         if !is_proxied {
             return Self::default();
@@ -73,8 +73,8 @@ impl Connections {
     pub(super) fn settings(
         &self,
         name: &str,
-        process: &Process,
-        processes: &BTreeMap<String, Process>,
+        process: &Member,
+        processes: &BTreeMap<String, Member>,
         servers: &Servers,
         setup: &Setup<'_>,
     ) -> String {
@@ -95,7 +95,7 @@ impl Connections {
              token = {TOKEN:?}\n\
              [registry]\n{database}\n\
              [orchestrator]\n{database}\n{redis}\nlease = {:?}\nshards = {}\n\
-             [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
+             [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\ndelivery_limit = {}\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
              [gateway]\n{database}\n{redis}\nrate_limit = {{ per_minute = 0 }}\nlisten = {:?}\n",
             process.listen.to_string(),
             advertise.to_string(),
@@ -104,6 +104,7 @@ impl Connections {
             replicas("orchestrator"),
             setup.lease,
             setup.shards,
+            setup.delivery_limit,
             server("rabbitmq", servers.amqp()),
             process.listen.to_string(),
         )

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use domain::{Clock, DeadLetterId, MessageId, SessionId};
+use lifecycle::crash_point;
 
 use super::{Broker, QueueKey, Session, cool_down};
 use crate::{
@@ -68,6 +69,7 @@ impl Broker {
         session.last_turn = self.turns;
         let event = ToAgent::Message { envelope: Arc::clone(&delivery.envelope), delivery: delivery.count };
         session.outbox.push(event);
+        crash_point("communication.message.delivered");
         ::metrics::counter!(metrics::MESSAGE_DELIVERIES).increment(1);
         self.journal.note(change(&*self.clock, &delivery, Status::Delivered, format!("session {id}")));
         session.hold(delivery);
@@ -84,6 +86,7 @@ impl Broker {
     /// The agent has dealt with a message.
     pub(crate) fn message_acked(&mut self, id: SessionId, message: MessageId) {
         let Some(delivery) = self.unhold(id, message) else { return };
+        crash_point("communication.message.acked");
         self.transport.settle(&delivery, Settlement::Done);
         ::metrics::counter!(metrics::MESSAGES_ACKED).increment(1);
         self.journal.note(change(&*self.clock, &delivery, Status::Acked, String::new()));
@@ -133,6 +136,7 @@ impl Broker {
 
     /// Makes a message a dead letter; the transport has forgotten it.
     pub(crate) fn bury_message(&self, delivery: &Delivery, reason: Reason, detail: &str) {
+        crash_point("communication.message.dies");
         let message = &delivery.envelope.message;
         let letter = DeadLetter {
             id: DeadLetterId::generate(&*self.clock),

@@ -39,7 +39,7 @@ use self::{
     orchestrators::Orchestrators, queues::Queues, results::Foreign, session::Session, tasks::Entry, work::Enqueued,
 };
 pub(crate) use self::{
-    orchestrators::{Attachment, Replica},
+    orchestrators::{Attachment, OrchestratorId},
     queues::QueueKey,
 };
 use super::{

@@ -7,20 +7,20 @@ use crate::app::{
     outbox::{Outbox, Weigh},
 };
 
-/// An orchestrator replica.
-pub(crate) type Replica = Arc<str>;
+/// A replica of the orchestrator, as it calls itself.
+pub(crate) type OrchestratorId = Arc<str>;
 
 /// One stream of a replica; a newer stream of the same replica has a higher number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attachment {
-    pub(crate) replica: Replica,
+    pub(crate) replica: OrchestratorId,
     pub(crate) number: u64,
 }
 
 /// The attached replicas.
 #[derive(Debug, Default)]
 pub(crate) struct Orchestrators {
-    attached: HashMap<Replica, (u64, Outbox<ToOrchestrator>)>,
+    attached: HashMap<OrchestratorId, (u64, Outbox<ToOrchestrator>)>,
     numbers: u64,
 }
 
@@ -28,7 +28,7 @@ impl Orchestrators {
     /// Adds a stream; answers with the one that it replaces.
     pub(crate) fn attach(
         &mut self,
-        replica: Replica,
+        replica: OrchestratorId,
         outbox: Outbox<ToOrchestrator>,
     ) -> (Attachment, Option<Outbox<ToOrchestrator>>) {
         self.numbers += 1;
@@ -51,7 +51,7 @@ impl Orchestrators {
     }
 
     /// Is any stream of it there?
-    pub(crate) fn is_attached(&self, replica: &Replica) -> bool {
+    pub(crate) fn is_attached(&self, replica: &OrchestratorId) -> bool {
         self.attached.contains_key(replica)
     }
 
@@ -62,7 +62,7 @@ impl Orchestrators {
 
     /// Tells the replica that a task belongs to; all of them where that one is away: whoever has taken over the execution
     /// knows the task, the others drop the update.
-    pub(crate) fn tell(&self, replica: Option<&Replica>, update: Update) {
+    pub(crate) fn tell(&self, replica: Option<&OrchestratorId>, update: Update) {
         let said = ToOrchestrator::Update(update);
         match replica.and_then(|replica| self.attached.get(replica)) {
             Some((_, outbox)) => outbox.push(said),

@@ -6,9 +6,10 @@ use std::{
 };
 
 use domain::SessionId;
+use lifecycle::crash_point;
 
 use super::{
-    Broker, Replica,
+    Broker, OrchestratorId,
     tasks::{Entry, State},
 };
 use crate::{
@@ -88,6 +89,7 @@ impl Broker {
             session.tasks.remove(&id);
         }
         session.owed += 1;
+        crash_point("communication.result.received");
         if let Some(other) = holder.filter(|holder| *holder != from) {
             self.withdraw(other, &id, "another session had the result first");
             self.pump(other);
@@ -144,7 +146,7 @@ impl Broker {
     }
 
     /// A dispatch of a task whose result came before: the dispatcher gets the result instead.
-    pub(super) fn claim_foreign(&mut self, replica: &Replica, task: &Task) -> bool {
+    pub(super) fn claim_foreign(&mut self, replica: &OrchestratorId, task: &Task) -> bool {
         let Some((id, foreign)) = self.foreign.get_key_value(&task.id) else { return false };
         if foreign.from.namespace != task.namespace {
             return false;
@@ -154,7 +156,7 @@ impl Broker {
     }
 
     /// Tells of a result whose task is not known here; false where there is none.
-    pub(super) fn tell_foreign(&self, replica: &Replica, id: &str) -> bool {
+    pub(super) fn tell_foreign(&self, replica: &OrchestratorId, id: &str) -> bool {
         let Some((id, foreign)) = self.foreign.get_key_value(id) else { return false };
         self.orchestrators.tell(Some(replica), foreign.update(id));
         true
@@ -189,6 +191,7 @@ impl Broker {
                 }
             },
         };
+        crash_point("communication.result.acknowledged");
         for session in owed {
             self.pay(session, ToAgent::ResultAck(id.into()));
         }
@@ -211,7 +214,7 @@ impl Broker {
     }
 
     /// Offers a replica what waits for it: its own results, those whose replica is away, and the unknown ones.
-    pub(super) fn offer_results(&mut self, replica: &Replica) {
+    pub(super) fn offer_results(&mut self, replica: &OrchestratorId) {
         let orchestrators = &self.orchestrators;
         for (id, entry) in &mut self.tasks {
             let State::Ended { agent, outcome, .. } = &entry.state else { continue };

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Instant};
 
 use domain::{AgentId, DeadLetterId, SessionId};
+use lifecycle::crash_point;
 
-use super::{Attachment, Broker, Replica, queues::Place, queues::QueueKey};
+use super::{Attachment, Broker, OrchestratorId, queues::Place, queues::QueueKey};
 use crate::{
     app::model::{HandOver, Outcome, Reason, Task, TaskId, ToAgent, Update, What},
     metrics,
@@ -17,10 +18,14 @@ pub(super) struct Entry {
     pub(super) task: Arc<Task>,
     pub(super) key: Arc<QueueKey>,
     /// Who dispatched it last.
-    pub(super) replica: Replica,
+    pub(super) replica: OrchestratorId,
     /// Under which it did.
     pub(super) epoch: i64,
+    /// Hand-overs so far.
     pub(super) deliveries: u32,
+    /// How often the message broker took it back, from a replica that ended or did not want it any more: each may have been a
+    /// hand-over too, or none.
+    pub(super) redeliveries: u32,
     /// Sessions that were lost while they held it. It may be what ended them, so it gets less and less company.
     pub(super) lost: u32,
     /// Deliveries that came to nothing, for the dead letter that it may become.
@@ -87,12 +92,14 @@ impl Broker {
             key: Arc::clone(&key),
             replica: Arc::clone(replica),
             deliveries: 0,
+            redeliveries: 0,
             lost: 0,
             hand_overs: Vec::new(),
             lot: None,
             state,
         };
         self.tasks.insert(Arc::clone(&id), entry);
+        crash_point("communication.task.received");
         self.serve(&key);
         self.tell_if_waiting(&id);
         self.shed(&key);
@@ -110,7 +117,7 @@ impl Broker {
     }
 
     /// A repeated dispatch: nothing happens, but a new dispatcher takes the task over and is told where it is.
-    fn is_known(&mut self, replica: &Replica, task: &Task) -> bool {
+    fn is_known(&mut self, replica: &OrchestratorId, task: &Task) -> bool {
         self.take_over(replica, &task.id, task.epoch, false)
             || self.take_over_enqueued(replica, &task.id, task.epoch, true)
     }
@@ -130,7 +137,7 @@ impl Broker {
     }
 
     /// False where the task is not here.
-    fn take_over(&mut self, replica: &Replica, id: &str, epoch: i64, is_asked: bool) -> bool {
+    fn take_over(&mut self, replica: &OrchestratorId, id: &str, epoch: i64, is_asked: bool) -> bool {
         let Some((id, _)) = self.tasks.get_key_value(id) else { return false };
         let id = &Arc::clone(id);
         let Some(entry) = self.tasks.get_mut(id) else { return false };
@@ -144,7 +151,7 @@ impl Broker {
             State::Ended { agent, outcome, .. } => (Some(*agent), What::Ended(outcome.clone())),
             // Told again in any case: what was told over an earlier stream may have been lost with it.
             State::Held { session, agent, .. } => {
-                (Some(*agent), What::HandedOver { session: *session, delivery: entry.deliveries })
+                (Some(*agent), What::HandedOver { session: *session, delivery: entry.number() })
             }
             State::Queued { .. } | State::Delayed { .. } if is_asked && entry.lot.is_some() => (None, What::Enqueued),
             State::Queued { told_waiting: true, .. } if is_new || is_asked => (None, What::Waiting),
@@ -158,10 +165,10 @@ impl Broker {
     }
 
     /// Tells a replica what sessions hold of its tasks: what it has withdrawn meanwhile it withdraws again.
-    pub(super) fn tell_held(&self, replica: &Replica) {
+    pub(super) fn tell_held(&self, replica: &OrchestratorId) {
         for (id, entry) in self.tasks.iter().filter(|(_, entry)| entry.replica == *replica) {
             if let State::Held { session, agent, .. } = &entry.state {
-                let what = What::HandedOver { session: *session, delivery: entry.deliveries };
+                let what = What::HandedOver { session: *session, delivery: entry.number() };
                 self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), Some(*agent), what));
             }
         }
@@ -267,9 +274,10 @@ impl Broker {
         entry.state = State::Held { session: to, agent: session.agent(), turn: self.turns, since: Instant::now() };
         session.last_turn = self.turns;
         session.hold_task(Arc::clone(id), company);
-        session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.deliveries });
+        session.outbox.push(ToAgent::Task { task: Arc::clone(&entry.task), delivery: entry.number() });
+        crash_point("communication.task.handed_over");
         ::metrics::counter!(metrics::TASK_DELIVERIES).increment(1);
-        let what = What::HandedOver { session: to, delivery: entry.deliveries };
+        let what = What::HandedOver { session: to, delivery: entry.number() };
         let update = Update::new(Arc::clone(id), Some(session.agent()), what);
         self.orchestrators.tell(Some(&entry.replica), update);
     }
@@ -296,7 +304,7 @@ impl Broker {
 
     /// Forgets an orchestrator's tasks that nobody holds: it dispatches them again. What is with the message broker, or has
     /// come from there, stays.
-    pub(super) fn forget_unheld(&mut self, replica: &Replica) {
+    pub(super) fn forget_unheld(&mut self, replica: &OrchestratorId) {
         let is_unheld = |entry: &Entry| entry.replica == *replica && entry.lot.is_none() && entry.state.is_in_line();
         let ids: Vec<_> =
             self.tasks.iter().filter(|(_, entry)| is_unheld(entry)).map(|(id, _)| Arc::clone(id)).collect();
@@ -315,6 +323,13 @@ fn company(lost: u32, credits: usize, limit: u32) -> usize {
         _ if lost + 1 >= limit => 1,
         1 => usize::MAX,
         _ => credits.checked_shr((lost - 1) * 4).unwrap_or_default().max(1),
+    }
+}
+
+impl Entry {
+    /// The number of the last hand-over, as agents hear it: at least as high as it is, so that 1 means the first.
+    pub(super) const fn number(&self) -> u32 {
+        self.deliveries.saturating_add(self.redeliveries)
     }
 }
 

@@ -6,7 +6,10 @@
 //!
 //! - A task that went there is remembered until its end, without its payload, so that it is found.
 //! - One that comes twice is one: the second delivery is settled, or stands in for one that a lost connection took.
-//! - Deliveries are counted over replicas, so that a task which ends every process that touches it dies.
+//! - Hand-overs are counted by the replica that sees them come to nothing, and the count goes with the task. What the message
+//!   broker takes back from a replica, which has ended or lost its connection, may never have been handed over, and does not
+//!   count: a task does not die of waiting. Only where that happens many times as often does it die, alone: it may be what
+//!   ends every replica that touches it.
 
 use std::{
     sync::Arc,
@@ -14,7 +17,7 @@ use std::{
 };
 
 use super::{
-    Broker, QueueKey, Replica,
+    Broker, OrchestratorId, QueueKey,
     tasks::{Entry, State},
 };
 use crate::{
@@ -23,6 +26,9 @@ use crate::{
     transport::{Lot, Parcel},
 };
 
+/// How often the message broker takes a task back from a replica until that is as suspicious as a hand-over that came to
+/// nothing: more often than connections break while something waits.
+const REDELIVERIES_AS_BAD: u32 = 10;
 /// Tasks of one queue that one look gives away.
 const SPILLED_AT_ONCE: usize = 1_000;
 /// There may be a million of them to look at.
@@ -38,9 +44,11 @@ const MOST_WITHDRAWN: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct Enqueued {
     /// Who dispatched it last.
-    replica: Replica,
+    replica: OrchestratorId,
     /// Under which it did.
     epoch: i64,
+    /// Hand-overs that are known here, of which the message broker may not have heard.
+    deliveries: u32,
     since: Instant,
     /// Nobody wants it any more.
     is_withdrawn: bool,
@@ -56,6 +64,7 @@ impl Broker {
             replica: Arc::clone(&entry.replica),
             epoch: entry.epoch,
             deliveries: entry.deliveries,
+            redeliveries: entry.redeliveries,
         };
         if !work.publish(parcel) {
             return false;
@@ -150,26 +159,36 @@ impl Broker {
         if self.merge(&parcel, lot) || self.keep_with_result(&parcel, lot) {
             return;
         }
-        let (replica, epoch) = match self.enqueued.remove(&id) {
-            Some(Enqueued { is_withdrawn: true, .. }) => return self.settle(lot),
+        let known = self.enqueued.remove(&id);
+        if known.as_ref().is_some_and(|known| known.is_withdrawn) {
+            return self.settle(lot);
+        }
+        let deliveries = known.as_ref().map_or(0, |known| known.deliveries).max(parcel.deliveries);
+        let (replica, epoch) = match known {
             // It was taken over meanwhile.
-            Some(enqueued) if enqueued.epoch > parcel.epoch => (enqueued.replica, enqueued.epoch),
+            Some(known) if known.epoch > parcel.epoch => (known.replica, known.epoch),
             Some(_) | None => (parcel.replica, parcel.epoch),
         };
+        let returns = parcel.redeliveries / REDELIVERIES_AS_BAD;
         let key = Arc::new(QueueKey { namespace: parcel.task.namespace.clone(), target: parcel.task.target.clone() });
-        let entry = Entry {
+        let mut entry = Entry {
             task: parcel.task,
             key,
             replica,
             epoch,
-            deliveries: parcel.deliveries,
+            deliveries,
+            redeliveries: parcel.redeliveries,
             // What others had before may be what ended them.
-            lost: parcel.deliveries,
+            lost: deliveries.saturating_add(returns),
             hand_overs: Vec::new(),
             lot: Some(lot),
             state: State::Leaving,
         };
-        let is_poison = entry.deliveries >= self.limits.deliveries;
+        let is_poison = deliveries.max(returns) >= self.limits.deliveries;
+        if is_poison {
+            // As many as there may have been: its letter tells of them.
+            entry.deliveries = deliveries.max(entry.redeliveries);
+        }
         self.tasks.insert(Arc::clone(&id), entry);
         if is_poison {
             self.bury(&id, Reason::DeliveryLimit, "whoever had it has ended");
@@ -182,6 +201,8 @@ impl Broker {
     fn merge(&mut self, parcel: &Parcel, lot: Lot) -> bool {
         let Some(entry) = self.tasks.get_mut(&parcel.task.id) else { return false };
         let is_back = matches!(entry.state, State::Leaving);
+        entry.deliveries = entry.deliveries.max(parcel.deliveries);
+        entry.redeliveries = entry.redeliveries.max(parcel.redeliveries);
         match entry.lot {
             Some(_) if !is_back => self.settle(lot),
             old => {
@@ -230,6 +251,7 @@ impl Broker {
         let enqueued = Enqueued {
             replica: Arc::clone(&entry.replica),
             epoch: entry.epoch,
+            deliveries: entry.deliveries,
             since: Instant::now(),
             is_withdrawn: false,
         };
@@ -237,7 +259,13 @@ impl Broker {
     }
 
     /// Whoever speaks of a task with the message broker hears where it is; false where it is not there.
-    pub(super) fn take_over_enqueued(&mut self, replica: &Replica, id: &str, epoch: i64, is_wanted: bool) -> bool {
+    pub(super) fn take_over_enqueued(
+        &mut self,
+        replica: &OrchestratorId,
+        id: &str,
+        epoch: i64,
+        is_wanted: bool,
+    ) -> bool {
         let Some((id, _)) = self.enqueued.get_key_value(id) else { return false };
         let id = Arc::clone(id);
         let Some(enqueued) = self.enqueued.get_mut(&id).filter(|one| is_wanted || !one.is_withdrawn) else {

@@ -9,16 +9,8 @@ use std::{
     time::Duration,
 };
 
-use futures::{
-    FutureExt as _, StreamExt as _,
-    stream::{self, BoxStream, SelectAll},
-};
-use lapin::{
-    Consumer,
-    message::Delivery as Arrival,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions},
-    types::{FieldTable, ShortString},
-};
+use lapin::options::{BasicQosOptions, QueueDeleteOptions};
+use lifecycle::crash_point;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, timeout},
@@ -26,6 +18,7 @@ use tokio::{
 
 use super::{
     RabbitMq,
+    consumers::{Arrived, Consumers, first_few},
     held::Verdict,
     link::{Link, LinkError, mailbox_queue},
     properties,
@@ -36,10 +29,6 @@ use crate::{
     transport::{Delivery, Sink as _, Transport as _},
 };
 
-/// Messages that are looked up at once.
-const BATCH: usize = 256;
-/// Mailboxes that are begun with at once.
-const MOST_BEGUN: usize = 16;
 /// How often it is seen to that the connection is alive, and that the mailboxes of deleted agents are empty.
 const EVERY: Duration = Duration::from_secs(1);
 /// Pause between connections.
@@ -65,15 +54,14 @@ async fn consume(transport: &RabbitMq, store: &dyn Store) -> Result<(), LinkErro
     let settings = &transport.settings;
     let link = Link::open(transport, "consumes").await?;
     link.channel.basic_qos(settings.prefetch, BasicQosOptions::default()).await?;
-    let mut consuming =
-        Consuming { transport, store, link, consumers: HashMap::new(), arrivals: SelectAll::new(), next: 0 };
+    let mut consuming = Consuming { transport, store, link, consumers: Consumers::new() };
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     consuming.follow().await?;
     loop {
         // All arms are cancel-safe.
         tokio::select! {
-            Some(first) = consuming.arrivals.next(), if !consuming.arrivals.is_empty() => consuming.receive(first).await?,
+            arrived = consuming.consumers.arrived() => consuming.receive(arrived?).await?,
             () = transport.changed.notified() => consuming.follow().await?,
             () = transport.settled.notified() => consuming.tell().await?,
             _ = ticks.tick() => consuming.look_after().await?,
@@ -81,37 +69,21 @@ async fn consume(transport: &RabbitMq, store: &dyn Store) -> Result<(), LinkErro
     }
 }
 
-/// What one consumer yields: its mailbox, its tag, and a message, or that it has ended.
-type Yield = (Mailbox, ShortString, Option<lapin::Result<Arrival>>);
-
 /// One connection's consumers.
 struct Consuming<'a> {
     transport: &'a RabbitMq,
     store: &'a dyn Store,
     link: Link<'a>,
-    consumers: HashMap<Mailbox, ShortString>,
-    arrivals: SelectAll<BoxStream<'static, Yield>>,
-    /// Numbers consumers.
-    next: u64,
+    consumers: Consumers<Mailbox, ()>,
 }
 
 impl Consuming<'_> {
-    /// Consumes the mailboxes that are open, and no others: a few at a time, so that thousands of new ones do not hold up what
-    /// comes.
+    /// Consumes the mailboxes that are open, and no others.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.wanted();
-        let closed: Vec<_> = self.consumers.keys().filter(|mailbox| !wanted.contains(*mailbox)).cloned().collect();
-        for mailbox in closed {
-            if let Some(tag) = self.consumers.remove(&mailbox) {
-                self.link.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
-            }
-        }
-        let mut new: Vec<_> = wanted.into_iter().filter(|mailbox| !self.consumers.contains_key(mailbox)).collect();
-        if new.len() > MOST_BEGUN {
-            new.truncate(MOST_BEGUN);
-            self.transport.changed.notify_one();
-        }
-        for mailbox in new {
+        self.consumers.retain(&self.link.channel, |mailbox| wanted.contains(mailbox)).await?;
+        let new = wanted.into_iter().filter(|mailbox| self.consumers.get(mailbox).is_none()).collect();
+        for mailbox in first_few(new, &self.transport.changed) {
             self.begin(mailbox).await?;
         }
         self.tell().await
@@ -119,36 +91,17 @@ impl Consuming<'_> {
 
     async fn begin(&mut self, mailbox: Mailbox) -> Result<(), LinkError> {
         self.link.declare_mailbox(&mailbox).await?;
-        self.next += 1;
-        let tag: ShortString = format!("{}-{}", mailbox_queue(&mailbox), self.next).into();
-        let options = BasicConsumeOptions::default();
-        let queue = mailbox_queue(&mailbox).into();
-        let consumer: Consumer =
-            self.link.channel.basic_consume(queue, tag.clone(), options, FieldTable::default()).await?;
-        self.consumers.insert(mailbox.clone(), tag.clone());
-        let arrivals = consumer.map(Some).chain(stream::once(async { None }));
-        self.arrivals.push(arrivals.map(move |arrival| (mailbox.clone(), tag.clone(), arrival)).boxed());
-        Ok(())
+        let queue = mailbox_queue(&mailbox);
+        Ok(self.consumers.begin(&self.link.channel, mailbox, queue, ()).await?)
     }
 
-    /// Takes in what has arrived: the first, and what else is there already.
-    async fn receive(&mut self, first: Yield) -> Result<(), LinkError> {
-        let mut arrived = vec![first];
-        while arrived.len() < BATCH
-            && let Some(Some(next)) = self.arrivals.next().now_or_never()
-        {
-            arrived.push(next);
+    /// Takes in what has arrived.
+    async fn receive(&mut self, arrived: Arrived<Mailbox>) -> Result<(), LinkError> {
+        if arrived.is_one_lost {
+            self.transport.changed.notify_one();
         }
         let mut unknown = Vec::new();
-        for (mailbox, consumer, arrival) in arrived {
-            let Some(arrival) = arrival.transpose()? else {
-                // Ended by us, or its queue was deleted.
-                if self.consumers.get(&mailbox) == Some(&consumer) {
-                    self.consumers.remove(&mailbox);
-                    self.transport.changed.notify_one();
-                }
-                continue;
-            };
+        for (mailbox, arrival) in arrived.deliveries {
             let tag = arrival.delivery_tag;
             let Some(sequence) = properties::sequence_of(&arrival.properties) else {
                 // Somebody else has put it there.
@@ -156,7 +109,7 @@ impl Consuming<'_> {
                 continue;
             };
             let is_revived = properties::is_revived(&arrival.properties);
-            if !self.consumers.contains_key(&mailbox) {
+            if self.consumers.get(&mailbox).is_none() {
                 self.transport.verdict(tag, Verdict::Requeue);
             } else if !self.transport.held().attach(sequence, tag, is_revived) {
                 unknown.push((sequence, tag, is_revived));
@@ -196,6 +149,9 @@ impl Consuming<'_> {
     /// Tells the broker what has become of its deliveries.
     async fn tell(&mut self) -> Result<(), LinkError> {
         let verdicts = self.transport.held().take_verdicts();
+        if !verdicts.is_empty() {
+            crash_point("communication.rabbitmq.ack.before");
+        }
         self.link.tell(verdicts).await
     }
 
@@ -204,7 +160,7 @@ impl Consuming<'_> {
             return Err(LinkError::Closed);
         }
         for mailbox in self.transport.abandoned() {
-            if self.consumers.contains_key(&mailbox)
+            if self.consumers.get(&mailbox).is_some()
                 && !self.transport.held().has(&mailbox)
                 && self.link.waiting(&mailbox).await? == 0
             {

@@ -47,7 +47,7 @@ pub(super) enum LinkError {
     #[error("the URL of RabbitMQ is none: {0}")]
     NoUrl(String),
     #[error("RabbitMQ failed")]
-    Broker(#[from] lapin::Error),
+    RabbitMq(#[from] lapin::Error),
     #[error("RabbitMQ did not answer within {0:?}")]
     Silent(Duration),
     #[error("the database failed")]

@@ -16,6 +16,7 @@
 //!   so that they go on where messages cannot, as while the database is away.
 
 mod consumer;
+mod consumers;
 mod held;
 mod link;
 mod outgoing;

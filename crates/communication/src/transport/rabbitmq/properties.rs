@@ -22,6 +22,8 @@ const SEQUENCE: &str = "troupe-sequence";
 const REVIVED: &str = "troupe-revived";
 /// Header: the id of a task.
 const TASK: &str = "troupe-task";
+/// Header: how often a task came back to the broker before it was published again.
+const REDELIVERIES: &str = "troupe-redeliveries";
 /// How much later than at its expiry the broker drops a message: until then whoever fetches it says so.
 const GRACE: Duration = Duration::from_mins(1);
 
@@ -139,7 +141,7 @@ fn described(envelope: &Envelope, is_revived: bool) -> BasicProperties {
 
 /// Of a task: all but its input.
 pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
-    let Parcel { task, replica, epoch, deliveries } = parcel;
+    let Parcel { task, replica, epoch, deliveries, redeliveries } = parcel;
     let (kind, target) = match &task.target {
         Target::AgentType(name) => ("type", name.to_string()),
         Target::Capability(name) => ("capability", name.to_string()),
@@ -160,6 +162,7 @@ pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
         ("troupe-orchestrator", text(replica)),
         ("troupe-epoch", count(*epoch)),
         ("troupe-deliveries", count(*deliveries)),
+        (REDELIVERIES, count(*redeliveries)),
     ]);
     if let Some(index) = task.index {
         headers.insert("troupe-index".into(), count(index));
@@ -178,9 +181,10 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
         _ => return None,
     };
     let epoch = number(properties, "troupe-epoch")?;
-    let deliveries: u32 = number(properties, "troupe-deliveries")?;
+    let deliveries = number(properties, "troupe-deliveries")?;
+    let before: u32 = number(properties, REDELIVERIES).unwrap_or_default();
     // A quorum queue counts; a classic one says only that it was not the first time.
-    let redeliveries = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
+    let since = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
     let replica = word("troupe-orchestrator")?.into();
     let task = Task {
         id: word(TASK)?.into(),
@@ -198,7 +202,7 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
         traceparent: word("traceparent")?.to_owned(),
         epoch,
     };
-    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries: deliveries.saturating_add(redeliveries) })
+    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries, redeliveries: before.saturating_add(since) })
 }
 
 /// Of the copy of a dead letter: what the original had, where it was, and why it died.
@@ -207,8 +211,13 @@ pub(super) fn of_letter(letter: &DeadLetter, original: &Original, queue: &str) -
         // Nothing expires twice.
         Original::Message(envelope) => described(envelope, false),
         Original::Task(task) => {
-            let parcel =
-                Parcel { task: Arc::clone(task), replica: "".into(), epoch: task.epoch, deliveries: letter.deliveries };
+            let parcel = Parcel {
+                task: Arc::clone(task),
+                replica: "".into(),
+                epoch: task.epoch,
+                deliveries: letter.deliveries,
+                redeliveries: 0,
+            };
             of_parcel(&parcel, letter.created_at)
         }
     };

@@ -19,6 +19,7 @@ use lapin::{
     Confirmation, ConnectionStatus, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
+use lifecycle::crash_point;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -119,6 +120,7 @@ async fn publish(transport: &RabbitMq, pause: &mut Duration, failures: &mut Fail
             transport.outgoing.put_back(wave);
             continue;
         }
+        crash_point("communication.rabbitmq.publish.before");
         let sent = in_time(transport, &status, &wave, send(&mut link, &mut declared, &wave)).await;
         let confirmed = match sent {
             Ok(confirmed) => confirmed,
@@ -131,6 +133,7 @@ async fn publish(transport: &RabbitMq, pause: &mut Duration, failures: &mut Fail
                 return Err(error);
             }
         };
+        crash_point("communication.rabbitmq.confirmed");
         *pause = PAUSES[0];
         failures.succeeded();
         if settle(transport, &mut declared, wave, confirmed) {

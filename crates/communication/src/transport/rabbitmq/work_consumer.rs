@@ -1,17 +1,9 @@
 //! From the work queues to the sessions here: those that somebody takes from are consumed, as far as there is credit. The
 //! broker is told of a task when it is over.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::{
-    FutureExt as _, StreamExt as _,
-    stream::{self, BoxStream, SelectAll},
-};
-use lapin::{
-    message::Delivery as Arrival,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
-};
+use lapin::options::BasicQosOptions;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
@@ -19,15 +11,12 @@ use tokio::{
 
 use super::{
     RabbitMq,
+    consumers::{Arrived, Consumers, first_few},
     link::{self, Link, LinkError},
     properties,
 };
 use crate::app::QueueKey;
 
-/// Tasks that are handed on at once.
-const BATCH: usize = 256;
-/// Queues that are begun with at once.
-const MOST_BEGUN: usize = 16;
 /// How often it is seen to that the connection is alive, and who else takes from the queues.
 const EVERY: Duration = Duration::from_millis(500);
 /// Pause between connections.
@@ -60,14 +49,14 @@ async fn consume(transport: &RabbitMq, over: &mut watch::Receiver<bool>) -> Resu
         link = Link::open(transport, "consumes tasks") => link?,
         () = ended(over) => return Ok(()),
     };
-    let mut consuming = Consuming { transport, link, consumers: HashMap::new(), arrivals: SelectAll::new(), next: 0 };
+    let mut consuming = Consuming { transport, link, consumers: Consumers::new() };
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     consuming.follow().await?;
     loop {
         // All arms are cancel-safe.
         tokio::select! {
-            Some(first) = consuming.arrivals.next(), if !consuming.arrivals.is_empty() => consuming.receive(first).await?,
+            arrived = consuming.consumers.arrived() => consuming.receive(arrived?).await?,
             () = transport.work.changed.notified() => consuming.follow().await?,
             () = transport.work.settled.notified() => consuming.tell().await?,
             _ = ticks.tick() => consuming.look_after().await?,
@@ -79,11 +68,8 @@ async fn consume(transport: &RabbitMq, over: &mut watch::Receiver<bool>) -> Resu
     }
 }
 
-/// What one consumer yields: its queue, its tag, and a task, or that it has ended.
-type Yield = (Arc<QueueKey>, ShortString, Option<lapin::Result<Arrival>>);
-
-struct Consumer {
-    tag: ShortString,
+/// How much a consumer may have here.
+struct Allowed {
     /// What was wanted.
     credit: u32,
     /// What the broker was told, which counts only what this consumer gets.
@@ -94,29 +80,16 @@ struct Consumer {
 struct Consuming<'a> {
     transport: &'a RabbitMq,
     link: Link<'a>,
-    consumers: HashMap<Arc<QueueKey>, Consumer>,
-    arrivals: SelectAll<BoxStream<'static, Yield>>,
-    /// Numbers consumers.
-    next: u64,
+    consumers: Consumers<Arc<QueueKey>, Allowed>,
 }
 
 impl Consuming<'_> {
-    /// Consumes what is wanted, and no more: a few queues at a time, so that thousands of new ones do not hold up what comes.
+    /// Consumes what is wanted, and no more.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.work.wanted();
-        let is_off = |key: &&Arc<QueueKey>| !wanted.contains_key(*key);
-        let off: Vec<_> = self.consumers.keys().filter(is_off).cloned().collect();
-        for key in off {
-            self.end(&key).await?;
-        }
-        let is_new =
-            |key: &Arc<QueueKey>, credit: u32| self.consumers.get(key).is_none_or(|consumer| consumer.credit != credit);
-        let mut new: Vec<_> = wanted.into_iter().filter(|(key, credit)| is_new(key, *credit)).collect();
-        if new.len() > MOST_BEGUN {
-            new.truncate(MOST_BEGUN);
-            self.transport.work.changed.notify_one();
-        }
-        for (key, credit) in new {
+        self.consumers.retain(&self.link.channel, |key| wanted.contains_key(key)).await?;
+        let new = wanted.into_iter().filter(|(key, credit)| !self.has(key, *credit)).collect();
+        for (key, credit) in first_few(new, &self.transport.work.changed) {
             // What came over an earlier consumer counts too.
             let free = credit.saturating_sub(self.transport.work.unsettled(&key)).max(1);
             self.begin(key, credit, free).await?;
@@ -124,49 +97,23 @@ impl Consuming<'_> {
         self.tell().await
     }
 
-    async fn end(&mut self, key: &Arc<QueueKey>) -> Result<(), LinkError> {
-        if let Some(consumer) = self.consumers.remove(key) {
-            self.link.channel.basic_cancel(consumer.tag, BasicCancelOptions::default()).await?;
-        }
-        Ok(())
-    }
-
     async fn begin(&mut self, key: Arc<QueueKey>, credit: u32, window: u32) -> Result<(), LinkError> {
-        self.end(&key).await?;
+        self.consumers.end(&self.link.channel, &key).await?;
         self.link.declare_work_queue(&key).await?;
-        self.next += 1;
-        let queue = link::work_queue(&key);
-        let tag: ShortString = format!("{}-{}", self.next, key.target).into();
         let window = u16::try_from(window).unwrap_or(u16::MAX);
         // Of the consumers that begin after it.
         self.link.channel.basic_qos(window, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
-        let channel = &self.link.channel;
-        let consumer = channel.basic_consume(queue.into(), tag.clone(), options, FieldTable::default()).await?;
-        self.consumers.insert(Arc::clone(&key), Consumer { tag: tag.clone(), credit, window });
-        let arrivals = consumer.map(Some).chain(stream::once(async { None }));
-        self.arrivals.push(arrivals.map(move |arrival| (Arc::clone(&key), tag.clone(), arrival)).boxed());
-        Ok(())
+        let queue = link::work_queue(&key);
+        Ok(self.consumers.begin(&self.link.channel, key, queue, Allowed { credit, window }).await?)
     }
 
-    /// Hands on what has arrived: the first, and what else is there already.
-    async fn receive(&mut self, first: Yield) -> Result<(), LinkError> {
-        let mut arrived = vec![first];
-        while arrived.len() < BATCH
-            && let Some(Some(next)) = self.arrivals.next().now_or_never()
-        {
-            arrived.push(next);
+    /// Hands on what has arrived.
+    async fn receive(&mut self, arrived: Arrived<Arc<QueueKey>>) -> Result<(), LinkError> {
+        if arrived.is_one_lost {
+            self.transport.work.changed.notify_one();
         }
-        let mut parcels = Vec::with_capacity(arrived.len());
-        for (key, consumer, arrival) in arrived {
-            let Some(mut arrival) = arrival.transpose()? else {
-                // Ended by us, or its queue was deleted.
-                if self.consumers.get(&key).is_some_and(|known| known.tag == consumer) {
-                    self.consumers.remove(&key);
-                    self.transport.work.changed.notify_one();
-                }
-                continue;
-            };
+        let mut parcels = Vec::with_capacity(arrived.deliveries.len());
+        for (key, mut arrival) in arrived.deliveries {
             let tag = arrival.delivery_tag;
             match properties::parcel_of(&mut arrival) {
                 Some(parcel) => parcels.push((key, tag, parcel)),
@@ -195,15 +142,19 @@ impl Consuming<'_> {
         }
         for key in self.transport.work.take_asked() {
             let others = self.link.consumers(&link::work_queue(&key)).await?;
-            let ours = u32::from(self.consumers.contains_key(&key));
+            let ours = u32::from(self.consumers.get(&key).is_some());
             self.transport.work.set_shared(key, others > ours);
         }
         Ok(())
     }
 
-    fn is_narrow(&self, key: &QueueKey, consumer: &Consumer) -> bool {
+    fn has(&self, key: &Arc<QueueKey>, credit: u32) -> bool {
+        self.consumers.get(key).is_some_and(|allowed| allowed.credit == credit)
+    }
+
+    fn is_narrow(&self, key: &QueueKey, allowed: &Allowed) -> bool {
         let here = self.transport.work.unsettled(key);
-        let window = u32::from(consumer.window);
-        window < consumer.credit && here >= window && here < consumer.credit
+        let window = u32::from(allowed.window);
+        window < allowed.credit && here >= window && here < allowed.credit
     }
 }

@@ -122,7 +122,7 @@ fn parcel(id: &str, priority: u8) -> Parcel {
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
         epoch: i64::MAX,
     };
-    Parcel { epoch: task.epoch, task: Arc::new(task), replica: "rep_1".into(), deliveries: 1 }
+    Parcel { epoch: task.epoch, task: Arc::new(task), replica: "rep_1".into(), deliveries: 1, redeliveries: 2 }
 }
 
 fn clerks() -> Arc<QueueKey> {
@@ -161,7 +161,7 @@ async fn what_a_lost_replica_had_comes_to_another_counted_and_sharing_is_seen() 
     one.until(|_| one.work.is_shared(&clerks()).then_some(())).await;
     drop(one.replica);
     let (parcel, lot) = other.next().await;
-    assert_eq!((&*parcel.task.id, parcel.deliveries), ("held", 2));
+    assert_eq!((&*parcel.task.id, parcel.deliveries, parcel.redeliveries), ("held", 1, 3));
     other.work.settle(lot);
     other.until(|_| (!other.work.is_shared(&clerks())).then_some(())).await;
 }
@@ -252,7 +252,7 @@ async fn when_the_broker_restarts_tasks_are_kept_and_the_link_comes_back() {
     servers.control("start", "rabbitmq");
     one.work.settle(old);
     let (again, lot) = one.next().await;
-    assert_eq!((&*again.task.id, again.deliveries), ("held", 2));
+    assert_eq!((&*again.task.id, again.deliveries, again.redeliveries), ("held", 1, 3));
     one.work.settle(lot);
     assert_eq!(one.ids(1).await, ["waits"]);
     one.publish(&[parcel("after", 0)]).await;

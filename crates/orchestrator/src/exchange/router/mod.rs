@@ -20,7 +20,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::hash_map::Entry;
 
 use domain::ExecutionId;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ use self::{
     task::{Known, Place, Search, Then},
 };
 use super::{News, Outgoing, Said, TaskUpdate};
-use crate::metrics;
+use crate::{hash::HashMap, metrics};
 
 /// The state.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Router {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             replicas: Replicas::default(),
-            tasks: HashMap::new(),
+            tasks: HashMap::default(),
             is_searching: false,
             swept_at: now,
             frames: Vec::new(),

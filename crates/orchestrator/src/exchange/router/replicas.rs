@@ -1,7 +1,6 @@
 //! The replicas of communication: which of them are reached, whom they serve, and how much of ours they have.
 
-use std::collections::HashMap;
-
+use crate::hash::HashMap;
 use workflow::Target;
 
 /// A replica of communication, as long as it is one; never used again for another.
@@ -33,7 +32,7 @@ enum Stream {
 }
 
 #[derive(Debug)]
-struct Replica {
+struct Communication {
     id: ReplicaId,
     stream: Stream,
 }
@@ -66,7 +65,7 @@ pub(super) struct Choice {
 
 #[derive(Debug, Default)]
 pub(super) struct Replicas {
-    replicas: Vec<Replica>,
+    replicas: Vec<Communication>,
     /// By namespace and target: a look-up copies neither.
     names: HashMap<String, HashMap<Target, Kind>>,
     kinds: Vec<Known>,
@@ -90,7 +89,7 @@ impl Known {
         &mut self.loads[place]
     }
 
-    fn is_served_by(&self, replica: &Replica) -> bool {
+    fn is_served_by(&self, replica: &Communication) -> bool {
         match replica.stream {
             Stream::Open { has_said: false } => true,
             Stream::Open { has_said: true } => self.load(replica.id).is_some_and(|load| load.capacity > 0),
@@ -101,7 +100,7 @@ impl Known {
 
 impl Replicas {
     pub(super) fn join(&mut self, id: ReplicaId) {
-        self.replicas.push(Replica { id, stream: Stream::Connecting });
+        self.replicas.push(Communication { id, stream: Stream::Connecting });
     }
 
     pub(super) fn leave(&mut self, id: ReplicaId) {
@@ -143,7 +142,7 @@ impl Replicas {
             changed.push(kind);
         }
         let replica = self.replicas.iter_mut().find(|replica| replica.id == id);
-        let Some(Replica { stream: Stream::Open { has_said }, .. }) = replica else { return };
+        let Some(Communication { stream: Stream::Open { has_said }, .. }) = replica else { return };
         if *has_said {
             for kind in changed {
                 self.refresh_kind(kind);

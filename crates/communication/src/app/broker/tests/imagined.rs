@@ -107,7 +107,7 @@ impl Server {
             .partition::<BTreeMap<_, _>, _>(|(_, (holder, _))| *holder == replica);
         state.unsettled = kept;
         for (_, (_, mut parcel)) in lost.into_iter().rev() {
-            parcel.deliveries += 1;
+            parcel.redeliveries += 1;
             state.queues.entry(parcel.queue()).or_default().push_front(parcel);
         }
     }

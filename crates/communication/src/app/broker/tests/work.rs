@@ -105,15 +105,23 @@ fn what_a_replica_had_comes_to_another_when_it_ends_with_its_count() {
 }
 
 #[test]
-fn a_task_that_ends_every_replica_dies() {
+fn a_task_that_ends_every_replica_dies_in_the_end_and_alone() {
     let (server, mut one, _) = two();
     one.dispatch("poison", clerk(), 0);
     server.confirm(ONE, &mut one.broker, true);
-    for replica in 2..5 {
+    for replica in 2..32 {
         let mut victim = server.bench(replica, 8, 3);
-        let session = victim.open(AGENT, 1);
+        let session = victim.open(AGENT, 5);
+        victim.dispatch("other", clerk(), 0);
         server.deliver(replica, &mut victim.broker);
-        assert_eq!(victim.given(session), ["poison"]);
+        // Near its end it gets no company: what is held with it could die of it.
+        let held: &[&str] = if replica < 22 { &["other", "poison"] } else { &["other"] };
+        assert_eq!(victim.given(session), held);
+        if replica >= 22 {
+            victim.finish(session, "other");
+            victim.broker.acknowledge("other");
+            assert_eq!(victim.given(session), ["poison"]);
+        }
         server.end(replica, false);
     }
     let session = one.open(AGENT, 1);
@@ -121,11 +129,60 @@ fn a_task_that_ends_every_replica_dies() {
     assert!(one.given(session).is_empty());
     let entries = one.broker.journal.take_now();
     let [crate::app::Entry::DeadTask { task, letter }] = &entries[..] else { panic!("{entries:?}") };
-    assert_eq!((letter.reason.as_str(), letter.deliveries), ("delivery_limit", 3));
+    assert_eq!((letter.reason.as_str(), letter.deliveries), ("delivery_limit", 30));
     one.told();
     one.broker.buried(&task.id);
     assert!(matches!(&one.told()[..], [(_, What::DeadLettered { reason: "delivery_limit", .. })]));
     assert_eq!(server.unsettled(), 0);
+}
+
+#[test]
+fn a_task_that_only_waits_where_connections_break_is_handed_over_as_often_as_any() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    let busy = other.open(AGENT, 1);
+    other.dispatch("own", clerk(), 0);
+    for _ in 0..20 {
+        assert_eq!(server.deliver(OTHER, &mut other.broker), 1);
+        server.disconnect(OTHER);
+        other.broker.disconnected();
+    }
+    server.deliver(OTHER, &mut other.broker);
+    other.finish(busy, "own");
+    other.broker.acknowledge("own");
+    assert_eq!(other.given(busy), ["own", "a"]);
+    other.broker.close(busy, "lost");
+    server.confirm(OTHER, &mut other.broker, true);
+    for _ in 1..3 {
+        assert_eq!(other.broker.journal.take_now().len(), 0, "it has not been handed over often enough");
+        let session = other.open(AGENT, 1);
+        server.deliver(OTHER, &mut other.broker);
+        assert_eq!(other.given(session), ["a"]);
+        other.broker.close(session, "lost");
+        server.confirm(OTHER, &mut other.broker, true);
+    }
+    assert!(matches!(&other.broker.journal.take_now()[..], [crate::app::Entry::DeadTask { .. }]));
+}
+
+#[test]
+fn hand_overs_count_on_where_the_connection_breaks_meanwhile() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    // Somebody else takes from the queue here, so the task stays.
+    let busy = other.open(AgentId::from_parts(2, 2), 1);
+    other.dispatch("own", clerk(), 0);
+    assert_eq!(other.given(busy), ["own"]);
+    for _ in 0..3 {
+        let session = other.open(AGENT, 1);
+        server.deliver(OTHER, &mut other.broker);
+        assert_eq!(other.given(session), ["a"]);
+        other.broker.close(session, "lost");
+        server.disconnect(OTHER);
+        other.broker.disconnected();
+    }
+    assert!(matches!(&other.broker.journal.take_now()[..], [crate::app::Entry::DeadTask { .. }]));
 }
 
 #[test]

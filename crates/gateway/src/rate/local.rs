@@ -19,13 +19,13 @@ use super::{
 const MOST: u64 = 100_000;
 
 /// Buckets by class and caller.
-pub(super) struct Replica(moka::sync::Cache<(Class, Caller), Arc<Kept>>);
+pub(super) struct Local(moka::sync::Cache<(Class, Caller), Arc<Kept>>);
 
 /// The time at which a bucket is full again, in microseconds since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct Kept(AtomicI64);
 
-impl Replica {
+impl Local {
     /// `longest` is how long the slowest bucket takes to fill: one that was not used meanwhile is full.
     pub(super) fn new(longest: Duration) -> Self {
         let kept = moka::sync::Cache::builder().max_capacity(MOST).eviction_policy(EvictionPolicy::lru());

@@ -1,0 +1,136 @@
+//! What the clients of the kill suite do not do: they register agents, define workflows, and send messages that die and are
+//! replayed.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use testkit::{Api, eventually};
+use tokio::{sync::watch, task::JoinSet};
+
+/// What the server said yes to.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    agents: Vec<String>,
+    workflows: Vec<String>,
+    /// Messages that nobody will ever take.
+    messages: Vec<String>,
+}
+
+/// A client that does one thing after the other.
+pub(super) struct Extras {
+    urls: watch::Sender<String>,
+    stop: Arc<AtomicBool>,
+    client: JoinSet<Made>,
+}
+
+impl Extras {
+    /// `absent`: an agent that nobody runs.
+    pub(super) fn start(url: String, absent: String) -> Self {
+        let (urls, current) = watch::channel(url);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (one, until, mut client) = (Client { urls: current, absent }, Arc::clone(&stop), JoinSet::new());
+        client.spawn(async move { one.run(&until).await });
+        Self { urls, stop, client }
+    }
+
+    pub(super) fn moved_to(&self, url: String) {
+        self.urls.send_replace(url);
+    }
+
+    /// Lets it finish what it is at.
+    pub(super) async fn stop(mut self) -> Made {
+        self.stop.store(true, Ordering::Relaxed);
+        let made = self.client.join_next().await.expect("there is a client");
+        made.expect("the client does not panic")
+    }
+}
+
+struct Client {
+    urls: watch::Receiver<String>,
+    absent: String,
+}
+
+impl Client {
+    async fn run(&self, stop: &AtomicBool) -> Made {
+        let mut made = Made::default();
+        let mut number = 0_u32;
+        while !stop.load(Ordering::Relaxed) {
+            number += 1;
+            let key = |what: &str| format!("{what}-{number}");
+            let agent = json!({ "agent_type": "nobody", "name": key("extra"), "capabilities": [] });
+            let agent = self.until(201, "/api/v1/agents", &key("agent"), &agent).await;
+            made.agents.push(text(&agent["id"]));
+            let steps = json!([{ "id": "a", "agent_type": "echo", "action": "echo" }]);
+            let workflow = json!({ "name": key("extra"), "steps": steps });
+            let workflow = self.until(201, "/api/v1/workflows", &key("workflow"), &workflow).await;
+            made.workflows.push(text(&workflow["id"]));
+            let message = json!({ "payload": { "n": number }, "expires_in": "1s" });
+            let path = format!("/api/v1/agents/{}/message", self.absent);
+            let message = self.until(202, &path, &key("expires"), &message).await;
+            made.messages.push(text(&message["message_id"]));
+            // Of those before, whichever have died by now.
+            self.until(200, "/api/v1/dead-letters/replay", "", &json!({ "kind": "message", "reason": "expired" }))
+                .await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        made
+    }
+
+    /// Tries until the server answers with `status`.
+    async fn until(&self, status: u16, path: &str, key: &str, body: &Value) -> Value {
+        eventually(path, || async {
+            let api = Api::new(self.urls.borrow().clone());
+            let mut request = api.request(Method::POST, path).timeout(Duration::from_secs(10)).json(body);
+            if !key.is_empty() {
+                request = request.header("Idempotency-Key", key);
+            }
+            let answer = api.send(request).await.map_err(|error| error.to_string())?;
+            match answer.status {
+                got if got == status => Ok(answer.body),
+                503 | 504 => Err(format!("{answer:?}")),
+                _ => panic!("{path}: {answer:#?}"),
+            }
+        })
+        .await
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("it has an id").to_owned()
+}
+
+impl Made {
+    /// Everything is there, once; what has died was replayed once.
+    pub(super) async fn check(&self, api: &Api) {
+        let agents = api.all("/api/v1/agents?type=nobody").await;
+        let ids: Vec<_> = agents.iter().map(|agent| text(&agent["id"])).collect();
+        for id in &self.agents {
+            assert!(ids.contains(id), "{id} was registered, and is not there");
+        }
+        // And the one that gets the messages.
+        assert_eq!(agents.len(), self.agents.len() + 1, "each was registered once: {agents:#?}");
+        for id in &self.workflows {
+            let workflow = api.get(&format!("/api/v1/workflows/{id}")).await.expect(200);
+            let same = api.all(&format!("/api/v1/workflows?name={}", text(&workflow["name"]))).await;
+            assert_eq!(same.len(), 1, "it was defined once: {same:#?}");
+        }
+        eventually("every message has died, and was replayed", || async {
+            let replay = json!({ "kind": "message", "reason": "expired" });
+            api.post("/api/v1/dead-letters/replay", &replay).await.expect(200);
+            let letters = api.all("/api/v1/dead-letters?kind=message&include_replayed=true").await;
+            let is_over = |id: &&String| {
+                letters.iter().any(|letter| letter["subject_id"] == ***id && letter["replayed_at"].is_string())
+            };
+            let left: Vec<_> = self.messages.iter().filter(|id| !is_over(id)).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
+    }
+}

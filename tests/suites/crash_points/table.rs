@@ -1,0 +1,105 @@
+//! The crash points: all of them, with what happens there and how a process is brought to pass one.
+
+/// How a process comes to pass a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// It works.
+    Load,
+    /// It starts, and what it had is taken over.
+    Start,
+    /// It is asked to stop.
+    Stop,
+    /// Another orchestrator comes, and gets its share.
+    HandOver,
+}
+
+/// Where there is such a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Everywhere,
+    /// With several replicas, or with RabbitMQ.
+    Cluster,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Point {
+    pub(super) name: &'static str,
+    /// When the process dies there.
+    pub(super) when: &'static str,
+    pub(super) how: How,
+    pub(super) place: Place,
+}
+
+impl Point {
+    /// The service whose process dies.
+    pub(super) fn service(&self) -> &'static str {
+        self.name.split('.').next().unwrap_or(self.name)
+    }
+}
+
+const fn load(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::Load, place: Place::Everywhere }
+}
+
+const fn broker(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::Load, place: Place::Cluster }
+}
+
+const fn starts(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::Start, place: Place::Everywhere }
+}
+
+const fn stops(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::Stop, place: Place::Everywhere }
+}
+
+const fn hands_over(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::HandOver, place: Place::Cluster }
+}
+
+/// All, in the order of a request's way through the house.
+pub(super) const POINTS: &[Point] = &[
+    load("gateway.idempotency.reserved", "the key is recorded, the service behind not called"),
+    load("gateway.idempotency.created", "the service has answered, and nothing of it is recorded"),
+    load("gateway.idempotency.kept", "the answer is recorded, and not given"),
+    load("registry.write.before", "a new agent is checked, and not written"),
+    load("registry.write.after", "it is written, and not in the index"),
+    load("registry.notify.after", "it is in the index and told, and its caller not answered"),
+    load("orchestrator.workflow.stored", "a definition is stored, and its caller not answered"),
+    load("orchestrator.commit.before", "events are decided, and not committed"),
+    load("orchestrator.commit.after", "events are committed, and nobody knows"),
+    load("orchestrator.answer.before", "events are committed, and callers not answered"),
+    load("orchestrator.effect.before", "callers are answered, and the effect of an event is not performed"),
+    load("orchestrator.ack.before", "a result is committed, and not acknowledged"),
+    load("orchestrator.frame.before", "tasks and acknowledgements are on their way to communication"),
+    load("orchestrator.news.received", "news of tasks has come, and nothing has followed from it"),
+    starts("orchestrator.takeover.claimed", "shards are taken, and not read"),
+    starts("orchestrator.takeover.read", "shards are read, and not served"),
+    starts("orchestrator.takeover.done", "shards are served for the first moment"),
+    hands_over("orchestrator.handover.before", "workers have let go of shards that another is to get"),
+    hands_over("orchestrator.handover.after", "shards are given back for another"),
+    stops("orchestrator.leave.before", "everything has stopped, and the shards are not given back"),
+    stops("orchestrator.leave.after", "the shards are given back, and the process has not ended"),
+    load("communication.task.received", "a task has come, and no agent has it"),
+    load("communication.task.handed_over", "an agent has a task, and its orchestrator does not know"),
+    load("agent-runner.task.admitted", "an agent has a task, and has not begun"),
+    load("agent-runner.result.before", "an agent has done a task, and told nobody"),
+    load("communication.result.received", "a result has come, and its orchestrator does not know"),
+    load("communication.result.acknowledged", "a result is in the log, and its agent does not know"),
+    load("agent-runner.result.acknowledged", "an agent hears that its result is in the log"),
+    load("communication.commit.before", "messages and their changes wait, and are not committed"),
+    load("communication.sequences.taken", "messages have their places in the order, and are not committed"),
+    load("communication.commit.after", "they are committed, and nobody knows"),
+    load("communication.publish.before", "a sender is answered, and the message not published"),
+    load("communication.publish.after", "a message is on its way to its mailbox, and not recorded as queued"),
+    load("communication.message.delivered", "an agent has a message, which is not recorded"),
+    load("agent-runner.message.dealt_with", "an agent has dealt with a message, and told nobody"),
+    load("communication.message.acked", "an agent has dealt with a message, which is not recorded"),
+    load("communication.end.recorded", "the end of a message is recorded, and its mailbox does not know"),
+    load("communication.message.dies", "a message is to be a dead letter, and is not recorded as one"),
+    load("communication.replay.recorded", "a replay is recorded, and the message not in its mailbox"),
+    broker("communication.rabbitmq.publish.before", "a message is recorded, and RabbitMQ does not have it"),
+    broker("communication.rabbitmq.confirmed", "RabbitMQ has confirmed a message, and nobody knows"),
+    broker("communication.rabbitmq.ack.before", "the end of a message is recorded, and RabbitMQ does not know"),
+];
