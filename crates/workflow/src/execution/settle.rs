@@ -22,11 +22,18 @@ use crate::{
 pub(crate) const DEADLINE: &str = "deadline";
 /// Entries of a log: with more an execution takes too long to read back. It can be continued before that.
 const MOST_EVENTS: u64 = 1_000_000;
+/// Entries that follow from one command: more than the largest `for_each` makes.
+const MOST_AT_ONCE: usize = 500_000;
 
 impl Decider<'_> {
     /// Goes on until it is quiet.
     pub(super) fn settle(&mut self) {
-        while self.state.head.is_some() && self.state.end.is_none() && self.advance() {}
+        while self.state.head.is_some() && self.state.end.is_none() && self.advance() {
+            if self.events.len() > MOST_AT_ONCE && self.state.frames.root().closing.is_none() {
+                let message = "it goes round and round, and waits for nothing on the way";
+                self.lose(self.state.frames.root_id(), Failure::fatal("runaway", message));
+            }
+        }
     }
 
     /// One thing that can be done now; false where there is none.

@@ -72,8 +72,9 @@ pub(crate) struct World {
     /// What the shell has been asked to do itself.
     errands: BTreeSet<TaskKey>,
     wanted: BTreeMap<Unit, (u32, u32)>,
-    /// Who waits for a lock.
+    /// Who waits for a lock, and who has the one mutex that executions share.
     queued: BTreeSet<Holder>,
+    granted: Option<Holder>,
     tokens: u64,
     signals: u128,
     pub(crate) tally: Tally,
@@ -93,6 +94,7 @@ impl World {
             errands: BTreeSet::new(),
             wanted: BTreeMap::new(),
             queued: BTreeSet::new(),
+            granted: None,
             tokens: 0,
             signals: 0,
             tally: Tally::default(),
@@ -226,7 +228,10 @@ impl World {
             Effect::Run(errand) => drop(self.errands.insert(errand.task)),
             Effect::FindVoters { unit, count, quorum, .. } => drop(self.wanted.insert(*unit, (*count, *quorum))),
             Effect::Acquire { holder, .. } => drop(self.queued.insert(*holder)),
-            Effect::Release { holder, .. } => drop(self.queued.remove(holder)),
+            Effect::Release { holder, .. } => {
+                self.queued.remove(holder);
+                self.granted = self.granted.filter(|granted| granted != holder);
+            }
             Effect::CancelChild { .. } | Effect::Ended => {}
         }
     }
@@ -312,6 +317,12 @@ impl World {
         self.answer(task, outcome)
     }
 
+    /// Whoever may have the lock that it waits for.
+    fn next_holder(&self) -> Option<Holder> {
+        let is_free = |holder: Holder| self.granted.is_none_or(|granted| granted == holder);
+        self.queued.iter().copied().find(|holder| *holder == Holder::Execution || is_free(*holder))
+    }
+
     /// The shell did something itself, or a lock is granted, both perhaps once more.
     fn run_errand(&mut self) -> Result<(), String> {
         if let Some(task) = self.errands.first().copied() {
@@ -321,7 +332,10 @@ impl World {
             let outcome = self.outcome(false, 0.7);
             return self.answer(task, outcome);
         }
-        let Some(holder) = self.queued.first().copied() else { return self.say(Command::Tick) };
+        let Some(holder) = self.next_holder() else { return self.say(Command::Tick) };
+        if holder != Holder::Execution {
+            self.granted = Some(holder);
+        }
         if self.rng.random_bool(0.9) {
             self.queued.remove(&holder);
         }
@@ -485,6 +499,9 @@ impl World {
     /// What a shell does after it has rebuilt the state (I4).
     fn recover(&mut self) -> Result<(), String> {
         let owed = self.execution.outstanding();
+        // Whoever keeps the locks asks now and then whether they are still wanted.
+        self.granted = self.granted.filter(|holder| self.execution.holds(*holder));
+        self.queued.retain(|holder| self.execution.holds(*holder));
         let out = self.execution.tasks_out().into_iter().collect();
         self.observer.dispatched(&owed, &out).map_err(|fault| format!("I4: {fault}\n{}", self.told()))?;
         for effect in &owed {
@@ -508,7 +525,7 @@ impl World {
             if let Some((task, is_vote)) = task.and_then(|task| self.agents.remove_entry(&task)) {
                 let outcome = self.outcome(is_vote, 0.95);
                 self.answer(task, outcome)?;
-            } else if !self.errands.is_empty() || !self.queued.is_empty() {
+            } else if !self.errands.is_empty() || self.next_holder().is_some() {
                 self.run_errand()?;
             } else if !self.wanted.is_empty() && !self.execution.outstanding().is_empty() {
                 self.find_voters()?;

@@ -82,10 +82,10 @@ impl Applier<'_> {
             }
             return;
         }
+        self.step_over(unit, Phase::Completed, false);
         if undoable && self.plan_of(unit).for_each.is_none() {
             self.can_undo(unit);
         }
-        self.step_over(unit, Phase::Completed, false);
         self.run(unit).output = output;
         if self.plan_of(unit).detach {
             self.leave_loose(unit);

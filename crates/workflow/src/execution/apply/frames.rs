@@ -92,10 +92,7 @@ impl Applier<'_> {
         let undoable = std::mem::take(&mut frame.undoable);
         let loose = std::mem::take(&mut frame.loose);
         self.frame(unit.frame).loose += loose;
-        // Where the block as a whole has an undo, that is the one.
-        if self.plan_of(unit).compensate.is_none() {
-            self.frame(unit.frame).undoable.extend(undoable);
-        }
+        self.frame(unit.frame).undoable.extend(undoable);
     }
 
     /// A scope whose unit is cut off: everything in it is, and what completed is the business of the scope around it.
@@ -169,6 +166,12 @@ impl Applier<'_> {
     pub(super) fn can_undo(&mut self, unit: Unit) {
         let order = self.state.sequence;
         let home = self.state.home(unit.frame);
+        if matches!(self.plan_of(unit).kind, StepKind::Block(_)) {
+            // Its undo takes the place of those of what is in there.
+            let mut undoable = std::mem::take(&mut self.frame(home).undoable);
+            undoable.retain(|_, inner| !self.state.is_around(unit, *inner));
+            self.frame(home).undoable = undoable;
+        }
         self.frame(home).undoable.insert(order, unit);
     }
 

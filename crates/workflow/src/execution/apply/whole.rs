@@ -199,8 +199,7 @@ impl Applier<'_> {
             }
         }
         many.open = many.instances.iter().filter(|instance| instance.phase == Phase::Pending).count() as u32;
-        if is_over && many.open > 0 {
-            many.loose = true;
+        if is_over && many.open > 0 && !std::mem::replace(&mut many.loose, true) {
             self.frame(unit.frame).loose += 1;
         }
     }
