@@ -68,7 +68,7 @@ pub(crate) fn dispatch(id: ExecutionId, execution: &Execution, step_id: &str, or
         otel.kind = "producer",
         execution.id = %id,
         step.id = step_id,
-        task.index = order.task.index,
+        task.index = order.task.unit.index,
         task.attempt = order.task.attempt,
         task.action = order.action,
     );

@@ -396,8 +396,12 @@ mod tests {
             assert_eq!(Event::decode(&event.encode()).unwrap(), event);
         }
         let failure = Failure { details: Some(Payload::null()), ..Failure::fatal("a", "b") };
-        let event =
-            Event::StepFailed { unit: Unit { frame: 0, step: 0, index: None }, failure, agent_id: None, fallback: Some(Payload::null()) };
+        let event = Event::StepFailed {
+            unit: Unit { frame: 0, step: 0, index: None },
+            failure,
+            agent_id: None,
+            fallback: Some(Payload::null()),
+        };
         assert_eq!(Event::decode(&event.encode()).unwrap(), event);
     }
 

@@ -16,7 +16,9 @@ pub use decision::Ballot;
 pub use definition::{Definition, Fault, Limits};
 pub use effect::{Effect, Errand, ErrandKind, Lock, LockKind, TaskOrder, Telling};
 pub use event::{DecodeError, Ending, Event, KeptSignal, Parent, Recorded, SkipReason, Voter, chain};
-pub use execution::{Counts, Execution, Explanation, Overlay, Status, StepState, StepView, TaskPlace, Transition, Wait, WaitKind};
+pub use execution::{
+    Counts, Execution, Explanation, Overlay, Status, StepState, StepView, TaskPlace, Transition, Wait, WaitKind,
+};
 pub use failure::Failure;
 pub use plan::Plan;
 pub use unit::{FrameId, Holder, Purpose, StepIndex, TaskKey, Unit};

@@ -140,6 +140,14 @@ pub(crate) struct StepRun {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(no_recursion, required = false)]
     instances: Vec<StepRun>,
+    /// The steps of its block, in its present or last run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion, required = false)]
+    steps: Vec<StepRun>,
+    /// The present or last iteration of its loop, from 0; absent for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    iteration: Option<u32>,
 }
 
 impl StepRun {
@@ -157,6 +165,8 @@ impl StepRun {
             failure: Failure::from_wire(step.failure)?,
             progress: wire::payload(&step.progress)?,
             instances: step.instances.into_iter().map(Self::from_wire).collect::<Result<_, _>>()?,
+            steps: step.steps.into_iter().map(Self::from_wire).collect::<Result<_, _>>()?,
+            iteration: Some(step.iteration).filter(|iteration| *iteration > 0),
         })
     }
 }

@@ -61,7 +61,7 @@ fn bytes_or_empty(payload: Option<&Payload>) -> Bytes {
 
 pub(super) fn status(status: Status) -> wire::ExecutionStatus {
     match status {
-        Status::Running => wire::ExecutionStatus::Running,
+        Status::Queued | Status::Running => wire::ExecutionStatus::Running,
         Status::Paused => wire::ExecutionStatus::Paused,
         Status::Compensating => wire::ExecutionStatus::Compensating,
         Status::Completed => wire::ExecutionStatus::Completed,
@@ -151,7 +151,7 @@ pub(super) fn execution(snapshot: &Snapshot) -> wire::Execution {
 
 /// The step itself, or one of its instances.
 fn waits_for_agent(step: &wire::StepRun) -> bool {
-    step.state() == wire::StepState::WaitingForAgent || step.instances.iter().any(waits_for_agent)
+    step.state() == wire::StepState::WaitingForAgent || step.instances.iter().chain(&step.steps).any(waits_for_agent)
 }
 
 /// A step; its output takes from the room for outputs, and is left out where there is none any more.
@@ -161,7 +161,7 @@ fn step(view: &StepView, snapshot: &Snapshot, room: &mut usize) -> wire::StepRun
     let state = match (view.state, place) {
         (StepState::Scheduled, Some(TaskPlace::HandedOver { .. })) => wire::StepState::Running,
         (StepState::Scheduled, Some(TaskPlace::WaitingForAgent { .. })) => wire::StepState::WaitingForAgent,
-        (StepState::Running, _) if snapshot.seeking.contains(&view.step_id) && view.index.is_none() => {
+        (StepState::Running, _) if snapshot.seeking.contains(&view.step_id) && view.unit.index.is_none() => {
             wire::StepState::WaitingForAgent
         }
         (state, _) => step_state(state),
@@ -173,7 +173,7 @@ fn step(view: &StepView, snapshot: &Snapshot, room: &mut usize) -> wire::StepRun
     let agent_id = shown.and_then(|shown| shown.agent_id).or(view.agent_id);
     wire::StepRun {
         step_id: view.step_id.clone(),
-        index: view.index,
+        index: view.unit.index,
         state: state.into(),
         attempt: view.attempt,
         agent_id: agent_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -183,6 +183,8 @@ fn step(view: &StepView, snapshot: &Snapshot, room: &mut usize) -> wire::StepRun
         output_omitted,
         failure: view.failure.as_ref().map(failure),
         instances: view.instances.iter().map(|view| step(view, snapshot, room)).collect(),
+        steps: view.steps.iter().map(|view| step(view, snapshot, room)).collect(),
+        iteration: view.iteration,
         progress: bytes_or_empty(shown.and_then(|shown| shown.progress.as_ref())),
     }
 }
@@ -218,7 +220,7 @@ pub(super) fn event(row: EventRow, plan: &Plan) -> wire::Event {
 pub(super) fn explanation(at: Status, explanation: Explanation) -> wire::ExplainExecutionResponse {
     let wait = |wait: workflow::Wait| wire::Wait {
         step_id: wait.step_id,
-        index: wait.index,
+        index: wait.unit.and_then(|unit| unit.index),
         kind: wait.kind.as_str().to_owned(),
         text: wait.text,
         since: wait.since.map(timestamp),

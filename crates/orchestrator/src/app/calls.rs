@@ -97,6 +97,7 @@ impl App {
             workflow_version: compiled.version,
             input: call.input.clone(),
             traceparent: call.traceparent.clone(),
+            parent: None,
         };
         Ok((start, compiled))
     }

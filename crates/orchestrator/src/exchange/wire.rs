@@ -35,7 +35,7 @@ pub(super) fn event(Said { epoch, outgoing }: Said) -> OrchestratorEvent {
             namespace,
             execution_id: execution.to_string(),
             step_id,
-            index: order.task.index,
+            index: order.task.unit.index,
             attempt: order.task.attempt,
             target: Some(target(order.target)),
             action: order.action,

@@ -9,7 +9,7 @@ use std::{
 use ::store::Page;
 use domain::{ExecutionId, WorkflowId};
 use tokio::time::Instant;
-use workflow::{Effect, Event, Execution, Recorded, chain};
+use workflow::{Event, Execution, Recorded, chain};
 
 use super::ground::{Ground, Sabotage};
 use crate::{
@@ -158,9 +158,8 @@ impl Database {
         if was_over && observed.execution.status().is_terminal() {
             self.ground.breach(|| format!("something happened to {id} after its end: {decoded:?}"));
         }
-        for effect in observed.execution.effects(&decoded) {
-            let Effect::Dispatch(order) = effect else { continue };
-            let task = observed.execution.plan().task_id(id, order.task);
+        if let Event::StepScheduled { task, .. } = &decoded {
+            let task = observed.execution.plan().task_id(id, *task);
             if !observed.tasks.insert(task.clone()) {
                 self.ground.breach(|| format!("I3: the task {task} is in the log twice"));
             }

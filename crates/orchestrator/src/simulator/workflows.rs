@@ -152,6 +152,7 @@ pub(super) fn ideal(plan: &Arc<Plan>, id: ExecutionId, input: Payload, seed: u64
         workflow_version: 1,
         input,
         traceparent: String::new(),
+        parent: None,
     };
     let mut commands = vec![Command::Start(start)];
     commands.extend((0..signals(plan) as u128).map(signal_command));
@@ -187,14 +188,14 @@ fn next(execution: &Execution, id: ExecutionId, seed: u64) -> Option<Command> {
             };
             Some(Command::TaskEnded { task: order.task, agent_id: None, begun_at: None, outcome })
         }
-        Effect::FindVoters { step, count, .. } => {
+        Effect::FindVoters { unit, count, .. } => {
             let voter = |number: u32| Voter {
                 agent_id: agents::voter(number.into()),
                 name: format!("voter-{number}"),
                 weight: 1.0,
             };
-            Some(Command::VotersFound { step, voters: (0..count).map(voter).collect() })
+            Some(Command::VotersFound { unit, voters: (0..count).map(voter).collect() })
         }
-        Effect::Withdraw { .. } | Effect::Ended => None,
+        _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::ExecutionId;
 use lifecycle::crash_point;
-use workflow::{Command, Effect, Event, Rejected, chain};
+use workflow::{Command, Effect, Event, Rejected, Transition, Unit, chain};
 
 use super::{
     Input, Live,
@@ -30,7 +30,7 @@ impl Worker {
     pub(super) fn decide(&mut self, id: ExecutionId, command: Command) -> Result<(), Rejected> {
         let now = self.shared.now();
         let Some(live) = self.live.get_mut(&id) else { return Ok(()) };
-        let events = live.execution.transition(command, now)?;
+        let Transition { events, effects } = live.execution.transition(command, now)?;
         if events.is_empty() {
             self.arm(id);
             return Ok(());
@@ -48,13 +48,13 @@ impl Worker {
             let hash = chain(&live.hash, sequence, now, &data);
             live.hash = hash;
             share.events.push(NewEvent { execution: id, sequence, at: now, data, hash });
-            share.effects.extend(live.execution.effects(event));
-            if let Event::StepFailed { step, index: None, .. } = event
-                && let Some(step) = live.compiled.plan.steps.get(*step as usize)
+            if let Event::StepFailed { unit: unit @ Unit { index: None, .. }, .. } = event
+                && let Some(step) = live.compiled.plan.steps.get(unit.step as usize)
             {
                 metrics::step_failed(&live.compiled.name, &step.id);
             }
         }
+        share.effects.extend(effects);
         self.arm(id);
         Ok(())
     }
@@ -242,11 +242,13 @@ impl Worker {
                 self.forget(id, task);
                 self.say(id, Outgoing::Cancel { task_id, reason });
             }
-            Effect::FindVoters { step, voters, count, quorum } => {
+            Effect::FindVoters { unit, voters, count, quorum } => {
                 let search = Search { target: voters, count, quorum, since: now, again_at: None };
-                live.searches.entry(step).or_insert(search);
-                self.search(id, step);
+                live.searches.entry(unit).or_insert(search);
+                self.search(id, unit);
             }
+            // No definition that asks for these is accepted yet.
+            Effect::Run(_) | Effect::CancelChild { .. } | Effect::Acquire { .. } | Effect::Release { .. } => {}
             Effect::Ended => {
                 let took = now.since(live.execution.created_at().unwrap_or(now));
                 metrics::ended(&live.compiled.name, live.execution.status(), took);
@@ -263,7 +265,13 @@ impl Worker {
                     self.locate(id, order.task);
                 }
             }
-            Effect::Withdraw { .. } | Effect::FindVoters { .. } | Effect::Ended => self.perform(id, effect),
+            Effect::Withdraw { .. }
+            | Effect::FindVoters { .. }
+            | Effect::Run(_)
+            | Effect::CancelChild { .. }
+            | Effect::Acquire { .. }
+            | Effect::Release { .. }
+            | Effect::Ended => self.perform(id, effect),
         }
     }
 
@@ -346,7 +354,7 @@ impl Worker {
 
 fn dispatch(id: ExecutionId, live: &Live, order: workflow::TaskOrder) -> Outgoing {
     let step_id =
-        live.compiled.plan.steps.get(order.task.step as usize).map(|step| step.id.clone()).unwrap_or_default();
+        live.compiled.plan.steps.get(order.task.unit.step as usize).map(|step| step.id.clone()).unwrap_or_default();
     let traceparent = spans::dispatch(id, &live.execution, &step_id, &order);
     Outgoing::Dispatch {
         task_id: live.task_id(id, order.task),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use domain::{AgentId, ExecutionId, Payload, Timestamp};
 use tokio::sync::oneshot;
-use workflow::{Execution, Overlay, StepIndex, Target, TaskKey, TaskOrder, TaskPlace};
+use workflow::{Execution, Holder, Overlay, Target, TaskKey, TaskOrder, TaskPlace, Unit};
 
 use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
@@ -75,7 +75,7 @@ pub(super) struct Live {
     pub(super) since: u64,
     pub(super) due: Option<Timestamp>,
     pub(super) tasks: HashMap<TaskKey, Out>,
-    pub(super) searches: HashMap<StepIndex, Search>,
+    pub(super) searches: HashMap<Unit, Search>,
     /// Callers that wait for its end.
     pub(super) waiting: Vec<oneshot::Sender<Snapshot>>,
 }
@@ -113,7 +113,7 @@ impl Live {
             snapshot.steps = self.execution.steps();
             snapshot.tasks = self.tasks.iter().map(|(task, out)| (*task, shown(out))).collect();
             let steps = &self.compiled.plan.steps;
-            let names = self.searches.keys().filter_map(|step| steps.get(*step as usize));
+            let names = self.searches.keys().filter_map(|unit| steps.get(unit.step as usize));
             snapshot.seeking = names.map(|step| step.id.clone()).collect();
         }
         snapshot
@@ -128,5 +128,9 @@ impl Live {
 impl Overlay for Live {
     fn task(&self, task: TaskKey) -> TaskPlace {
         self.tasks.get(&task).map_or(TaskPlace::Unknown, |out| out.place.clone())
+    }
+
+    fn place(&self, _: Holder) -> Option<u32> {
+        None
     }
 }

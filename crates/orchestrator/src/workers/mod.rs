@@ -34,7 +34,7 @@ use contracts::Link;
 use domain::{Clock, ExecutionId, Namespace, Timestamp};
 use lifecycle::{OnExit, Tasks};
 use tokio::sync::{mpsc, oneshot};
-use workflow::{Command, Execution, Explanation, Status, StepIndex, Voter};
+use workflow::{Command, Execution, Explanation, Status, Unit, Voter};
 
 pub(crate) use self::{holdings::Holdings, keeper::Keeper, writer::Fenced};
 use self::{live::Live, worker::Worker};
@@ -99,7 +99,7 @@ pub(crate) enum Input {
     },
     Voters {
         id: ExecutionId,
-        step: StepIndex,
+        unit: Unit,
         found: Vec<Voter>,
     },
     /// What was to be said of tasks for a while was not: it is to be said anew.

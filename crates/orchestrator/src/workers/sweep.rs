@@ -93,8 +93,8 @@ impl Worker {
         };
         let is_known = |task: &TaskKey| live.tasks.get(task).is_some_and(|out| is_timed(*task, out));
         let is_sought = |effect: &Effect| {
-            matches!(effect, Effect::FindVoters { step, .. }
-                if live.searches.get(step).is_some_and(|search| is_armed(search.again_at, Timer::Voters(*step))))
+            matches!(effect, Effect::FindVoters { unit, .. }
+                if live.searches.get(unit).is_some_and(|search| is_armed(search.again_at, Timer::Voters(*unit))))
         };
         let due = live.execution.next_due();
         Lost {
@@ -116,8 +116,8 @@ impl Worker {
             self.forget(id, task);
         }
         for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches) {
-            if let (Effect::FindVoters { step, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
-                live.searches.remove(step);
+            if let (Effect::FindVoters { unit, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
+                live.searches.remove(unit);
             }
             self.perform_again(id, effect);
         }
@@ -212,6 +212,7 @@ mod tests {
             workflow_version: 1,
             input: Payload::null(),
             traceparent: String::new(),
+            parent: None,
         };
         worker.start(Starting { start, is_fresh: true, compiled, reply: oneshot::channel().0, ended: None });
         worker.flush().await;

@@ -2,7 +2,7 @@
 //! volatile and run from the hand-over.
 
 use domain::{ExecutionId, Timestamp};
-use workflow::{Command, Failure, StepIndex, TaskKey};
+use workflow::{Command, Failure, TaskKey, Unit};
 
 use super::{Live, worker::Worker};
 
@@ -18,7 +18,7 @@ pub(super) enum Timer {
     /// Communication refused it; try again.
     Dispatch(TaskKey),
     /// Look for voters again.
-    Voters(StepIndex),
+    Voters(Unit),
 }
 
 impl Worker {
@@ -55,9 +55,9 @@ impl Worker {
                 }
             }
         }
-        for (step, search) in &live.searches {
+        for (unit, search) in &live.searches {
             if let Some(at) = search.again_at {
-                self.timers.remove(&(at, id, Timer::Voters(*step)));
+                self.timers.remove(&(at, id, Timer::Voters(*unit)));
             }
         }
     }
@@ -104,10 +104,10 @@ impl Worker {
                     self.dispatch_again(id, task);
                 }
             }
-            Timer::Voters(step) => {
-                if let Some(search) = live.searches.get_mut(&step) {
+            Timer::Voters(unit) => {
+                if let Some(search) = live.searches.get_mut(&unit) {
                     search.again_at = None;
-                    self.search(id, step);
+                    self.search(id, unit);
                 }
             }
         }

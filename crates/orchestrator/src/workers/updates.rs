@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{ExecutionId, Timestamp};
-use workflow::{Command, StepIndex, Target, TaskKey, TaskPlace, Voter};
+use workflow::{Command, Target, TaskKey, TaskPlace, Unit, Voter};
 
 use super::{Input, Live, live::Out, timers::Timer, voters::Wanted, worker::Worker};
 use crate::{
@@ -185,41 +185,41 @@ impl Worker {
     }
 
     /// Asks for voters.
-    pub(super) fn search(&mut self, id: ExecutionId, step: StepIndex) {
+    pub(super) fn search(&mut self, id: ExecutionId, unit: Unit) {
         let now = self.shared.now();
         let Some(live) = self.live.get_mut(&id) else { return };
         let namespace = live.execution.namespace().map(ToString::to_string).unwrap_or_default();
-        let Some(search) = live.searches.get_mut(&step) else { return };
-        let wanted = Wanted { id, step, namespace, target: search.target.clone(), count: search.count };
+        let Some(search) = live.searches.get_mut(&unit) else { return };
+        let wanted = Wanted { id, unit, namespace, target: search.target.clone(), count: search.count };
         if self.searches.try_send(wanted).is_err() {
             // Too many look already: later.
             let at = now + SEARCH_AGAIN;
             let old = search.again_at.replace(at);
-            self.rearm(id, old, Some(at), Timer::Voters(step));
+            self.rearm(id, old, Some(at), Timer::Voters(unit));
         }
     }
 
     /// The registry has answered.
-    pub(super) fn voters(&mut self, id: ExecutionId, step: StepIndex, found: Vec<Voter>) {
+    pub(super) fn voters(&mut self, id: ExecutionId, unit: Unit, found: Vec<Voter>) {
         let now = self.shared.now();
         let grace = self.shared.settings.voter_grace;
         let Some(live) = self.live.get_mut(&id) else { return };
-        let Some(search) = live.searches.get_mut(&step) else { return };
+        let Some(search) = live.searches.get_mut(&unit) else { return };
         let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
         let is_enough = count >= search.count || (count >= search.quorum.max(1) && now.since(search.since) >= grace);
         if is_enough {
-            live.searches.remove(&step);
+            live.searches.remove(&unit);
             // Voters that nobody wants any more are dropped.
-            let _ = self.decide(id, Command::VotersFound { step, voters: found });
+            let _ = self.decide(id, Command::VotersFound { unit, voters: found });
             return;
         }
-        let is_wanted = live.execution.voters_wanted(step).is_some();
+        let is_wanted = live.execution.voters_wanted(unit).is_some();
         if !is_wanted {
-            live.searches.remove(&step);
+            live.searches.remove(&unit);
             return;
         }
         let at = now + SEARCH_AGAIN;
         let old = search.again_at.replace(at);
-        self.rearm(id, old, Some(at), Timer::Voters(step));
+        self.rearm(id, old, Some(at), Timer::Voters(unit));
     }
 }

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, future};
 use lifecycle::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use workflow::{StepIndex, Target, Voter};
+use workflow::{Target, Unit, Voter};
 
 use super::{Input, Workers};
 
@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) id: ExecutionId,
-    pub(super) step: StepIndex,
+    pub(super) unit: Unit,
     pub(super) namespace: String,
     pub(super) target: Target,
     pub(super) count: u32,
@@ -47,14 +47,14 @@ pub(super) async fn run(
         .map(|wanted| {
             let client = client.clone();
             async move {
-                let (id, step) = (wanted.id, wanted.step);
-                (id, step, find(client, wanted).await)
+                let (id, unit) = (wanted.id, wanted.unit);
+                (id, unit, find(client, wanted).await)
             }
         })
         .buffer_unordered(AT_ONCE);
     let mut searches = std::pin::pin!(searches);
-    while let Some((id, step, found)) = future::poll_fn(|context| searches.as_mut().poll_next_unpin(context)).await {
-        workers.tell(id, Input::Voters { id, step, found }).await;
+    while let Some((id, unit, found)) = future::poll_fn(|context| searches.as_mut().poll_next_unpin(context)).await {
+        workers.tell(id, Input::Voters { id, unit, found }).await;
     }
     Ok(())
 }

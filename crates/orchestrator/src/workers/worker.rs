@@ -212,7 +212,7 @@ impl Worker {
             Input::Await { id, ended } => self.wait_for_end(id, ended),
             Input::Update(update) => self.update(update),
             Input::Settle { id, task_id } => self.settle(id, task_id),
-            Input::Voters { id, step, found } => self.voters(id, step, found),
+            Input::Voters { id, unit, found } => self.voters(id, unit, found),
             Input::Anew => self.locate_all(),
             Input::Sweep { known } => self.sweep(known),
             Input::Census { known, reply } => drop(reply.send(self.census(&known))),

@@ -242,7 +242,8 @@ pub(super) fn check_reads(outline: &Outline<'_>, edges: &[Vec<StepIndex>], found
             }
             Relation::Hidden => {
                 let id = entries[read.step as usize].id();
-                let message = format!("reads `{id}`, which is out of sight here: read the output of the block it is in");
+                let message =
+                    format!("reads `{id}`, which is out of sight here: read the output of the block it is in");
                 found.faults.push(&read.pointer, "step_not_visible", message);
             }
         }

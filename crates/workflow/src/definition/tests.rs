@@ -178,7 +178,11 @@ fn each_fault_of_a_step_has_its_code_and_place() {
         (with(json!({"id": "b", "emit": {"execution": "x"}})), "/steps/1/emit", "missing_field"),
         (with(json!({"id": "b", "workflow": {}})), "/steps/1/workflow", "missing_field"),
         (with(json!({"id": "b", "block": {}})), "/steps/1/block", "missing_field"),
-        (with(json!({"id": "b", "block": {"steps": [{"id": "a", "sleep": 1}]}})), "/steps/1/block/steps/0/id", "duplicate_step"),
+        (
+            with(json!({"id": "b", "block": {"steps": [{"id": "a", "sleep": 1}]}})),
+            "/steps/1/block/steps/0/id",
+            "duplicate_step",
+        ),
         (
             with(json!({"id": "b", "block": {"steps": [{"id": "c", "sleep": 1}]}, "depends_on": ["c"]})),
             "/steps/1/depends_on/0",
@@ -288,10 +292,10 @@ fn bytes_that_are_no_definition_are_refused() {
         let faults = Definition::parse(json.as_bytes(), Limits::default()).unwrap_err();
         assert_eq!((faults.len(), faults[0].code), (1, "invalid_json"), "{json:.20}");
     }
-    let small = Limits { max_bytes: 10, max_steps: 1 };
+    let small = Limits { max_bytes: 10, max_steps: 1, errands: true };
     assert_eq!(Definition::parse(&[b' '; 11], small).unwrap_err()[0].code, "definition_too_large");
     let two = with(json!({"id": "b", "agent_type": "x"})).to_string();
-    let few = Limits { max_bytes: 1_000, max_steps: 1 };
+    let few = Limits { max_bytes: 1_000, max_steps: 1, errands: true };
     assert_eq!(Definition::parse(two.as_bytes(), few).unwrap_err()[0].code, "too_many_steps");
 }
 

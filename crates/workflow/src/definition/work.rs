@@ -280,12 +280,7 @@ fn emission(fields: &Fields<'_>, visible: Visible<'_>, found: &mut Found) -> Opt
 }
 
 /// Ids of steps of the same scope, or of one around it.
-fn cancel(
-    fields: &Fields<'_>,
-    outline: &Outline<'_>,
-    place: StepIndex,
-    faults: &mut Faults,
-) -> Option<Vec<StepIndex>> {
+fn cancel(fields: &Fields<'_>, outline: &Outline<'_>, place: StepIndex, faults: &mut Faults) -> Option<Vec<StepIndex>> {
     let list = fields.list("cancel", faults)?;
     let pointer = fields.at("cancel");
     if list.is_empty() {

@@ -2,7 +2,12 @@
 
 use domain::{Payload, Timestamp};
 
-use super::{apply::join_outcome, decide::Decider, scope::View, state::{MutexKey, Run}};
+use super::{
+    apply::join_outcome,
+    decide::Decider,
+    scope::View,
+    state::{MutexKey, Run},
+};
 use crate::{
     Ending, Event, Failure, Purpose, SkipReason, StepIndex, Telling, Unit, Voter,
     command::MOST_DEPTH,
@@ -77,7 +82,8 @@ impl Decider<'_> {
                 self.emit(Event::StepExpanded { unit, items });
                 if is_empty {
                     self.complete(unit, Some(Self::nothing()));
-                } else if step.detach && for_each.complete_when.is_none() && !matches!(step.kind, StepKind::Workflow(_)) {
+                } else if step.detach && for_each.complete_when.is_none() && !matches!(step.kind, StepKind::Workflow(_))
+                {
                     self.complete(unit, Some(Payload::null()));
                 }
             }
@@ -98,7 +104,8 @@ impl Decider<'_> {
             return self.emit(Event::MutexTaken { unit, name: key.name });
         }
         if (is_nested || !key.global) && self.state.would_deadlock(&key, unit) {
-            let message = format!("whoever has the mutex `{}` waits for one that a block around this step has", key.name);
+            let message =
+                format!("whoever has the mutex `{}` waits for one that a block around this step has", key.name);
             return self.fail(unit, Failure::fatal("deadlock", message), None);
         }
         self.emit(Event::MutexAwaited { unit, name: key.name });
@@ -216,8 +223,7 @@ impl Decider<'_> {
         for &step in steps {
             let Some(frame) = self.frame_with(by, step) else { continue };
             let unit = Unit { frame, step, index: None };
-            let is_loose =
-                self.state.step(unit).and_then(|step| step.many.as_ref()).is_some_and(|many| many.loose);
+            let is_loose = self.state.step(unit).and_then(|step| step.many.as_ref()).is_some_and(|many| many.loose);
             if self.state.phase(unit).is_open() || is_loose {
                 self.emit(Event::StepWithdrawn { unit, by: by.step });
             }

@@ -55,7 +55,8 @@ impl Decider<'_> {
     /// A step of the scope that is at work, or left instances to themselves that are.
     fn at_work(&self, id: FrameId) -> Option<Unit> {
         let mut inside = self.state.active.range(Unit { frame: id, step: 0, index: None }..);
-        inside.find(|unit| self.state.is_inside(unit.frame, id)).map(|unit| unit.whole())
+        let active = inside.find(|unit| self.state.is_inside(unit.frame, id)).map(|unit| unit.whole());
+        active.or_else(|| self.state.frames.loose().find(|unit| self.state.is_inside(unit.frame, id)))
     }
 
     fn undo(&mut self, unit: Unit) {

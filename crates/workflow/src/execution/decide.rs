@@ -251,8 +251,10 @@ impl<'a> Decider<'a> {
             return Err(Rejected::TooManySignals);
         }
         let dropped = waiting.is_none() && !keeps;
-        self.emit(Event::SignalReceived { id, name, payload, sender, dropped });
-        if let Some(unit) = waiting {
+        self.emit(Event::SignalReceived { id, name: name.clone(), payload, sender, dropped });
+        // Whoever fails over it (its loop has gone on for too long) leaves it to the next.
+        while let Some(mailbox) = self.state.mailboxes.get(&name).filter(|mailbox| mailbox.kept.len() > kept) {
+            let Some(&unit) = mailbox.waiting.front() else { break };
             self.unit_done(unit, None, None);
         }
         Ok(())

@@ -130,6 +130,15 @@ impl Frames {
         std::iter::once((self.root_id, &self.root)).chain(self.inner.iter().map(|(id, frame)| (*id, frame)))
     }
 
+    /// Steps that have left instances to themselves that have not ended.
+    pub(super) fn loose(&self) -> impl Iterator<Item = Unit> {
+        let is_loose = |step: &StepRun| step.many.as_ref().is_some_and(|many| many.loose);
+        self.iter().filter(|(_, frame)| frame.has_loose()).flat_map(move |(id, frame)| {
+            let steps = (frame.first..).zip(&frame.steps).filter(move |(_, step)| is_loose(step));
+            steps.map(move |(step, _)| Unit { frame: id, step, index: None })
+        })
+    }
+
     /// Begins a block.
     pub(super) fn enter(&mut self, id: FrameId, plan: &Plan, scope: ScopeIndex, parent: Unit) {
         self.next = id + 1;

@@ -94,8 +94,7 @@ impl Execution {
         if counts != state.counts {
             found.push(format!("I5: counts are {:?}, the steps say {counts:?}", state.counts));
         }
-        let active: BTreeSet<_> =
-            self.units().filter(|(_, run)| run.phase.is_active()).map(|(unit, _)| unit).collect();
+        let active: BTreeSet<_> = self.units().filter(|(_, run)| run.phase.is_active()).map(|(unit, _)| unit).collect();
         if active != state.active {
             found.push(format!("I5: active are {active:?}, known are {:?}", state.active));
         }
@@ -178,9 +177,9 @@ impl Execution {
                 found.push(format!("I8: the mutex {key:?} is free: {is_free}, and nobody sees it"));
             }
         }
-        let held = self.units().filter_map(|(_, run)| run.mutex.as_ref()).filter(|held| held.taken || !held.is_outside());
-        let known: usize =
-            state.mutexes.values().map(|mutex| mutex.waiting.len() + mutex.holders.len()).sum();
+        let held =
+            self.units().filter_map(|(_, run)| run.mutex.as_ref()).filter(|held| held.taken || !held.is_outside());
+        let known: usize = state.mutexes.values().map(|mutex| mutex.waiting.len() + mutex.holders.len()).sum();
         let held = held.count();
         if held != known {
             found.push(format!("I5: {held} units have or want a mutex, {known} are known"));

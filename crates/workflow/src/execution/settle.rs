@@ -51,7 +51,8 @@ impl Decider<'_> {
             return self.lose(root, Failure::fatal("execution_timeout", message));
         }
         if self.state.sequence - self.state.began_at > MOST_EVENTS {
-            let message = format!("its history has more than {MOST_EVENTS} entries; end it with `continued` before that");
+            let message =
+                format!("its history has more than {MOST_EVENTS} entries; end it with `continued` before that");
             return self.lose(root, Failure::fatal("history_too_long", message));
         }
         if self.advance_race() || self.advance_timer() {

@@ -415,6 +415,17 @@ impl State {
         id == outer
     }
 
+    /// Is a frame inside the block of a step, or of an instance of it?
+    pub(super) fn is_part(&self, mut frame: FrameId, step: Unit) -> bool {
+        while let Some(parent) = self.frames.get(frame).and_then(|frame| frame.parent) {
+            if parent.whole() == step {
+                return true;
+            }
+            frame = parent.frame;
+        }
+        false
+    }
+
     /// Is a unit inside the block of another?
     pub(super) fn is_around(&self, outer: Unit, unit: Unit) -> bool {
         let mut next = self.frames.get(unit.frame).and_then(|frame| frame.parent);

@@ -62,7 +62,8 @@ fn steps() -> HashMap<String, StepIndex> {
 fn compile(value: &Value) -> Result<Template, Vec<&'static str>> {
     let steps = steps();
     let mut found = Found::default();
-    let template = Template::compile(value, "", Visible { item: true, ..Visible::of(&steps, Reader::Step(0)) }, &mut found);
+    let template =
+        Template::compile(value, "", Visible { item: true, ..Visible::of(&steps, Reader::Step(0)) }, &mut found);
     let codes: Vec<_> = found.faults.into_list().into_iter().map(|fault| fault.code).collect();
     if codes.is_empty() { Ok(template) } else { Err(codes) }
 }

@@ -8,7 +8,9 @@ use crate::play::Play;
 #[test]
 fn pattern_10_arbitrary_cycles() {
     let mut play = Play::pattern(10, Value::Null);
-    for (step, next) in [("draft", "review"), ("review", "fix"), ("fix", "draft"), ("draft", "review"), ("review", "done")] {
+    for (step, next) in
+        [("draft", "review"), ("review", "fix"), ("fix", "draft"), ("draft", "review"), ("review", "done")]
+    {
         assert_eq!(play.out(), [step]);
         play.done(step, json!({ "next": next }));
     }

@@ -1,6 +1,6 @@
 //! An execution of a pattern, with the world around it played by hand.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 use serde_json::{Value, json};
@@ -91,10 +91,6 @@ impl Play {
         names.into_iter().for_each(|name| self.done(name, Value::Null));
     }
 
-    pub(crate) fn failed(&mut self, name: &str) {
-        self.ended(self.task(name), Err(Failure::fatal("broken", "for good")));
-    }
-
     pub(crate) fn ended(&mut self, task: TaskKey, outcome: Result<Value, Failure>) {
         let outcome = outcome.map(|output| Payload::from_value(&output));
         let agent_id = Some(AgentId::from_parts(9, 9));
@@ -106,11 +102,6 @@ impl Play {
         let id = SignalId::from_parts(1, self.signals);
         let payload = Payload::from_value(&payload);
         self.say(Command::Signal { id, name: name.to_owned(), payload, sender: String::new() }).unwrap();
-    }
-
-    pub(crate) fn wait(&mut self, time: Duration) {
-        self.now = self.now + time;
-        self.say(Command::Tick).unwrap();
     }
 
     pub(crate) fn status(&self) -> Status {

@@ -183,6 +183,9 @@ impl Observer {
             Event::BallotMissed { unit, voter, .. } => self.leave_vote(*unit, *voter),
             Event::StepFailed { unit, fallback, .. } => {
                 self.cut(*unit);
+                if unit.index.is_none() && fallback.is_none() {
+                    self.let_go(unit.frame);
+                }
                 self.is_lost |= unit.index.is_none() && fallback.is_none() && unit.frame == self.root;
             }
             Event::StepCancelled { unit, .. } | Event::StepWithdrawn { unit, .. } => self.cut(*unit),
@@ -208,7 +211,10 @@ impl Observer {
             Event::Paused => self.is_paused = true,
             Event::Resumed => self.is_paused = false,
             Event::CancelRequested { .. } | Event::EndRequested { .. } => self.is_lost = true,
-            Event::ScopeFailed { frame, .. } => self.is_lost |= *frame == self.root,
+            Event::ScopeFailed { frame, .. } => {
+                self.let_go(*frame);
+                self.is_lost |= *frame == self.root;
+            }
             Event::Retried { .. } => {
                 (self.is_over, self.is_paused, self.is_lost) = (false, false, false);
                 self.attempts.clear();
@@ -408,6 +414,13 @@ impl Observer {
         }
         let mut mutexes = std::mem::take(&mut self.mutexes);
         mutexes.retain(|holder, _| !self.is_part(*holder, unit));
+        self.mutexes = mutexes;
+    }
+
+    /// What has a mutex in a scope that is lost, and has not begun with it, gives it back.
+    fn let_go(&mut self, frame: FrameId) {
+        let mut mutexes = std::mem::take(&mut self.mutexes);
+        mutexes.retain(|holder, _| holder.frame != frame);
         self.mutexes = mutexes;
     }
 

@@ -53,7 +53,8 @@ impl Timekeeper {
                 return self.wait_is_over(*unit, now);
             }
             Event::StepFailed { unit, failure, .. } if failure.code == "signal_timeout" => {
-                if self.waits.contains_key(unit) {
+                let is_signal = matches!(plan.steps[unit.step as usize].kind, StepKind::Signal { .. });
+                if is_signal && self.waits.contains_key(unit) {
                     return self.wait_is_over(*unit, now);
                 }
             }

@@ -264,7 +264,9 @@ impl World {
         }
         let status = execution.status();
         let is_held = self.observer.is_paused && !is_over && status != Status::Compensating;
-        if (status == Status::Queued) != (self.observer.is_queued && !is_over && !is_held && status != Status::Compensating) {
+        if (status == Status::Queued)
+            != (self.observer.is_queued && !is_over && !is_held && status != Status::Compensating)
+        {
             return Err(format!("it is {status:?}, and queued: {}", self.observer.is_queued));
         }
         if is_held != (status == Status::Paused) {

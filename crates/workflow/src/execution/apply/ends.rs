@@ -89,7 +89,7 @@ impl Applier<'_> {
         self.run(unit).output = output;
         if self.plan_of(unit).detach {
             self.leave_loose(unit);
-        } else {
+        } else if self.plan_of(unit).for_each.is_some() {
             self.end_instances(unit);
         }
         self.dependency_done(unit);
@@ -116,7 +116,7 @@ impl Applier<'_> {
             return self.instance_over(unit, Phase::Failed, false);
         }
         self.step_over(unit, Phase::Failed, false);
-        self.end_instances(unit);
+        self.end_parts(unit);
         if let Some(fallback) = fallback {
             self.run(unit).output = Some(fallback.clone());
             self.dependency_done(unit);
@@ -136,7 +136,7 @@ impl Applier<'_> {
         if self.step(unit).run.phase.is_open() {
             self.step_over(unit, Phase::Cancelled, true);
         }
-        self.end_instances(unit);
+        self.end_parts(unit);
     }
 
     /// Another step withdraws it. Where it has ended already only what it left to itself ends.
@@ -146,7 +146,7 @@ impl Applier<'_> {
             self.run(unit).withdrawn_by = Some(by);
             self.step_over(unit, Phase::Withdrawn, true);
         }
-        self.end_instances(unit);
+        self.end_parts(unit);
         if was_open {
             self.dependency_skipped(unit);
         }
@@ -199,11 +199,18 @@ impl Applier<'_> {
         self.ripen(home);
     }
 
+    /// The step is over for good, and so is whatever was left to itself in its block.
+    fn end_parts(&mut self, unit: Unit) {
+        self.end_instances(unit);
+        if matches!(self.plan_of(unit).kind, StepKind::Block(_)) {
+            self.end_loose(unit.frame + 1, |state, frame| state.is_part(frame, unit));
+        }
+    }
+
     /// The step is over, and so is every instance that is not.
-    fn end_instances(&mut self, unit: Unit) {
+    pub(super) fn end_instances(&mut self, unit: Unit) {
         let Some(many) = self.step(unit).many.as_ref().filter(|many| many.open > 0) else { return };
-        let open: Vec<_> =
-            (0..many.instances.len()).filter(|index| many.instances[*index].phase.is_open()).collect();
+        let open: Vec<_> = (0..many.instances.len()).filter(|index| many.instances[*index].phase.is_open()).collect();
         let is_instance = |queued: &Unit| queued.frame == unit.frame && queued.step == unit.step;
         self.state.queue.retain(|queued| !is_instance(queued));
         self.state.due.retain(|queued| !is_instance(queued));

@@ -7,7 +7,7 @@ use crate::{
     FrameId, Unit,
     execution::{
         frame::{Closing, Frame},
-        state::Phase,
+        state::{Phase, State},
     },
     plan::StepKind,
 };
@@ -97,6 +97,7 @@ impl Applier<'_> {
 
     /// A scope whose unit is cut off: everything in it is, and what completed is the business of the scope around it.
     pub(super) fn abandon(&mut self, id: FrameId) {
+        self.end_loose(id, |state, frame| state.is_inside(frame, id));
         self.state.closing.remove(&id);
         self.state.ripe.remove(&id);
         self.clear_queues(id);
@@ -109,7 +110,6 @@ impl Applier<'_> {
             let unit = Unit { frame: id, step, index: None };
             self.abandon_step(unit);
         }
-        self.abandon_loose(id);
         let frame = self.frame(id);
         let (undoable, undoing) = (std::mem::take(&mut frame.undoable), std::mem::take(&mut frame.undoing));
         let around = self.frame(parent.frame);
@@ -119,20 +119,18 @@ impl Applier<'_> {
         self.ripen(parent.frame);
     }
 
-    /// What earlier iterations of loops in the scope left to themselves.
-    fn abandon_loose(&mut self, id: FrameId) {
-        let inside = self.state.active.range(Unit { frame: id, step: 0, index: None }..);
-        let left: Vec<_> = inside.copied().filter(|unit| self.state.is_inside(unit.frame, id)).collect();
-        for unit in left {
-            // One may have gone with another.
-            if self.state.active.contains(&unit) {
-                self.end_unit(unit, Phase::Cancelled, true);
+    /// Ends what steps have left to themselves in frames that are `inside`, none of which is older than `from`.
+    pub(super) fn end_loose(&mut self, from: FrameId, inside: impl Fn(&State, FrameId) -> bool) {
+        let has_loose = |id: &FrameId| self.state.frames.get(*id).is_some_and(Frame::has_loose);
+        let frames = self.state.frames.ids_from(from).filter(has_loose).filter(|id| inside(self.state, *id));
+        for id in frames.collect::<Vec<_>>() {
+            let first = self.frame(id).first;
+            for step in first..first + self.frame(id).steps.len() as u32 {
+                let unit = Unit { frame: id, step, index: None };
+                if self.step(unit).many.as_ref().is_some_and(|many| many.loose) {
+                    self.end_instances(unit);
+                }
             }
-            if let Some(many) = &mut self.step(unit).many {
-                (many.open, many.working, many.loose) = (0, 0, false);
-                many.queued = many.instances.len() as u32;
-            }
-            self.clear_queues(unit.frame);
         }
     }
 

@@ -66,11 +66,8 @@ impl Applier<'_> {
         self.leave(unit, false);
         self.enter(unit, Phase::Retrying(at));
         let is_vote = self.frame(unit.frame).scope.is_none();
-        let queue = if is_vote || takes_slot(self.plan_of(unit)) {
-            &mut self.state.retries
-        } else {
-            &mut self.state.reentries
-        };
+        let queue =
+            if is_vote || takes_slot(self.plan_of(unit)) { &mut self.state.retries } else { &mut self.state.reentries };
         queue.insert((at, unit));
         let run = self.run(unit);
         run.failure = Some(Box::new(failure.clone()));

@@ -203,5 +203,4 @@ impl Applier<'_> {
             self.frame(unit.frame).loose += 1;
         }
     }
-
 }

@@ -190,9 +190,12 @@ fn for_each_goes_with_every_kind_of_work() {
 #[test]
 fn a_child_is_cancelled_with_its_step_unless_it_is_detached() {
     let start = |detach: bool| {
-        Stage::with(json!([{ "id": "c", "detach": detach, "workflow": { "name": "other" } }, { "id": "a", "agent_type": "x" }]))
+        Stage::with(
+            json!([{ "id": "c", "detach": detach, "workflow": { "name": "other" } }, { "id": "a", "agent_type": "x" }]),
+        )
     };
-    let children = |stage: &Stage| stage.effects.iter().filter(|effect| matches!(effect, Effect::CancelChild { .. })).count();
+    let children =
+        |stage: &Stage| stage.effects.iter().filter(|effect| matches!(effect, Effect::CancelChild { .. })).count();
     let mut bound = start(false);
     bound.say(Command::Cancel { reason: "enough".into() });
     assert_eq!((children(&bound), bound.status()), (1, Status::Cancelled));
@@ -301,7 +304,8 @@ fn replay_needs_nothing_between_the_first_entry_and_the_one_that_continued_it() 
     stage.complete("a/1");
     let place = stage.events.iter().position(|event| matches!(event, Event::Continued { .. })).unwrap();
     let mut short = Execution::new(stage.execution.plan().clone());
-    for (sequence, event) in (1..).zip(&stage.events).filter(|(sequence, _)| *sequence == 1 || *sequence > place as u64) {
+    for (sequence, event) in (1..).zip(&stage.events).filter(|(sequence, _)| *sequence == 1 || *sequence > place as u64)
+    {
         short.apply(&Recorded { sequence, at: stage.now, event: event.clone() });
     }
     assert!(short.is_same_as(&stage.execution));

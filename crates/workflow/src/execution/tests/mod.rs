@@ -16,7 +16,9 @@ use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, Work
 use serde_json::{Value, json};
 
 use super::{Execution, Overlay, Status, StepState, TaskPlace, Transition};
-use crate::{Command, Definition, Effect, Event, Failure, Limits, Recorded, Holder, Rejected, Start, TaskKey, Unit, Voter};
+use crate::{
+    Command, Definition, Effect, Event, Failure, Holder, Limits, Recorded, Rejected, Start, TaskKey, Unit, Voter,
+};
 
 /// An execution, the time, and what it asked of the world.
 struct Stage {

@@ -143,7 +143,11 @@ impl Bench {
     pub(super) fn dispatch(&mut self, task: &str) {
         self.worker.wanted.insert(task.to_owned());
         let order = TaskOrder {
-            task: TaskKey { step: 0, index: None, purpose: workflow::Purpose::Work, attempt: 1 },
+            task: TaskKey {
+                unit: workflow::Unit { frame: 0, step: 0, index: None },
+                purpose: workflow::Purpose::Work,
+                attempt: 1,
+            },
             target: target(),
             action: String::new(),
             input: Payload::null(),
