@@ -28,11 +28,13 @@ fn is_first(frame: &FrameId) -> bool {
 
 impl Unit {
     /// The step itself, of which this may be an instance.
+    #[must_use]
     pub fn whole(self) -> Self {
         Self { index: None, ..self }
     }
 
     /// An instance or voter of the step.
+    #[must_use]
     pub fn instance(self, index: u32) -> Self {
         Self { index: Some(index), ..self }
     }

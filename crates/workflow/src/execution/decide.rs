@@ -80,7 +80,7 @@ impl<'a> Decider<'a> {
             }
             Command::VotersFound { unit, voters } => self.voters_found(unit, voters),
             Command::Granted { holder } => self.granted(holder),
-            Command::Signal { id, name, payload, sender } => return self.signal(id, name, payload, sender),
+            Command::Signal { id, name, payload, sender } => return self.signal(id, &name, payload, sender),
             Command::Cancel { reason } => return self.cancel(reason),
             Command::Pause => return self.pause(),
             Command::Resume => return self.resume(),
@@ -234,15 +234,15 @@ impl<'a> Decider<'a> {
         }
     }
 
-    fn signal(&mut self, id: SignalId, name: String, payload: Payload, sender: String) -> Result<(), Rejected> {
+    fn signal(&mut self, id: SignalId, name: &str, payload: Payload, sender: String) -> Result<(), Rejected> {
         if self.state.signals.contains(&id) {
             return Ok(());
         }
         if self.state.end.is_some() || self.state.frames.root().closing.is_some() {
             return Err(Rejected::Ended);
         }
-        let Some(keeps) = self.plan.keeps_signal(&name) else { return Err(Rejected::UnknownSignal) };
-        let mailbox = self.state.mailboxes.get(&name);
+        let Some(keeps) = self.plan.keeps_signal(name) else { return Err(Rejected::UnknownSignal) };
+        let mailbox = self.state.mailboxes.get(name);
         let waiting = mailbox.and_then(|mailbox| mailbox.waiting.front().copied());
         // They live as long as the execution: a client in a loop must not fill memory and log.
         let kept = mailbox.map_or(0, |mailbox| mailbox.kept.len());
@@ -251,9 +251,9 @@ impl<'a> Decider<'a> {
             return Err(Rejected::TooManySignals);
         }
         let dropped = waiting.is_none() && !keeps;
-        self.emit(Event::SignalReceived { id, name: name.clone(), payload, sender, dropped });
+        self.emit(Event::SignalReceived { id, name: name.to_owned(), payload, sender, dropped });
         // Whoever fails over it (its loop has gone on for too long) leaves it to the next.
-        while let Some(mailbox) = self.state.mailboxes.get(&name).filter(|mailbox| mailbox.kept.len() > kept) {
+        while let Some(mailbox) = self.state.mailboxes.get(name).filter(|mailbox| mailbox.kept.len() > kept) {
             let Some(&unit) = mailbox.waiting.front() else { break };
             self.unit_done(unit, None, None);
         }

@@ -121,7 +121,7 @@ impl Execution {
             waits.push(Wait { since: self.state.paused, ..Self::whole(WaitKind::Resume, text) });
         }
         if let Some(turn) = self.state.turn.as_ref().filter(|_| self.state.is_queued()) {
-            waits.push(Wait { since: Some(turn.since), ..Self::whole(WaitKind::Turn, self.turn_text(turn, overlay)) });
+            waits.push(Wait { since: Some(turn.since), ..Self::whole(WaitKind::Turn, Self::turn_text(turn, overlay)) });
         }
         for (_, frame) in self.state.frames.iter() {
             for &unit in &frame.undoing {
@@ -147,7 +147,7 @@ impl Execution {
         Wait { step_id: String::new(), unit: None, kind, text, since: None, until: None }
     }
 
-    fn turn_text(&self, turn: &super::state::Turn, overlay: &dyn Overlay) -> String {
+    fn turn_text(turn: &super::state::Turn, overlay: &dyn Overlay) -> String {
         let place = match overlay.place(Holder::Execution) {
             Some(place) => format!("; {place} are before it"),
             None => String::new(),

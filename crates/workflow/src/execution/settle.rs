@@ -248,7 +248,7 @@ impl Decider<'_> {
     }
 
     fn missing_voters(&self, unit: Unit) -> Vec<u32> {
-        let instances = self.votes(unit).map(|votes| votes.instances()).unwrap_or_default().iter().enumerate();
+        let instances = self.votes(unit).map(StepRun::instances).unwrap_or_default().iter().enumerate();
         instances.filter(|(_, run)| run.phase.is_open()).map(|(voter, _)| voter as u32).collect()
     }
 

@@ -68,6 +68,7 @@ pub(crate) enum Reader {
 }
 
 /// What expressions at one place of a definition may name.
+#[expect(clippy::struct_excessive_bools, reason = "each is one name, there or not")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visible<'a> {
     /// All steps of the definition; whether those named are upstream is checked later, from [`Found::reads`].

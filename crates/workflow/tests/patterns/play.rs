@@ -88,7 +88,9 @@ impl Play {
 
     /// Agents end these tasks well, with `null`.
     pub(crate) fn all_done<const N: usize>(&mut self, names: [&str; N]) {
-        names.into_iter().for_each(|name| self.done(name, Value::Null));
+        for name in names {
+            self.done(name, Value::Null);
+        }
     }
 
     pub(crate) fn ended(&mut self, task: TaskKey, outcome: Result<Value, Failure>) {

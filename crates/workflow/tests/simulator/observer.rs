@@ -282,7 +282,7 @@ impl Observer {
             self.undoable.iter().rfind(inside) == Some(&unit) && !self.undoing.iter().any(|unit| inside(&unit))
         };
         if !self.compensating.iter().any(is_last) {
-            return Err("an undo is out of order".into());
+            return Err(format!("an undo is out of order: {:?} in {:?}", self.undoable, self.compensating));
         }
         self.undoable.retain(|undoable| *undoable != unit);
         self.undoing.insert(unit);

@@ -66,9 +66,10 @@ impl Applier<'_> {
         if frame.closing.is_some() {
             return;
         }
-        frame.closing = Some(closing.clone());
+        let failure = closing.failure().cloned();
+        frame.closing = Some(closing);
         if is_root {
-            self.state.failure = closing.failure().cloned();
+            self.state.failure = failure;
             self.state.deadline = None;
         }
         let parent = self.frame(id).parent;
@@ -91,8 +92,11 @@ impl Applier<'_> {
         let frame = self.frame(inner);
         let undoable = std::mem::take(&mut frame.undoable);
         let loose = std::mem::take(&mut frame.loose);
-        self.frame(unit.frame).loose += loose;
-        self.frame(unit.frame).undoable.extend(undoable);
+        // An instance that was left to itself may outlive the frame that it is in.
+        let home = self.state.home(unit.frame);
+        let around = self.frame(home);
+        around.loose += loose;
+        around.undoable.extend(undoable);
     }
 
     /// A scope whose unit is cut off: everything in it is, and what completed is the business of the scope around it.
@@ -112,11 +116,12 @@ impl Applier<'_> {
         }
         let frame = self.frame(id);
         let (undoable, undoing) = (std::mem::take(&mut frame.undoable), std::mem::take(&mut frame.undoing));
-        let around = self.frame(parent.frame);
+        let home = self.state.home(parent.frame);
+        let around = self.frame(home);
         around.undoable.extend(undoable);
         around.undoing.extend(undoing);
         self.state.ripe.remove(&id);
-        self.ripen(parent.frame);
+        self.ripen(home);
     }
 
     /// Ends what steps have left to themselves in frames that are `inside`, none of which is older than `from`.

@@ -184,7 +184,9 @@ impl Applier<'_> {
         let queued = self.state.queue.iter().chain(&self.state.due).filter(|queued| queued.frame == frame);
         let with_mutex = |unit: &&Unit| self.state.run(**unit).is_some_and(Run::has_mutex);
         let locked: Vec<_> = queued.filter(with_mutex).copied().collect();
-        locked.into_iter().for_each(|unit| self.release(unit));
+        for unit in locked {
+            self.release(unit);
+        }
         self.state.queue.retain(|queued| queued.frame != frame);
         self.state.due.retain(|queued| queued.frame != frame);
         self.state.races.retain(|queued| queued.frame != frame);
