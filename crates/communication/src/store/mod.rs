@@ -1,5 +1,7 @@
 //! Where messages and dead letters are recorded.
 
+#[cfg(test)]
+pub(crate) mod gated;
 mod postgres;
 mod rows;
 mod sqlite;

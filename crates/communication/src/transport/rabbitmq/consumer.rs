@@ -81,7 +81,11 @@ impl Consuming<'_> {
     /// Consumes the mailboxes that are open, and no others.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.wanted();
-        self.consumers.retain(&self.link.channel, |mailbox| wanted.contains(mailbox)).await?;
+        let ended = self.consumers.retain(&self.link.channel, |mailbox| wanted.contains(mailbox)).await?;
+        for mailbox in &ended {
+            // What was looked up while the mailbox was closed has come after that.
+            self.transport.give_back(mailbox);
+        }
         let new = wanted.into_iter().filter(|mailbox| self.consumers.get(mailbox).is_none()).collect();
         for mailbox in first_few(new, &self.transport.changed) {
             self.begin(mailbox).await?;

@@ -1,6 +1,7 @@
 //! What only a transport with a broker behind it can do.
 
 use super::*;
+use crate::store::gated::Gated;
 
 #[tokio::test]
 async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not() {
@@ -27,6 +28,26 @@ async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not
     came.sort_unstable();
     assert_eq!(came, [(sent[1], 2), (sent[2], 1)], "deliveries are counted over replicas");
     assert!(other.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_looked_up_while_its_mailbox_closes_goes_back_to_the_broker() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let gated = Arc::new(Gated::new(Arc::clone(&store)));
+    let closing = Replica::rabbitmq(&host, Arc::clone(&gated) as _);
+    closing.transport.open(&mailbox());
+    gated.lookups.shut();
+    let sent = closing.send(&["1", "2"]).await;
+    timeout(PATIENCE, gated.lookups.reached()).await.expect("something comes");
+    closing.transport.close(&mailbox());
+    gated.lookups.open();
+    let other = Replica::rabbitmq(&host, store);
+    other.transport.open(&mailbox());
+    let mut came = other.drain(2).await;
+    came.sort_unstable();
+    assert_eq!(came, sent);
+    assert!(closing.is_empty());
 }
 
 #[tokio::test]
