@@ -93,6 +93,7 @@ pub async fn start(
         max_payload: settings.max_payload.0,
     };
     let dead_letters = DeadLetters {
+        directory: Arc::clone(&directory),
         store: Arc::clone(&store),
         transport: Arc::clone(&transport),
         clock: Arc::clone(&clock),
