@@ -198,6 +198,10 @@ impl<'a> Link<'a> {
                 self.declaring = self.connection.create_channel().await?;
                 Ok(None)
             }
+            Err(source) if is_soft(&source) => {
+                self.declaring = self.connection.create_channel().await?;
+                Err(LinkError::Forbidden { queue: queue.to_owned(), source })
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -237,6 +241,14 @@ fn holding(queue_type: QueueType, kind: Kind, most: usize) -> FieldTable {
         }
     }
     arguments
+}
+
+/// What has become of an attempt to consume a queue.
+pub(super) fn consumed(queue: &str, result: lapin::Result<()>) -> Result<(), LinkError> {
+    result.map_err(|source| match is_soft(&source) {
+        true => LinkError::Forbidden { queue: queue.to_owned(), source },
+        false => source.into(),
+    })
 }
 
 /// Has the broker refused it for this reason?

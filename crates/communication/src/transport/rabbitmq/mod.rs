@@ -22,6 +22,7 @@ mod link;
 mod outgoing;
 mod properties;
 mod publisher;
+mod refused;
 mod relay;
 mod work;
 mod work_consumer;

@@ -127,7 +127,8 @@ impl<'a> Relay<'a> {
 
     /// Finds what the record has and the broker does not: it has lost a queue, or its disk. Of a mailbox of which fewer messages
     /// wait there than are unfinished and not here all is published again, since nobody knows which are there; whoever consumes
-    /// it sees what comes twice. A mailbox that others consume is theirs to compare.
+    /// it sees what comes twice. A mailbox that only others consume is theirs to compare; one that is consumed here too is compared
+    /// here, since each would leave it to the other.
     async fn compare(&self) -> Result<(), LinkError> {
         let mut counts: HashMap<Mailbox, u32> = HashMap::new();
         let mut after = 0;
@@ -158,9 +159,17 @@ impl<'a> Relay<'a> {
 
     /// Does the broker have fewer messages of a mailbox than that?
     async fn lacks(&self, link: &mut Link<'_>, mailbox: &Mailbox, count: u32) -> Result<bool, LinkError> {
-        let Some(queue) = link.look_at(&mailbox_queue(mailbox)).await? else { return Ok(true) };
-        let ours = u32::from(self.transport.mailboxes().open.contains(mailbox));
-        Ok(queue.consumer_count() <= ours && queue.message_count() < count)
+        let queue = match link.look_at(&mailbox_queue(mailbox)).await {
+            Ok(Some(queue)) => queue,
+            Ok(None) => return Ok(true),
+            Err(error @ LinkError::Forbidden { .. }) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox cannot be compared");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let is_ours = self.transport.mailboxes().open.contains(mailbox);
+        Ok((is_ours || queue.consumer_count() == 0) && queue.message_count() < count)
     }
 
     /// Records that what is unfinished of mailboxes has to be published again: then it is, like everything else that was left,

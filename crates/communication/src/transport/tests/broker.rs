@@ -1,7 +1,11 @@
 //! What only a transport with a broker behind it can do.
 
+use std::collections::HashSet;
+
+use testkit::{Network, Proxy};
+
 use super::*;
-use crate::store::gated::Gated;
+use crate::{QueueType, store::gated::Gated};
 
 #[tokio::test]
 async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not() {
@@ -90,6 +94,56 @@ async fn what_a_broker_has_lost_with_its_data_is_published_again() {
 }
 
 #[tokio::test]
+async fn what_a_broker_has_lost_is_published_again_though_several_replicas_consume_the_mailbox() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let (_, server) = host.rsplit_once('@').unwrap();
+    let (address, _) = server.split_once('/').unwrap();
+    let proxy = Proxy::to(address.parse().unwrap()).await;
+    let fragile = host.replace(address, &proxy.address().to_string());
+    // Of a quorum queue that has one active consumer RabbitMQ counts no other.
+    let classic = |settings: &mut RabbitMqSettings| settings.queues.mailboxes = QueueType::Classic;
+    let replicas = [&host, &host, &fragile].map(|host| Replica::with(host, Arc::clone(&store), classic).0);
+    replicas.iter().for_each(|replica| replica.transport.open(&mailbox()));
+    let until_consumed = async |count| {
+        let all = async {
+            loop {
+                let passive = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+                let queue = format!("mailbox.default.{AGENT}").into();
+                // A queue that is not there ends the channel.
+                let found = channel(&host).await.queue_declare(queue, passive, FieldTable::default()).await;
+                if found.is_ok_and(|queue| queue.consumer_count() == count) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, all).await.expect("that many consume it");
+    };
+    until_consumed(3).await;
+    let mut lost = Vec::new();
+    for envelope in replicas[0].record(&["1", "2"], None).await {
+        lost.push(envelope.sequence);
+        replicas[0].write(&Delivery { envelope, count: 0 }, Status::Queued).await;
+    }
+    proxy.set(Network::Cut);
+    until_consumed(2).await;
+    proxy.set(Network::Open);
+    let mut came = HashSet::new();
+    while came.len() < 2 {
+        let taken = replicas[2].until(|_| {
+            let now = SystemClock.now();
+            let taken = |replica: &Replica| replica.transport.take(&mailbox(), Wanted::Any, now);
+            replicas.iter().find_map(|replica| Some((replica, taken(replica)?)))
+        });
+        let (replica, delivery) = taken.await;
+        replica.finish(&delivery).await;
+        came.insert(delivery.envelope.sequence);
+    }
+    assert_eq!(came, lost.into_iter().collect());
+}
+
+#[tokio::test]
 async fn what_expires_in_the_broker_is_said_once_and_not_while_nothing_can_be_recorded() {
     let (_folder, store) = store().await;
     let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
@@ -138,6 +192,8 @@ async fn a_mailbox_whose_queue_is_somebody_elses_holds_nobody_up() {
     let exclusive = lapin::options::QueueDeclareOptions { exclusive: true, ..Default::default() };
     let queue = format!("mailbox.default.{other}");
     channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
+    // Somebody here would take from it.
+    replica.transport.open(&Mailbox { namespace: Namespace::default(), agent: other });
     let foreign = replica.record(&["1"], None).await.remove(0);
     let foreign = Envelope { sequence: i64::MAX, message: Message { agent: other, ..foreign.message.clone() } };
     replica.transport.publish(Arc::new(foreign));
