@@ -144,9 +144,10 @@ impl DeadLetters {
         let mut rooms = Rooms { transport: &*self.transport, taken: Vec::new() };
         for letter in letters {
             let mailbox = mailbox(&letter);
-            let found = match gone.contains(&mailbox) {
-                true => Err(CommunicationError::AgentNotFound(letter.target.clone())),
-                false => self.find_agent(&letter).await,
+            let found = if gone.contains(&mailbox) {
+                Err(CommunicationError::AgentNotFound(letter.target.clone()))
+            } else {
+                self.find_agent(&letter).await
             };
             // One at a time always finds room, since its message was accepted; many must not fill the memory.
             match found.and_then(|()| rooms.take(&letter)) {

@@ -1,7 +1,6 @@
 //! A store that can be made to wait, for tests of what happens meanwhile.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use ::store::Page;
 use async_trait::async_trait;

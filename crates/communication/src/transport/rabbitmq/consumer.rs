@@ -13,7 +13,7 @@ use lapin::options::{BasicQosOptions, QueueDeleteOptions};
 use lifecycle::crash_point;
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     app::{Mailbox, Reason, Status},
-    store::Store,
+    store::{Store, in_time},
     transport::{Delivery, Sink as _, Transport as _},
 };
 
@@ -146,8 +146,7 @@ impl Consuming<'_> {
         }
         let sequences: Vec<_> = arrivals.iter().map(|(sequence, ..)| *sequence).collect();
         let patience = self.transport.settings.timeout;
-        let found =
-            timeout(patience, self.store.by_sequence(&sequences)).await.map_err(|_| LinkError::Silent(patience))??;
+        let found = in_time(patience, self.store.by_sequence(&sequences)).await?;
         let mut found: HashMap<_, _> =
             found.into_iter().map(|(envelope, count, status)| (envelope.sequence, (envelope, count, status))).collect();
         for (sequence, tag, is_revived) in arrivals {

@@ -104,7 +104,9 @@ async fn what_a_broker_has_lost_is_published_again_though_several_replicas_consu
     // Of a quorum queue that has one active consumer RabbitMQ counts no other.
     let classic = |settings: &mut RabbitMqSettings| settings.queues.mailboxes = QueueType::Classic;
     let replicas = [&host, &host, &fragile].map(|host| Replica::with(host, Arc::clone(&store), classic).0);
-    replicas.iter().for_each(|replica| replica.transport.open(&mailbox()));
+    for replica in &replicas {
+        replica.transport.open(&mailbox());
+    }
     let until_consumed = async |count| {
         let all = async {
             loop {
