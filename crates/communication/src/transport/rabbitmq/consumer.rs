@@ -150,9 +150,12 @@ impl Consuming<'_> {
         let mut found: HashMap<_, _> =
             found.into_iter().map(|(envelope, count, status)| (envelope.sequence, (envelope, count, status))).collect();
         for (sequence, tag, is_revived) in arrivals {
+            let handed = self.transport.held().take_handed(*sequence);
             match found.remove(sequence) {
                 Some((_, _, Status::Dead)) => self.transport.verdict(*tag, Verdict::DeadLetter),
                 Some((envelope, count, Status::Accepted | Status::Queued | Status::Delivered)) => {
+                    // The count of one that was revived has begun again.
+                    let count = if *is_revived { count } else { count.max(handed) };
                     self.transport.admit(Delivery { envelope: Arc::new(envelope), count }, *tag);
                 }
                 // One of this batch that comes twice, or nothing that anybody still knows of.

@@ -35,6 +35,28 @@ async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not
 }
 
 #[tokio::test]
+async fn what_comes_again_before_its_hand_over_is_recorded_is_counted_all_the_same() {
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    replica.transport.open(&mailbox());
+    replica.send(&["1"]).await;
+    for count in 1..=3 {
+        let held = replica.take().await;
+        assert_eq!(held.count, count);
+        replica.transport.settle(&held, Settlement::Return { not_before: None });
+        replica.transport.close(&mailbox());
+        replica.transport.open(&mailbox());
+    }
+    // Its agent is deleted: the death has the count that the record will have.
+    let held = replica.take().await;
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    replica.transport.close(&mailbox());
+    assert_eq!(replica.transport.empty(&mailbox()).len(), 0);
+    let dead = |replica: &Replica| replica.told.counts.lock().unwrap().first().copied();
+    assert_eq!(replica.until(dead).await, (held.envelope.sequence, 4));
+}
+
+#[tokio::test]
 async fn what_is_looked_up_while_its_mailbox_closes_goes_back_to_the_broker() {
     let (_folder, store) = store().await;
     let host = Servers::shared().virtual_host();
