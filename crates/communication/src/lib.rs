@@ -11,7 +11,7 @@ mod store;
 mod transport;
 mod workers;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::store::{Pace, Redis};
 use contracts::{Link, Links};
@@ -38,6 +38,9 @@ pub use self::{
 
 /// Unfinished messages that a start reads at once.
 const LOADED_AT_ONCE: usize = 1_000;
+
+/// How much longer than a statement may take the writer waits for a database that does not even say that.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Links to the services that communication calls.
 #[derive(Clone, Debug)]
@@ -83,6 +86,7 @@ pub async fn start(
         transport: Arc::clone(&transport),
         hub: Arc::clone(&hub),
         pace: Pace::new(!settings.database.is_sqlite()),
+        patience: settings.database.statement_timeout + SILENCE,
     };
     let messages = Messages {
         directory: Arc::clone(&directory),
@@ -93,6 +97,7 @@ pub async fn start(
         max_payload: settings.max_payload.0,
     };
     let dead_letters = DeadLetters {
+        directory: Arc::clone(&directory),
         store: Arc::clone(&store),
         transport: Arc::clone(&transport),
         clock: Arc::clone(&clock),

@@ -10,7 +10,10 @@ use lifecycle::{OnExit, Tasks, crash_point};
 use store::Page;
 use tokio::sync::oneshot;
 
-use super::model::{DeadLetter, Kind, Mailbox};
+use super::{
+    directory::Directory,
+    model::{DeadLetter, Kind, Mailbox},
+};
 use crate::{
     error::CommunicationError,
     store::{LetterFilter, Span, Store},
@@ -19,6 +22,7 @@ use crate::{
 
 /// The use cases of dead letters.
 pub(crate) struct DeadLetters {
+    pub(crate) directory: Arc<Directory>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -63,7 +67,8 @@ impl DeadLetters {
     }
 
     /// Queues the message again, with a fresh count and without its expiry (which may have been what killed it). A second
-    /// replay changes nothing. A task's letter is marked where its execution was retried.
+    /// replay changes nothing. One whose agent is gone stays dead: it would be lost where nobody looks. A task's letter is marked
+    /// where its execution was retried.
     pub(crate) async fn replay(
         &self,
         namespace: &Namespace,
@@ -81,6 +86,9 @@ impl DeadLetters {
                 Ok(Replayed::Execution(letter.execution_id().to_owned()))
             }
             Kind::Message => {
+                if letter.replayed_at.is_none() {
+                    self.find_agent(&letter).await?;
+                }
                 let is_again = letter.replayed_at.is_some()
                     || !self.revive(namespace, vec![letter.id]).await?.is_empty()
                     || self.get(namespace, id).await?.replayed_at.is_some();
@@ -105,19 +113,15 @@ impl DeadLetters {
         for missing in missing(filter, after, &page) {
             replays.failures.push((missing, CommunicationError::DeadLetterNotFound(missing.to_string())));
         }
-        let (mut messages, mut rooms) = (Vec::new(), Rooms { transport: &*self.transport, taken: Vec::new() });
+        let mut messages = Vec::new();
         for letter in page.rows {
             match letter.kind {
                 _ if letter.replayed_at.is_some() => replays.replayed += 1,
                 Kind::Task => replays.tasks.push(letter),
-                // One at a time always finds room, since its message was accepted; many must not fill the memory.
-                Kind::Message => match rooms.take(&letter) {
-                    Ok(()) => messages.push(letter),
-                    Err(full) => replays.failures.push((letter.id, full)),
-                },
+                Kind::Message => messages.push(letter),
             }
         }
-        drop(rooms);
+        let messages = self.admit(messages, &mut replays).await?;
         let ids = messages.iter().map(|letter| letter.id).collect();
         let revived = self.revive(&filter.namespace, ids).await?;
         for letter in messages {
@@ -128,6 +132,44 @@ impl DeadLetters {
             }
         }
         Ok(replays)
+    }
+
+    /// Those that can be replayed; the others fail.
+    async fn admit(
+        &self,
+        letters: Vec<DeadLetter>,
+        replays: &mut Replays,
+    ) -> Result<Vec<DeadLetter>, CommunicationError> {
+        let (mut admitted, mut gone) = (Vec::new(), HashSet::new());
+        let mut rooms = Rooms { transport: &*self.transport, taken: Vec::new() };
+        for letter in letters {
+            let mailbox = mailbox(&letter);
+            let found = if gone.contains(&mailbox) {
+                Err(CommunicationError::AgentNotFound(letter.target.clone()))
+            } else {
+                self.find_agent(&letter).await
+            };
+            // One at a time always finds room, since its message was accepted; many must not fill the memory.
+            match found.and_then(|()| rooms.take(&letter)) {
+                Ok(()) => admitted.push(letter),
+                Err(failure @ CommunicationError::AgentNotFound(_)) => {
+                    gone.insert(mailbox);
+                    replays.failures.push((letter.id, failure));
+                }
+                Err(failure @ CommunicationError::MailboxFull(_)) => replays.failures.push((letter.id, failure)),
+                // The registry is away: nothing has been replayed so far, and all of it can be tried again.
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(admitted)
+    }
+
+    /// `agent_not_found` where the agent of a message is gone.
+    async fn find_agent(&self, letter: &DeadLetter) -> Result<(), CommunicationError> {
+        match mailbox(letter) {
+            Some(mailbox) => self.directory.get(&mailbox).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Somebody else may have been faster.
@@ -217,6 +259,12 @@ fn missing(filter: &LetterFilter, after: Option<DeadLetterId>, page: &Page<DeadL
     filter.ids.iter().copied().filter(is_here).collect()
 }
 
+/// Where the message of a letter goes. Its target is always an agent; where it were none, the replay finds out.
+fn mailbox(letter: &DeadLetter) -> Option<Mailbox> {
+    let agent = letter.target.parse().ok()?;
+    Some(Mailbox { namespace: letter.namespace.clone(), agent })
+}
+
 /// Room in mailboxes, taken to see whether there is enough; given back before the messages take their own.
 struct Rooms<'a> {
     transport: &'a dyn Transport,
@@ -225,9 +273,7 @@ struct Rooms<'a> {
 
 impl Rooms<'_> {
     fn take(&mut self, letter: &DeadLetter) -> Result<(), CommunicationError> {
-        // A message's target is always an agent; where it were none, the replay finds out.
-        let Ok(agent) = letter.target.parse() else { return Ok(()) };
-        let mailbox = Mailbox { namespace: letter.namespace.clone(), agent };
+        let Some(mailbox) = mailbox(letter) else { return Ok(()) };
         if self.transport.reserve(&mailbox, letter.payload.len()).is_err() {
             return Err(CommunicationError::MailboxFull(letter.target.clone()));
         }

@@ -1,19 +1,20 @@
 //! Where messages and dead letters are recorded.
 
+#[cfg(test)]
+pub(crate) mod gated;
 mod postgres;
 mod rows;
 mod sqlite;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::{collections::HashSet, future::Future, io, sync::Arc, time::Duration};
 
 use ::store::{Database, Migrations, OpenError, Page};
 use async_trait::async_trait;
 use domain::{AgentId, DeadLetterId, Namespace, Timestamp};
-
 use sqlx::migrate::Migrator;
+use tokio::time::timeout;
 
 use self::{postgres::PostgresStore, sqlite::SqliteStore};
 use crate::app::{DeadLetter, Envelope, Kind, Message, Status};
@@ -36,6 +37,18 @@ pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>
             let store = PostgresStore::new(postgres).await;
             Arc::new(store.map_err(|source| OpenError::Connect { place, source })?)
         }
+    })
+}
+
+/// What a database answers, unless it is silent for too long: PostgreSQL bounds its statements itself, but nothing comes of
+/// that over a connection that has lost the other end. Whether something was written is not known then.
+pub(crate) async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = sqlx::Result<T>> + Send,
+) -> sqlx::Result<T> {
+    timeout(patience, answer).await.unwrap_or_else(|_| {
+        let silent = format!("the database did not answer within {patience:?}");
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, silent)))
     })
 }
 

@@ -44,6 +44,8 @@ const AGENT: AgentId = AgentId::from_parts(1, 1);
 struct Told {
     queued: Mutex<Vec<i64>>,
     dead: Mutex<Vec<(i64, Reason)>>,
+    /// How often what has died was handed over.
+    counts: Mutex<Vec<(i64, u32)>>,
     /// What is told is not recorded.
     is_full: AtomicBool,
     changed: Notify,
@@ -64,6 +66,7 @@ impl Sink for Told {
     }
 
     fn dead(&self, delivery: Delivery, reason: Reason) {
+        self.counts.lock().unwrap().push((delivery.envelope.sequence, delivery.count));
         self.dead.lock().unwrap().push((delivery.envelope.sequence, reason));
         self.changed.notify_one();
     }

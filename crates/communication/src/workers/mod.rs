@@ -70,7 +70,8 @@ pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &T
     tasks.spawn("communication.progress", OnExit::StopService, progress);
     let memory = agents::share(Arc::clone(&directory), shutdown.clone());
     tasks.spawn("communication.memory", OnExit::StopService, memory);
-    let agents = agents::run(Arc::clone(&hub), directory, registry, shutdown.clone());
+    let agents = agents::Agents { hub: Arc::clone(&hub), directory, store: Arc::clone(&store) };
+    let agents = agents::run(agents, registry, shutdown.clone());
     tasks.spawn("communication.agents", OnExit::StopService, agents);
     let kept = retention::Kept { messages: settings.message_retention, dead_letters: settings.dead_letter_retention };
     let retention = retention::run(store, Arc::clone(&clock), kept, shutdown);

@@ -22,7 +22,7 @@ use crate::{
     app::{Change, Entry, Envelope, Hub, Journal, Message, Recorded, Status},
     error::CommunicationError,
     metrics, spans,
-    store::{Batch, HistoryEvent, MessageUpdate, Store},
+    store::{Batch, HistoryEvent, MessageUpdate, Store, in_time},
     transport::Transport,
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Writer {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) pace: Pace,
+    /// How long the database may be silent.
+    pub(crate) patience: Duration,
 }
 
 /// A message that is to be recorded, and who waits for it.
@@ -159,7 +161,7 @@ impl Writer {
     /// Gives the messages their sequences, and writes all.
     async fn commit(&self, work: &mut Work, sends: &mut Vec<Send>) -> Result<HashSet<i64>, sqlx::Error> {
         if !sends.is_empty() {
-            let sequences = self.store.next_sequences(sends.len()).await?;
+            let sequences = in_time(self.patience, self.store.next_sequences(sends.len())).await?;
             crash_point("communication.sequences.taken");
             for (sequence, (message, reply)) in sequences.into_iter().zip(sends.drain(..)) {
                 let envelope = Arc::new(Envelope { sequence, message });
@@ -169,7 +171,7 @@ impl Writer {
         }
         let written = async {
             let store = &self.store;
-            store.write(&work.batch).await
+            in_time(self.patience, store.write(&work.batch)).await
         };
         written.instrument(spans::commit(&work.batch.inserts)).await
     }
@@ -211,7 +213,8 @@ impl Writer {
     async fn repeated(&self, sent: Sent) {
         let message = &sent.envelope.message;
         self.transport.release(&message.mailbox(), message.payload.len());
-        let found = self.store.message(&message.namespace, &message.id.to_string()).await;
+        let id = message.id.to_string();
+        let found = in_time(self.patience, self.store.message(&message.namespace, &id)).await;
         let status = match found {
             Ok(Some(record)) => Ok(record.status),
             // Retention took it in between: it was dealt with.

@@ -131,6 +131,45 @@ async fn a_dead_letter_is_replayed_once_and_purged() {
     assert_eq!(error.reason, "dead_letter_not_found");
 }
 
+#[tokio::test]
+async fn a_message_whose_agent_is_gone_is_not_replayed_and_its_letter_stays() {
+    let world = World::with(|settings| settings.agent_cache = Duration::ZERO).await;
+    let [id, other] = ["clerk", "clerk"].map(|name| world.registry.add(name, &[]));
+    let mut agents = Vec::new();
+    for id in [&id, &other] {
+        let mut agent = world.agent(id, 1).await;
+        let sent = world.send(to(id, "1")).await.unwrap();
+        agent.message().await;
+        agent.reject(&sent).await;
+        agents.push(agent);
+    }
+    let letters = world.until_dead(2).await;
+    let letter = letters.iter().find(|letter| letter.target == id).unwrap();
+    world.registry.remove(&id);
+    let refused = world.replay(&letter.id).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason), (Code::NotFound, "agent_not_found"));
+    let all = DeadLetterFilter { all: true, ..DeadLetterFilter::default() };
+    let some = world.replay_some(all, "").await.unwrap();
+    let failed = some.failures.iter().map(|failure| (&failure.dead_letter_id, failure.code.as_str()));
+    assert_eq!((some.replayed, failed.collect::<Vec<_>>()), (1, vec![(&letter.id, "agent_not_found")]));
+    let left = world.until_dead(2).await;
+    assert!(left.iter().any(|left| left.id == letter.id && left.replayed_at.is_none()), "{left:?}");
+}
+
+#[tokio::test]
+async fn the_mail_of_an_agent_whose_end_was_missed_dies_after_the_next_listing() {
+    let world = World::start().await;
+    let [id, other] = ["clerk", "clerk"].map(|name| world.registry.add(name, &[]));
+    let lost = world.send(to(&id, "1")).await.unwrap();
+    let kept = world.send(to(&other, "2")).await.unwrap();
+    world.registry.remove_unheard(&id);
+    let world = world.restart().await;
+    let letter = world.until_dead(1).await.remove(0);
+    assert_eq!((letter.subject_id, letter.reason.as_str()), (lost, "agent_deleted"));
+    let mut agent = world.agent(&other, 1).await;
+    assert_eq!(agent.message().await.0.id, kept);
+}
+
 async fn agent_copy(world: &World, id: &str) -> Message {
     world.record(id).await.message.unwrap()
 }

@@ -13,8 +13,8 @@ use contracts::{
     registry::v1::{
         Agent, AgentDeleted, DeleteAgentRequest, DeleteAgentResponse, GetAgentRequest, GetAgentResponse,
         HeartbeatRequest, HeartbeatResponse, ListAgentsRequest, ListAgentsResponse, RegisterAgentRequest,
-        RegisterAgentResponse, SelectAgentsRequest, SelectAgentsResponse, UpdateAgentRequest, UpdateAgentResponse,
-        WatchAgentsRequest, WatchAgentsResponse,
+        RegisterAgentResponse, SelectAgentsRequest, SelectAgentsResponse, Synced, UpdateAgentRequest,
+        UpdateAgentResponse, WatchAgentsRequest, WatchAgentsResponse,
         registry_service_server::{RegistryService, RegistryServiceServer},
         select_agents_request::Target,
         watch_agents_response::Change,
@@ -92,6 +92,11 @@ impl FakeRegistry {
         let deleted = AgentDeleted { namespace: "default".to_owned(), agent_id: id.to_owned() };
         // Without watchers the next heartbeat tells.
         let _ = self.0.changes.send(Change::Deleted(deleted));
+    }
+
+    /// Removes an agent while nobody listens.
+    pub(crate) fn remove_unheard(&self, id: &str) {
+        self.0.agents.lock().unwrap().remove(id);
     }
 
     pub(crate) fn is_live(&self, id: &str) -> bool {
@@ -172,9 +177,12 @@ impl RegistryService for FakeRegistry {
     type WatchAgentsStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<WatchAgentsResponse, Status>> + Send>>;
 
     async fn watch_agents(&self, _: Request<WatchAgentsRequest>) -> Result<Response<Self::WatchAgentsStream>, Status> {
+        self.answer()?;
         let changes = BroadcastStream::new(self.0.changes.subscribe());
-        let respond = |change: Result<Change, _>| Ok(WatchAgentsResponse { change: change.ok() });
-        Ok(Response::new(Box::pin(changes.map(respond))))
+        let agents: Vec<_> = self.0.agents.lock().unwrap().values().cloned().map(Change::Upserted).collect();
+        let listing = tokio_stream::iter(agents.into_iter().chain([Change::Synced(Synced {})]));
+        let respond = |change| Ok(WatchAgentsResponse { change });
+        Ok(Response::new(Box::pin(listing.map(Some).chain(changes.map(Result::ok)).map(respond))))
     }
 
     async fn update_agent(&self, _: Request<UpdateAgentRequest>) -> Result<Response<UpdateAgentResponse>, Status> {

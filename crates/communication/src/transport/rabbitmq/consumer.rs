@@ -13,19 +13,20 @@ use lapin::options::{BasicQosOptions, QueueDeleteOptions};
 use lifecycle::crash_point;
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
     RabbitMq,
     consumers::{Arrived, Consumers, first_few},
     held::Verdict,
-    link::{Link, LinkError, mailbox_queue},
+    link::{Link, LinkError, consumed, mailbox_queue},
     properties,
+    refused::Refused,
 };
 use crate::{
     app::{Mailbox, Reason, Status},
-    store::Store,
+    store::{Store, in_time},
     transport::{Delivery, Sink as _, Transport as _},
 };
 
@@ -36,9 +37,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Until `over` turns true.
 pub(super) async fn run(transport: Arc<RabbitMq>, store: Arc<dyn Store>, mut over: watch::Receiver<bool>) {
+    let mut refused = Refused::new();
     loop {
         let ended = tokio::select! {
-            ended = consume(&transport, &*store) => ended,
+            ended = consume(&transport, &*store, &mut refused) => ended,
             // The broker gives to others what is not acknowledged.
             _ = over.wait_for(|over| *over) => return,
         };
@@ -50,11 +52,11 @@ pub(super) async fn run(transport: Arc<RabbitMq>, store: Arc<dyn Store>, mut ove
     }
 }
 
-async fn consume(transport: &RabbitMq, store: &dyn Store) -> Result<(), LinkError> {
+async fn consume(transport: &RabbitMq, store: &dyn Store, refused: &mut Refused<Mailbox>) -> Result<(), LinkError> {
     let settings = &transport.settings;
     let link = Link::open(transport, "consumes").await?;
     link.channel.basic_qos(settings.prefetch, BasicQosOptions::default()).await?;
-    let mut consuming = Consuming { transport, store, link, consumers: Consumers::new() };
+    let mut consuming = Consuming { transport, store, link, consumers: Consumers::new(), refused };
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     consuming.follow().await?;
@@ -75,14 +77,20 @@ struct Consuming<'a> {
     store: &'a dyn Store,
     link: Link<'a>,
     consumers: Consumers<Mailbox, ()>,
+    refused: &'a mut Refused<Mailbox>,
 }
 
 impl Consuming<'_> {
     /// Consumes the mailboxes that are open, and no others.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.wanted();
-        self.consumers.retain(&self.link.channel, |mailbox| wanted.contains(mailbox)).await?;
-        let new = wanted.into_iter().filter(|mailbox| self.consumers.get(mailbox).is_none()).collect();
+        let ended = self.consumers.retain(&self.link.channel, |mailbox| wanted.contains(mailbox)).await?;
+        for mailbox in &ended {
+            // What was looked up while the mailbox was closed has come after that.
+            self.transport.give_back(mailbox);
+        }
+        let is_new = |mailbox: &Mailbox| self.consumers.get(mailbox).is_none() && !self.refused.has(mailbox);
+        let new = wanted.into_iter().filter(is_new).collect();
         for mailbox in first_few(new, &self.transport.changed) {
             self.begin(mailbox).await?;
         }
@@ -90,9 +98,22 @@ impl Consuming<'_> {
     }
 
     async fn begin(&mut self, mailbox: Mailbox) -> Result<(), LinkError> {
-        self.link.declare_mailbox(&mailbox).await?;
         let queue = mailbox_queue(&mailbox);
-        Ok(self.consumers.begin(&self.link.channel, mailbox, queue, ()).await?)
+        match self.link.declare_mailbox(&mailbox).await {
+            Err(error @ LinkError::Forbidden { .. }) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox is left alone for a while");
+                self.refused.add(mailbox);
+                return Ok(());
+            }
+            declared => declared?,
+        }
+        let begun = self.consumers.begin(&self.link.channel, mailbox.clone(), queue.clone(), ()).await;
+        consumed(&queue, begun).inspect_err(|error| {
+            // That has closed the channel of all; over the next they go on without it.
+            if matches!(error, LinkError::Forbidden { .. }) {
+                self.refused.add(mailbox);
+            }
+        })
     }
 
     /// Takes in what has arrived.
@@ -125,14 +146,16 @@ impl Consuming<'_> {
         }
         let sequences: Vec<_> = arrivals.iter().map(|(sequence, ..)| *sequence).collect();
         let patience = self.transport.settings.timeout;
-        let found =
-            timeout(patience, self.store.by_sequence(&sequences)).await.map_err(|_| LinkError::Silent(patience))??;
+        let found = in_time(patience, self.store.by_sequence(&sequences)).await?;
         let mut found: HashMap<_, _> =
             found.into_iter().map(|(envelope, count, status)| (envelope.sequence, (envelope, count, status))).collect();
         for (sequence, tag, is_revived) in arrivals {
+            let handed = self.transport.held().take_handed(*sequence);
             match found.remove(sequence) {
                 Some((_, _, Status::Dead)) => self.transport.verdict(*tag, Verdict::DeadLetter),
                 Some((envelope, count, Status::Accepted | Status::Queued | Status::Delivered)) => {
+                    // The count of one that was revived has begun again.
+                    let count = if *is_revived { count } else { count.max(handed) };
                     self.transport.admit(Delivery { envelope: Arc::new(envelope), count }, *tag);
                 }
                 // One of this batch that comes twice, or nothing that anybody still knows of.
@@ -158,6 +181,9 @@ impl Consuming<'_> {
     async fn look_after(&mut self) -> Result<(), LinkError> {
         if !self.link.channel.status().connected() {
             return Err(LinkError::Closed);
+        }
+        if self.refused.forgive() {
+            self.follow().await?;
         }
         for mailbox in self.transport.abandoned() {
             if self.consumers.get(&mailbox).is_some()

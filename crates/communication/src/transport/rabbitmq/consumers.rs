@@ -76,13 +76,13 @@ impl<K: Clone + Eq + Hash + Send + 'static, C> Consumers<K, C> {
         }
     }
 
-    /// Ends those whose queues are not wanted any more.
-    pub(super) async fn retain(&mut self, channel: &Channel, is_wanted: impl Fn(&K) -> bool) -> lapin::Result<()> {
+    /// Ends those whose queues are not wanted any more; answers with these.
+    pub(super) async fn retain(&mut self, channel: &Channel, is_wanted: impl Fn(&K) -> bool) -> lapin::Result<Vec<K>> {
         let unwanted: Vec<_> = self.known.keys().filter(|key| !is_wanted(key)).cloned().collect();
-        for key in unwanted {
-            self.end(channel, &key).await?;
+        for key in &unwanted {
+            self.end(channel, key).await?;
         }
-        Ok(())
+        Ok(unwanted)
     }
 
     /// What has arrived: the first, as soon as there is one, and what else is there already. Cancel-safe: it waits for nothing

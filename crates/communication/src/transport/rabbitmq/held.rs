@@ -6,7 +6,7 @@
 //! stays until that is recorded; what the broker delivers of it meanwhile is the same message, unless it was revived.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -26,12 +26,19 @@ pub(super) enum Verdict {
     DeadLetter,
 }
 
+/// Messages that were given back of which it is known how often they were handed over here: far more than the record can be
+/// behind.
+const MOST_HANDED: usize = 10_000;
+
 /// The instances, and what the broker is to be told.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     instances: HashMap<Key, Instance>,
     /// The newest instance of a message.
     by_sequence: HashMap<i64, Key>,
+    /// How often what was given back had been handed over: where it comes again at once, the record may not say so yet, and
+    /// an end with fewer hand-overs than the record has by then would not be recorded.
+    handed: BTreeMap<i64, u32>,
     /// Of the present connection only.
     verdicts: Vec<(u64, Verdict)>,
 }
@@ -111,7 +118,18 @@ impl Held {
         deliveries.sort_by_key(|delivery| delivery.envelope.sequence);
         for delivery in &deliveries {
             self.release(&delivery.envelope, Verdict::Requeue);
+            if delivery.count > 0 {
+                self.handed.insert(delivery.envelope.sequence, delivery.count);
+            }
         }
+        while self.handed.len() > MOST_HANDED {
+            self.handed.pop_first();
+        }
+    }
+
+    /// How often a message was handed over when it was last given back here, where that is known.
+    pub(super) fn take_handed(&mut self, sequence: i64) -> u32 {
+        self.handed.remove(&sequence).unwrap_or_default()
     }
 
     /// What the broker is to be told, in order.

@@ -7,7 +7,7 @@
 //! - `dlx`: where everything dead-letters to; `dlq.message` and `dlq.task` hold copies for those who watch the broker. The record
 //!   in the database is what dead letters are listed, replayed and purged from.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{future::Future, pin::pin, sync::atomic::Ordering, time::Duration};
 
 use domain::Timestamp;
 use futures::future::try_join_all;
@@ -30,6 +30,9 @@ use crate::{
 const TOPICS: &str = "topics";
 /// Seconds between heartbeats, where the URL says nothing: a replica that stands still must not keep a mailbox for minutes.
 const HEARTBEAT: u16 = 10;
+
+/// How often it is looked whether the broker blocks.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// The dead-letter exchange.
 pub(super) const DEAD_LETTERS: &str = "dlx";
@@ -158,11 +161,7 @@ impl<'a> Link<'a> {
     /// harms no other.
     async fn declare(&mut self, queue: &str, arguments: FieldTable) -> Result<(), LinkError> {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        // RabbitMQ fails where two make the same quorum queue at the same time.
-        let alone = self.transport.declaring.lock().await;
-        let declared = self.declaring.queue_declare(queue.into(), durable, arguments).await;
-        drop(alone);
-        match declared {
+        match self.alone(self.declaring.queue_declare(queue.into(), durable, arguments)).await? {
             Ok(_) => Ok(()),
             Err(error) if is(&error, AMQPSoftError::PRECONDITIONFAILED) => {
                 tracing::warn!(queue, "a queue was made with other settings, and is used as it is");
@@ -175,6 +174,28 @@ impl<'a> Link<'a> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the broker answers, while no other makes a queue: RabbitMQ fails where two make the same quorum queue at the same
+    /// time. Over a connection that it blocks it answers when it is no longer short of memory or disk: the others do not wait
+    /// for that, since those that consume have acknowledgements to send.
+    async fn alone<T>(&self, answer: impl Future<Output = T>) -> Result<T, LinkError> {
+        let patience = self.transport.settings.timeout;
+        let mut alone = Some(self.transport.declaring.lock().await);
+        let (mut answer, mut silent) = (pin!(answer), Duration::ZERO);
+        while silent < patience {
+            if let Ok(answered) = timeout(LOOK, &mut answer).await {
+                return Ok(answered);
+            }
+            if self.connection.status().blocked() {
+                alone = None;
+                silent = Duration::ZERO;
+            } else {
+                silent += LOOK;
+            }
+        }
+        drop(alone);
+        Err(LinkError::Silent(patience))
     }
 
     /// How many messages wait in the queue of a mailbox, in nobody's hands.
@@ -197,6 +218,10 @@ impl<'a> Link<'a> {
             Err(error) if is(&error, AMQPSoftError::NOTFOUND) => {
                 self.declaring = self.connection.create_channel().await?;
                 Ok(None)
+            }
+            Err(source) if is_soft(&source) => {
+                self.declaring = self.connection.create_channel().await?;
+                Err(LinkError::Forbidden { queue: queue.to_owned(), source })
             }
             Err(error) => Err(error.into()),
         }
@@ -237,6 +262,13 @@ fn holding(queue_type: QueueType, kind: Kind, most: usize) -> FieldTable {
         }
     }
     arguments
+}
+
+/// What has become of an attempt to consume a queue.
+pub(super) fn consumed(queue: &str, result: lapin::Result<()>) -> Result<(), LinkError> {
+    result.map_err(|source| {
+        if is_soft(&source) { LinkError::Forbidden { queue: queue.to_owned(), source } } else { source.into() }
+    })
 }
 
 /// Has the broker refused it for this reason?

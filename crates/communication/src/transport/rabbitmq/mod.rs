@@ -22,6 +22,7 @@ mod link;
 mod outgoing;
 mod properties;
 mod publisher;
+mod refused;
 mod relay;
 mod work;
 mod work_consumer;
@@ -205,9 +206,14 @@ impl RabbitMq {
     fn disconnected(&self) {
         let mailboxes = self.held().disconnect();
         for mailbox in &mailboxes {
-            let waiting = self.local.empty(mailbox);
-            self.held().give_back(waiting);
+            self.give_back(mailbox);
         }
+    }
+
+    /// What nobody here has taken from a mailbox is the broker's again.
+    fn give_back(&self, mailbox: &Mailbox) {
+        let waiting = self.local.empty(mailbox);
+        self.held().give_back(waiting);
     }
 
     fn is_deleted(&self, mailbox: &Mailbox) -> bool {
@@ -260,8 +266,7 @@ impl Transport for RabbitMq {
 
     fn close(&self, mailbox: &Mailbox) {
         self.mailboxes().open.remove(mailbox);
-        let waiting = self.local.empty(mailbox);
-        self.held().give_back(waiting);
+        self.give_back(mailbox);
         self.changed.notify_one();
     }
 

@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     RabbitMq,
-    link::{self, DEAD_LETTERS, Link, LinkError},
+    link::{self, DEAD_LETTERS, LOOK, Link, LinkError},
     outgoing::{Item, Original},
     properties::{self, Identity},
 };
@@ -38,8 +38,6 @@ const AFTER_RETURN: Duration = Duration::from_millis(250);
 const MOST_FAILED: u32 = 2;
 /// How often an item that goes alone may end its connection before it is left out.
 const MOST_FAILED_ALONE: u32 = 2;
-/// How often it is looked whether the broker blocks.
-const LOOK: Duration = Duration::from_millis(100);
 /// Pauses between connections.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(3)];
 

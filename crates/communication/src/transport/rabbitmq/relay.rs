@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    future::Future,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     app::{Envelope, Mailbox, Reason, Status},
-    store::{Batch, HistoryEvent, MessageUpdate, Store},
+    store::{Batch, HistoryEvent, MessageUpdate, Store, in_time},
     transport::{Delivery, Sink as _},
 };
 
@@ -67,6 +68,10 @@ impl<'a> Relay<'a> {
         Self { transport, store, before: transport.clock.now(), burying: HashSet::new() }
     }
 
+    async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>> + Send) -> sqlx::Result<T> {
+        in_time(self.transport.settings.timeout, answer).await
+    }
+
     async fn round(&mut self) {
         let transport = self.transport;
         if transport.has_connected.swap(false, Ordering::AcqRel)
@@ -93,7 +98,7 @@ impl<'a> Relay<'a> {
     async fn bury_expired(&mut self, now: Timestamp) -> sqlx::Result<()> {
         let Some(inbound) = self.transport.inbound.get().filter(|inbound| inbound.has_room()) else { return Ok(()) };
         let mut buried = HashSet::new();
-        for (envelope, count) in self.store.expired(now - LATE, PAGE).await? {
+        for (envelope, count) in self.in_time(self.store.expired(now - LATE, PAGE)).await? {
             if self.transport.held().knows(envelope.sequence) {
                 continue;
             }
@@ -111,7 +116,7 @@ impl<'a> Relay<'a> {
         let mut after = 0;
         // While the broker is away, they would only fill memory.
         while outgoing.is_empty_within(EVERY).await {
-            let page = self.store.unrelayed(self.before, after, PAGE).await?;
+            let page = self.in_time(self.store.unrelayed(self.before, after, PAGE)).await?;
             for (envelope, is_revived) in page.rows {
                 after = envelope.sequence;
                 if outgoing.may_take(&envelope) {
@@ -127,12 +132,13 @@ impl<'a> Relay<'a> {
 
     /// Finds what the record has and the broker does not: it has lost a queue, or its disk. Of a mailbox of which fewer messages
     /// wait there than are unfinished and not here all is published again, since nobody knows which are there; whoever consumes
-    /// it sees what comes twice. A mailbox that others consume is theirs to compare.
+    /// it sees what comes twice. A mailbox that only others consume is theirs to compare; one that is consumed here too is compared
+    /// here, since each would leave it to the other.
     async fn compare(&self) -> Result<(), LinkError> {
         let mut counts: HashMap<Mailbox, u32> = HashMap::new();
         let mut after = 0;
         loop {
-            let page = self.store.unfinished(after, PAGE).await?;
+            let page = self.in_time(self.store.unfinished(after, PAGE)).await?;
             for (envelope, _) in &page.rows {
                 after = envelope.sequence;
                 if !self.transport.has(envelope.sequence) {
@@ -158,9 +164,17 @@ impl<'a> Relay<'a> {
 
     /// Does the broker have fewer messages of a mailbox than that?
     async fn lacks(&self, link: &mut Link<'_>, mailbox: &Mailbox, count: u32) -> Result<bool, LinkError> {
-        let Some(queue) = link.look_at(&mailbox_queue(mailbox)).await? else { return Ok(true) };
-        let ours = u32::from(self.transport.mailboxes().open.contains(mailbox));
-        Ok(queue.consumer_count() <= ours && queue.message_count() < count)
+        let queue = match link.look_at(&mailbox_queue(mailbox)).await {
+            Ok(Some(queue)) => queue,
+            Ok(None) => return Ok(true),
+            Err(error @ LinkError::Forbidden { .. }) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox cannot be compared");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let is_ours = self.transport.mailboxes().open.contains(mailbox);
+        Ok((is_ours || queue.consumer_count() == 0) && queue.message_count() < count)
     }
 
     /// Records that what is unfinished of mailboxes has to be published again: then it is, like everything else that was left,
@@ -169,13 +183,14 @@ impl<'a> Relay<'a> {
         let now = self.transport.clock.now();
         let mut after = 0;
         loop {
-            let page = self.store.unfinished(after, PAGE).await?;
+            let page = self.in_time(self.store.unfinished(after, PAGE)).await?;
             let is_lost = |envelope: &Envelope| {
                 lost.contains(&envelope.message.mailbox()) && !self.transport.has(envelope.sequence)
             };
             let found = page.rows.iter().filter(|(envelope, _)| is_lost(envelope));
             let updates = found.map(|(envelope, count)| accepted_again(envelope, *count, now)).collect();
-            self.store.write(&Batch { updates, ..Batch::default() }).await?;
+            let batch = Batch { updates, ..Batch::default() };
+            self.in_time(self.store.write(&batch)).await?;
             match page.rows.last() {
                 Some((last, _)) if !page.is_last => after = last.sequence,
                 Some(_) | None => return Ok(()),

@@ -14,6 +14,7 @@ use super::{
     consumers::{Arrived, Consumers, first_few},
     link::{self, Link, LinkError},
     properties,
+    refused::Refused,
 };
 use crate::app::QueueKey;
 
@@ -24,8 +25,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Until `over` turns true.
 pub(super) async fn run(transport: Arc<RabbitMq>, mut over: watch::Receiver<bool>) {
+    let mut refused = Refused::new();
     loop {
-        let ended = consume(&transport, &mut over).await;
+        let ended = consume(&transport, &mut refused, &mut over).await;
         // The broker gives to others what is not acknowledged.
         if *over.borrow() {
             return;
@@ -44,12 +46,16 @@ async fn ended(over: &mut watch::Receiver<bool>) {
     let _ = over.wait_for(|over| *over).await;
 }
 
-async fn consume(transport: &RabbitMq, over: &mut watch::Receiver<bool>) -> Result<(), LinkError> {
+async fn consume(
+    transport: &RabbitMq,
+    refused: &mut Refused<Arc<QueueKey>>,
+    over: &mut watch::Receiver<bool>,
+) -> Result<(), LinkError> {
     let link = tokio::select! {
         link = Link::open(transport, "consumes tasks") => link?,
         () = ended(over) => return Ok(()),
     };
-    let mut consuming = Consuming { transport, link, consumers: Consumers::new() };
+    let mut consuming = Consuming { transport, link, consumers: Consumers::new(), refused };
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     consuming.follow().await?;
@@ -81,6 +87,7 @@ struct Consuming<'a> {
     transport: &'a RabbitMq,
     link: Link<'a>,
     consumers: Consumers<Arc<QueueKey>, Allowed>,
+    refused: &'a mut Refused<Arc<QueueKey>>,
 }
 
 impl Consuming<'_> {
@@ -88,7 +95,8 @@ impl Consuming<'_> {
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wanted = self.transport.work.wanted();
         self.consumers.retain(&self.link.channel, |key| wanted.contains_key(key)).await?;
-        let new = wanted.into_iter().filter(|(key, credit)| !self.has(key, *credit)).collect();
+        let is_new = |(key, credit): &(_, u32)| !self.has(key, *credit) && !self.refused.has(key);
+        let new = wanted.into_iter().filter(is_new).collect();
         for (key, credit) in first_few(new, &self.transport.work.changed) {
             // What came over an earlier consumer counts too.
             let free = credit.saturating_sub(self.transport.work.unsettled(&key)).max(1);
@@ -99,12 +107,26 @@ impl Consuming<'_> {
 
     async fn begin(&mut self, key: Arc<QueueKey>, credit: u32, window: u32) -> Result<(), LinkError> {
         self.consumers.end(&self.link.channel, &key).await?;
-        self.link.declare_work_queue(&key).await?;
+        match self.link.declare_work_queue(&key).await {
+            Err(error @ LinkError::Forbidden { .. }) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a work queue is left alone for a while");
+                self.refused.add(key);
+                return Ok(());
+            }
+            declared => declared?,
+        }
         let window = u16::try_from(window).unwrap_or(u16::MAX);
         // Of the consumers that begin after it.
         self.link.channel.basic_qos(window, BasicQosOptions::default()).await?;
         let queue = link::work_queue(&key);
-        Ok(self.consumers.begin(&self.link.channel, key, queue, Allowed { credit, window }).await?)
+        let allowed = Allowed { credit, window };
+        let begun = self.consumers.begin(&self.link.channel, Arc::clone(&key), queue.clone(), allowed).await;
+        link::consumed(&queue, begun).inspect_err(|error| {
+            // That has closed the channel of all; over the next they go on without it.
+            if matches!(error, LinkError::Forbidden { .. }) {
+                self.refused.add(key);
+            }
+        })
     }
 
     /// Hands on what has arrived.
@@ -134,6 +156,9 @@ impl Consuming<'_> {
         if !self.link.channel.status().connected() {
             return Err(LinkError::Closed);
         }
+        if self.refused.forgive() {
+            self.follow().await?;
+        }
         // Those that began while much was here may be given more now.
         let narrow: Vec<_> = self.consumers.iter().filter(|(key, one)| self.is_narrow(key, one)).collect();
         let narrow: Vec<_> = narrow.into_iter().map(|(key, one)| (Arc::clone(key), one.credit)).collect();
@@ -141,7 +166,11 @@ impl Consuming<'_> {
             self.begin(key, credit, credit).await?;
         }
         for key in self.transport.work.take_asked() {
-            let others = self.link.consumers(&link::work_queue(&key)).await?;
+            let others = match self.link.consumers(&link::work_queue(&key)).await {
+                // Whoever has it shares it with nobody.
+                Err(LinkError::Forbidden { .. }) => 0,
+                others => others?,
+            };
             let ours = u32::from(self.consumers.get(&key).is_some());
             self.transport.work.set_shared(key, others > ours);
         }

@@ -1,6 +1,11 @@
 //! What only a transport with a broker behind it can do.
 
+use std::collections::HashSet;
+
+use testkit::{Network, Proxy};
+
 use super::*;
+use crate::{QueueType, store::gated::Gated};
 
 #[tokio::test]
 async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not() {
@@ -27,6 +32,48 @@ async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not
     came.sort_unstable();
     assert_eq!(came, [(sent[1], 2), (sent[2], 1)], "deliveries are counted over replicas");
     assert!(other.is_empty());
+}
+
+#[tokio::test]
+async fn what_comes_again_before_its_hand_over_is_recorded_is_counted_all_the_same() {
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    replica.transport.open(&mailbox());
+    replica.send(&["1"]).await;
+    for count in 1..=3 {
+        let held = replica.take().await;
+        assert_eq!(held.count, count);
+        replica.transport.settle(&held, Settlement::Return { not_before: None });
+        replica.transport.close(&mailbox());
+        replica.transport.open(&mailbox());
+    }
+    // Its agent is deleted: the death has the count that the record will have.
+    let held = replica.take().await;
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    replica.transport.close(&mailbox());
+    assert_eq!(replica.transport.empty(&mailbox()).len(), 0);
+    let dead = |replica: &Replica| replica.told.counts.lock().unwrap().first().copied();
+    assert_eq!(replica.until(dead).await, (held.envelope.sequence, 4));
+}
+
+#[tokio::test]
+async fn what_is_looked_up_while_its_mailbox_closes_goes_back_to_the_broker() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let gated = Arc::new(Gated::new(Arc::clone(&store)));
+    let closing = Replica::rabbitmq(&host, Arc::clone(&gated) as _);
+    closing.transport.open(&mailbox());
+    gated.lookups.shut();
+    let sent = closing.send(&["1", "2"]).await;
+    timeout(PATIENCE, gated.lookups.reached()).await.expect("something comes");
+    closing.transport.close(&mailbox());
+    gated.lookups.open();
+    let other = Replica::rabbitmq(&host, store);
+    other.transport.open(&mailbox());
+    let mut came = other.drain(2).await;
+    came.sort_unstable();
+    assert_eq!(came, sent);
+    assert!(closing.is_empty());
 }
 
 #[tokio::test]
@@ -66,6 +113,58 @@ async fn what_a_broker_has_lost_with_its_data_is_published_again() {
     other.finish(&first).await;
     assert_eq!(other.drain(1).await, sent[1..]);
     assert!(other.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_broker_has_lost_is_published_again_though_several_replicas_consume_the_mailbox() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let (_, server) = host.rsplit_once('@').unwrap();
+    let (address, _) = server.split_once('/').unwrap();
+    let proxy = Proxy::to(address.parse().unwrap()).await;
+    let fragile = host.replace(address, &proxy.address().to_string());
+    // Of a quorum queue that has one active consumer RabbitMQ counts no other.
+    let classic = |settings: &mut RabbitMqSettings| settings.queues.mailboxes = QueueType::Classic;
+    let replicas = [&host, &host, &fragile].map(|host| Replica::with(host, Arc::clone(&store), classic).0);
+    for replica in &replicas {
+        replica.transport.open(&mailbox());
+    }
+    let until_consumed = async |count| {
+        let all = async {
+            loop {
+                let passive = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+                let queue = format!("mailbox.default.{AGENT}").into();
+                // A queue that is not there ends the channel.
+                let found = channel(&host).await.queue_declare(queue, passive, FieldTable::default()).await;
+                if found.is_ok_and(|queue| queue.consumer_count() == count) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, all).await.expect("that many consume it");
+    };
+    until_consumed(3).await;
+    let mut lost = Vec::new();
+    for envelope in replicas[0].record(&["1", "2"], None).await {
+        lost.push(envelope.sequence);
+        replicas[0].write(&Delivery { envelope, count: 0 }, Status::Queued).await;
+    }
+    proxy.set(Network::Cut);
+    until_consumed(2).await;
+    proxy.set(Network::Open);
+    let mut came = HashSet::new();
+    while came.len() < 2 {
+        let taken = replicas[2].until(|_| {
+            let now = SystemClock.now();
+            let taken = |replica: &Replica| replica.transport.take(&mailbox(), Wanted::Any, now);
+            replicas.iter().find_map(|replica| Some((replica, taken(replica)?)))
+        });
+        let (replica, delivery) = taken.await;
+        replica.finish(&delivery).await;
+        came.insert(delivery.envelope.sequence);
+    }
+    assert_eq!(came, lost.into_iter().collect());
 }
 
 #[tokio::test]
@@ -117,6 +216,8 @@ async fn a_mailbox_whose_queue_is_somebody_elses_holds_nobody_up() {
     let exclusive = lapin::options::QueueDeclareOptions { exclusive: true, ..Default::default() };
     let queue = format!("mailbox.default.{other}");
     channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
+    // Somebody here would take from it.
+    replica.transport.open(&Mailbox { namespace: Namespace::default(), agent: other });
     let foreign = replica.record(&["1"], None).await.remove(0);
     let foreign = Envelope { sequence: i64::MAX, message: Message { agent: other, ..foreign.message.clone() } };
     replica.transport.publish(Arc::new(foreign));

@@ -289,3 +289,35 @@ async fn while_the_broker_blocks_nothing_is_published_and_what_was_delivered_is_
     assert_eq!(one.replica.drain(2).await, [blocked[0], room.sequence]);
     one.publish(&[parcel("c", 0)]).await;
 }
+
+#[tokio::test]
+async fn a_queue_that_is_made_over_a_blocked_connection_keeps_nobody_from_consuming() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let host = servers.virtual_host();
+    let (_one, one) = Worker::new(&host, |_| {}).await;
+    let first = one.replica.send(&["1"]).await;
+    one.replica.until_queued(1).await;
+    servers.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    // Whoever publishes is blocked from now on.
+    let witness = Connection::connect(&host, ConnectionProperties::default()).await.unwrap();
+    let channel = witness.create_channel().await.unwrap();
+    let (options, properties) = (lapin::options::BasicPublishOptions::default(), lapin::BasicProperties::default());
+    channel.basic_publish("".into(), "nowhere".into(), options, b"", properties).await.unwrap();
+    one.until(|_| witness.status().blocked().then_some(())).await;
+    // The first blocks the connection, and the second has no queue yet.
+    let [known, new] = [0, 1].map(|_| one.replica.record(&["2"], None));
+    let (known, new) = (known.await.remove(0), new.await.remove(0));
+    let message = Message { agent: AgentId::from_parts(2, 2), ..new.message.clone() };
+    let new = Arc::new(Envelope { sequence: new.sequence, message });
+    for envelope in [known, new] {
+        one.replica.transport.reserve(&envelope.message.mailbox(), 1).unwrap();
+        one.replica.transport.publish(envelope);
+    }
+    one.until(|_| (!one.work.publish(parcel("refused", 0))).then_some(())).await;
+    one.replica.transport.open(&mailbox());
+    let delivery = one.replica.take().await;
+    assert_eq!(delivery.envelope.sequence, first[0]);
+    one.replica.finish(&delivery).await;
+    servers.rabbitmqctl(&["set_vm_memory_high_watermark", "0.9"]);
+    assert_eq!(one.replica.drain(1).await.len(), 1);
+}

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use domain::{AgentId, Clock as _, MessageId, Namespace, SystemClock, Timestamp};
 use settings::Database;
 use testkit::Servers;
+use tokio::time::timeout;
 
 use super::*;
 use crate::{
     app::{Broker, Limits},
-    store::open,
+    store::{gated::Gated, open},
     transport::{Direct, MailboxLimits},
 };
 
@@ -20,7 +21,14 @@ async fn writer() -> Writer {
     let limits = Limits { queue: 1, deliveries: 5, spill_after, output: 64, foreign_results: 1 };
     let clock = Arc::new(SystemClock);
     let broker = Broker::new(limits, Arc::clone(&transport), None, Arc::clone(&journal), clock);
-    Writer { journal, store, transport, hub: Arc::new(Hub::new(broker)), pace: Pace::new(true) }
+    Writer {
+        journal,
+        store,
+        transport,
+        hub: Arc::new(Hub::new(broker)),
+        pace: Pace::new(true),
+        patience: Duration::from_secs(15),
+    }
 }
 
 fn message(expires_at: Option<Timestamp>) -> Message {
@@ -85,4 +93,16 @@ async fn while_the_database_is_away_senders_hear_so_and_changes_wait_in_their_or
         Entry::Send { .. } | Entry::DeadTask { .. } => 0,
     });
     assert_eq!(left.collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_database_that_is_silent_is_not_waited_for_for_ever() {
+    let writer = writer().await;
+    let gated = Arc::new(Gated::new(Arc::clone(&writer.store)));
+    let writer = Writer { store: Arc::clone(&gated) as _, patience: Duration::from_millis(50), ..writer };
+    gated.writes.shut();
+    let sent = writer.journal.send(message(None)).unwrap();
+    let write = timeout(Duration::from_mins(1), writer.write(writer.journal.take_now()));
+    write.await.expect("the wait ends").unwrap_err();
+    assert!(matches!(sent.await.unwrap(), Err(CommunicationError::NotRecorded)));
 }
