@@ -46,25 +46,53 @@ impl Watchers {
         }
     }
 
+    /// What is committed of these is not heard of here any more: who watches them is to ask elsewhere.
+    pub(crate) fn end(&self, is_gone: impl Fn(ExecutionId) -> bool) {
+        self.watched().retain(|id, _| !is_gone(*id));
+    }
+
     fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutionId, watch::Sender<u64>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Watcher {
-    /// Waits until there is something that was not there when this was last called. Cancel-safe.
-    pub(crate) async fn changed(&mut self) {
-        // It cannot fail: the sender is kept as long as this watcher is here.
-        let _ = self.newest.changed().await;
+    /// Waits until there is something that was not there when this was last called; answers `false` where nothing will be
+    /// heard of here any more. Cancel-safe.
+    pub(crate) async fn changed(&mut self) -> bool {
+        self.newest.changed().await.is_ok()
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         let mut watched = self.watchers.watched();
-        if watched.get(&self.id).is_some_and(|newest| newest.receiver_count() <= 1) {
+        // Where it was ended, what is there now is for others.
+        let is_own = self.newest.has_changed().is_ok();
+        if is_own && watched.get(&self.id).is_some_and(|newest| newest.receiver_count() <= 1) {
             watched.remove(&self.id);
         }
         self.watchers.count.store(watched.len(), Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_watcher_whose_execution_moves_hears_of_it_and_leaves_those_that_come_later_alone() {
+        let watchers = Arc::new(Watchers::default());
+        let (moves, stays) = (ExecutionId::from_parts(1, 1), ExecutionId::from_parts(1, 2));
+        let (mut moved, mut stayed) = (watchers.join(moves), watchers.join(stays));
+        watchers.end(|id| id == moves);
+        assert_eq!(moved.changed().now_or_never(), Some(false));
+        assert_eq!(stayed.changed().now_or_never(), None);
+        let mut later = watchers.join(moves);
+        drop(moved);
+        watchers.committed(moves, 7);
+        assert_eq!(later.changed().now_or_never(), Some(true));
     }
 }

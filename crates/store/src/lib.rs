@@ -19,7 +19,7 @@ pub use cursor::{PageSize, PageToken};
 pub use migrations::Migrations;
 pub use pace::Pace;
 pub use page::Page;
-pub use postgres::Postgres;
+pub use postgres::{Lent, Postgres};
 pub use redis::{Health, Heard, Key, Redis, RedisError, Subscription};
 pub use sqlite::Sqlite;
 

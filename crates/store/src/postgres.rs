@@ -1,9 +1,17 @@
 //! PostgreSQL: one pool, kept to one schema.
 
+use std::{
+    future::Future,
+    io,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
 use settings::{Database, Secret};
 use sqlx::{
-    PgPool,
+    PgConnection, PgPool, Postgres as Driver,
     migrate::Migrator,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -14,7 +22,12 @@ use crate::{OpenError, migrations};
 pub struct Postgres {
     /// For everything.
     pub pool: PgPool,
+    /// See [`Self::limited`].
+    limit: Duration,
 }
+
+/// What an answer may be later than the server's own limit on a statement.
+const MARGIN: Duration = Duration::from_secs(2);
 
 impl Postgres {
     /// Connects, makes the schema where it is missing, and brings its tables up to date.
@@ -47,7 +60,27 @@ impl Postgres {
         migrator.create_schema(schema);
         let migrated = migrate(&pool, &migrator, settings.migrate).await;
         migrated.map_err(|source| OpenError::Migrate { place, source })?;
-        Ok(Self { pool })
+        Ok(Self { pool, limit: settings.statement_timeout + MARGIN })
+    }
+
+    /// The same schema through a pool of its own, for what must not wait for what users read.
+    #[must_use]
+    pub fn apart(&self, connections: u32) -> Self {
+        let options = self.pool.options().clone().max_connections(connections).acquire_timeout(self.limit);
+        let pool = options.connect_lazy_with(self.pool.connect_options().as_ref().clone());
+        Self { pool, limit: self.limit }
+    }
+
+    /// A connection of the pool. Unlike one of the pool itself it may be left in the middle of a statement.
+    pub async fn lend(&self) -> sqlx::Result<Lent> {
+        Ok(Lent { connection: self.pool.acquire().await?, is_answered: false })
+    }
+
+    /// Waits no longer than the server may work on one statement, and a little: a connection that has gone silent never says
+    /// anything, not even that its statement took too long.
+    pub async fn limited<T, E: From<sqlx::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let silent = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database does not answer"));
+        tokio::time::timeout(self.limit, work).await.unwrap_or_else(|_| Err(silent().into()))
     }
 
     /// Does it answer?
@@ -58,6 +91,43 @@ impl Postgres {
     /// Closes the pool after its last statements.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// A connection that is closed where it is not given back: what it was asked is not answered yet, and the pool, which asks
+/// every connection something before it takes it back, could wait for that for ever.
+#[derive(Debug)]
+pub struct Lent {
+    connection: PoolConnection<Driver>,
+    is_answered: bool,
+}
+
+impl Lent {
+    /// Everything that it was asked is answered.
+    pub fn give_back(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
     }
 }
 

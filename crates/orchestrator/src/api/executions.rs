@@ -19,12 +19,12 @@ use workflow::Command;
 
 use super::{
     Api,
-    routed::{Answerer, routed},
+    routed::{Answerer, Route, routed},
     watch_events, wire,
 };
 use crate::{
     app::StartCall,
-    store::{ExecutionFilter, WorkflowRef},
+    store::{ExecutionFilter, Summary, WorkflowRef},
 };
 
 /// Events of a page: more than of other lists, since they are small.
@@ -40,6 +40,12 @@ impl Api {
         let (namespace, id) = (wire::namespace(namespace)?, wire::execution_id(id)?);
         let snapshot = self.app.command(namespace, id, command).await?;
         Ok(Some(wire::summary(&snapshot.summary)))
+    }
+
+    /// Where an execution is.
+    async fn found(&self, namespace: &str, id: &str) -> Result<Summary, Status> {
+        let (namespace, id) = (wire::namespace(namespace)?, wire::execution_id(id)?);
+        Ok(self.app.summary(&namespace, id).await?)
     }
 
     /// `is_fresh`: the id was made for this call, and was not used yet.
@@ -74,7 +80,7 @@ impl Api {
         let generate = || ExecutionId::generate(self.app.clock.as_ref());
         let holdings = &self.app.workers.shared().holdings;
         let mut tries = std::iter::repeat_with(generate).take(OWN_ID_TRIES);
-        tries.find(|id| holdings.held(*id).is_some()).unwrap_or_else(generate)
+        tries.find(|id| holdings.may_speak_of(*id).is_some()).unwrap_or_else(generate)
     }
 
     async fn get(&self, request: GetExecutionRequest) -> Result<Response<GetExecutionResponse>, Status> {
@@ -206,7 +212,17 @@ impl ExecutionService for Api {
             request,
             cancel_execution,
             |request: &CancelExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.cancel(request)
+            |request| self.cancel(request),
+            async |route: &Route, request: CancelExecutionRequest, answer| {
+                if !route.is_own_doing(&answer, "execution_ended") {
+                    return answer;
+                }
+                let found = self.found(&request.namespace, &request.execution_id).await?;
+                if found.status != workflow::Status::Cancelled {
+                    return answer;
+                }
+                Ok(Response::new(CancelExecutionResponse { execution: Some(wire::summary(&found)) }))
+            }
         )
     }
 
@@ -245,7 +261,14 @@ impl ExecutionService for Api {
             request,
             retry_execution,
             |request: &RetryExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.retry(request)
+            |request| self.retry(request),
+            async |route: &Route, request: RetryExecutionRequest, answer| {
+                if !route.is_own_doing(&answer, "execution_not_failed") {
+                    return answer;
+                }
+                let found = self.found(&request.namespace, &request.execution_id).await?;
+                Ok(Response::new(RetryExecutionResponse { execution: Some(wire::summary(&found)) }))
+            }
         )
     }
 

@@ -1,6 +1,9 @@
 //! Calls about one execution, answered by the replica that writes its shard, whichever replica was called.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use contracts::{Link, orchestrator::v1::execution_service_client::ExecutionServiceClient};
 use domain::ExecutionId;
@@ -26,6 +29,8 @@ pub(super) type Client = ExecutionServiceClient<Link>;
 pub(super) struct Route {
     is_forwarded: bool,
     patience: Instant,
+    /// An owner died before it answered: what it was told may have happened, and is told again.
+    is_in_doubt: AtomicBool,
 }
 
 /// Who answers.
@@ -37,6 +42,12 @@ pub(super) enum Answerer {
 }
 
 impl Route {
+    /// May this refusal be due to what the same call did at an owner that died before it answered?
+    pub(super) fn is_own_doing<T>(&self, answer: &Result<Response<T>, Status>, reason: &str) -> bool {
+        let is_refused = answer.as_ref().is_err_and(|status| Error::from(status.clone()).reason == reason);
+        is_refused && self.is_in_doubt.load(Ordering::Relaxed)
+    }
+
     /// A request as it is passed on. What came with it belongs to the connection that it came over: its length, for one, is
     /// another's. Deadline, trace and credential are the link's business.
     #[expect(clippy::unused_self, reason = "only what was routed is passed on")]
@@ -54,14 +65,15 @@ impl Api {
         let patience = Instant::now() + self.app.workers.shared().settings.lease + TO_READ;
         let answer_by = contracts::deadline::current().and_then(|deadline| deadline.checked_sub(TO_ANSWER));
         let patience = answer_by.map_or(patience, |by| by.min(patience));
-        (Route { is_forwarded, patience }, message)
+        (Route { is_forwarded, patience, is_in_doubt: AtomicBool::new(false) }, message)
     }
 
     /// Who is to answer now. Waits while the shard is nobody's.
     pub(super) async fn answerer(&self, route: &Route, id: ExecutionId) -> Result<Answerer, Status> {
         loop {
             let holdings = &self.app.workers.shared().holdings;
-            if holdings.held(id).is_some() {
+            // Memory is believed while the lease holds: after it another may have written more.
+            if holdings.may_speak_of(id).is_some() {
                 return Ok(Answerer::Here);
             }
             if route.is_forwarded {
@@ -96,6 +108,7 @@ impl Api {
         let is_moving = Error::from(status.clone()).reason == "shard_moving";
         let is_to_repeat = !route.is_forwarded && (is_moving || is_gone) && Instant::now() < route.patience;
         if is_to_repeat {
+            route.is_in_doubt.fetch_or(is_gone, Ordering::Relaxed);
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         is_to_repeat
@@ -110,8 +123,12 @@ fn client(link: Link) -> Client {
 
 /// Answers here or passes the call on: `routed!(self, request, method, |request| local)`. The message is cloned, since a call
 /// may have to be repeated.
+/// `$settle`: what is answered in place of the last answer, where a try whose fate is unknown came before it.
 macro_rules! routed {
-    ($api:expr, $request:expr, $method:ident, $id:expr, $local:expr) => {{
+    ($api:expr, $request:expr, $method:ident, $id:expr, $local:expr) => {
+        $crate::api::routed::routed!($api, $request, $method, $id, $local, async |_, _, answer| answer)
+    };
+    ($api:expr, $request:expr, $method:ident, $id:expr, $local:expr, $settle:expr) => {{
         let (route, message) = $api.route($request);
         let id = $id(&message)?;
         loop {
@@ -122,9 +139,26 @@ macro_rules! routed {
                 }
             };
             if !$api.is_to_repeat(&route, &answer).await {
-                break answer;
+                break ($settle)(&route, message, answer).await;
             }
         }
     }};
 }
 pub(super) use routed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_ones_own_doing_only_after_a_try_whose_fate_is_unknown() {
+        let is_in_doubt = AtomicBool::new(false);
+        let route = Route { is_forwarded: false, patience: Instant::now(), is_in_doubt };
+        let ended = Err::<Response<()>, _>(Status::from(Error::conflict("execution_ended", "it has ended")));
+        assert!(!route.is_own_doing(&ended, "execution_ended"));
+        route.is_in_doubt.store(true, Ordering::Relaxed);
+        assert!(route.is_own_doing(&ended, "execution_ended"));
+        assert!(!route.is_own_doing(&ended, "execution_not_failed"));
+        assert!(!route.is_own_doing(&Ok(Response::new(())), "execution_ended"));
+    }
+}

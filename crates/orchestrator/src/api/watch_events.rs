@@ -4,6 +4,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use contracts::orchestrator::v1::WatchEventsResponse;
 use domain::{ExecutionId, Namespace};
+use errors::Error;
 use futures::{Stream, StreamExt as _, stream};
 use lifecycle::Shutdown;
 use tonic::Status;
@@ -38,6 +39,10 @@ pub(super) async fn watch(api: &Api, namespace: &Namespace, id: ExecutionId, aft
     let app = Arc::clone(&api.app);
     // First the watcher, then the log: nothing falls between the two.
     let watcher = app.watchers.join(id);
+    // A shard that has gone before has ended the watchers that there were then.
+    if app.workers.shared().holdings.held(id).is_none() {
+        return Err(Error::from(OrchestratorError::Moved).into());
+    }
     let summary = app.summary(namespace, id).await?;
     let compiled = app.plans.compiled(namespace, summary.workflow_id, summary.workflow_version).await?;
     let watch = Watch {
@@ -61,7 +66,8 @@ pub(super) async fn watch(api: &Api, namespace: &Namespace, id: ExecutionId, aft
 }
 
 impl Watch {
-    /// The next event; none after the last of an execution that has ended, after an error, and at a drain.
+    /// The next event; none after the last of an execution that has ended, after an error, where the shard moves, and at a
+    /// drain.
     async fn next(&mut self) -> Result<Option<EventRow>, OrchestratorError> {
         loop {
             if self.is_over {
@@ -82,7 +88,12 @@ impl Watch {
             }
             // Both arms are cancel-safe.
             tokio::select! {
-                () = self.watcher.changed() => {}
+                is_told = self.watcher.changed() => {
+                    // The shard moves. Whoever watches asks again, from where it is, and is led to its new owner.
+                    if !is_told {
+                        return Ok(None);
+                    }
+                }
                 () = self.shutdown.draining() => return Ok(None),
             }
         }

@@ -40,6 +40,8 @@ pub(crate) struct Replicas {
     /// Absent where there are no others.
     connect: Option<Connect>,
     known: Mutex<Known>,
+    /// One read of the owners is enough for all who want to know.
+    reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -54,7 +56,7 @@ const BELIEVED: Duration = Duration::from_millis(200);
 
 impl Replicas {
     pub(crate) fn new(store: Arc<dyn Store>, own: String, connect: Option<Connect>) -> Self {
-        Self { store, own, connect, known: Mutex::default() }
+        Self { store, own, connect, known: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
     /// The way to the replica that writes a shard; none where that is nobody, or this one.
@@ -85,8 +87,16 @@ impl Replicas {
         Ok(addresses.iter().filter_map(|address| self.link(address)).collect())
     }
 
+    fn is_believed(&self) -> bool {
+        self.known().read_at.is_some_and(|at| at.elapsed() < BELIEVED)
+    }
+
     async fn refresh(&self) -> sqlx::Result<()> {
-        if self.known().read_at.is_some_and(|at| at.elapsed() < BELIEVED) {
+        if self.is_believed() {
+            return Ok(());
+        }
+        let _reading = self.reading.lock().await;
+        if self.is_believed() {
             return Ok(());
         }
         let owners = self.store.owners().await?;

@@ -12,6 +12,7 @@ use super::{
 };
 
 mod plans;
+mod silence;
 
 testkit::conformance! {
     executions_read_back_as_they_were_written

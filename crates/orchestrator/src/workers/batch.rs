@@ -50,6 +50,8 @@ impl Default for Share {
 pub(super) struct Open {
     pub(super) shares: HashMap<ExecutionId, Share>,
     pub(super) events: usize,
+    /// Of the data of its events.
+    pub(super) bytes: usize,
     /// Executions read again after the database had refused their events.
     pub(super) resumed: Vec<ExecutionId>,
 }
@@ -71,6 +73,7 @@ impl Open {
     pub(super) fn take(&mut self, id: ExecutionId) -> Option<Share> {
         let share = self.shares.remove(&id)?;
         self.events -= share.events.len();
+        self.bytes -= share.events.iter().map(|event| event.data.len()).sum::<usize>();
         Some(share)
     }
 }

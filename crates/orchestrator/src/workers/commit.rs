@@ -47,6 +47,7 @@ impl Worker {
             let data = event.encode();
             let hash = chain(&live.hash, sequence, now, &data);
             live.hash = hash;
+            self.open.bytes += data.len();
             share.events.push(NewEvent { execution: id, sequence, at: now, data, hash });
             if let Event::StepFailed { unit: unit @ Unit { index: None, .. }, .. } = event
                 && let Some(step) = live.compiled.plan.steps.get(unit.step as usize)
@@ -64,7 +65,7 @@ impl Worker {
         if self.open.is_empty() || !self.has_place_in_flight() {
             return;
         }
-        let Open { mut shares, events, resumed } = std::mem::take(&mut self.open);
+        let Open { mut shares, events, resumed, .. } = std::mem::take(&mut self.open);
         let mut append = Append { events: Vec::with_capacity(events), ..Append::default() };
         let mut traced = Vec::new();
         for (id, share) in &mut shares {
@@ -162,7 +163,7 @@ impl Worker {
             for (id, share) in std::mem::take(&mut self.open.shares) {
                 undo(id, share);
             }
-            self.open.events = 0;
+            (self.open.events, self.open.bytes) = (0, 0);
             let dropped: Vec<_> = self.live.iter().filter(|(_, live)| live.pending > 0).map(|(id, _)| *id).collect();
             for id in dropped {
                 self.read_again(id, RELOAD_AFTER_FAILURE);

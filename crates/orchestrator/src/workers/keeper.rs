@@ -16,7 +16,7 @@ use super::{Fenced, Input, Shared, Workers};
 use crate::{
     app::{Loaded, load},
     error::{OrchestratorError, StartError},
-    hash::HashSet,
+    hash::{HashMap, HashSet},
     metrics,
     store::{Held, Replica},
 };
@@ -39,7 +39,7 @@ pub(crate) struct Keeper {
     recovering: Option<Recovering>,
     /// Shards that workers are letting go of: until they have nothing of them any more this replica takes no others, which
     /// could be the same ones.
-    leaving: HashSet<u32>,
+    leaving: HashMap<u32, Instant>,
     departures: FuturesUnordered<BoxFuture<'static, Arc<[u32]>>>,
 }
 
@@ -51,7 +51,7 @@ struct Recovering {
 
 impl Keeper {
     pub(crate) fn new(workers: Workers, replica: Replica) -> Self {
-        let (leaving, departures) = (HashSet::default(), FuturesUnordered::new());
+        let (leaving, departures) = (HashMap::default(), FuturesUnordered::new());
         Self { workers, replica, held: BTreeMap::new(), recovering: None, leaving, departures }
     }
 
@@ -63,8 +63,17 @@ impl Keeper {
         (self.shared().settings.lease / RENEWALS).min(LONGEST_PAUSE)
     }
 
-    /// Takes what there is for it, and recovers it: what a start waits for.
+    /// Takes what there is for it, and recovers it: what a start waits for. Where that fails, no others are to count on it.
     pub(crate) async fn begin(&mut self) -> Result<(), StartError> {
+        let begun = self.take_first().await;
+        if begun.is_err() {
+            // What it has announced ends by itself.
+            let _ = self.shared().store.leave(&self.replica.id).await;
+        }
+        begun
+    }
+
+    async fn take_first(&mut self) -> Result<(), StartError> {
         self.keep(self.shared().is_alone).await?;
         while self.recovering.is_some() {
             let period = self.period();
@@ -126,9 +135,7 @@ impl Keeper {
         let target = self.target(&replicas);
         let recovering = self.recovering.as_ref().map_or(0, |recovering| recovering.shards.len());
         if self.held.len() > target {
-            let surplus: Vec<_> = self.held.keys().rev().take(self.held.len() - target).copied().collect();
-            tracing::info!(shards = surplus.len(), replicas = replicas.len(), "handing shards over");
-            self.give_up(&surplus, false);
+            self.hand_over(self.held.len() - target, replicas.len()).await?;
         } else if self.held.len() < target && recovering == 0 && self.leaving.is_empty() {
             let part = if take_over { target } else { shared.holdings.count().div_ceil(PARTS) };
             let most = part.min(target - self.held.len());
@@ -138,6 +145,21 @@ impl Keeper {
         }
         metrics::shards(self.held.len());
         Ok(lost)
+    }
+
+    /// Gives up some of the surplus. While shards are nobody's, those who lack some are to take these first: who is late to
+    /// take them, or never does, leaves no more than a part of all unserved.
+    async fn hand_over(&mut self, surplus: usize, replicas: usize) -> sqlx::Result<()> {
+        let shared = Arc::clone(self.shared());
+        let owned = shared.store.owners().await?.len();
+        let free = shared.holdings.count().saturating_sub(owned) + self.leaving.len();
+        let part = shared.holdings.count().div_ceil(PARTS);
+        let given: Vec<_> = self.held.keys().rev().take(surplus.min(part).saturating_sub(free)).copied().collect();
+        if !given.is_empty() {
+            tracing::info!(shards = given.len(), replicas, "handing shards over");
+            self.give_up(&given, false);
+        }
+        Ok(())
     }
 
     /// Gives up what the database does not say is ours; answers how many that were.
@@ -157,11 +179,13 @@ impl Keeper {
     }
 
     /// Gives back what the database says is ours, and nobody here has: what workers have let go of, and a claim whose answer
-    /// was lost.
+    /// was lost. Nor are others to wait for long while something is under way that does not end: once the shard is given back,
+    /// it is fenced off.
     async fn return_unknown(&mut self, renewed: &[Held]) -> sqlx::Result<()> {
         let recovering = self.recovering.iter().flat_map(|recovering| &recovering.shards).map(|held| held.shard);
-        let known: HashSet<_> =
-            recovering.chain(self.held.keys().copied()).chain(self.leaving.iter().copied()).collect();
+        let patience = self.period();
+        let leaving = self.leaving.iter().filter(|(_, since)| since.elapsed() < patience).map(|(shard, _)| *shard);
+        let known: HashSet<_> = recovering.chain(self.held.keys().copied()).chain(leaving).collect();
         let unknown: Vec<_> = renewed.iter().map(|held| held.shard).filter(|shard| !known.contains(shard)).collect();
         if !unknown.is_empty() {
             self.shared().store.release(&self.replica.id, &unknown).await?;
@@ -225,7 +249,8 @@ impl Keeper {
             self.shared().holdings.clear(*shard);
             self.held.remove(shard);
         }
-        self.leaving.extend(shards);
+        let now = Instant::now();
+        self.leaving.extend(shards.iter().map(|shard| (*shard, now)));
         let (workers, shards) = (self.workers.clone(), Arc::<[u32]>::from(shards));
         self.departures.push(async move { workers.give_up(shards, is_lost).await }.boxed());
     }

@@ -71,6 +71,7 @@ impl Worker {
         for id in reading {
             self.stop_loading(id);
         }
+        shared.watchers.end(|id| is_dropped(&id));
         self.ended.retain(|id, _| !is_dropped(id));
         self.ended_order.retain(|id| !is_dropped(id));
     }

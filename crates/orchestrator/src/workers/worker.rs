@@ -19,7 +19,7 @@ use super::{
     leaving::Leaving,
     timers::Timer,
     voters::Wanted,
-    writer::{Job, Outcome},
+    writer::{self, Job, Outcome},
 };
 use crate::{
     app::{Loaded, load},
@@ -136,7 +136,7 @@ impl Worker {
             if is_draining && self.in_flight.is_empty() && self.open.is_empty() {
                 return Ok(());
             }
-            let has_room = self.open.events < MOST_OPEN && !is_draining;
+            let has_room = self.has_room() && !is_draining;
             let wait = self.until_due();
             let frames = self.frames.clone();
             // All arms are cancel-safe. Commits come first: they free memory and answer callers.
@@ -151,22 +151,33 @@ impl Worker {
                         self.loaded(id, loaded);
                     }
                 }
+                () = std::future::ready(()), if has_room && !inbox.is_empty() => {}
                 taken = self.inputs.recv_many(&mut inbox, batch), if has_room => {
                     is_draining |= taken == 0;
                     self.unread = self.unread.saturating_sub(taken);
-                    for input in inbox.drain(..) {
-                        self.take(input);
-                    }
+                    // They are taken from its end.
+                    inbox.reverse();
                 }
                 () = wait, if has_room => {}
                 () = shutdown.draining(), if !is_draining => is_draining = true,
             }
+            while has_room
+                && self.has_room()
+                && let Some(input) = inbox.pop()
+            {
+                self.take(input);
+            }
             // Where nothing more may be decided, time decides nothing either.
-            if has_room && !is_draining {
+            if has_room && inbox.is_empty() && !is_draining {
                 self.look_at_inputs();
                 self.fire_due();
             }
         }
+    }
+
+    /// May more be decided? What is open is to fit into one commit.
+    fn has_room(&self) -> bool {
+        self.open.events < MOST_OPEN && self.open.bytes < writer::MOST_BYTES
     }
 
     /// Finds out until when everything is read. Under load there is always something to read; what matters is since when.
@@ -223,6 +234,8 @@ impl Worker {
     /// Takes an execution in that the log has, and does what it owes. What it has out may be out already.
     pub(super) fn adopt(&mut self, id: ExecutionId, loaded: Loaded) {
         let Some(held) = self.shared.holdings.held(id) else { return };
+        // A commit that was not heard of may have written what it has.
+        self.shared.watchers.committed(id, loaded.execution.last_sequence());
         let live = Live::new(loaded, held, self.batch);
         let effects = live.execution.outstanding();
         self.insert(id, live);
@@ -293,6 +306,8 @@ impl Worker {
             return waiting.into_iter().for_each(turn_away);
         }
         match loaded {
+            // It came with its shard meanwhile: what was read is older.
+            Ok(_) if self.live.contains_key(&id) => waiting.into_iter().for_each(|input| self.take(input)),
             Ok(Some(loaded)) => {
                 self.adopt(id, loaded);
                 for input in waiting {

@@ -20,6 +20,8 @@ use crate::{
 
 /// Batches of one transaction.
 const MOST: usize = 256;
+/// Bytes of events of one transaction, beyond those of one batch.
+pub(super) const MOST_BYTES: usize = 16 << 20;
 
 /// Another replica has the shards.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -64,31 +66,52 @@ pub(super) async fn run(
         pace.gather(executions(&waiting)).await;
         take_more(&mut jobs, &mut waiting);
         pace.begin(executions(&waiting));
-        let mut order = Vec::with_capacity(waiting.len());
-        let mut merged = Merged::default();
-        for job in waiting.drain(..) {
-            let is_valid = job.generation >= valid[job.worker];
-            order.push((job.worker, job.generation, is_valid));
-            for id in &job.resumed {
-                refused.remove(id);
+        let mut rest = waiting.drain(..).peekable();
+        while rest.peek().is_some() {
+            let mut batches = Vec::with_capacity(rest.len());
+            let mut merged = Merged::default();
+            while let Some(job) = rest.next_if(|job| merged.has_room_for(&job.append)) {
+                let is_valid = job.generation >= valid[job.worker];
+                batches.push(merged.take(job, is_valid, &mut refused));
             }
-            if is_valid {
-                merged.add(job.append, &refused);
-                merged.spans.extend(job.spans);
+            let span = spans::committed_together(&merged.spans);
+            let committed = commit(&shared, merged.append, &mut refused).instrument(span).await;
+            for batch in batches {
+                if batch.is_valid && !committed {
+                    valid[batch.worker] = batch.generation + 1;
+                }
+                let worker = batch.worker;
+                // A worker leaves room for every batch in flight; one that has ended needs no answer.
+                let _ = workers[worker].send(batch.outcome(committed, &refused)).await;
             }
-        }
-        let span = spans::committed_together(&merged.spans);
-        let outcome = commit(&shared, merged.append, &mut refused).instrument(span).await;
-        for (worker, generation, is_valid) in order {
-            let outcome = if is_valid { outcome.clone() } else { Outcome::Failed };
-            if is_valid && matches!(outcome, Outcome::Failed) {
-                valid[worker] = generation + 1;
-            }
-            // A worker leaves room for every batch in flight; one that has ended needs no answer.
-            let _ = workers[worker].send(outcome).await;
         }
     }
     Ok(())
+}
+
+/// A batch whose events are being committed.
+struct Batch {
+    worker: usize,
+    generation: u64,
+    is_valid: bool,
+    /// Executions whose events were refused before it came, and not read again: what it has of them builds on those.
+    left_out: HashSet<ExecutionId>,
+}
+
+impl Batch {
+    /// `refused`: what is refused now, which a batch of the same commit may have taken up again since.
+    fn outcome(self, committed: bool, refused: &HashSet<ExecutionId>) -> Outcome {
+        if !self.is_valid || !committed {
+            return Outcome::Failed;
+        }
+        let mut without = self.left_out;
+        without.extend(refused);
+        if without.is_empty() { Outcome::Committed } else { Outcome::Except(Arc::new(without)) }
+    }
+}
+
+fn bytes(append: &Append) -> usize {
+    append.events.iter().map(|event| event.data.len()).sum()
 }
 
 fn executions(jobs: &[Job]) -> usize {
@@ -104,8 +127,9 @@ fn take_more(jobs: &mut mpsc::Receiver<Job>, waiting: &mut Vec<Job>) {
     }
 }
 
-/// Commits what it can. What the database refuses is found by halves, and left out.
-async fn commit(shared: &Shared, append: Append, refused: &mut HashSet<ExecutionId>) -> Outcome {
+/// Commits what it can. What the database refuses is found by halves, and left out. Answers whether anything else may be
+/// committed.
+async fn commit(shared: &Shared, append: Append, refused: &mut HashSet<ExecutionId>) -> bool {
     let mut parts = vec![append];
     let mut is_whole = true;
     while let Some(part) = parts.pop() {
@@ -126,11 +150,11 @@ async fn commit(shared: &Shared, append: Append, refused: &mut HashSet<Execution
                 refused.extend(left.map(|summary| summary.id));
                 break;
             }
-            Err(_) => return Outcome::Failed,
+            Err(_) => return false,
         }
         is_whole = false;
     }
-    if refused.is_empty() { Outcome::Committed } else { Outcome::Except(Arc::new(refused.clone())) }
+    true
 }
 
 /// Both halves of the executions, or the one that there is.
@@ -169,17 +193,41 @@ async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError
 #[derive(Default)]
 struct Merged {
     append: Append,
+    /// Of its events.
+    bytes: usize,
     places: HashMap<ExecutionId, usize>,
     spans: Vec<Span>,
 }
 
 impl Merged {
+    /// May it be committed together with what there is? Not where that becomes too large for one statement; and not under
+    /// another epoch of a shard, since there is one claim of each.
+    fn has_room_for(&self, append: &Append) -> bool {
+        let is_same =
+            |(shard, epoch): (&u32, &i64)| self.append.claims.get(shard).is_none_or(|claimed| claimed == epoch);
+        let is_first = self.append.events.is_empty();
+        (is_first || self.bytes + bytes(append) <= MOST_BYTES) && append.claims.iter().all(is_same)
+    }
+
+    /// Adds a batch, as far as it is valid and builds on nothing that was refused.
+    fn take(&mut self, job: Job, is_valid: bool, refused: &mut HashSet<ExecutionId>) -> Batch {
+        // An execution that is taken up in this batch has nothing older in it.
+        for id in &job.resumed {
+            refused.remove(id);
+        }
+        if is_valid {
+            self.add(job.append, refused);
+            self.spans.extend(job.spans);
+        }
+        Batch { worker: job.worker, generation: job.generation, is_valid, left_out: refused.clone() }
+    }
+
     fn add(&mut self, mut append: Append, refused: &HashSet<ExecutionId>) {
         if !refused.is_empty() {
             append.events.retain(|event| !refused.contains(&event.execution));
             append.summaries.retain(|summary| !refused.contains(&summary.id));
         }
-        // Before a shard is held again, everything of its last epoch is answered: there is one claim of each.
+        self.bytes += bytes(&append);
         self.append.claims.extend(append.claims);
         if self.append.events.is_empty() {
             self.append.events = append.events;
@@ -200,5 +248,55 @@ impl Merged {
                 self.append.summaries.push(summary);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Timestamp;
+
+    use super::*;
+    use crate::store::NewEvent;
+
+    fn job(id: ExecutionId, resumed: &[ExecutionId], epoch: i64, bytes: usize) -> Job {
+        let event = NewEvent {
+            execution: id,
+            sequence: 1,
+            at: Timestamp::from_millis(1),
+            data: vec![b' '; bytes],
+            hash: [0; 32],
+        };
+        let append = Append { events: vec![event], summaries: Vec::new(), claims: [(0, epoch)].into_iter().collect() };
+        Job { worker: 0, generation: 0, resumed: resumed.to_vec(), append, spans: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_left_out_is_not_committed_even_where_the_execution_goes_on_in_the_same_commit() {
+        let id = ExecutionId::from_parts(1, 1);
+        let mut refused: HashSet<_> = [id].into_iter().collect();
+        let mut merged = Merged::default();
+        let built_on = merged.take(job(id, &[], 1, 1), true, &mut refused);
+        assert!(merged.append.events.is_empty(), "it builds on what was refused");
+        let resumed = merged.take(job(id, &[id], 1, 1), true, &mut refused);
+        assert_eq!((merged.append.events.len(), refused.len()), (1, 0));
+        let Outcome::Except(without) = built_on.outcome(true, &refused) else {
+            panic!("its callers hear that it is committed")
+        };
+        assert!(without.contains(&id));
+        assert!(matches!(resumed.outcome(true, &refused), Outcome::Committed));
+    }
+
+    #[test]
+    fn a_commit_has_one_epoch_of_a_shard_and_is_not_too_large() {
+        let (id, mut refused) = (ExecutionId::from_parts(1, 1), HashSet::default());
+        let mut merged = Merged::default();
+        assert!(
+            merged.has_room_for(&job(id, &[], 1, MOST_BYTES + 1).append),
+            "a batch is committed, whatever its size"
+        );
+        merged.take(job(id, &[], 1, MOST_BYTES / 2), true, &mut refused);
+        assert!(merged.has_room_for(&job(id, &[], 1, MOST_BYTES / 2).append));
+        assert!(!merged.has_room_for(&job(id, &[], 1, MOST_BYTES / 2 + 1).append));
+        assert!(!merged.has_room_for(&job(id, &[], 2, 1).append), "it is of another epoch");
     }
 }

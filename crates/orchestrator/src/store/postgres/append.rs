@@ -38,7 +38,8 @@ pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) ->
     let failures = summaries.iter().map(failure_text).collect::<sqlx::Result<Vec<_>>>()?;
     let counts: Vec<_> =
         summaries.iter().flat_map(|summary| counts_list(summary.counts)).map(|count| count as i32).collect();
-    let held: Vec<i64> = sqlx::query_scalar(APPEND)
+    let mut connection = postgres.lend().await?;
+    let held = sqlx::query_scalar(APPEND)
         .bind(ids)
         .bind(epochs)
         .bind(owner)
@@ -61,8 +62,10 @@ pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) ->
         .bind(column(summaries, |summary| summary.last_hash.as_slice()))
         .bind(counts)
         // All there is, not the first row: that comes before the commit, and a server that dies in between has sent it.
-        .fetch_all(&postgres.pool)
-        .await?;
+        .fetch_all(&mut *connection)
+        .await;
+    connection.give_back();
+    let held: Vec<i64> = held?;
     if held == [claims.len() as i64] { Ok(()) } else { Err(AppendError::Fenced) }
 }
 

@@ -17,9 +17,10 @@ pub(super) async fn events(
     after: u64,
     limit: usize,
 ) -> sqlx::Result<Page<EventRow>> {
+    let mut connection = postgres.lend().await?;
     let query = "SELECT sequence, at, data, hash FROM execution_events WHERE execution_id = $1 AND sequence > $2 \
                  ORDER BY sequence LIMIT $3";
-    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit as i64 + 1).fetch(&postgres.pool);
+    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit as i64 + 1).fetch(&mut *connection);
     let decode = |row: &PgRow| {
         Ok(EventRow {
             sequence: row.try_get::<i64, _>(0)? as u64,
@@ -28,20 +29,27 @@ pub(super) async fn events(
             hash: row.try_get(3)?,
         })
     };
-    Page::read(rows, limit, decode, |row| row.data.len()).await
+    let page = Page::read(rows, limit, decode, |row| row.data.len()).await;
+    connection.give_back();
+    page
 }
 
 pub(super) async fn summary(postgres: &Postgres, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
     let mut query = QueryBuilder::<sqlx::Postgres>::new("SELECT ");
     query.push(COLUMNS).push(" FROM executions WHERE id = ").push_bind(key(id));
-    let row = query.build().fetch_optional(&postgres.pool).await?;
-    row.as_ref().map(decode).transpose()
+    let mut connection = postgres.lend().await?;
+    let row = query.build().fetch_optional(&mut *connection).await;
+    connection.give_back();
+    row?.as_ref().map(decode).transpose()
 }
 
 pub(super) async fn live(postgres: &Postgres, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
     let shards: Vec<_> = shards.iter().map(|shard| *shard as i32).collect();
     let query = "SELECT id FROM executions WHERE ended_at IS NULL AND shard = ANY($1) ORDER BY shard, id";
-    let keys: Vec<Vec<u8>> = sqlx::query_scalar(query).bind(shards).fetch_all(&postgres.pool).await?;
+    let mut connection = postgres.lend().await?;
+    let keys = sqlx::query_scalar(query).bind(shards).fetch_all(&mut *connection).await;
+    connection.give_back();
+    let keys: Vec<Vec<u8>> = keys?;
     keys.iter().map(|key| id_of(key)).collect()
 }
 
@@ -68,8 +76,10 @@ pub(super) async fn list(postgres: &Postgres, filter: &ExecutionFilter) -> sqlx:
         query.push(" AND (created_at, id) < (").push_bind(at.to_datetime()).push(", ").push_bind(key(id)).push(")");
     }
     query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(filter.limit);
-    let rows = query.build().fetch_all(&postgres.pool).await?;
-    rows.iter().map(decode).collect()
+    let mut connection = postgres.lend().await?;
+    let rows = query.build().fetch_all(&mut *connection).await;
+    connection.give_back();
+    rows?.iter().map(decode).collect()
 }
 
 fn decode(row: &PgRow) -> sqlx::Result<Summary> {

@@ -17,75 +17,87 @@ use super::{
     WorkflowRow, Written,
 };
 
+/// Connections for the lease and for commits alone: one each, and a second way where one of them has gone silent.
+const KEPT_APART: u32 = 2;
+
 /// A schema in PostgreSQL.
-pub(super) struct PostgresStore(Postgres);
+pub(super) struct PostgresStore {
+    /// For what users and the recovery read, and for workflows.
+    shared: Postgres,
+    /// For the lease and for commits: no list that a user reads may keep them waiting.
+    own: Postgres,
+}
 
 impl PostgresStore {
-    pub(super) const fn new(postgres: Postgres) -> Self {
-        Self(postgres)
+    pub(super) fn new(postgres: Postgres) -> Self {
+        Self { own: postgres.apart(KEPT_APART), shared: postgres }
     }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
     async fn append(&self, owner: &str, append: &Append) -> Result<(), AppendError> {
-        append::append(&self.0, owner, append).instrument(self.0.span("INSERT", "execution_events")).await
+        let appended = append::append(&self.own, owner, append).instrument(self.own.span("INSERT", "execution_events"));
+        self.own.limited(appended).await
     }
 
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
-        executions::events(&self.0, id, after, limit).instrument(self.0.span("SELECT", "execution_events")).await
+        let read = executions::events(&self.shared, id, after, limit);
+        self.shared.limited(read.instrument(self.shared.span("SELECT", "execution_events"))).await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
-        executions::summary(&self.0, id).instrument(self.0.span("SELECT", "executions")).await
+        let read = executions::summary(&self.shared, id).instrument(self.shared.span("SELECT", "executions"));
+        self.shared.limited(read).await
     }
 
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>> {
-        executions::list(&self.0, filter).instrument(self.0.span("SELECT", "executions")).await
+        let read = executions::list(&self.shared, filter).instrument(self.shared.span("SELECT", "executions"));
+        self.shared.limited(read).await
     }
 
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
-        executions::live(&self.0, shards).await
+        self.shared.limited(executions::live(&self.shared, shards)).await
     }
 
     async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {
-        shards::make(&self.0, count).await
+        self.own.limited(shards::make(&self.own, count)).await
     }
 
     async fn announce(&self, replica: &Replica, lease: Duration) -> sqlx::Result<Vec<Replica>> {
-        shards::announce(&self.0, replica, lease).await
+        self.own.limited(shards::announce(&self.own, replica, lease)).await
     }
 
     async fn claim(&self, owner: &str, most: usize, lease: Duration, take_over: bool) -> sqlx::Result<Vec<Held>> {
-        shards::claim(&self.0, owner, most, lease, take_over).await
+        self.own.limited(shards::claim(&self.own, owner, most, lease, take_over)).await
     }
 
     async fn renew(&self, owner: &str, lease: Duration) -> sqlx::Result<Vec<Held>> {
-        shards::renew(&self.0, owner, lease).await
+        self.own.limited(shards::renew(&self.own, owner, lease)).await
     }
 
     async fn release(&self, owner: &str, shards: &[u32]) -> sqlx::Result<()> {
-        shards::release(&self.0, owner, shards).await
+        self.own.limited(shards::release(&self.own, owner, shards)).await
     }
 
     async fn leave(&self, owner: &str) -> sqlx::Result<()> {
-        shards::leave(&self.0, owner).await
+        self.own.limited(shards::leave(&self.own, owner)).await
     }
 
     async fn owners(&self) -> sqlx::Result<Vec<Owner>> {
-        shards::owners(&self.0).await
+        self.shared.limited(shards::owners(&self.shared)).await
     }
 
     async fn create_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
-        workflows::create(&self.0, row).instrument(self.0.span("INSERT", "workflows")).await
+        workflows::create(&self.shared, row).instrument(self.shared.span("INSERT", "workflows")).await
     }
 
     async fn update_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
-        workflows::update(&self.0, row).instrument(self.0.span("UPDATE", "workflows")).await
+        workflows::update(&self.shared, row).instrument(self.shared.span("UPDATE", "workflows")).await
     }
 
     async fn archive_workflow(&self, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
-        workflows::archive(&self.0, id, now).await
+        workflows::archive(&self.shared, id, now).await
     }
 
     async fn workflow(
@@ -94,19 +106,21 @@ impl Store for PostgresStore {
         workflow: &WorkflowRef,
         version: Option<u32>,
     ) -> sqlx::Result<Option<WorkflowRow>> {
-        workflows::get(&self.0, namespace, workflow, version).instrument(self.0.span("SELECT", "workflows")).await
+        let read = workflows::get(&self.shared, namespace, workflow, version);
+        self.shared.limited(read.instrument(self.shared.span("SELECT", "workflows"))).await
     }
 
     async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>> {
-        workflows::list(&self.0, filter).instrument(self.0.span("SELECT", "workflows")).await
+        workflows::list(&self.shared, filter).instrument(self.shared.span("SELECT", "workflows")).await
     }
 
     async fn ping(&self) -> sqlx::Result<()> {
-        self.0.ping().await
+        self.shared.ping().await
     }
 
     async fn close(&self) {
-        self.0.close().await;
+        self.own.close().await;
+        self.shared.close().await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{
-    Row as _,
+    Connection as _, Row as _,
     postgres::{PgRow, types::PgInterval},
 };
 use store::Postgres;
@@ -28,18 +28,21 @@ fn numbers(shards: &[u32]) -> Vec<i32> {
 }
 
 pub(super) async fn make(postgres: &Postgres, count: u32) -> sqlx::Result<u32> {
-    let mut transaction = postgres.pool.begin().await?;
+    let mut connection = postgres.lend().await?;
+    let mut transaction = connection.begin().await?;
     sqlx::query(LOCK).execute(&mut *transaction).await?;
     let insert = "INSERT INTO shards (id, owner, epoch, lease_until) SELECT id, '', 0, now() \
                   FROM generate_series(0, $1 - 1) AS id WHERE NOT EXISTS (SELECT 1 FROM shards)";
     sqlx::query(insert).bind(count as i32).execute(&mut *transaction).await?;
     let found: i64 = sqlx::query_scalar("SELECT count(*) FROM shards").fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
+    connection.give_back();
     Ok(found as u32)
 }
 
 pub(super) async fn announce(postgres: &Postgres, replica: &Replica, lease: Duration) -> sqlx::Result<Vec<Replica>> {
-    let mut transaction = postgres.pool.begin().await?;
+    let mut connection = postgres.lend().await?;
+    let mut transaction = connection.begin().await?;
     let write = "INSERT INTO replicas (id, address, lives_until) VALUES ($1, $2, now() + $3) ON CONFLICT (id) DO UPDATE \
                  SET address = excluded.address, lives_until = excluded.lives_until";
     sqlx::query(write)
@@ -56,6 +59,7 @@ pub(super) async fn announce(postgres: &Postgres, replica: &Replica, lease: Dura
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
+    connection.give_back();
     rows.iter().map(|row| Ok(Replica { id: row.try_get("id")?, address: row.try_get("address")? })).collect()
 }
 
@@ -66,7 +70,8 @@ pub(super) async fn claim(
     lease: Duration,
     take_over: bool,
 ) -> sqlx::Result<Vec<Held>> {
-    let mut transaction = postgres.pool.begin().await?;
+    let mut connection = postgres.lend().await?;
+    let mut transaction = connection.begin().await?;
     sqlx::query(LOCK).execute(&mut *transaction).await?;
     let update = "UPDATE shards SET owner = $1, epoch = epoch + 1, lease_until = now() + $2 WHERE id IN \
                   (SELECT id FROM shards WHERE owner <> $1 AND (owner = '' OR lease_until <= now() OR $3) \
@@ -79,6 +84,7 @@ pub(super) async fn claim(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
+    connection.give_back();
     rows.iter().map(held).collect()
 }
 
@@ -86,36 +92,42 @@ pub(super) async fn renew(postgres: &Postgres, owner: &str, lease: Duration) -> 
     // Rows in one order: appends of this very replica hold share locks on them.
     let update = "UPDATE shards SET lease_until = now() + $2 WHERE id IN \
                   (SELECT id FROM shards WHERE owner = $1 ORDER BY id FOR UPDATE) AND owner = $1 RETURNING id, epoch";
-    let rows = sqlx::query(update).bind(owner).bind(interval(lease)).fetch_all(&postgres.pool).await?;
-    rows.iter().map(held).collect()
+    let mut connection = postgres.lend().await?;
+    let rows = sqlx::query(update).bind(owner).bind(interval(lease)).fetch_all(&mut *connection).await;
+    connection.give_back();
+    rows?.iter().map(held).collect()
 }
 
 pub(super) async fn release(postgres: &Postgres, owner: &str, shards: &[u32]) -> sqlx::Result<()> {
-    sqlx::query("UPDATE shards SET owner = '', lease_until = now() WHERE owner = $1 AND id = ANY($2)")
-        .bind(owner)
-        .bind(numbers(shards))
-        .execute(&postgres.pool)
-        .await?;
-    Ok(())
+    let update = "UPDATE shards SET owner = '', lease_until = now() WHERE owner = $1 AND id = ANY($2)";
+    let mut connection = postgres.lend().await?;
+    let done = sqlx::query(update).bind(owner).bind(numbers(shards)).execute(&mut *connection).await;
+    connection.give_back();
+    done.map(drop)
 }
 
 pub(super) async fn leave(postgres: &Postgres, owner: &str) -> sqlx::Result<()> {
-    let mut transaction = postgres.pool.begin().await?;
+    let mut connection = postgres.lend().await?;
+    let mut transaction = connection.begin().await?;
     sqlx::query("UPDATE shards SET owner = '', lease_until = now() WHERE owner = $1")
         .bind(owner)
         .execute(&mut *transaction)
         .await?;
     sqlx::query("DELETE FROM replicas WHERE id = $1").bind(owner).execute(&mut *transaction).await?;
-    transaction.commit().await
+    transaction.commit().await?;
+    connection.give_back();
+    Ok(())
 }
 
 pub(super) async fn owners(postgres: &Postgres) -> sqlx::Result<Vec<Owner>> {
     let query = "SELECT shards.id AS shard, replicas.id, address FROM shards JOIN replicas ON replicas.id = shards.owner \
                  WHERE lease_until > now() ORDER BY shards.id";
-    let rows = sqlx::query(query).fetch_all(&postgres.pool).await?;
+    let mut connection = postgres.lend().await?;
+    let rows = sqlx::query(query).fetch_all(&mut *connection).await;
+    connection.give_back();
     let owner = |row: &PgRow| {
         let replica = Replica { id: row.try_get("id")?, address: row.try_get("address")? };
         Ok(Owner { shard: small(row.try_get("shard")?)?, replica })
     };
-    rows.iter().map(owner).collect()
+    rows?.iter().map(owner).collect()
 }

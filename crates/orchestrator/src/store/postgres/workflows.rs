@@ -97,8 +97,10 @@ pub(super) async fn get(
         WorkflowRef::Id(id) => query.push(" AND w.id = ").push_bind(id.to_string()),
         WorkflowRef::Name(name) => query.push(" AND w.status = 'active' AND w.name = ").push_bind(name.clone()),
     };
-    let row = query.build().fetch_optional(&postgres.pool).await?;
-    row.as_ref().map(decode).transpose()
+    let mut connection = postgres.lend().await?;
+    let row = query.build().fetch_optional(&mut *connection).await;
+    connection.give_back();
+    row?.as_ref().map(decode).transpose()
 }
 
 pub(super) async fn list(postgres: &Postgres, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>> {
