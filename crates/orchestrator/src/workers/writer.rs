@@ -48,6 +48,21 @@ pub(super) enum Outcome {
     Except(Arc<HashSet<ExecutionId>>),
 }
 
+impl Outcome {
+    /// The same for a batch of which these executions were left out.
+    fn but_for(&self, mut left_out: HashSet<ExecutionId>) -> Self {
+        match self {
+            Self::Failed => Self::Failed,
+            Self::Committed | Self::Except(_) if left_out.is_empty() => self.clone(),
+            Self::Committed => Self::Except(Arc::new(left_out)),
+            Self::Except(refused) => {
+                left_out.extend(refused.iter());
+                Self::Except(Arc::new(left_out))
+            }
+        }
+    }
+}
+
 /// Commits until all workers have ended.
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -68,10 +83,11 @@ pub(super) async fn run(
         let mut merged = Merged::default();
         for job in waiting.drain(..) {
             let is_valid = job.generation >= valid[job.worker];
-            order.push((job.worker, job.generation, is_valid));
             for id in &job.resumed {
                 refused.remove(id);
             }
+            // A later batch of this round may resume what is left out of this one.
+            order.push((job.worker, job.generation, is_valid, refused.clone()));
             if is_valid {
                 merged.add(job.append, &refused);
                 merged.spans.extend(job.spans);
@@ -79,8 +95,8 @@ pub(super) async fn run(
         }
         let span = spans::committed_together(&merged.spans);
         let outcome = commit(&shared, merged.append, &mut refused).instrument(span).await;
-        for (worker, generation, is_valid) in order {
-            let outcome = if is_valid { outcome.clone() } else { Outcome::Failed };
+        for (worker, generation, is_valid, left_out) in order {
+            let outcome = if is_valid { outcome.but_for(left_out) } else { Outcome::Failed };
             if is_valid && matches!(outcome, Outcome::Failed) {
                 valid[worker] = generation + 1;
             }
