@@ -82,7 +82,8 @@ pub(super) async fn live(ground: &Arc<Ground>) -> Tally {
             ground.breach(|| format!("I8: {} after the last trouble", unfinished(&world, &runs)));
         }
     }
-    if ground.chance(0.5) {
+    // Who takes shards over at once does not wait for a lease: whoever had them does not know yet.
+    if ground.chance(0.5) || world.is_alone {
         // Whoever was stopped finds out what it has lost.
         pass(&world, Duration::from_secs(8)).await;
     }

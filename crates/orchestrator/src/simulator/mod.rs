@@ -41,6 +41,10 @@
 //! Two more changed nothing, since something else keeps the same promise: a replica that hears of results of shards that it
 //! has lost may not speak of them, and before a shard is held again nothing of its last epoch is under way.
 //!
+//! What it has found, each mended since: a keeper that took shards again while their last batch was under way; a read of a log that
+//! ended after its shard was lost and had come back; a batch that was called committed though an execution had been left out of
+//! it; a command that decided nothing, answered from memory that was old; a verification that compared such memory.
+//!
 //! - `TROUPE_SIM_SEED=n` runs exactly the history with this seed, and prints it (with `--no-capture`).
 //! - `TROUPE_SIM_SEEDS=n` runs so many histories instead of [`SEEDS`].
 

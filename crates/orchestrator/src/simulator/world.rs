@@ -40,7 +40,7 @@ pub(super) struct World {
     registry: Link,
     settings: Settings,
     /// Is there to be one replica at a time, which takes everything when it starts?
-    is_alone: bool,
+    pub(super) is_alone: bool,
     seats: Mutex<Vec<Seat>>,
 }
 

@@ -106,7 +106,6 @@ impl Writer<'_> {
     /// What the step does. Is it one that cannot have layers around?
     fn work(&mut self, step: &mut Map<String, Value>, id: &str, upstream: &[String], depth: usize) -> bool {
         match self.pick(24) {
-            0..8 => self.task(step, upstream),
             8..10 => self.decision(step),
             10..12 => self.signal(step),
             12 => drop(step.insert("sleep".into(), format!("{}s", self.rng.random_range(1..=30)).into())),

@@ -12,6 +12,7 @@ use workflow::{
 use crate::timekeeper::Timekeeper;
 
 /// What the log has said so far.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that the log has said, or not")]
 #[derive(Default)]
 pub(crate) struct Observer {
     root: FrameId,
