@@ -68,7 +68,9 @@ impl Worker {
         }
         // What is being read is old when the shard comes back.
         let reading: Vec<_> = self.loading.keys().filter(|id| is_dropped(id)).copied().collect();
-        reading.into_iter().for_each(|id| self.stop_loading(id));
+        for id in reading {
+            self.stop_loading(id);
+        }
         shared.watchers.end(|id| is_dropped(&id));
         self.ended.retain(|id, _| !is_dropped(id));
         self.ended_order.retain(|id| !is_dropped(id));
