@@ -18,7 +18,7 @@ pub use cache::{Believe, Cache, Codec, Found};
 pub use cursor::{PageSize, PageToken};
 pub use migrations::Migrations;
 pub use pace::Pace;
-pub use page::Page;
+pub use page::{PAGE_BYTES, Page};
 pub use postgres::{Lent, Postgres};
 pub use redis::{Health, Heard, Key, Redis, RedisError, Subscription};
 pub use sqlite::Sqlite;

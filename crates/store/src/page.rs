@@ -6,7 +6,7 @@ use crate::PageToken;
 
 /// Bytes of what the rows of a page carry: a quarter of the largest message, so that what the contract adds to each row fits
 /// in the rest.
-const MOST_BYTES: usize = 16 << 20;
+pub const PAGE_BYTES: usize = 16 << 20;
 
 /// A part of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl<T> Page<T> {
         while let Some(row) = rows.try_next().await? {
             let row = decode(&row)?;
             bytes += size(&row);
-            if found.len() == limit || (bytes > MOST_BYTES && !found.is_empty()) {
+            if found.len() == limit || (bytes > PAGE_BYTES && !found.is_empty()) {
                 return Ok(Self { rows: found, is_last: false });
             }
             found.push(row);
@@ -59,7 +59,7 @@ mod tests {
     async fn a_page_ends_at_its_limit_or_where_an_answer_is_full_and_has_a_row_at_least() {
         assert_eq!(page(&[1, 2, 3], 3).await, Page { rows: vec![1, 2, 3], is_last: true });
         assert_eq!(page(&[1, 2, 3], 2).await, Page { rows: vec![1, 2], is_last: false });
-        let large = MOST_BYTES + 1;
+        let large = PAGE_BYTES + 1;
         assert_eq!(page(&[large, 1], 2).await, Page { rows: vec![large], is_last: false });
         assert_eq!(page(&[1, large], 2).await, Page { rows: vec![1], is_last: false });
         assert_eq!(page(&[], 2).await, Page { rows: vec![], is_last: true });

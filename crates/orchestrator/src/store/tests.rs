@@ -16,6 +16,7 @@ mod silence;
 
 testkit::conformance! {
     executions_read_back_as_they_were_written
+    a_log_of_large_events_is_read_in_pages
     a_commit_is_all_or_nothing_and_an_event_is_written_once
     only_who_holds_a_shard_under_its_epoch_writes
     shards_are_shared_and_change_hands
@@ -149,6 +150,30 @@ async fn shards_are_shared_and_change_hands(place: Database) {
     store.leave("two").await.unwrap();
     assert_eq!(store.renew("two", LEASE).await.unwrap(), []);
     assert_eq!(store.announce(&replica("one"), LEASE).await.unwrap().len(), 1);
+    store.close().await;
+}
+
+async fn a_log_of_large_events_is_read_in_pages(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.make_shards(1).await.unwrap();
+    let held = store.claim("one", 1, LEASE, false).await.unwrap();
+    let first = summary(1);
+    // Two of them fill a page, the third is larger than one.
+    let sizes = [8 << 20, 8 << 20, 17 << 20, 1, 1];
+    for (sequence, size) in (1..).zip(sizes) {
+        let event = NewEvent { data: vec![b' '; size], ..event(&first, sequence) };
+        store.append("one", &append(vec![event], vec![first.clone()], &held)).await.unwrap();
+    }
+    let (mut after, mut pages) = (0, Vec::new());
+    loop {
+        let page = store.events(first.id, after, 1_000).await.unwrap();
+        after = page.rows.last().unwrap().sequence;
+        pages.push(page.rows.iter().map(|row| row.sequence).collect::<Vec<_>>());
+        if page.is_last {
+            break;
+        }
+    }
+    assert_eq!(pages, [vec![1, 2], vec![3], vec![4, 5]]);
     store.close().await;
 }
 

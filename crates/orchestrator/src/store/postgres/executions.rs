@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::{ExecutionId, Timestamp};
 use sqlx::{QueryBuilder, Row as _, postgres::PgRow};
-use store::{Page, Postgres};
+use store::{PAGE_BYTES, Page, Postgres};
 
 use super::small;
 use crate::store::{EventRow, ExecutionFilter, Summary, counts_of, id_of, key, parsed, unreadable};
@@ -18,9 +18,20 @@ pub(super) async fn events(
     limit: usize,
 ) -> sqlx::Result<Page<EventRow>> {
     let mut connection = postgres.lend().await?;
-    let query = "SELECT sequence, at, data, hash FROM execution_events WHERE execution_id = $1 AND sequence > $2 \
-                 ORDER BY sequence LIMIT $3";
-    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit as i64 + 1).fetch(&mut *connection);
+    // The server would send the whole limit, however large: it is told where the page is full. The row after that is
+    // there as well, and says that there is more.
+    let query = "SELECT sequence, at, data, hash FROM (\
+                     SELECT sequence, at, data, hash, \
+                            sum(octet_length(data)) OVER (ORDER BY sequence) - octet_length(data) AS bytes_before, \
+                            row_number() OVER (ORDER BY sequence) AS number \
+                     FROM execution_events WHERE execution_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3) AS page \
+                 WHERE bytes_before <= $4 OR number = 2 ORDER BY sequence";
+    let rows = sqlx::query(query)
+        .bind(key(id))
+        .bind(after as i64)
+        .bind(limit as i64 + 1)
+        .bind(PAGE_BYTES as i64)
+        .fetch(&mut *connection);
     let decode = |row: &PgRow| {
         Ok(EventRow {
             sequence: row.try_get::<i64, _>(0)? as u64,
