@@ -70,8 +70,10 @@ struct Condition {
     /// Those of them that were sent, in a row.
     unanswered: u32,
     passed_over_until: Option<Instant>,
-    /// A call is under way that shows whether it is back.
-    is_probed: bool,
+    /// Since when a call is under way that shows whether it is back.
+    probed_at: Option<Instant>,
+    /// When a failure was counted last.
+    failed_at: Option<Instant>,
     /// When it last answered anything.
     heard_at: Option<Instant>,
     /// What the gauge says.
@@ -82,7 +84,7 @@ impl Condition {
     fn circuit(&self) -> Circuit {
         if self.unanswered < OPENS_AFTER {
             Circuit::Closed
-        } else if self.is_probed || self.passed_over_until.is_none_or(|until| Instant::now() >= until) {
+        } else if self.probed_at.is_some() || self.passed_over_until.is_none_or(|until| Instant::now() >= until) {
             Circuit::HalfOpen
         } else {
             Circuit::Open
@@ -97,7 +99,8 @@ impl Replica {
             failed: 0,
             unanswered: 0,
             passed_over_until: None,
-            is_probed: false,
+            probed_at: None,
+            failed_at: None,
             heard_at: None,
             shown: Circuit::Closed,
         };
@@ -111,7 +114,7 @@ impl Replica {
     /// Are others to be tried first?
     pub(crate) fn is_passed_over(&self) -> bool {
         let condition = self.condition();
-        condition.is_probed || condition.passed_over_until.is_some_and(|until| Instant::now() < until)
+        condition.probed_at.is_some() || condition.passed_over_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Lets a call through, unless its circuit is open.
@@ -119,17 +122,18 @@ impl Replica {
         let mut condition = self.condition();
         match condition.circuit() {
             Circuit::Open => return None,
-            Circuit::HalfOpen if condition.is_probed => return None,
+            // A probe may be a call that waits long by itself: then another one goes, to tell sooner.
+            Circuit::HalfOpen if condition.probed_at.is_some_and(|at| at.elapsed() < PASSED_OVER) => return None,
             // Whoever comes first after the pause is the probe; the others go elsewhere meanwhile.
-            Circuit::HalfOpen | Circuit::Closed => condition.is_probed = condition.failed > 0,
+            Circuit::HalfOpen | Circuit::Closed => condition.probed_at = (condition.failed > 0).then(Instant::now),
         }
         self.show(&mut condition);
         Some(UnderWay { replica: Some(self), begun: Instant::now() })
     }
 
-    fn ended(&self, ended: Ended) {
+    fn ended(&self, ended: Ended, begun: Instant) {
         let mut condition = self.condition();
-        condition.is_probed = false;
+        condition.probed_at = None;
         match ended {
             Ended::Unknown => {}
             Ended::Heard => {
@@ -138,11 +142,16 @@ impl Replica {
                 condition.passed_over_until = None;
                 condition.heard_at = Some(Instant::now());
             }
+            // Calls that were under way together fail together, of one cause.
+            Ended::Unanswered if condition.failed_at.is_some_and(|at| begun < at) => {}
             Ended::Unreachable | Ended::Unanswered => {
-                let pause = PASSED_OVER.saturating_mul(2_u32.saturating_pow(condition.failed)).min(PASSED_OVER_AT_MOST);
+                let in_a_row = if ended == Ended::Unanswered { condition.failed } else { 0 };
+                let pause = PASSED_OVER.saturating_mul(2_u32.saturating_pow(in_a_row)).min(PASSED_OVER_AT_MOST);
                 condition.failed += 1;
                 condition.unanswered += u32::from(ended == Ended::Unanswered);
-                condition.passed_over_until = Some(Instant::now() + pause);
+                let now = Instant::now();
+                condition.failed_at = Some(now);
+                condition.passed_over_until = Some(now + pause);
             }
         }
         self.show(&mut condition);
@@ -184,7 +193,7 @@ pub(crate) struct UnderWay<'a> {
 impl UnderWay<'_> {
     pub(crate) fn ended(mut self, ended: Ended) {
         if let Some(replica) = self.replica.take() {
-            replica.ended(ended);
+            replica.ended(ended, self.begun);
         }
     }
 }
@@ -196,7 +205,7 @@ impl Drop for UnderWay<'_> {
         if let Some(replica) = self.replica {
             let is_late = contracts::deadline::current().is_some_and(|deadline| Instant::now() >= deadline);
             let was_heard = replica.condition().heard_at.is_some_and(|at| at >= self.begun);
-            replica.ended(if is_late && !was_heard { Ended::Unanswered } else { Ended::Unknown });
+            replica.ended(if is_late && !was_heard { Ended::Unanswered } else { Ended::Unknown }, self.begun);
         }
     }
 }
@@ -270,6 +279,36 @@ mod tests {
         };
         contracts::deadline::within(Duration::from_millis(1), late).await.unwrap_err();
         assert!(!replica.is_passed_over());
+        assert_eq!(replica.condition().circuit(), Circuit::Closed);
+    }
+
+    #[tokio::test]
+    async fn calls_that_are_lost_together_count_once() {
+        let replica = replica();
+        let under_way: Vec<_> = (0..2 * OPENS_AFTER).filter_map(|_| replica.admit()).collect();
+        for call in under_way {
+            call.ended(Ended::Unanswered);
+        }
+        assert_eq!(replica.condition().unanswered, 1);
+        assert_eq!(replica.condition().circuit(), Circuit::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_waits_long_does_not_keep_others_away_and_an_unreachable_one_pauses_shortly() {
+        let replica = replica();
+        for _ in 0..OPENS_AFTER {
+            call(&replica, Ended::Unanswered);
+        }
+        replica.condition().passed_over_until = Some(Instant::now());
+        let _waits = replica.admit().unwrap();
+        assert!(replica.admit().is_none());
+        replica.condition().probed_at = Instant::now().checked_sub(PASSED_OVER);
+        call(&replica, Ended::Unreachable);
+        assert!(replica.admit().is_none());
+        let until = replica.condition().passed_over_until;
+        assert!(until.is_some_and(|until| until <= Instant::now() + PASSED_OVER));
+        replica.condition().passed_over_until = Some(Instant::now());
+        call(&replica, Ended::Heard);
         assert_eq!(replica.condition().circuit(), Circuit::Closed);
     }
 }
