@@ -83,6 +83,7 @@ async fn whatever_dies_in_a_cluster_nothing_accepted_is_lost_or_done_twice() {
     println!("{done:?}: {executions} executions and {messages} messages were accepted; {:?}", accepted.refusals);
     assert!(executions as u64 >= faults, "the driver must have been at work");
     check_nothing_left(&cluster.api(), &cluster.url()).await;
+    crate::kill::mail::check_none_waits(&cluster.api()).await;
     // What has ended stays as it has ended.
     let dealt = check_messages(&cluster.api(), &accepted.messages).await;
     let mail = Mail { dealt, again: obedient.again(), deaths: obedient.deaths() };

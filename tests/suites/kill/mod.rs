@@ -49,6 +49,7 @@ async fn nothing_accepted_is_lost_or_done_twice_when_the_process_is_killed() {
 
     check_all(&server.api(), &accepted).await;
     check_nothing_left(&server.api(), &server.url()).await;
+    mail::check_none_waits(&server.api()).await;
     assert!(!server.log().contains("panicked"), "{}", server.log());
     assert_eq!(server.stop().await, Some(0), "{}", server.log());
 
@@ -117,7 +118,6 @@ pub(crate) async fn check_nothing_left(api: &Api, url: &str) {
         let left = api.all(&format!("/api/v1/executions?status={status}")).await;
         assert!(left.is_empty(), "{status}: {left:#?}");
     }
-    mail::check_none_waits(api).await;
     let verified = testkit::troupe(url, &["verify", "--all", "--json"]).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
     let liveness = api.get("/api/v1/liveness").await.expect(200);
