@@ -9,6 +9,7 @@ mod execution;
 pub mod expression;
 mod failure;
 pub mod plan;
+mod task_id;
 mod unit;
 
 pub use command::{Command, Rejected, Start};

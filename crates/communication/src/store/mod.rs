@@ -70,6 +70,8 @@ pub(crate) struct MessageUpdate {
     pub(crate) created_at: Timestamp,
     pub(crate) status: Status,
     pub(crate) deliveries: u32,
+    /// Its agent is gone: it ends whatever hand-overs others have recorded meanwhile, since nobody goes on with it.
+    pub(crate) agent_gone: bool,
     /// When it was last handed over, if it was.
     pub(crate) delivered_at: Option<Timestamp>,
     pub(crate) acked_at: Option<Timestamp>,

@@ -189,6 +189,7 @@ impl Replica {
             created_at: delivery.envelope.message.created_at,
             status,
             deliveries: delivery.count,
+            agent_gone: false,
             delivered_at: None,
             acked_at: None,
             history: Vec::new(),

@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::Instrument as _;
 
 use crate::{
-    app::{Change, Entry, Envelope, Hub, Journal, Message, Recorded, Status},
+    app::{Change, DeadLetter, Entry, Envelope, Hub, Journal, Message, Reason, Recorded, Status},
     error::CommunicationError,
     metrics, spans,
     store::{Batch, HistoryEvent, MessageUpdate, Store, in_time},
@@ -267,6 +267,7 @@ impl Work {
                 created_at: change.envelope.message.created_at,
                 status: change.status,
                 deliveries: change.deliveries,
+                agent_gone: false,
                 delivered_at: None,
                 acked_at: None,
                 history: Vec::new(),
@@ -274,6 +275,8 @@ impl Work {
             self.batch.updates.len() - 1
         });
         let update = &mut self.batch.updates[place];
+        let is_gone = |letter: &DeadLetter| letter.reason == Reason::AgentDeleted.as_str();
+        update.agent_gone |= change.letter.as_ref().is_some_and(is_gone);
         // The broker may say late that it has a message, which was handed over since.
         let is_late = change.status == Status::Queued && change.deliveries < update.deliveries;
         if !is_late {

@@ -5,8 +5,9 @@ use domain::{Payload, Timestamp};
 use super::{
     apply::join_outcome,
     decide::Decider,
+    mutex::MutexKey,
     scope::View,
-    state::{MutexKey, Run},
+    state::{Run, StepRun},
 };
 use crate::{
     Ending, Event, Failure, Purpose, SkipReason, StepIndex, Telling, Unit, Voter,
@@ -223,7 +224,7 @@ impl Decider<'_> {
         for &step in steps {
             let Some(frame) = self.frame_with(by, step) else { continue };
             let unit = Unit { frame, step, index: None };
-            let is_loose = self.state.step(unit).and_then(|step| step.many.as_ref()).is_some_and(|many| many.loose);
+            let is_loose = self.state.step(unit).is_some_and(StepRun::is_loose);
             if self.state.phase(unit).is_open() || is_loose {
                 self.emit(Event::StepWithdrawn { unit, by: by.step });
             }

@@ -5,6 +5,7 @@ use domain::{Payload, SignalId, Timestamp};
 use super::{
     Execution,
     apply::{Applier, Cut},
+    derived::backoff,
     scope::View,
     state::{End, Phase, Run, State, StepRun},
 };
@@ -159,7 +160,7 @@ impl<'a> Decider<'a> {
         let may_help = failure.retryable || (is_group && task.purpose == Purpose::Work);
         let head = self.state.head.as_ref()?;
         (may_help && attempts < step.retry.max_attempts)
-            .then(|| self.now + super::state::backoff(&step.retry, head.id, task, attempts))
+            .then(|| self.now + backoff(&step.retry, head.id, task, attempts))
     }
 
     pub(super) fn attempt_failed(&mut self, report: Report, failure: Failure) {

@@ -4,8 +4,9 @@ use serde::Deserialize;
 
 use super::{
     Execution,
-    apply::{Cut, global_mutex},
-    state::{Phase, Run, child_id},
+    apply::Cut,
+    mutex::global_mutex,
+    state::{Phase, Run},
 };
 use crate::{
     Effect, Errand, ErrandKind, Event, Holder, Parent, Purpose, Target, TaskKey, TaskOrder, Telling, Unit,
@@ -142,7 +143,7 @@ impl Execution {
         let head = self.state.head.as_ref()?;
         let what = match &step.kind {
             StepKind::Workflow(child) => ErrandKind::Start {
-                child: child_id(head.id, head.created_at, task),
+                child: self.state.child(task)?,
                 name: child.name.clone(),
                 version: child.version,
                 input,
@@ -173,7 +174,7 @@ impl Execution {
     /// The child execution of a unit, where it has one at work.
     pub(super) fn child_of(&self, unit: Unit, run: &Run) -> Option<domain::ExecutionId> {
         let is_child = matches!(self.plan.steps[unit.step as usize].kind, StepKind::Workflow(_)) && run.attempt > 0;
-        let head = self.state.head.as_ref().filter(|_| is_child)?;
-        Some(child_id(head.id, head.created_at, unit.task(Purpose::Work, run.attempt)))
+        let task = unit.task(Purpose::Work, run.attempt);
+        is_child.then(|| self.state.child(task))?
     }
 }

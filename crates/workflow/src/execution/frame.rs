@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{Run, StepRun};
+use super::state::StepRun;
 use crate::{Failure, FrameId, Plan, StepIndex, Unit, event::Ending, plan::ScopeIndex};
 
 /// One activation of a scope.
@@ -57,12 +57,22 @@ impl Closing {
 impl Frame {
     fn new(plan: &Plan, scope: ScopeIndex, parent: Option<Unit>) -> Self {
         let steps = plan.scopes[scope as usize].steps.clone();
+        let (first, count) = (steps.start, steps.len());
+        let is_body = parent.is_some_and(|unit| plan.steps[unit.step as usize].repeat.is_some());
+        Self { parent, scope: Some(scope), open: count as u32, is_body, ..Self::with(first, count) }
+    }
+
+    fn of_vote(decision: Unit) -> Self {
+        Self { parent: Some(decision), ..Self::with(decision.step, 1) }
+    }
+
+    fn with(first: StepIndex, count: usize) -> Self {
         Self {
-            parent,
-            scope: Some(scope),
-            first: steps.start,
-            steps: vec![StepRun::default(); steps.len()],
-            open: steps.len() as u32,
+            parent: None,
+            scope: None,
+            first,
+            steps: vec![StepRun::default(); count],
+            open: 0,
             loose: 0,
             is_body: false,
             undoable: BTreeMap::new(),
@@ -78,7 +88,7 @@ impl Frame {
 
     /// Are there instances that their steps have left to themselves?
     pub(super) fn has_loose(&self) -> bool {
-        self.steps.iter().any(|step| step.many.as_ref().is_some_and(|many| many.loose))
+        self.steps.iter().any(StepRun::is_loose)
     }
 
     /// Is all of it over but its output?
@@ -132,9 +142,8 @@ impl Frames {
 
     /// Steps that have left instances to themselves that have not ended.
     pub(super) fn loose(&self) -> impl Iterator<Item = Unit> {
-        let is_loose = |step: &StepRun| step.many.as_ref().is_some_and(|many| many.loose);
-        self.iter().filter(|(_, frame)| frame.has_loose()).flat_map(move |(id, frame)| {
-            let steps = (frame.first..).zip(&frame.steps).filter(move |(_, step)| is_loose(step));
+        self.iter().flat_map(|(id, frame)| {
+            let steps = (frame.first..).zip(&frame.steps).filter(|(_, step)| step.is_loose());
             steps.map(move |(step, _)| Unit { frame: id, step, index: None })
         })
     }
@@ -142,27 +151,13 @@ impl Frames {
     /// Begins a block.
     pub(super) fn enter(&mut self, id: FrameId, plan: &Plan, scope: ScopeIndex, parent: Unit) {
         self.next = id + 1;
-        let is_body = plan.steps[parent.step as usize].repeat.is_some();
-        self.inner.insert(id, Frame { is_body, ..Frame::new(plan, scope, Some(parent)) });
+        self.inner.insert(id, Frame::new(plan, scope, Some(parent)));
     }
 
     /// Begins a vote.
     pub(super) fn vote(&mut self, id: FrameId, parent: Unit) {
         self.next = id + 1;
-        let frame = Frame {
-            parent: Some(parent),
-            scope: None,
-            first: parent.step,
-            steps: vec![StepRun { run: Run::default(), ..StepRun::default() }],
-            open: 0,
-            loose: 0,
-            is_body: false,
-            undoable: BTreeMap::new(),
-            undoing: Vec::new(),
-            closing: None,
-            compensating: false,
-        };
-        self.inner.insert(id, frame);
+        self.inner.insert(id, Frame::of_vote(parent));
     }
 
     /// Begins the whole execution anew: nothing of what was is there any more.

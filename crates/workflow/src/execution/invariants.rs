@@ -194,7 +194,7 @@ impl Execution {
         }
         let homed = self.state.frames.iter().filter(|(inner, _)| self.state.home(*inner) == id);
         let steps = homed.flat_map(|(_, frame)| &frame.steps);
-        let loose = steps.filter(|step| step.many.as_ref().is_some_and(|many| many.loose)).count();
+        let loose = steps.filter(|step| step.is_loose()).count();
         if loose != frame.loose as usize {
             found.push(format!("I5: {loose} steps of frame {id} are loose, counted were {}", frame.loose));
         }

@@ -340,8 +340,7 @@ impl Decider<'_> {
         if self.step_of(task.unit).detach {
             return;
         }
-        if let Some(head) = &self.state.head {
-            let child = super::state::child_id(head.id, head.created_at, task);
+        if let Some(child) = self.state.child(task) {
             self.cut.children.push((child, "the attempt has timed out"));
         }
     }

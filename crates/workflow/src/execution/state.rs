@@ -1,13 +1,14 @@
 //! What is remembered of a run: nothing that the log does not say, so that replay gives it back exactly.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 
-use super::{Counts, StepState, frame::Frames};
+use super::{
+    Counts, StepState,
+    frame::Frames,
+    mutex::{Exclusion, Held, MutexKey},
+};
 use crate::{Ballot, Failure, FrameId, Lock, Parent, Plan, StepIndex, TaskKey, Unit, Voter};
 
 /// What the first event says.
@@ -178,31 +179,6 @@ impl Run {
     }
 }
 
-/// A mutex of a unit.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Held {
-    pub(super) key: MutexKey,
-    /// Or does it wait?
-    pub(super) taken: bool,
-    /// A block around it has it, so that it is shared among what is in there, and asked of nobody else.
-    pub(super) nested: bool,
-}
-
-impl Held {
-    /// Is it the shell that is asked for it?
-    pub(super) fn is_outside(&self) -> bool {
-        self.key.global && !self.nested
-    }
-}
-
-/// Which mutex.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct MutexKey {
-    /// Among all executions, or within this one.
-    pub(super) global: bool,
-    pub(super) name: String,
-}
-
 /// A step and what hangs on it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct StepRun {
@@ -218,6 +194,11 @@ pub(super) struct StepRun {
 }
 
 impl StepRun {
+    /// Has it left instances to themselves that have not ended?
+    pub(super) fn is_loose(&self) -> bool {
+        self.many.as_ref().is_some_and(|many| many.loose)
+    }
+
     pub(super) fn instances(&self) -> &[Run] {
         self.many.as_ref().map(|many| many.instances.as_slice()).unwrap_or_default()
     }
@@ -251,14 +232,6 @@ pub(super) struct Mailbox {
     /// Came in, and no step has taken it.
     pub(super) kept: VecDeque<Payload>,
     /// Units that wait, the first first.
-    pub(super) waiting: VecDeque<Unit>,
-}
-
-/// Who has a mutex within the execution.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Exclusion {
-    /// The last has it; each of the others is a block around the next.
-    pub(super) holders: Vec<Unit>,
     pub(super) waiting: VecDeque<Unit>,
 }
 
@@ -435,39 +408,6 @@ impl State {
         next.is_some()
     }
 
-    /// Whether a block around the unit has the mutex.
-    pub(super) fn is_nested(&self, key: &MutexKey, unit: Unit) -> bool {
-        let holders = self.mutexes.get(key).map(|mutex| mutex.holders.as_slice()).unwrap_or_default();
-        holders.iter().any(|holder| self.is_around(*holder, unit))
-    }
-
-    /// May the unit take the mutex now, as far as this execution goes?
-    pub(super) fn may_take(&self, mutex: &Exclusion, unit: Unit) -> bool {
-        mutex.holders.last().is_none_or(|holder| self.is_around(*holder, unit))
-    }
-
-    /// Would each wait for the other if the unit waited for the mutex? A holder waits for what is inside it.
-    pub(super) fn would_deadlock(&self, key: &MutexKey, unit: Unit) -> bool {
-        let mut keys = vec![key];
-        let mut seen = BTreeSet::new();
-        while let Some(key) = keys.pop() {
-            let Some(&holder) = self.mutexes.get(key).and_then(|mutex| mutex.holders.last()) else { continue };
-            if !seen.insert(key) {
-                continue;
-            }
-            for (other, mutex) in &self.mutexes {
-                if mutex.waiting.iter().any(|waiting| self.is_around(holder, *waiting)) {
-                    let holders = &mutex.holders;
-                    if holders.last().is_some_and(|holder| *holder == unit || self.is_around(*holder, unit)) {
-                        return true;
-                    }
-                    keys.push(other);
-                }
-            }
-        }
-        false
-    }
-
     pub(super) fn phase(&self, unit: Unit) -> Phase {
         self.run(unit).map_or(Phase::Cancelled, |run| run.phase)
     }
@@ -493,41 +433,4 @@ impl State {
     pub(super) fn is_full(&self, plan: &Plan) -> bool {
         self.work_out >= plan.max_parallel
     }
-}
-
-/// When the attempt after `attempts` is due: exponential, capped, and spread between half and the whole of itself by a hash
-/// of the task, so that replays and replicas agree and crowds do not retry in step.
-pub(super) fn backoff(retry: &crate::plan::Retry, execution: ExecutionId, task: TaskKey, attempts: u32) -> Duration {
-    let exponent = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
-    let longest = retry.max_interval.as_secs_f64();
-    let whole = (retry.initial_interval.as_secs_f64() * retry.backoff.powi(exponent)).min(longest);
-    let share = if retry.jitter { 0.5 + 0.5 * fraction(execution, task) } else { 1.0 };
-    Duration::try_from_secs_f64(whole * share).unwrap_or(retry.max_interval)
-}
-
-/// From 0 to 1, evenly spread over tasks.
-fn fraction(execution: ExecutionId, task: TaskKey) -> f64 {
-    let hash = hash(execution, task);
-    let mut bytes = [0; 4];
-    bytes.copy_from_slice(&hash[..4]);
-    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
-}
-
-/// The id of the child execution that a task starts: the same each time.
-pub(super) fn child_id(execution: ExecutionId, created_at: Timestamp, task: TaskKey) -> ExecutionId {
-    let hash = hash(execution, task);
-    let mut bytes = [0; 16];
-    bytes[..10].copy_from_slice(&hash[..10]);
-    let millis = u64::try_from(created_at.as_micros() / 1_000).unwrap_or_default();
-    ExecutionId::from_parts(millis, u128::from_le_bytes(bytes))
-}
-
-fn hash(execution: ExecutionId, task: TaskKey) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(execution.to_string().as_bytes());
-    let index = task.unit.index.map_or(0, |index| index + 1);
-    for number in [task.unit.frame, task.unit.step, index, task.purpose as u32, task.attempt] {
-        hasher.update(&number.to_le_bytes());
-    }
-    *hasher.finalize().as_bytes()
 }

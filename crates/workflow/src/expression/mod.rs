@@ -45,11 +45,17 @@ pub trait Scope {
     /// The item and number of a `for_each` instance, `item` and `index`.
     fn item(&self) -> Option<(&Payload, u32)>;
     /// The number of a loop's iteration, from 0, `iteration`.
-    fn iteration(&self) -> Option<u32>;
+    fn iteration(&self) -> Option<u32> {
+        None
+    }
     /// The output of the iteration before, or of the instance that has just ended, `last`.
-    fn last(&self) -> Option<&Payload>;
+    fn last(&self) -> Option<&Payload> {
+        None
+    }
     /// How many instances of a `for_each` completed, and how many there are: `completed` and `total`.
-    fn results(&self) -> Option<(u32, u32)>;
+    fn results(&self) -> Option<(u32, u32)> {
+        None
+    }
     /// Id and number of the execution and the like, `execution.id`.
     fn execution_id(&self) -> domain::ExecutionId;
 }

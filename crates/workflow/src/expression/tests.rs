@@ -11,18 +11,6 @@ struct World {
 }
 
 impl Scope for World {
-    fn iteration(&self) -> Option<u32> {
-        None
-    }
-
-    fn last(&self) -> Option<&Payload> {
-        None
-    }
-
-    fn results(&self) -> Option<(u32, u32)> {
-        None
-    }
-
     fn input(&self) -> &Payload {
         &self.input
     }

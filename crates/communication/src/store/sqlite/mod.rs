@@ -85,15 +85,17 @@ async fn insert(connection: &mut SqliteConnection, envelopes: &[Arc<Envelope>]) 
 
 async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
     for chunk in updates.chunks(CHUNK) {
-        let mut query =
-            QueryBuilder::new("WITH changes (sequence, status, deliveries, delivered_at, acked_at, history) AS (");
+        let mut query = QueryBuilder::new(
+            "WITH changes (sequence, status, deliveries, delivered_at, acked_at, history, agent_gone) AS (",
+        );
         query.push_values(chunk, |mut row, update| {
             row.push_bind(update.sequence)
                 .push_bind(update.status.as_str())
                 .push_bind(update.deliveries)
                 .push_bind(micros(update.delivered_at))
                 .push_bind(micros(update.acked_at))
-                .push_bind(history_lines(&update.history));
+                .push_bind(history_lines(&update.history))
+                .push_bind(update.agent_gone);
         });
         // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what
         // was handed over again is not taken back by whoever held it before, nor published again. That the broker has it tells
@@ -106,7 +108,8 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
              ended_at = COALESCE(messages.ended_at, changes.acked_at), \
              history = messages.history || changes.history \
              FROM changes WHERE messages.sequence = changes.sequence AND messages.status NOT IN ('acked', 'dead') \
-             AND CASE WHEN changes.status = 'accepted' \
+             AND CASE WHEN changes.agent_gone THEN TRUE \
+             WHEN changes.status = 'accepted' \
                  THEN messages.status <> 'accepted' AND messages.deliveries = changes.deliveries \
              WHEN changes.status = 'queued' AND changes.deliveries = 0 THEN messages.status = 'accepted' \
              ELSE messages.deliveries <= changes.deliveries END",

@@ -206,6 +206,7 @@ fn accepted_again(envelope: &Envelope, deliveries: u32, at: Timestamp) -> Messag
         created_at: envelope.message.created_at,
         status: Status::Accepted,
         deliveries,
+        agent_gone: false,
         delivered_at: None,
         acked_at: None,
         history: vec![HistoryEvent { status: Status::Accepted, at, detail }],

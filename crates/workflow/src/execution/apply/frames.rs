@@ -132,7 +132,7 @@ impl Applier<'_> {
             let first = self.frame(id).first;
             for step in first..first + self.frame(id).steps.len() as u32 {
                 let unit = Unit { frame: id, step, index: None };
-                if self.step(unit).many.as_ref().is_some_and(|many| many.loose) {
+                if self.step(unit).is_loose() {
                     self.end_instances(unit);
                 }
             }

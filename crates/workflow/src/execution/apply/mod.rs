@@ -12,8 +12,6 @@ mod whole;
 
 use domain::{AgentId, ExecutionId, Payload, Timestamp};
 
-pub(super) use self::units::global_mutex;
-
 use super::{
     frame::{Closing, Frame},
     state::{Many, Phase, Run, State, StepRun},

@@ -4,19 +4,17 @@ use domain::Payload;
 
 use super::{Applier, join_outcome};
 use crate::{
-    FrameId, Holder, Lock, LockKind, Purpose, Unit,
-    execution::state::{Held, Many, MutexKey, Phase, Run},
+    FrameId, Holder, Purpose, Unit,
+    execution::{
+        mutex::{Held, MutexKey, global_mutex},
+        state::{Many, Phase, Run},
+    },
     plan::{Step, StepKind},
 };
 
 /// Does the work of the step wait for a slot?
 pub(in crate::execution) fn takes_slot(step: &Step) -> bool {
     matches!(step.kind, StepKind::Task { .. })
-}
-
-/// The lock of a mutex that executions share.
-pub(in crate::execution) fn global_mutex(name: &str) -> Lock {
-    Lock { kind: LockKind::Mutex, name: name.to_owned(), limit: 1 }
 }
 
 impl Applier<'_> {
@@ -120,8 +118,7 @@ impl Applier<'_> {
     }
 
     fn cut_child(&mut self, task: crate::TaskKey) {
-        if let Some(head) = &self.state.head {
-            let child = crate::execution::state::child_id(head.id, head.created_at, task);
+        if let Some(child) = self.state.child(task) {
             self.cut.children.push((child, self.reason));
         }
     }

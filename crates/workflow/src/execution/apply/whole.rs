@@ -152,7 +152,7 @@ impl Applier<'_> {
         for step in 0..self.frame(root).steps.len() as StepIndex {
             let unit = Unit { frame: root, step, index: None };
             let step = self.step(unit);
-            let is_loose = step.many.as_ref().is_some_and(|many| many.loose);
+            let is_loose = step.is_loose();
             match step.run.phase {
                 Phase::Pending if step.settled => {
                     let starts = super::join_outcome(self.plan, self.state, unit) == Some(true);
