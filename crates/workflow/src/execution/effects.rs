@@ -78,7 +78,9 @@ impl Execution {
         match holder {
             Holder::Execution => self.state.end.is_none() && self.state.turn.is_some(),
             Holder::Unit(unit) => {
-                self.state.run(unit).and_then(|run| run.mutex.as_ref()).is_some_and(|held| held.is_outside())
+                let run = self.state.run(unit).filter(|run| run.phase == Phase::Locking);
+                let waits = run.and_then(|run| run.mutex.as_ref()).is_some_and(|held| held.is_outside());
+                waits || self.state.is_kept_for(unit)
             }
         }
     }

@@ -172,6 +172,10 @@ impl Execution {
             if !holders.is_sorted_by(|outer, inner| state.is_around(*outer, *inner)) {
                 found.push(format!("I8: the mutex {key:?} has several holders: {holders:?}"));
             }
+            let is_idle = holders.is_empty() && mutex.waiting.is_empty();
+            if is_idle || (key.global != mutex.kept_for.is_some()) {
+                found.push(format!("I8: the mutex {key:?} is kept for {:?}", mutex.kept_for));
+            }
             let is_free = mutex.waiting.iter().any(|unit| state.may_take(mutex, *unit));
             if is_free != state.free_mutexes.contains(key) {
                 found.push(format!("I8: the mutex {key:?} is free: {is_free}, and nobody sees it"));

@@ -36,6 +36,9 @@ pub(super) struct Exclusion {
     /// The last has it; each of the others is a block around the next.
     pub(super) holders: Vec<Unit>,
     pub(super) waiting: VecDeque<Unit>,
+    /// For whom the shell keeps it. That may have ended: what it shared the mutex with can outlive it, where a body of a loop
+    /// left it to itself, and then the mutex is given back with the last of them.
+    pub(super) kept_for: Option<Unit>,
 }
 
 /// The lock of a mutex that executions share.
@@ -75,5 +78,10 @@ impl State {
             }
         }
         false
+    }
+
+    /// Does the shell keep a mutex for the unit?
+    pub(super) fn is_kept_for(&self, unit: Unit) -> bool {
+        self.mutexes.values().any(|mutex| mutex.kept_for == Some(unit))
     }
 }

@@ -388,10 +388,10 @@ impl State {
         id == outer
     }
 
-    /// Is a frame inside the block of a step, or of an instance of it?
-    pub(super) fn is_part(&self, mut frame: FrameId, step: Unit) -> bool {
+    /// Is a frame inside the block of a unit, or, where that is a step, of an instance of it?
+    pub(super) fn is_part(&self, mut frame: FrameId, unit: Unit) -> bool {
         while let Some(parent) = self.frames.get(frame).and_then(|frame| frame.parent) {
-            if parent.whole() == step {
+            if parent == unit || parent.whole() == unit {
                 return true;
             }
             frame = parent.frame;

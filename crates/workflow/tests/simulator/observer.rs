@@ -25,6 +25,8 @@ pub(crate) struct Observer {
     pub(crate) errands: BTreeSet<TaskKey>,
     attempts: BTreeMap<(Unit, Purpose), u32>,
     completed: BTreeSet<Unit>,
+    /// Steps and instances that failed, and steps that were cut off with all of their instances.
+    over: BTreeSet<Unit>,
     /// Completed work that can be undone, the last last.
     undoable: Vec<Unit>,
     undoing: BTreeSet<Unit>,
@@ -183,13 +185,17 @@ impl Observer {
             }
             Event::BallotMissed { unit, voter, .. } => self.leave_vote(*unit, *voter),
             Event::StepFailed { unit, fallback, .. } => {
+                self.over.insert(*unit);
                 self.cut(*unit);
                 if unit.index.is_none() && fallback.is_none() {
                     self.let_go(unit.frame);
                 }
                 self.is_lost |= unit.index.is_none() && fallback.is_none() && unit.frame == self.root;
             }
-            Event::StepCancelled { unit, .. } | Event::StepWithdrawn { unit, .. } => self.cut(*unit),
+            Event::StepCancelled { unit, .. } | Event::StepWithdrawn { unit, .. } => {
+                self.over.insert(*unit);
+                self.cut(*unit);
+            }
             Event::MutexTaken { unit, name } => self.locked(plan, *unit, name)?,
             Event::StepCompensated { unit } => self.undone(*unit)?,
             Event::CompensationFailed { unit, .. } => {
@@ -219,6 +225,7 @@ impl Observer {
             Event::Retried { .. } => {
                 (self.is_over, self.is_paused, self.is_lost) = (false, false, false);
                 self.attempts.clear();
+                self.over.clear();
                 self.compensating.clear();
             }
             Event::Continued { root, .. } => self.continued(*root)?,
@@ -316,7 +323,7 @@ impl Observer {
         let is_whole = step.for_each.is_some() && unit.index.is_none();
         if is_whole {
             if !step.detach {
-                self.cut(unit);
+                self.cut_instances(unit);
             }
         } else {
             self.leave(unit);
@@ -342,7 +349,7 @@ impl Observer {
         if is_end && !is_whole && step.compensate.is_some() {
             let mut undoable = std::mem::take(&mut self.undoable);
             // The undo of a block takes the place of those in it.
-            undoable.retain(|inner| !self.is_part(*inner, unit) || *inner == unit);
+            undoable.retain(|inner| !self.is_covered(plan, *inner, unit));
             self.undoable = undoable;
             self.undoable.push(unit);
         }
@@ -364,6 +371,22 @@ impl Observer {
         }
         let name = self.awaited.get(&unit)?;
         self.signals.get_mut(name)?.pop_front()
+    }
+
+    /// Is a completed unit inside the block of another, and nothing between them still at work, left to itself?
+    fn is_covered(&self, plan: &Plan, mut inner: Unit, block: Unit) -> bool {
+        while let Some(parent) = self.parents.get(&inner.frame) {
+            if *parent == block {
+                return true;
+            }
+            let whole = parent.whole();
+            let is_over = self.completed.contains(parent) || self.over.contains(parent) || self.over.contains(&whole);
+            if plan.steps[parent.step as usize].detach && !is_over {
+                return false;
+            }
+            inner = *parent;
+        }
+        false
     }
 
     fn used(&mut self, token: Option<u64>) -> Result<(), String> {
@@ -423,6 +446,25 @@ impl Observer {
         let mut mutexes = std::mem::take(&mut self.mutexes);
         mutexes.retain(|holder, _| holder.frame != frame);
         self.mutexes = mutexes;
+    }
+
+    /// A `for_each` is over; so is every part of an instance that has not completed. What others have left to themselves goes on.
+    fn cut_instances(&mut self, unit: Unit) {
+        let instances = self.out.iter().chain(&self.errands).filter_map(|task| self.instance_around(task.unit, unit));
+        let open: BTreeSet<_> = instances.filter(|instance| !self.completed.contains(instance)).collect();
+        let holding = self.mutexes.keys().filter_map(|holder| self.instance_around(*holder, unit));
+        let open: BTreeSet<_> = holding.filter(|instance| !self.completed.contains(instance)).chain(open).collect();
+        for instance in open {
+            self.cut(instance);
+        }
+    }
+
+    /// The instance of a step that a unit is part of.
+    fn instance_around(&self, mut unit: Unit, step: Unit) -> Option<Unit> {
+        while unit.whole() != step {
+            unit = *self.parents.get(&unit.frame)?;
+        }
+        Some(unit)
     }
 
     fn continued(&mut self, root: FrameId) -> Result<(), String> {

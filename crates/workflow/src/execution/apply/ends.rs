@@ -113,7 +113,8 @@ impl Applier<'_> {
     pub(super) fn failed(&mut self, unit: Unit, failure: &Failure, fallback: Option<&Payload>) {
         self.run(unit).failure = Some(Box::new(failure.clone()));
         if unit.index.is_some() {
-            return self.instance_over(unit, Phase::Failed, false);
+            self.instance_over(unit, Phase::Failed, false);
+            return self.end_left_in_block(unit);
         }
         self.step_over(unit, Phase::Failed, false);
         self.end_parts(unit);
@@ -202,6 +203,10 @@ impl Applier<'_> {
     /// The step is over for good, and so is whatever was left to itself in its block.
     fn end_parts(&mut self, unit: Unit) {
         self.end_instances(unit);
+        self.end_left_in_block(unit);
+    }
+
+    fn end_left_in_block(&mut self, unit: Unit) {
         if matches!(self.plan_of(unit).kind, StepKind::Block(_)) {
             self.end_loose(unit.frame + 1, |state, frame| state.is_part(frame, unit));
         }
@@ -223,6 +228,7 @@ impl Applier<'_> {
                 (run.phase, run.ended_at) = (Phase::Cancelled, Some(at));
             } else {
                 self.end_unit(instance, Phase::Cancelled, true);
+                self.end_left_in_block(instance);
             }
         }
         let many = self.many(unit);

@@ -243,6 +243,9 @@ impl Applier<'_> {
         let mutex = self.state.mutexes.entry(key.clone()).or_default();
         mutex.waiting.retain(|waiting| *waiting != unit);
         mutex.holders.push(unit);
+        if key.global && !nested && mutex.kept_for.is_none() {
+            mutex.kept_for = Some(unit);
+        }
         self.state.free_mutexes.remove(&key);
         let held = self.run(unit).mutex.get_or_insert_with(|| Box::new(Held { key, nested, taken: false }));
         held.taken = true;
@@ -252,13 +255,17 @@ impl Applier<'_> {
 
     pub(super) fn release(&mut self, unit: Unit) {
         let Some(held) = self.run(unit).mutex.take() else { return };
-        if held.is_outside() {
+        if held.is_outside() && !held.taken {
+            // It gives up its place in the queue of the shell.
             self.cut.locks.push((Holder::Unit(unit), global_mutex(&held.key.name)));
         }
         let Some(mutex) = self.state.mutexes.get_mut(&held.key) else { return };
         mutex.waiting.retain(|waiting| *waiting != unit);
         mutex.holders.retain(|holder| *holder != unit);
         if mutex.waiting.is_empty() && mutex.holders.is_empty() {
+            if let Some(kept_for) = mutex.kept_for {
+                self.cut.locks.push((Holder::Unit(kept_for), global_mutex(&held.key.name)));
+            }
             self.state.mutexes.remove(&held.key);
             self.state.free_mutexes.remove(&held.key);
             return;

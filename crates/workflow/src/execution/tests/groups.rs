@@ -385,3 +385,27 @@ fn explain_names_the_way_into_a_block() {
     let explanation = stage.execution.explain(&InHand(TaskPlace::Unknown));
     assert_eq!(explanation.summary, "Step `each[0] / in` waits for the signal `go`.");
 }
+
+#[test]
+fn a_mutex_is_given_back_with_the_last_of_those_that_share_it() {
+    let global = json!({ "name": "m", "scope": "global" });
+    let mut stage = Stage::with(json!([{
+        "id": "b",
+        "mutex": global,
+        "loop": { "until": true },
+        "block": block(json!([
+            { "id": "in", "for_each": [1], "detach": true, "mutex": global, "agent_type": "x" },
+            { "id": "beside", "agent_type": "x" },
+        ])),
+    }]));
+    let Some(Effect::Acquire { holder, lock }) = stage.effects.first().cloned() else { panic!("nobody asked") };
+    stage.say(Command::Granted { holder });
+    stage.complete("beside@1/1");
+    assert_eq!((stage.state("b"), stage.out()), (StepState::Completed, vec!["in[0]@1/1".to_owned()]));
+    let released = Effect::Release { holder, lock };
+    assert!(!stage.effects.contains(&released), "what the loop has left to itself has it still");
+    assert!(stage.execution.holds(holder));
+    stage.complete("in[0]@1/1");
+    assert!(stage.effects.contains(&released));
+    assert_eq!(stage.status(), Status::Completed);
+}
