@@ -28,7 +28,7 @@ pub(crate) use self::{
     },
     rabbitmq::{RabbitMq, RabbitMqLimits},
     rooms::MailboxLimits,
-    work::{Lot, Parcel, WorkQueues, WorkSink},
+    work::{Demand, Lot, Parcel, WorkQueues, WorkSink},
 };
 use crate::app::{DeadLetter, Envelope, Mailbox, Reason, Task};
 

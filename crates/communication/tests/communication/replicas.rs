@@ -58,6 +58,60 @@ async fn a_backlog_is_shared_when_an_agent_joins_elsewhere() {
 }
 
 #[tokio::test]
+async fn what_is_left_with_the_broker_is_done_before_what_came_later_however_busy_its_agents_are() {
+    let (shared, one, other) = two().await;
+    let mut here = one.orchestrator("rep_1").await;
+    let mut there = other.orchestrator("rep_1").await;
+    let mut agent = one.agent(&shared.agent("scorer"), 1).await;
+    here.dispatch("e/held/1", of_type("scorer")).await;
+    assert_eq!(agent.task().await.0, "e/held/1");
+    // The first is fetched, as there is an agent for one; the early one is left.
+    for id in ["e/first/1", "e/early/1"] {
+        enqueue(&mut there, id).await;
+    }
+    for id in ["e/late/1", "e/later/1"] {
+        here.dispatch(id, of_type("scorer")).await;
+    }
+    for (done, next) in [("e/held/1", "e/first/1"), ("e/first/1", "e/late/1"), ("e/late/1", "e/early/1")] {
+        if done == "e/late/1" {
+            until_here(&mut here, "e/early/1").await;
+        }
+        agent.finish(done, "1").await;
+        here.until(|id, update| id == done && matches!(update, Update::Result(_))).await;
+        here.acknowledge(done).await;
+        let given = loop {
+            match agent.hear().await {
+                server_event::Event::Task(delivery) => break delivery.task.unwrap().id,
+                server_event::Event::ResultAck(_) => {}
+                other => panic!("not expected: {other:?}"),
+            }
+        };
+        assert_eq!(given, next);
+    }
+}
+
+/// It has come from the broker, to the replica that this orchestrator speaks to.
+async fn until_here(orchestrator: &mut Orchestrator, task: &str) {
+    loop {
+        orchestrator.locate(task).await;
+        loop {
+            match orchestrator.hear().await {
+                (id, Update::Enqueued(_)) if id == task => return,
+                (id, Update::Unknown(_)) if id == task => break,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Tasks that wait with the broker.
+async fn waiting(channel: &lapin::Channel) -> u32 {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = "tasks.default.type.scorer".into();
+    channel.queue_declare(queue, passive, FieldTable::default()).await.unwrap().message_count()
+}
+
+#[tokio::test]
 async fn a_replica_that_dies_gives_its_tasks_to_the_other_with_their_count() {
     let (shared, one, other) = two().await;
     let mut here = one.orchestrator("rep_1").await;
@@ -163,15 +217,7 @@ async fn a_task_that_only_waits_while_connections_break_is_done() {
     assert_eq!(agent.task().await.0, "e/own/1");
     enqueue(&mut here, "e/waits/1").await;
     let channel = shared.channel().await;
-    let until_queued = async |count| {
-        until(async || {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let queue = "tasks.default.type.scorer".into();
-            let found = channel.queue_declare(queue, passive, FieldTable::default()).await.unwrap();
-            (found.message_count() == count).then_some(())
-        })
-        .await;
-    };
+    let until_queued = async |count| until(async || (waiting(&channel).await == count).then_some(())).await;
     for _ in 0..BREAKS {
         until_queued(0).await;
         proxy.set(Network::Cut);

@@ -36,7 +36,12 @@ use domain::{AgentId, Clock, SessionId};
 use errors::Error;
 
 use self::{
-    orchestrators::Orchestrators, queues::Queues, results::Foreign, session::Session, tasks::Entry, work::Enqueued,
+    orchestrators::Orchestrators,
+    queues::{Line, Queues},
+    results::Foreign,
+    session::Session,
+    tasks::Entry,
+    work::Enqueued,
 };
 pub(crate) use self::{
     orchestrators::{Attachment, OrchestratorId},
@@ -102,8 +107,8 @@ pub(crate) struct Broker {
     enqueued: HashMap<TaskId, Enqueued>,
     /// When it was last looked at what of them to forget.
     tidied: Instant,
-    /// Queues from which nothing comes, since the sessions here are busy with other work.
-    paused: HashSet<Arc<QueueKey>>,
+    /// Queues of which more waits here than the sessions here soon take.
+    crowded: HashSet<Arc<QueueKey>>,
     delayed: BTreeMap<(Instant, u64), TaskId>,
     foreign: HashMap<TaskId, Foreign>,
     foreign_bytes: usize,
@@ -144,7 +149,7 @@ impl Broker {
             tasks: HashMap::new(),
             enqueued: HashMap::new(),
             tidied: Instant::now(),
-            paused: HashSet::new(),
+            crowded: HashSet::new(),
             delayed: BTreeMap::new(),
             foreign: HashMap::new(),
             foreign_bytes: 0,
@@ -420,7 +425,7 @@ impl Broker {
         while self.delayed.first_key_value().is_some_and(|((due, _), _)| *due <= now)
             && let Some((_, task)) = self.delayed.pop_first()
         {
-            self.place(&task, true);
+            self.place(&task, Line::Front);
         }
         self.spill(now);
     }
@@ -445,7 +450,7 @@ impl Broker {
                 || self.pull_task(id)
                 || (!mail_first && self.pull_message(id, Wanted::Any));
             if !handed {
-                return;
+                return self.relieve(id);
             }
         }
     }

@@ -59,10 +59,15 @@ impl Session {
     /// May it be given something?
     pub(crate) fn has_room(&self) -> bool {
         !self.draining
-            && self.load() - self.replies < self.credits
+            && self.spare() > 0
             && self.load() < self.company()
             && self.owed < self.owed_at_most()
             && self.has_room_for_replies()
+    }
+
+    /// Credit that is left.
+    pub(crate) fn spare(&self) -> usize {
+        (self.credits + self.replies).saturating_sub(self.load())
     }
 
     /// What it may hold in all, for the sake of the suspects that it holds.
