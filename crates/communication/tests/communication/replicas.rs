@@ -1,6 +1,8 @@
 //! Two replicas on one database and one RabbitMQ: what one cannot do the other does, and nothing depends on which is asked.
 
-use contracts::communication::v1::{MessageStatus, server_event, task_update::Update};
+use contracts::communication::v1::{
+    self as proto, MessageStatus, agent_event::Event, server_event, task_update::Update,
+};
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use testkit::{Network, Servers};
 
@@ -277,6 +279,30 @@ async fn the_second_session_of_an_agent_gets_its_mail_when_the_replica_of_the_fi
     for message in [&early, &late] {
         other.until_status(message, MessageStatus::Acked).await;
     }
+}
+
+#[tokio::test]
+async fn the_mail_of_a_session_that_leaves_comes_to_another_at_once_but_for_an_answer_that_it_waits_for() {
+    let (shared, one, other) = two().await;
+    let (id, peer) = (shared.agent("scorer"), shared.agent("peer"));
+    let mut leaving = one.agent(&id, 2).await;
+    let held = one.send(to(&id, "1")).await.unwrap();
+    assert_eq!(leaving.message().await.0.id, held);
+    let question = proto::Message { r#type: "request".to_owned(), correlation_id: "c".to_owned(), ..to(&peer, "2") };
+    leaving.say(Event::Send(proto::Send { r#ref: 1, message: Some(question) })).await;
+    assert!(matches!(leaving.hear().await, server_event::Event::Receipt(_)));
+    leaving.say(Event::Drain(proto::Drain::default())).await;
+    let answer = proto::Message { r#type: "reply".to_owned(), correlation_id: "c".to_owned(), ..to(&id, "3") };
+    let answer = other.send(answer).await.unwrap();
+    assert_eq!(leaving.message().await.0.id, answer, "it still works on what it has");
+    let mut staying = other.agent(&id, 2).await;
+    let next = one.send(to(&id, "4")).await.unwrap();
+    assert_eq!(staying.message().await.0.id, next, "nobody waits for its end");
+    // It gives back what it had, in its order.
+    leaving.nack(&held).await;
+    assert_eq!(staying.message().await.0.id, held);
+    staying.ack(&held).await;
+    one.until_status(&held, MessageStatus::Acked).await;
 }
 
 #[tokio::test]

@@ -182,18 +182,16 @@ impl Broker {
             replies: 0,
             outbox,
             draining: false,
+            takes_mail: false,
+            questions: 0,
             mail: true,
             mail_turn: false,
             owed: 0,
             suspects: Vec::new(),
             last_turn: 0,
         };
-        let takers = self.mailboxes.entry(session.mailbox.clone()).or_default();
-        takers.push(id);
-        if takers.len() == 1 {
-            self.transport.open(&session.mailbox);
-        }
         self.sessions.insert(id, session);
+        self.tend_mailbox(id);
         for key in &fits {
             self.enter(key, id);
         }
@@ -218,10 +216,7 @@ impl Broker {
         let mut touched: HashSet<_> = self.return_tasks(&session, why).into_iter().collect();
         touched.extend(session.fits.iter().cloned());
         self.return_messages(&session, why);
-        if self.mailboxes.get(&session.mailbox).is_some_and(Vec::is_empty) {
-            self.mailboxes.remove(&session.mailbox);
-            self.transport.close(&session.mailbox);
-        }
+        self.close_unused(&session.mailbox);
         for key in &touched {
             self.serve(key);
         }
@@ -244,7 +239,9 @@ impl Broker {
     pub(crate) fn remove(&mut self, mailbox: &Mailbox) {
         let error = CommunicationError::AgentNotFound(mailbox.agent.to_string());
         self.expel(mailbox.agent, &error.into());
-        for session in self.mailboxes.get(mailbox).cloned().unwrap_or_default() {
+        let sessions = self.sessions.values().filter(|session| session.mailbox == *mailbox);
+        let sessions: Vec<_> = sessions.map(|session| session.id).collect();
+        for session in sessions {
             self.close(session, "its agent was deleted");
         }
         for delivery in self.transport.empty(mailbox) {
@@ -294,6 +291,7 @@ impl Broker {
         for key in &fits {
             self.leave(key, id);
         }
+        self.tend_mailbox(id);
         fits
     }
 
@@ -328,10 +326,12 @@ impl Broker {
         self.orchestrators.end_all();
     }
 
-    /// A session waits for the receipt of a send, so it does not end before.
-    pub(crate) fn owe(&mut self, id: SessionId) {
+    /// A session waits for the receipt of a send, so it does not end before; with a question it waits for an answer too.
+    pub(crate) fn owe(&mut self, id: SessionId, is_question: bool) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.owed += 1;
+            session.questions += usize::from(is_question);
+            self.tend_mailbox(id);
         }
     }
 
