@@ -43,7 +43,7 @@ pub struct Settings {
     /// Tasks that one work queue holds; beyond, dispatches are refused and come again later. Default 100000.
     pub queue_limit: usize,
     /// How long a task waits for credit here before other replicas may take it, where RabbitMQ is the transport and one of
-    /// them takes tasks of its kind. Shorter shares work out sooner, longer spares the broker. Default 100ms.
+    /// them has agents that wait for it. Shorter shares work out sooner, longer spares the broker. Default 100ms.
     #[serde(with = "humantime_serde")]
     pub spill_after: Duration,
     /// Results of tasks that are not known here (any more), kept until an orchestrator has decided about them.

@@ -196,7 +196,8 @@ impl Reader<'_> {
     }
 
     async fn send(&mut self, reference: u64, draft: Result<crate::app::Draft, CommunicationError>) {
-        self.context.hub.broker().owe(self.session);
+        let is_question = draft.as_ref().is_ok_and(crate::app::Draft::is_question);
+        self.context.hub.broker().owe(self.session, is_question);
         let (submitted, span) = match draft {
             Ok(mut draft) => {
                 let span = spans::sent(&mut draft);

@@ -12,7 +12,7 @@ use domain::SessionId;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    broker::{Broker, Opening, Report},
+    broker::{Broker, Opening, QueueKey, Report},
     model::{Envelope, Mailbox, Reason, TaskId, ToAgent},
     outbox::Outbox,
 };
@@ -143,6 +143,10 @@ impl WorkSink for Hub {
         for (parcel, lot) in parcels {
             broker.delivered(parcel, lot);
         }
+    }
+
+    fn spare(&self, queue: &QueueKey) -> u32 {
+        self.broker().spare(queue)
     }
 
     fn disconnected(&self) {

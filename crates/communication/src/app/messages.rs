@@ -38,6 +38,13 @@ pub(crate) struct Draft {
     pub(crate) traceparent: String,
 }
 
+impl Draft {
+    /// Does its sender wait for an answer?
+    pub(crate) fn is_question(&self) -> bool {
+        self.sender.is_some() && (self.reply_to == self.sender || self.kind == REQUEST)
+    }
+}
+
 /// A message on its way into the record.
 pub(crate) struct Submitted {
     id: MessageId,

@@ -28,7 +28,7 @@ pub(crate) use self::{
     },
     rabbitmq::{RabbitMq, RabbitMqLimits},
     rooms::MailboxLimits,
-    work::{Lot, Parcel, WorkQueues, WorkSink},
+    work::{Demand, Lot, Parcel, WorkQueues, WorkSink},
 };
 use crate::app::{DeadLetter, Envelope, Mailbox, Reason, Task};
 
@@ -92,7 +92,7 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn revive(&self, envelope: Arc<Envelope>);
     /// Somebody here takes from a mailbox from now on.
     fn open(&self, _mailbox: &Mailbox) {}
-    /// Nobody here does any more; nothing of it is held.
+    /// Nobody here does any more. What of it is held stays so; where that comes back this is said again.
     fn close(&self, _mailbox: &Mailbox) {}
     /// Hands over the next message of a mailbox, if there is one; whoever takes it settles it.
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery>;

@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, Weak};
 
+use domain::Timestamp;
+
 use crate::app::{QueueKey, Task, TaskId};
 
 /// A task on its way between replicas.
@@ -19,6 +21,8 @@ pub(crate) struct Parcel {
     pub(crate) deliveries: u32,
     /// Deliveries to replicas that ended with it, or lost their connection. Whether a session had it then nobody knows.
     pub(crate) redeliveries: u32,
+    /// When it was dispatched first.
+    pub(crate) since: Timestamp,
 }
 
 impl Parcel {
@@ -36,6 +40,15 @@ pub(crate) struct Lot {
     pub(crate) tag: u64,
 }
 
+/// How much of a queue a replica takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// How many of its tasks may be there unsettled; with none, nothing comes from it.
+    pub(crate) credit: u32,
+    /// More waits there than its agents soon take: it has only what the others leave.
+    pub(crate) is_crowded: bool,
+}
+
 /// Who is told what happens to tasks in work queues. Never called from within a call to [`WorkQueues`].
 pub(crate) trait WorkSink: Send + Sync {
     /// The tasks are in their queues, for good.
@@ -44,6 +57,8 @@ pub(crate) trait WorkSink: Send + Sync {
     fn not_enqueued(&self, tasks: &[TaskId]);
     /// Tasks have come, each perhaps not for the first time.
     fn delivered(&self, parcels: Vec<(Parcel, Lot)>);
+    /// How many tasks of a queue agents here wait for.
+    fn spare(&self, queue: &QueueKey) -> u32;
     /// Everything that was delivered and not settled is delivered again, to anybody.
     fn disconnected(&self);
 }
@@ -55,10 +70,11 @@ pub(crate) trait WorkQueues: Send + Sync + 'static {
     fn start(&self, sink: Weak<dyn WorkSink>);
     /// Takes a task over; false where that cannot be done now. Whether it came to its queue is told later.
     fn publish(&self, parcel: Parcel) -> bool;
-    /// At most `credit` tasks of a queue may be here unsettled; with none, nothing comes from it.
-    fn consume(&self, queue: &Arc<QueueKey>, credit: u32);
-    /// Does another replica take from it, as far as is known? Asking makes it known soon.
-    fn is_shared(&self, queue: &Arc<QueueKey>) -> bool;
+    /// How much of a queue is taken from now on.
+    fn consume(&self, queue: &Arc<QueueKey>, demand: Demand);
+    /// How many tasks of a queue that is crowded here other replicas have agents for, as far as is known. They are counted on
+    /// from now on: so many are to be published.
+    fn takers(&self, queue: &QueueKey) -> u32;
     /// A task that was delivered is over, or published again.
     fn settle(&self, lot: Lot);
 }

@@ -1,6 +1,8 @@
 //! Two replicas on one database and one RabbitMQ: what one cannot do the other does, and nothing depends on which is asked.
 
-use contracts::communication::v1::{MessageStatus, server_event, task_update::Update};
+use contracts::communication::v1::{
+    self as proto, MessageStatus, agent_event::Event, server_event, task_update::Update,
+};
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use testkit::{Network, Servers};
 
@@ -55,6 +57,60 @@ async fn a_backlog_is_shared_when_an_agent_joins_elsewhere() {
     }
     done.sort();
     assert_eq!(done, ["e/0/1", "e/1/1", "e/2/1", "e/3/1"]);
+}
+
+#[tokio::test]
+async fn what_is_left_with_the_broker_is_done_before_what_came_later_however_busy_its_agents_are() {
+    let (shared, one, other) = two().await;
+    let mut here = one.orchestrator("rep_1").await;
+    let mut there = other.orchestrator("rep_1").await;
+    let mut agent = one.agent(&shared.agent("scorer"), 1).await;
+    here.dispatch("e/held/1", of_type("scorer")).await;
+    assert_eq!(agent.task().await.0, "e/held/1");
+    // The first is fetched, as there is an agent for one; the early one is left.
+    for id in ["e/first/1", "e/early/1"] {
+        enqueue(&mut there, id).await;
+    }
+    for id in ["e/late/1", "e/later/1"] {
+        here.dispatch(id, of_type("scorer")).await;
+    }
+    for (done, next) in [("e/held/1", "e/first/1"), ("e/first/1", "e/late/1"), ("e/late/1", "e/early/1")] {
+        if done == "e/late/1" {
+            until_here(&mut here, "e/early/1").await;
+        }
+        agent.finish(done, "1").await;
+        here.until(|id, update| id == done && matches!(update, Update::Result(_))).await;
+        here.acknowledge(done).await;
+        let given = loop {
+            match agent.hear().await {
+                server_event::Event::Task(delivery) => break delivery.task.unwrap().id,
+                server_event::Event::ResultAck(_) => {}
+                other => panic!("not expected: {other:?}"),
+            }
+        };
+        assert_eq!(given, next);
+    }
+}
+
+/// It has come from the broker, to the replica that this orchestrator speaks to.
+async fn until_here(orchestrator: &mut Orchestrator, task: &str) {
+    loop {
+        orchestrator.locate(task).await;
+        loop {
+            match orchestrator.hear().await {
+                (id, Update::Enqueued(_)) if id == task => return,
+                (id, Update::Unknown(_)) if id == task => break,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Tasks that wait with the broker.
+async fn waiting(channel: &lapin::Channel) -> u32 {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = "tasks.default.type.scorer".into();
+    channel.queue_declare(queue, passive, FieldTable::default()).await.unwrap().message_count()
 }
 
 #[tokio::test]
@@ -163,15 +219,7 @@ async fn a_task_that_only_waits_while_connections_break_is_done() {
     assert_eq!(agent.task().await.0, "e/own/1");
     enqueue(&mut here, "e/waits/1").await;
     let channel = shared.channel().await;
-    let until_queued = async |count| {
-        until(async || {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let queue = "tasks.default.type.scorer".into();
-            let found = channel.queue_declare(queue, passive, FieldTable::default()).await.unwrap();
-            (found.message_count() == count).then_some(())
-        })
-        .await;
-    };
+    let until_queued = async |count| until(async || (waiting(&channel).await == count).then_some(())).await;
     for _ in 0..BREAKS {
         until_queued(0).await;
         proxy.set(Network::Cut);
@@ -231,6 +279,30 @@ async fn the_second_session_of_an_agent_gets_its_mail_when_the_replica_of_the_fi
     for message in [&early, &late] {
         other.until_status(message, MessageStatus::Acked).await;
     }
+}
+
+#[tokio::test]
+async fn the_mail_of_a_session_that_leaves_comes_to_another_at_once_but_for_an_answer_that_it_waits_for() {
+    let (shared, one, other) = two().await;
+    let (id, peer) = (shared.agent("scorer"), shared.agent("peer"));
+    let mut leaving = one.agent(&id, 2).await;
+    let held = one.send(to(&id, "1")).await.unwrap();
+    assert_eq!(leaving.message().await.0.id, held);
+    let question = proto::Message { r#type: "request".to_owned(), correlation_id: "c".to_owned(), ..to(&peer, "2") };
+    leaving.say(Event::Send(proto::Send { r#ref: 1, message: Some(question) })).await;
+    assert!(matches!(leaving.hear().await, server_event::Event::Receipt(_)));
+    leaving.say(Event::Drain(proto::Drain::default())).await;
+    let answer = proto::Message { r#type: "reply".to_owned(), correlation_id: "c".to_owned(), ..to(&id, "3") };
+    let answer = other.send(answer).await.unwrap();
+    assert_eq!(leaving.message().await.0.id, answer, "it still works on what it has");
+    let mut staying = other.agent(&id, 2).await;
+    let next = one.send(to(&id, "4")).await.unwrap();
+    assert_eq!(staying.message().await.0.id, next, "nobody waits for its end");
+    // It gives back what it had, in its order.
+    leaving.nack(&held).await;
+    assert_eq!(staying.message().await.0.id, held);
+    staying.ack(&held).await;
+    one.until_status(&held, MessageStatus::Acked).await;
 }
 
 #[tokio::test]

@@ -28,6 +28,33 @@ impl Broker {
         self.journal.has_room()
     }
 
+    /// A session takes from its mailbox, or does so no more, as it has something to expect from there. What it holds it keeps.
+    pub(super) fn tend_mailbox(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.takes_mail != session.wants_mail())
+        else {
+            return;
+        };
+        session.takes_mail = session.wants_mail();
+        let mailbox = session.mailbox.clone();
+        let takers = self.mailboxes.entry(mailbox.clone()).or_default();
+        if !session.takes_mail {
+            takers.retain(|one| *one != id);
+            return self.close_unused(&mailbox);
+        }
+        takers.push(id);
+        if takers.len() == 1 {
+            self.transport.open(&mailbox);
+        }
+    }
+
+    /// Gives up a mailbox from which no session here takes, with what of it is in nobody's hands.
+    pub(super) fn close_unused(&mut self, mailbox: &Mailbox) {
+        if self.mailboxes.get(mailbox).is_none_or(Vec::is_empty) {
+            self.mailboxes.remove(mailbox);
+            self.transport.close(mailbox);
+        }
+    }
+
     /// There may be something in a mailbox: the agent's sessions take it, as far as they have credit.
     pub(crate) fn wake_mailbox(&mut self, mailbox: &Mailbox) {
         let key = QueueKey { namespace: mailbox.namespace.clone(), target: Target::Agent(mailbox.agent) };
@@ -73,6 +100,7 @@ impl Broker {
         ::metrics::counter!(metrics::MESSAGE_DELIVERIES).increment(1);
         self.journal.note(change(&*self.clock, &delivery, Status::Delivered, format!("session {id}")));
         session.hold(delivery);
+        self.tend_mailbox(id);
         true
     }
 
@@ -104,6 +132,7 @@ impl Broker {
         let not_before = not_before.or_else(|| Instant::now().checked_add(cool_down(delivery.count)));
         self.return_message(&delivery, reason, not_before);
         let mailbox = delivery.envelope.message.mailbox();
+        self.close_unused(&mailbox);
         self.wake_mailbox(&mailbox);
         self.pump(id);
     }

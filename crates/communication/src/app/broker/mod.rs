@@ -36,7 +36,12 @@ use domain::{AgentId, Clock, SessionId};
 use errors::Error;
 
 use self::{
-    orchestrators::Orchestrators, queues::Queues, results::Foreign, session::Session, tasks::Entry, work::Enqueued,
+    orchestrators::Orchestrators,
+    queues::{Line, Queues},
+    results::Foreign,
+    session::Session,
+    tasks::Entry,
+    work::Enqueued,
 };
 pub(crate) use self::{
     orchestrators::{Attachment, OrchestratorId},
@@ -102,8 +107,8 @@ pub(crate) struct Broker {
     enqueued: HashMap<TaskId, Enqueued>,
     /// When it was last looked at what of them to forget.
     tidied: Instant,
-    /// Queues from which nothing comes, since the sessions here are busy with other work.
-    paused: HashSet<Arc<QueueKey>>,
+    /// Queues of which more waits here than the sessions here soon take.
+    crowded: HashSet<Arc<QueueKey>>,
     delayed: BTreeMap<(Instant, u64), TaskId>,
     foreign: HashMap<TaskId, Foreign>,
     foreign_bytes: usize,
@@ -144,7 +149,7 @@ impl Broker {
             tasks: HashMap::new(),
             enqueued: HashMap::new(),
             tidied: Instant::now(),
-            paused: HashSet::new(),
+            crowded: HashSet::new(),
             delayed: BTreeMap::new(),
             foreign: HashMap::new(),
             foreign_bytes: 0,
@@ -177,18 +182,16 @@ impl Broker {
             replies: 0,
             outbox,
             draining: false,
+            takes_mail: false,
+            questions: 0,
             mail: true,
             mail_turn: false,
             owed: 0,
             suspects: Vec::new(),
             last_turn: 0,
         };
-        let takers = self.mailboxes.entry(session.mailbox.clone()).or_default();
-        takers.push(id);
-        if takers.len() == 1 {
-            self.transport.open(&session.mailbox);
-        }
         self.sessions.insert(id, session);
+        self.tend_mailbox(id);
         for key in &fits {
             self.enter(key, id);
         }
@@ -213,10 +216,7 @@ impl Broker {
         let mut touched: HashSet<_> = self.return_tasks(&session, why).into_iter().collect();
         touched.extend(session.fits.iter().cloned());
         self.return_messages(&session, why);
-        if self.mailboxes.get(&session.mailbox).is_some_and(Vec::is_empty) {
-            self.mailboxes.remove(&session.mailbox);
-            self.transport.close(&session.mailbox);
-        }
+        self.close_unused(&session.mailbox);
         for key in &touched {
             self.serve(key);
         }
@@ -239,7 +239,9 @@ impl Broker {
     pub(crate) fn remove(&mut self, mailbox: &Mailbox) {
         let error = CommunicationError::AgentNotFound(mailbox.agent.to_string());
         self.expel(mailbox.agent, &error.into());
-        for session in self.mailboxes.get(mailbox).cloned().unwrap_or_default() {
+        let sessions = self.sessions.values().filter(|session| session.mailbox == *mailbox);
+        let sessions: Vec<_> = sessions.map(|session| session.id).collect();
+        for session in sessions {
             self.close(session, "its agent was deleted");
         }
         for delivery in self.transport.empty(mailbox) {
@@ -289,6 +291,7 @@ impl Broker {
         for key in &fits {
             self.leave(key, id);
         }
+        self.tend_mailbox(id);
         fits
     }
 
@@ -323,10 +326,12 @@ impl Broker {
         self.orchestrators.end_all();
     }
 
-    /// A session waits for the receipt of a send, so it does not end before.
-    pub(crate) fn owe(&mut self, id: SessionId) {
+    /// A session waits for the receipt of a send, so it does not end before; with a question it waits for an answer too.
+    pub(crate) fn owe(&mut self, id: SessionId, is_question: bool) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.owed += 1;
+            session.questions += usize::from(is_question);
+            self.tend_mailbox(id);
         }
     }
 
@@ -420,7 +425,7 @@ impl Broker {
         while self.delayed.first_key_value().is_some_and(|((due, _), _)| *due <= now)
             && let Some((_, task)) = self.delayed.pop_first()
         {
-            self.place(&task, true);
+            self.place(&task, Line::Front);
         }
         self.spill(now);
     }
@@ -445,7 +450,7 @@ impl Broker {
                 || self.pull_task(id)
                 || (!mail_first && self.pull_message(id, Wanted::Any));
             if !handed {
-                return;
+                return self.relieve(id);
             }
         }
     }

@@ -6,9 +6,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Instant,
 };
 
-use domain::{Namespace, SessionId};
+use domain::{Namespace, SessionId, Timestamp};
 
 use crate::app::model::{MAX_PRIORITY, Target, TaskId};
 
@@ -23,20 +24,33 @@ pub(crate) struct QueueKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     rank: u8,
-    position: i64,
+    /// Since when it is in line, in microseconds; before everything else what is in front.
+    since: i64,
+    turn: i64,
+}
+
+/// Where in line something is put, among those of the same priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Before all others.
+    Front,
+    /// Behind those that are in line for longer, wherever they were.
+    Since(Timestamp),
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     sessions: Vec<SessionId>,
     waiting: BTreeMap<Place, TaskId>,
+    /// Since when something waits in it all the time.
+    filled: Option<Instant>,
 }
 
 /// All queues.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
     queues: HashMap<Arc<QueueKey>, Queue>,
-    /// Positions at the back grow from zero, those in front fall below it.
+    /// Turns at the back grow from zero, those in front fall below it.
     back: i64,
     front: i64,
     waiting: usize,
@@ -81,12 +95,12 @@ impl Queues {
         self.queues.get(key).map_or_else(Vec::new, |queue| queue.waiting.values().take(most).cloned().collect())
     }
 
-    /// Those in which something waits.
-    pub(crate) fn filled(&self) -> Vec<Arc<QueueKey>> {
+    /// Those in which something waits, and since when that is so all the time.
+    pub(crate) fn filled(&self) -> Vec<(Arc<QueueKey>, Instant)> {
         if self.waiting == 0 {
             return Vec::new();
         }
-        self.queues.iter().filter(|(_, queue)| !queue.waiting.is_empty()).map(|(key, _)| Arc::clone(key)).collect()
+        self.queues.iter().filter_map(|(key, queue)| Some((Arc::clone(key), queue.filled?))).collect()
     }
 
     /// Those from which a session may take.
@@ -94,17 +108,22 @@ impl Queues {
         self.queues.iter().filter(|(_, queue)| !queue.sessions.is_empty()).map(|(key, _)| key)
     }
 
-    /// Adds behind (or before) all of the same priority.
-    pub(crate) fn push(&mut self, key: &Arc<QueueKey>, priority: u8, in_front: bool, task: TaskId) -> Place {
-        let position = if in_front {
-            self.front -= 1;
-            self.front
-        } else {
-            self.back += 1;
-            self.back
+    /// Puts a task in line.
+    pub(crate) fn push(&mut self, key: &Arc<QueueKey>, priority: u8, line: Line, task: TaskId) -> Place {
+        let (since, turn) = match line {
+            Line::Front => {
+                self.front -= 1;
+                (i64::MIN, self.front)
+            }
+            Line::Since(since) => {
+                self.back += 1;
+                (since.as_micros(), self.back)
+            }
         };
-        let place = Place { rank: MAX_PRIORITY.saturating_sub(priority), position };
-        self.queues.entry(Arc::clone(key)).or_default().waiting.insert(place, task);
+        let place = Place { rank: MAX_PRIORITY.saturating_sub(priority), since, turn };
+        let queue = self.queues.entry(Arc::clone(key)).or_default();
+        queue.waiting.insert(place, task);
+        queue.filled.get_or_insert_with(Instant::now);
         self.waiting += 1;
         place
     }
@@ -138,7 +157,9 @@ impl Queues {
     }
 
     fn tidy(&mut self, key: &QueueKey) {
-        if self.queues.get(key).is_some_and(|queue| queue.sessions.is_empty() && queue.waiting.is_empty()) {
+        let Some(queue) = self.queues.get_mut(key).filter(|queue| queue.waiting.is_empty()) else { return };
+        queue.filled = None;
+        if queue.sessions.is_empty() {
             self.queues.remove(key);
         }
     }

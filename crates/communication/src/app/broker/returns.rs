@@ -6,7 +6,7 @@ use domain::{DeadLetterId, SessionId};
 
 use super::{
     Broker, Session, cool_down,
-    queues::QueueKey,
+    queues::{Line, QueueKey},
     tasks::{Entry, State},
 };
 use crate::{
@@ -64,7 +64,7 @@ impl Broker {
                 && let Some(entry) = self.tasks.get_mut(&id)
             {
                 entry.lost += 1;
-                let place = self.queues.push(&entry.key, entry.task.priority, true, id);
+                let place = self.queues.push(&entry.key, entry.task.priority, Line::Front, id);
                 entry.state = State::queued(place);
                 keys.push(Arc::clone(&entry.key));
             }

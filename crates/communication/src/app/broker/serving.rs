@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use domain::SessionId;
 
-use super::{Broker, QueueKey};
-use crate::app::model::{Served, ToOrchestrator};
+use super::{Broker, QueueKey, Session};
+use crate::{
+    app::model::{Served, ToOrchestrator},
+    transport::Demand,
+};
 
 impl Broker {
     /// A session takes from a queue from now on.
@@ -19,7 +22,7 @@ impl Broker {
     pub(super) fn leave(&mut self, key: &Arc<QueueKey>, session: SessionId) {
         self.queues.leave(key, session);
         if self.queues.sessions(key).is_empty() {
-            self.paused.remove(key);
+            self.crowded.remove(key);
         }
         self.capacity_changed(key);
     }
@@ -29,12 +32,21 @@ impl Broker {
         self.consume(key);
     }
 
-    /// Lets the message broker deliver what the sessions of a queue can hold together, unless that is paused.
+    /// Lets the message broker deliver what the sessions of a queue can hold together.
     pub(super) fn consume(&self, key: &Arc<QueueKey>) {
         if let Some(work) = &self.work {
-            let capacity = if self.paused.contains(key) { 0 } else { self.capacity(key) };
-            work.consume(key, capacity);
+            work.consume(key, Demand { credit: self.capacity(key), is_crowded: self.crowded.contains(key) });
         }
+    }
+
+    /// How many tasks of a queue the sessions wait for.
+    pub(crate) fn spare(&self, key: &QueueKey) -> u32 {
+        if self.queues.len(key) > 0 {
+            return 0;
+        }
+        let sessions = self.queues.sessions(key).iter().filter_map(|id| self.sessions.get(id));
+        let spare: usize = sessions.filter(|session| session.has_room()).map(Session::spare).sum();
+        u32::try_from(spare).unwrap_or(u32::MAX)
     }
 
     /// Everybody who is served.

@@ -18,6 +18,7 @@ use crate::{
 
 /// An open session.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that is so, or not, whatever the others are")]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) mailbox: Mailbox,
@@ -34,6 +35,10 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox<ToAgent>,
     /// Takes nothing new, and ends when it holds and is owed nothing.
     pub(crate) draining: bool,
+    /// It takes from its agent's mailbox.
+    pub(crate) takes_mail: bool,
+    /// Questions that it has sent and that are not answered: an answer that never comes counts until its end.
+    pub(crate) questions: usize,
     /// There may be something in its mailbox.
     pub(crate) mail: bool,
     /// Whose turn it is, so that neither tasks nor messages starve.
@@ -59,10 +64,15 @@ impl Session {
     /// May it be given something?
     pub(crate) fn has_room(&self) -> bool {
         !self.draining
-            && self.load() - self.replies < self.credits
+            && self.spare() > 0
             && self.load() < self.company()
             && self.owed < self.owed_at_most()
             && self.has_room_for_replies()
+    }
+
+    /// Credit that is left.
+    pub(crate) fn spare(&self) -> usize {
+        (self.credits + self.replies).saturating_sub(self.load())
     }
 
     /// What it may hold in all, for the sake of the suspects that it holds.
@@ -96,9 +106,17 @@ impl Session {
         self.replies < self.credits && self.outbox.is_open() && (!self.draining || self.load() > 0)
     }
 
+    /// Has it something to expect from its mailbox? One that drains has not, but for answers: others of its agent, perhaps on
+    /// another replica, are not to wait for its end.
+    pub(crate) const fn wants_mail(&self) -> bool {
+        !self.draining || self.questions > 0
+    }
+
     /// Keeps a message that is handed over.
     pub(crate) fn hold(&mut self, delivery: Delivery) {
-        self.replies += usize::from(delivery.envelope.message.is_reply());
+        let is_reply = delivery.envelope.message.is_reply();
+        self.replies += usize::from(is_reply);
+        self.questions = self.questions.saturating_sub(usize::from(is_reply && delivery.count == 1));
         self.messages.insert(delivery.envelope.message.id, delivery);
     }
 

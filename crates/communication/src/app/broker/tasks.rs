@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use domain::{AgentId, DeadLetterId, SessionId};
+use domain::{AgentId, DeadLetterId, SessionId, Timestamp};
 use lifecycle::crash_point;
 
-use super::{Attachment, Broker, OrchestratorId, queues::Place, queues::QueueKey};
+use super::{
+    Attachment, Broker, OrchestratorId,
+    queues::{Line, Place, QueueKey},
+};
 use crate::{
     app::model::{HandOver, Outcome, Reason, Task, TaskId, ToAgent, Update, What},
     metrics,
@@ -21,6 +24,8 @@ pub(super) struct Entry {
     pub(super) replica: OrchestratorId,
     /// Under which it did.
     pub(super) epoch: i64,
+    /// When it was dispatched, to whichever replica.
+    pub(super) since: Timestamp,
     /// Hand-overs so far.
     pub(super) deliveries: u32,
     /// How often the message broker took it back, from a replica that ended or did not want it any more: each may have been a
@@ -84,10 +89,12 @@ impl Broker {
             self.orchestrators.tell(Some(replica), Update::new(id, None, refused));
             return;
         }
-        let place = self.queues.push(&key, task.priority, false, Arc::clone(&id));
+        let since = self.clock.now();
+        let place = self.queues.push(&key, task.priority, Line::Since(since), Arc::clone(&id));
         let state = State::queued(place);
         let entry = Entry {
             epoch: task.epoch,
+            since,
             task: Arc::new(task),
             key: Arc::clone(&key),
             replica: Arc::clone(replica),
@@ -206,7 +213,7 @@ impl Broker {
     }
 
     /// Queues a task that is in no queue, and gives it away where that is possible.
-    pub(super) fn place(&mut self, id: &TaskId, in_front: bool) {
+    pub(super) fn place(&mut self, id: &TaskId, line: Line) {
         let Some(entry) = self.tasks.get_mut(id) else { return };
         let key = Arc::clone(&entry.key);
         let lost = entry.lost;
@@ -218,7 +225,7 @@ impl Broker {
             return;
         }
         if let Some(entry) = self.tasks.get_mut(id) {
-            let place = self.queues.push(&key, entry.task.priority, in_front, Arc::clone(id));
+            let place = self.queues.push(&key, entry.task.priority, line, Arc::clone(id));
             entry.state = State::queued(place);
         }
         self.serve(&key);

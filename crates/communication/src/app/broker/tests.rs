@@ -19,6 +19,7 @@ use crate::{
 /// A broker with one orchestrator.
 pub(super) struct Bench {
     pub(super) broker: Broker,
+    pub(super) clock: Arc<ManualClock>,
     pub(super) attachment: Attachment,
     pub(super) updates: Outbox<ToOrchestrator>,
     pub(super) outboxes: BTreeMap<SessionId, Outbox<ToAgent>>,
@@ -54,10 +55,17 @@ impl Bench {
         let limits = Limits { queue, deliveries, spill_after, output: 64, foreign_results: 16 };
         let transport = Arc::new(Direct::new(MailboxLimits { messages: 16, bytes: 1_024 }));
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
-        let mut broker = Broker::new(limits, transport, work, Arc::new(Journal::new(1_024)), clock);
+        let mut broker = Broker::new(limits, transport, work, Arc::new(Journal::new(1_024)), Arc::clone(&clock) as _);
         let updates = Outbox::new(100_000);
         let attachment = broker.attach("rep_1", updates.clone());
-        Self { broker, attachment, updates, outboxes: BTreeMap::new(), sessions: 0, epoch: 1 }
+        Self { broker, clock, attachment, updates, outboxes: BTreeMap::new(), sessions: 0, epoch: 1 }
+    }
+
+    /// Longer than what waits has to for others to take it: once it is seen that it does, and once who the others are.
+    pub(super) fn wait_long(&mut self) {
+        for _ in 0..2 {
+            self.broker.advance(Instant::now() + SPILL_AFTER * 2);
+        }
     }
 
     pub(super) fn open(&mut self, agent: AgentId, credits: u32) -> SessionId {

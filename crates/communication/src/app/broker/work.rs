@@ -1,8 +1,10 @@
 //! Tasks that wait with the message broker instead of here, so that any replica can take them.
 //!
-//! What no session here fits goes there at once; what waits here for longer than `spill_after` goes there where another
-//! replica takes from the same queue. What comes from there waits in the queues here like any other task, and its delivery
-//! is settled when the task is over. While the message broker is away, tasks wait here.
+//! What no session here fits goes there at once. Where something has waited here all the time for `spill_after`, a queue is
+//! crowded: then what has waited for as long goes there too, but only when another replica has agents that wait for such
+//! tasks, and nothing is fetched ahead of what is left there. Where all are busy so nothing travels. What comes from there takes
+//! the place in line that it has by its age, wherever it has waited, so that nothing is left there while later tasks are done;
+//! its delivery is settled when the task is over. While the message broker is away, tasks wait here.
 //!
 //! - A task that went there is remembered until its end, without its payload, so that it is found.
 //! - One that comes twice is one: the second delivery is settled, or stands in for one that a lost connection took.
@@ -16,8 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use domain::SessionId;
+
 use super::{
     Broker, OrchestratorId, QueueKey,
+    queues::Line,
     tasks::{Entry, State},
 };
 use crate::{
@@ -65,6 +70,7 @@ impl Broker {
             epoch: entry.epoch,
             deliveries: entry.deliveries,
             redeliveries: entry.redeliveries,
+            since: entry.since,
         };
         if !work.publish(parcel) {
             return false;
@@ -90,42 +96,61 @@ impl Broker {
         if self.work.is_none() {
             return;
         }
-        self.resume();
-        for key in self.queues.filled() {
+        let free: Vec<_> = self.crowded.iter().filter(|key| self.is_free(key)).cloned().collect();
+        for key in &free {
+            self.uncrowd(key);
+        }
+        for (key, since) in self.queues.filled() {
             if self.queues.sessions(&key).is_empty() {
                 self.shed(&key);
-            } else if self.work.as_ref().is_some_and(|work| work.is_shared(&key)) {
-                self.spill_queue(&key, now);
+            } else if now.saturating_duration_since(since) >= self.limits.spill_after {
+                self.share(&key, now);
             }
         }
     }
 
-    fn spill_queue(&mut self, key: &Arc<QueueKey>, now: Instant) {
-        for id in self.queues.first(key, SPILLED_AT_ONCE) {
+    /// What has waited in a queue for long goes to whoever waits for it.
+    fn share(&mut self, key: &Arc<QueueKey>, now: Instant) {
+        if self.crowded.insert(Arc::clone(key)) {
+            // From now on it is looked who that is.
+            return self.consume(key);
+        }
+        let takers = self.work.as_ref().map_or(0, |work| work.takers(key));
+        let mut left = usize::try_from(takers).unwrap_or(usize::MAX);
+        for id in self.queues.first(key, if left == 0 { 0 } else { SPILLED_AT_ONCE }) {
             let Some(entry) = self.tasks.get(&id) else { continue };
             let State::Queued { since, .. } = entry.state else { continue };
             if now.saturating_duration_since(since) < self.limits.spill_after {
                 continue;
             }
-            let came_from_there = entry.lot.is_some();
-            if !self.enqueue(&id) {
+            if left == 0 || !self.enqueue(&id) {
                 return;
             }
-            // The sessions are busy with other work: it would come again and again.
-            if came_from_there && self.paused.insert(Arc::clone(key)) {
-                self.consume(key);
-            }
+            left -= 1;
         }
     }
 
-    /// Queues whose sessions have credit again are consumed again.
-    fn resume(&mut self) {
-        let is_free = |key: &&Arc<QueueKey>| self.queues.len(key) == 0 && self.pick(key).is_some();
-        let free: Vec<_> = self.paused.iter().filter(is_free).cloned().collect();
-        for key in free {
-            self.paused.remove(&key);
-            self.consume(&key);
+    /// A session has credit left, and nothing waits for it here: its queues are not crowded any more.
+    pub(super) fn relieve(&mut self, id: SessionId) {
+        if self.crowded.is_empty() {
+            return;
         }
+        let Some(session) = self.sessions.get(&id) else { return };
+        let fits = session.fits.iter().filter(|key| self.crowded.contains(*key) && self.is_free(key));
+        let free: Vec<_> = fits.cloned().collect();
+        for key in &free {
+            self.uncrowd(key);
+        }
+    }
+
+    /// Would the next of a queue be taken at once?
+    fn is_free(&self, key: &QueueKey) -> bool {
+        self.queues.len(key) == 0 && self.pick(key).is_some()
+    }
+
+    fn uncrowd(&mut self, key: &Arc<QueueKey>) {
+        self.crowded.remove(key);
+        self.consume(key);
     }
 
     /// Tasks are with the message broker.
@@ -148,7 +173,7 @@ impl Broker {
         // The first is to be in front of the others.
         for id in ids.iter().rev() {
             if self.tasks.get(id).is_some_and(|entry| matches!(entry.state, State::Leaving)) {
-                self.place(id, true);
+                self.place(id, Line::Front);
             }
         }
     }
@@ -178,6 +203,7 @@ impl Broker {
             epoch,
             deliveries,
             redeliveries: parcel.redeliveries,
+            since: parcel.since,
             // What others had before may be what ended them.
             lost: deliveries.saturating_add(returns),
             hand_overs: Vec::new(),
@@ -193,7 +219,7 @@ impl Broker {
         if is_poison {
             self.bury(&id, Reason::DeliveryLimit, "whoever had it has ended");
         } else {
-            self.place(&id, false);
+            self.place(&id, Line::Since(parcel.since));
         }
     }
 
@@ -214,7 +240,7 @@ impl Broker {
         }
         if is_back {
             // It was faster than the confirmation that it has gone.
-            self.place(&parcel.task.id, false);
+            self.place(&parcel.task.id, Line::Since(parcel.since));
         }
         true
     }

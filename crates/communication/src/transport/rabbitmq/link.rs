@@ -3,6 +3,7 @@
 //! - `mailbox.<namespace>.<agent>`: a queue per mailbox, made on first use, with one active consumer, so that the order holds.
 //! - `tasks.<namespace>.type.<agent type>`, `tasks.<namespace>.capability.<name>`, `tasks.<namespace>.agent.<agent>`: the work
 //!   queues, made on first use, each with a consumer per replica that has sessions for it.
+//! - `crowded`: a fanout exchange, to a queue of each replica that goes with it: whose agents are busy.
 //! - `topics`: a topic exchange for messages to many.
 //! - `dlx`: where everything dead-letters to; `dlq.message` and `dlq.task` hold copies for those who watch the broker. The record
 //!   in the database is what dead letters are listed, replayed and purged from.
@@ -206,12 +207,6 @@ impl<'a> Link<'a> {
     pub(super) async fn waiting(&mut self, mailbox: &Mailbox) -> Result<u32, LinkError> {
         let found = self.look_at(&mailbox_queue(mailbox)).await?;
         Ok(found.map_or(0, |queue| queue.message_count()))
-    }
-
-    /// How many take from a queue.
-    pub(super) async fn consumers(&mut self, queue: &str) -> Result<u32, LinkError> {
-        let found = self.look_at(queue).await?;
-        Ok(found.map_or(0, |queue| queue.consumer_count()))
     }
 
     /// A queue, unless somebody has removed it.

@@ -10,7 +10,7 @@
 //! - [`outgoing`], [`publisher`]: to the broker; [`relay`] finds what was left on the way.
 //! - [`consumer`], [`held`]: from it. What was fetched waits in a [`Direct`] transport, which knows about order, delays and
 //!   expiry.
-//! - [`work`], [`work_consumer`]: the same for tasks, which wait with `app`.
+//! - [`work`], [`work_consumer`]: the same for tasks, which wait with `app`; [`sharing`]: which replica has agents for them.
 //! - [`link`]: connections and topology; [`properties`]: what goes along. What consumes does not publish, since a broker that
 //!   is out of memory reads nothing from connections that do, acknowledgements included. Tasks have a connection of their own,
 //!   so that they go on where messages cannot, as while the database is away.
@@ -24,6 +24,7 @@ mod properties;
 mod publisher;
 mod refused;
 mod relay;
+mod sharing;
 mod work;
 mod work_consumer;
 
@@ -162,13 +163,14 @@ impl RabbitMq {
         let publish = publisher::run(Arc::clone(&self), over.clone());
         let relay = relay::run(Arc::clone(&self), Arc::clone(&store), over.clone());
         let tasks = work_consumer::run(Arc::clone(&self), over.clone());
-        futures::future::join4(publish, relay, tasks, consumer::run(self, store, over)).await;
+        let sharing = sharing::run(Arc::clone(&self), over.clone());
+        futures::future::join5(publish, relay, tasks, sharing, consumer::run(self, store, over)).await;
         Ok(())
     }
 
     /// Can it publish and consume?
     pub(crate) fn is_connected(&self) -> bool {
-        self.links.load(Ordering::Relaxed) >= 2
+        self.links.load(Ordering::Relaxed) >= 3
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

@@ -12,7 +12,7 @@ use lapin::{
 
 use super::outgoing::Original;
 use crate::{
-    app::{DeadLetter, Envelope, MAX_PRIORITY, Target, Task},
+    app::{DeadLetter, Envelope, MAX_PRIORITY, QueueKey, Target, Task},
     transport::Parcel,
 };
 
@@ -24,6 +24,15 @@ const REVIVED: &str = "troupe-revived";
 const TASK: &str = "troupe-task";
 /// Header: how often a task came back to the broker before it was published again.
 const REDELIVERIES: &str = "troupe-redeliveries";
+/// Header: the namespace of a message, task or queue.
+const NAMESPACE: &str = "troupe-namespace";
+/// Headers: whom a task or queue is for.
+const TARGET_KIND: &str = "troupe-target-kind";
+const TARGET: &str = "troupe-target";
+/// Header: tasks that a replica has agents for.
+const CREDIT: &str = "troupe-credit";
+/// Header: when a task was dispatched, in microseconds.
+const SINCE: &str = "troupe-since";
 /// How much later than at its expiry the broker drops a message: until then whoever fetches it says so.
 const GRACE: Duration = Duration::from_mins(1);
 
@@ -117,7 +126,7 @@ fn described(envelope: &Envelope, is_revived: bool) -> BasicProperties {
     let headers = table([
         (SEQUENCE, count(envelope.sequence)),
         (REVIVED, AMQPValue::Boolean(is_revived)),
-        ("troupe-namespace", text(&message.namespace)),
+        (NAMESPACE, text(&message.namespace)),
         ("troupe-agent", text(&message.agent)),
         ("troupe-sender", text(&message.sender.map(|sender| sender.to_string()).unwrap_or_default())),
         ("traceparent", text(&message.traceparent)),
@@ -139,22 +148,65 @@ fn described(envelope: &Envelope, is_revived: bool) -> BasicProperties {
     properties
 }
 
-/// Of a task: all but its input.
-pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
-    let Parcel { task, replica, epoch, deliveries, redeliveries } = parcel;
-    let (kind, target) = match &task.target {
+/// The headers of a target.
+fn of_target(target: &Target) -> [(&'static str, AMQPValue); 2] {
+    let (kind, target) = match target {
         Target::AgentType(name) => ("type", name.to_string()),
         Target::Capability(name) => ("capability", name.to_string()),
         Target::Agent(id) => ("agent", id.to_string()),
     };
+    [(TARGET_KIND, text(&kind)), (TARGET, text(&target))]
+}
+
+fn target_of(properties: &BasicProperties) -> Option<Target> {
+    let target = word(properties, TARGET)?;
+    match word(properties, TARGET_KIND)? {
+        "type" => Some(Target::AgentType(target.into())),
+        "capability" => Some(Target::Capability(target.into())),
+        "agent" => Some(Target::Agent(target.parse::<AgentId>().ok()?)),
+        _ => None,
+    }
+}
+
+/// Of the question who has agents for a queue.
+pub(super) fn of_question(key: &QueueKey, asker: &ShortString) -> BasicProperties {
+    of_queue(key, None).with_reply_to(asker.clone())
+}
+
+/// Of the answer to it.
+pub(super) fn of_answer(key: &QueueKey, credit: u32) -> BasicProperties {
+    of_queue(key, Some((CREDIT, count(credit))))
+}
+
+fn of_queue(key: &QueueKey, more: Option<(&'static str, AMQPValue)>) -> BasicProperties {
+    let namespace = (NAMESPACE, text(&key.namespace));
+    let headers = table(of_target(&key.target).into_iter().chain([namespace]).chain(more));
+    // Later nobody wants to know.
+    BasicProperties::default().with_headers(headers).with_expiration("1000".into())
+}
+
+/// The queue that a question or an answer is about.
+pub(super) fn queue_of(properties: &BasicProperties) -> Option<QueueKey> {
+    Some(QueueKey { namespace: word(properties, NAMESPACE)?.parse().ok()?, target: target_of(properties)? })
+}
+
+/// How many tasks an answer offers to take.
+pub(super) fn credit_of(properties: &BasicProperties) -> u32 {
+    number(properties, CREDIT).unwrap_or_default()
+}
+
+/// Of a task: all but its input.
+pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
+    let Parcel { task, replica, epoch, deliveries, redeliveries, since } = parcel;
+    let [kind, target] = of_target(&task.target);
     let mut headers = table([
         (TASK, text(&task.id)),
-        ("troupe-namespace", text(&task.namespace)),
+        (NAMESPACE, text(&task.namespace)),
         ("troupe-execution", text(&task.execution_id)),
         ("troupe-step", text(&task.step_id)),
         ("troupe-attempt", count(task.attempt)),
-        ("troupe-target-kind", text(&kind)),
-        ("troupe-target", text(&target)),
+        kind,
+        target,
         ("troupe-action", text(&task.action)),
         ("troupe-timeout-ms", text(&task.timeout_ms)),
         ("troupe-heartbeat-timeout-ms", text(&task.heartbeat_timeout_ms)),
@@ -163,6 +215,7 @@ pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
         ("troupe-epoch", count(*epoch)),
         ("troupe-deliveries", count(*deliveries)),
         (REDELIVERIES, count(*redeliveries)),
+        (SINCE, count(since.as_micros())),
     ]);
     if let Some(index) = task.index {
         headers.insert("troupe-index".into(), count(index));
@@ -174,21 +227,19 @@ pub(super) fn of_parcel(parcel: &Parcel, now: Timestamp) -> BasicProperties {
 pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
     let properties = &arrival.properties;
     let word = |name| word(properties, name);
-    let target = match word("troupe-target-kind")? {
-        "type" => Target::AgentType(word("troupe-target")?.into()),
-        "capability" => Target::Capability(word("troupe-target")?.into()),
-        "agent" => Target::Agent(word("troupe-target")?.parse::<AgentId>().ok()?),
-        _ => return None,
-    };
+    let target = target_of(properties)?;
     let epoch = number(properties, "troupe-epoch")?;
     let deliveries = number(properties, "troupe-deliveries")?;
     let before: u32 = number(properties, REDELIVERIES).unwrap_or_default();
     // A quorum queue counts; a classic one says only that it was not the first time.
-    let since = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
+    let again = number(properties, "x-delivery-count").unwrap_or_else(|| u32::from(arrival.redelivered));
+    let published = || properties.timestamp().unwrap_or_default().saturating_mul(1_000_000);
+    let since = number(properties, SINCE).unwrap_or_else(|| i64::try_from(published()).unwrap_or(i64::MAX));
+    let since = Timestamp::from_micros(since);
     let replica = word("troupe-orchestrator")?.into();
     let task = Task {
         id: word(TASK)?.into(),
-        namespace: word("troupe-namespace")?.parse().ok()?,
+        namespace: word(NAMESPACE)?.parse().ok()?,
         execution_id: word("troupe-execution")?.to_owned(),
         step_id: word("troupe-step")?.to_owned(),
         index: number(properties, "troupe-index"),
@@ -202,7 +253,8 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
         traceparent: word("traceparent")?.to_owned(),
         epoch,
     };
-    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries, redeliveries: before.saturating_add(since) })
+    let redeliveries = before.saturating_add(again);
+    Some(Parcel { task: Arc::new(task), replica, epoch, deliveries, redeliveries, since })
 }
 
 /// Of the copy of a dead letter: what the original had, where it was, and why it died.
@@ -217,6 +269,7 @@ pub(super) fn of_letter(letter: &DeadLetter, original: &Original, queue: &str) -
                 epoch: task.epoch,
                 deliveries: letter.deliveries,
                 redeliveries: 0,
+                since: letter.created_at,
             };
             of_parcel(&parcel, letter.created_at)
         }

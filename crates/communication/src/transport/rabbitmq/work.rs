@@ -2,7 +2,7 @@
 //! waits; [`super::work_consumer`] does what is wanted.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
 };
 
@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use super::{RabbitMq, held::Verdict, lock};
 use crate::{
     app::{QueueKey, TaskId},
-    transport::{Lot, Parcel, WorkQueues, WorkSink},
+    transport::{Demand, Lot, Parcel, WorkQueues, WorkSink},
 };
 
-/// Queues of which it is asked at once whether others take from them.
-const MOST_ASKED: usize = 256;
+/// Queues that are looked at, or asked about, at once.
+const MOST_AT_ONCE: usize = 32;
 
 /// The work queues that somebody here takes from.
 #[derive(Default)]
@@ -30,18 +30,27 @@ pub(super) struct Work {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How much may be here of what comes from them.
-    wanted: HashMap<Arc<QueueKey>, u32>,
+    wanted: HashMap<Arc<QueueKey>, Wanted>,
+    turns: u64,
     /// Numbers connections.
     connection: u64,
     /// What has come over the present connection and is not settled, and from where.
     unsettled: HashMap<u64, Arc<QueueKey>>,
     counts: HashMap<Arc<QueueKey>, u32>,
     verdicts: Vec<(u64, Verdict)>,
-    /// Other replicas take from them.
-    shared: HashSet<Arc<QueueKey>>,
-    /// Somebody wants to know whether others do.
-    asked: HashSet<Arc<QueueKey>>,
+}
+
+/// What is wanted of a queue, and what was seen of it.
+#[derive(Debug)]
+struct Wanted {
+    demand: Demand,
+    /// It is crowded here, but something waits in it that nobody takes: it is taken here, until that is no longer so.
+    has_left: bool,
+    /// Tasks that others have agents for.
+    offered: u32,
+    /// When it was last looked at, and asked about, as counts.
+    looked: u64,
+    asked: u64,
 }
 
 impl Work {
@@ -72,7 +81,7 @@ impl Work {
         state.unsettled.clear();
         state.counts.clear();
         state.verdicts.clear();
-        state.shared.clear();
+        state.wanted.values_mut().for_each(|wanted| wanted.has_left = false);
         drop(state);
         if let Some(sink) = self.sink() {
             sink.disconnected();
@@ -106,9 +115,11 @@ impl Work {
         std::mem::take(&mut self.lock().verdicts)
     }
 
-    /// How much of which queue is wanted.
+    /// How much of which queue is to be taken.
     pub(super) fn wanted(&self) -> HashMap<Arc<QueueKey>, u32> {
-        self.lock().wanted.clone()
+        let state = self.lock();
+        let taken = state.wanted.iter().filter(|(_, wanted)| wanted.is_taken());
+        taken.map(|(key, wanted)| (Arc::clone(key), wanted.demand.credit)).collect()
     }
 
     /// How much of a queue is here unsettled.
@@ -116,19 +127,65 @@ impl Work {
         self.lock().counts.get(key).copied().unwrap_or_default()
     }
 
-    /// The queues of which somebody wants to know.
-    pub(super) fn take_asked(&self) -> HashSet<Arc<QueueKey>> {
-        std::mem::take(&mut self.lock().asked)
+    /// The crowded queues that are to be looked at now: a few, in turn.
+    pub(super) fn next_looks(&self) -> Vec<Arc<QueueKey>> {
+        self.lock().next(|wanted| &mut wanted.looked)
     }
 
-    /// Others take from a queue, or nobody else does.
-    pub(super) fn set_shared(&self, key: Arc<QueueKey>, is_shared: bool) {
+    /// The crowded queues for which agents are to be asked for now: a few, in turn. What was offered before is over.
+    pub(super) fn next_questions(&self) -> Vec<Arc<QueueKey>> {
         let mut state = self.lock();
-        if is_shared && state.wanted.contains_key(&key) {
-            state.shared.insert(key);
-        } else {
-            state.shared.remove(&key);
+        let next = state.next(|wanted| &mut wanted.asked);
+        for key in &next {
+            if let Some(wanted) = state.wanted.get_mut(key) {
+                wanted.offered = 0;
+            }
         }
+        next
+    }
+
+    /// Something waits in a queue with the broker, in nobody's hands, or nothing does.
+    pub(super) fn looked(&self, key: &QueueKey, has_left: bool) {
+        let mut state = self.lock();
+        if let Some(wanted) = state.wanted.get_mut(key)
+            && std::mem::replace(&mut wanted.has_left, has_left) != has_left
+        {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Another replica has agents for so many.
+    pub(super) fn offered(&self, key: &QueueKey, credit: u32) {
+        if let Some(wanted) = self.lock().wanted.get_mut(key) {
+            wanted.offered = wanted.offered.saturating_add(credit);
+        }
+    }
+
+    /// How many tasks of a queue agents here wait for.
+    pub(super) fn spare(&self, key: &QueueKey) -> u32 {
+        self.sink().map_or(0, |sink| sink.spare(key))
+    }
+}
+
+impl State {
+    fn next(&mut self, turn: impl Fn(&mut Wanted) -> &mut u64) -> Vec<Arc<QueueKey>> {
+        let crowded = self.wanted.iter_mut().filter(|(_, wanted)| wanted.demand.is_crowded);
+        let mut crowded: Vec<_> = crowded.map(|(key, wanted)| (*turn(wanted), Arc::clone(key))).collect();
+        crowded.sort_unstable_by_key(|(turn, _)| *turn);
+        crowded.truncate(MOST_AT_ONCE);
+        self.turns += 1;
+        for (_, key) in &crowded {
+            if let Some(wanted) = self.wanted.get_mut(key) {
+                *turn(wanted) = self.turns;
+            }
+        }
+        crowded.into_iter().map(|(_, key)| key).collect()
+    }
+}
+
+impl Wanted {
+    const fn is_taken(&self) -> bool {
+        !self.demand.is_crowded || self.has_left
     }
 }
 
@@ -142,24 +199,29 @@ impl WorkQueues for RabbitMq {
         self.outgoing.push_task(parcel)
     }
 
-    fn consume(&self, queue: &Arc<QueueKey>, credit: u32) {
+    fn consume(&self, queue: &Arc<QueueKey>, demand: Demand) {
         let mut state = self.work.lock();
-        if credit == 0 {
+        if demand.credit == 0 {
             state.wanted.remove(queue);
-            state.shared.remove(queue);
         } else {
-            state.wanted.insert(Arc::clone(queue), credit.min(self.settings.task_prefetch.into()));
+            let credit = demand.credit.min(self.settings.task_prefetch.into());
+            let demand = Demand { credit, ..demand };
+            let new = Wanted { demand, has_left: false, offered: 0, looked: 0, asked: 0 };
+            let wanted = state.wanted.entry(Arc::clone(queue)).or_insert(new);
+            if !demand.is_crowded {
+                (wanted.has_left, wanted.offered) = (false, 0);
+            }
+            wanted.demand = demand;
         }
         drop(state);
         self.work.changed.notify_one();
     }
 
-    fn is_shared(&self, queue: &Arc<QueueKey>) -> bool {
+    fn takers(&self, queue: &QueueKey) -> u32 {
         let mut state = self.work.lock();
-        if state.asked.len() < MOST_ASKED && !state.asked.contains(queue) {
-            state.asked.insert(Arc::clone(queue));
-        }
-        state.shared.contains(queue)
+        // What waits there is enough for them.
+        let offering = state.wanted.get_mut(queue).filter(|wanted| !wanted.has_left);
+        offering.map_or(0, |wanted| std::mem::take(&mut wanted.offered))
     }
 
     fn settle(&self, lot: Lot) {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::app::QueueKey;
 
-/// How often it is seen to that the connection is alive, and who else takes from the queues.
-const EVERY: Duration = Duration::from_millis(500);
+/// How often it is seen to that the connection is alive, and what is left in queues that are crowded here.
+const EVERY: Duration = Duration::from_millis(50);
 /// Pause between connections.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -165,14 +165,14 @@ impl Consuming<'_> {
         for (key, credit) in narrow {
             self.begin(key, credit, credit).await?;
         }
-        for key in self.transport.work.take_asked() {
-            let others = match self.link.consumers(&link::work_queue(&key)).await {
+        for key in self.transport.work.next_looks() {
+            let found = match self.link.look_at(&link::work_queue(&key)).await {
                 // Whoever has it shares it with nobody.
-                Err(LinkError::Forbidden { .. }) => 0,
-                others => others?,
+                Err(LinkError::Forbidden { .. }) => None,
+                found => found?,
             };
-            let ours = u32::from(self.consumers.get(&key).is_some());
-            self.transport.work.set_shared(key, others > ours);
+            let has_left = found.is_some_and(|queue| queue.message_count() > 0);
+            self.transport.work.looked(&key, has_left);
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! Work queues in a real RabbitMQ, between transports that stand for replicas.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use lapin::{BasicProperties, options::BasicPublishOptions};
 
@@ -18,6 +21,8 @@ struct Heard {
     not_enqueued: Mutex<Vec<TaskId>>,
     delivered: Mutex<Vec<(Parcel, Lot)>>,
     disconnected: Mutex<usize>,
+    /// What it says that agents wait for.
+    spare: AtomicU32,
     changed: Notify,
 }
 
@@ -35,6 +40,10 @@ impl WorkSink for Heard {
     fn delivered(&self, parcels: Vec<(Parcel, Lot)>) {
         self.delivered.lock().unwrap().extend(parcels);
         self.changed.notify_one();
+    }
+
+    fn spare(&self, _: &QueueKey) -> u32 {
+        self.spare.load(Ordering::Relaxed)
     }
 
     fn disconnected(&self) {
@@ -122,7 +131,22 @@ fn parcel(id: &str, priority: u8) -> Parcel {
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
         epoch: i64::MAX,
     };
-    Parcel { epoch: task.epoch, task: Arc::new(task), replica: "rep_1".into(), deliveries: 1, redeliveries: 2 }
+    Parcel {
+        epoch: task.epoch,
+        task: Arc::new(task),
+        replica: "rep_1".into(),
+        deliveries: 1,
+        redeliveries: 2,
+        since: Timestamp::from_micros(5),
+    }
+}
+
+fn take(credit: u32) -> Demand {
+    Demand { credit, is_crowded: false }
+}
+
+fn crowded(credit: u32) -> Demand {
+    Demand { credit, is_crowded: true }
 }
 
 fn clerks() -> Arc<QueueKey> {
@@ -137,7 +161,7 @@ async fn a_task_comes_as_it_went_and_no_more_of_them_than_there_is_credit() {
     let mut sent = parcel("first", 4);
     Arc::make_mut(&mut sent.task).index = None;
     one.publish(&[sent.clone(), parcel("second", 0), parcel("third", 0)]).await;
-    other.work.consume(&clerks(), 2);
+    other.work.consume(&clerks(), take(2));
     let (first, lot) = other.next().await;
     assert_eq!(first, sent);
     let (second, _) = other.next().await;
@@ -153,17 +177,42 @@ async fn what_a_lost_replica_had_comes_to_another_counted_and_sharing_is_seen() 
     let (_one, one) = Worker::new(&host, |_| {}).await;
     let (_other, other) = Worker::new(&host, |_| {}).await;
     one.publish(&[parcel("held", 0), parcel("done", 0)]).await;
-    one.work.consume(&clerks(), 2);
+    one.work.consume(&clerks(), take(2));
     one.next().await;
     let (_, done) = one.next().await;
     one.work.settle(done);
-    other.work.consume(&clerks(), 5);
-    one.until(|_| one.work.is_shared(&clerks()).then_some(())).await;
+    other.work.consume(&clerks(), take(5));
+    one.work.consume(&clerks(), crowded(2));
+    other.heard.spare.store(5, Ordering::Relaxed);
+    one.until(|_| (one.work.takers(&clerks()) == 5).then_some(())).await;
     drop(one.replica);
     let (parcel, lot) = other.next().await;
     assert_eq!((&*parcel.task.id, parcel.deliveries, parcel.redeliveries), ("held", 1, 3));
     other.work.settle(lot);
-    other.until(|_| (!other.work.is_shared(&clerks())).then_some(())).await;
+}
+
+#[tokio::test]
+async fn whoever_is_crowded_has_what_others_leave_and_gives_nothing_to_others_that_are() {
+    let host = Servers::shared().virtual_host();
+    let (_one, one) = Worker::new(&host, |_| {}).await;
+    let (_other, other) = Worker::new(&host, |_| {}).await;
+    one.work.consume(&clerks(), crowded(5));
+    other.work.consume(&clerks(), crowded(5));
+    one.publish(&[parcel("left", 0)]).await;
+    // Whoever comes first takes it, and both stop when nothing is left.
+    let taken = one.until(|one| {
+        let mut taken = [one, &*other.heard].into_iter().map(|heard| heard.delivered.lock().unwrap().pop());
+        taken.find_map(|parcel| parcel)
+    });
+    assert_eq!(&*taken.await.0.task.id, "left");
+    assert_eq!(one.work.takers(&clerks()), 0);
+    other.heard.spare.store(5, Ordering::Relaxed);
+    other.work.consume(&clerks(), take(5));
+    let takers = one.until(|_| Some(one.work.takers(&clerks())).filter(|takers| *takers > 0)).await;
+    assert_eq!(takers, 5);
+    one.publish(&[parcel("given", 0)]).await;
+    let (given, _) = other.next().await;
+    assert_eq!(&*given.task.id, "given");
 }
 
 #[tokio::test]
@@ -177,7 +226,7 @@ async fn what_is_no_task_goes_to_the_dead_letters_alone() {
     let queue = "tasks.default.type.clerk".into();
     channel.basic_publish("".into(), queue, options, b"x", nothing).await.unwrap().await.unwrap();
     one.publish(&[parcel("after", 0)]).await;
-    one.work.consume(&clerks(), 5);
+    one.work.consume(&clerks(), take(5));
     assert_eq!(one.ids(2).await, ["before", "after"]);
     assert_eq!(from_queue(&channel, "dlq.task").await.data, b"x");
 }
@@ -190,7 +239,7 @@ async fn a_classic_work_queue_knows_priorities() {
     };
     let (_one, one) = Worker::new(&host, classic).await;
     one.publish(&[parcel("low", 0), parcel("high", 9), parcel("middle", 5)]).await;
-    one.work.consume(&clerks(), 1);
+    one.work.consume(&clerks(), take(1));
     assert_eq!(one.ids(3).await, ["high", "middle", "low"]);
 }
 
@@ -243,7 +292,7 @@ async fn when_the_broker_restarts_tasks_are_kept_and_the_link_comes_back() {
     let host = servers.virtual_host();
     let (_one, one) = Worker::new(&host, |_| {}).await;
     one.publish(&[parcel("held", 0), parcel("waits", 0)]).await;
-    one.work.consume(&clerks(), 1);
+    one.work.consume(&clerks(), take(1));
     let (_, old) = one.next().await;
     // Not killed: RabbitMQ 3.10 forgets a quorum queue that was made less than a second before.
     servers.control("stop", "rabbitmq");
@@ -278,7 +327,7 @@ async fn while_the_broker_blocks_nothing_is_published_and_what_was_delivered_is_
     // Acknowledgements flow: the next of the mailbox comes.
     one.replica.finish(&delivery).await;
     assert_eq!(one.replica.drain(1).await, before[1..]);
-    one.work.consume(&clerks(), 1);
+    one.work.consume(&clerks(), take(1));
     assert!(one.ids(1).await.iter().all(|id| id == "a" || id == "b"));
     // Senders are refused when there is no more room, and not before.
     let room = one.replica.record(&[&"x".repeat(40)], None).await.remove(0);

@@ -9,7 +9,7 @@ use std::{
 use super::{Bench, Broker, QueueKey};
 use crate::{
     app::model::TaskId,
-    transport::{Lot, Parcel, WorkQueues, WorkSink},
+    transport::{Demand, Lot, Parcel, WorkQueues, WorkSink},
 };
 
 /// The message broker.
@@ -24,7 +24,7 @@ struct State {
     queues: HashMap<QueueKey, VecDeque<Parcel>>,
     /// By the number of the delivery: to whom it went.
     unsettled: BTreeMap<u64, (usize, Parcel)>,
-    credit: HashMap<(usize, QueueKey), u32>,
+    demands: HashMap<(usize, QueueKey), Demand>,
     connections: HashMap<usize, u64>,
     tags: u64,
 }
@@ -120,7 +120,7 @@ impl Server {
         self.disconnect(replica);
         let mut state = self.lock();
         state.published.retain(|(from, _)| *from != replica);
-        state.credit.retain(|(of, _), _| *of != replica);
+        state.demands.retain(|(of, _), _| *of != replica);
     }
 
     /// The last of every queue is the first.
@@ -152,14 +152,22 @@ impl Server {
 
 impl State {
     fn next(&mut self, replica: usize) -> Option<(Parcel, Lot)> {
-        let here = |key: &QueueKey| {
-            let count = self.unsettled.values().filter(|(holder, parcel)| *holder == replica && parcel.queue() == *key);
-            u32::try_from(count.count()).unwrap()
+        let demands = || self.demands.iter().filter(|(_, demand)| demand.credit > 0);
+        let has_credit = |of: usize, key: &QueueKey, demand: &Demand| {
+            let here = self.unsettled.values().filter(|(holder, parcel)| *holder == of && parcel.queue() == *key);
+            here.count() < usize::try_from(demand.credit).unwrap()
         };
-        let has_credit =
-            |key: &&QueueKey| here(key) < self.credit.get(&(replica, (*key).clone())).copied().unwrap_or_default();
-        let filled = self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(key, _)| key);
-        let key = filled.clone().find(has_credit)?.clone();
+        // Those that are crowded have what the others leave.
+        let is_taken = |key: &QueueKey| {
+            let mut others = demands().filter(|((_, other), demand)| other == key && !demand.is_crowded);
+            others.any(|((of, _), demand)| has_credit(*of, key, demand))
+        };
+        let may_take = |key: &&QueueKey| {
+            let mut own = demands().filter(|((of, other), _)| *of == replica && other == *key);
+            own.any(|(_, demand)| has_credit(replica, key, demand) && !(demand.is_crowded && is_taken(key)))
+        };
+        let mut filled = self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(key, _)| key);
+        let key = filled.find(may_take)?.clone();
         let parcel = self.queues.get_mut(&key)?.pop_front()?;
         self.tags += 1;
         self.unsettled.insert(self.tags, (replica, parcel.clone()));
@@ -180,13 +188,15 @@ impl WorkQueues for Client {
         true
     }
 
-    fn consume(&self, queue: &Arc<QueueKey>, credit: u32) {
-        self.server.lock().credit.insert((self.replica, (**queue).clone()), credit);
+    fn consume(&self, queue: &Arc<QueueKey>, demand: Demand) {
+        self.server.lock().demands.insert((self.replica, (**queue).clone()), demand);
     }
 
-    fn is_shared(&self, queue: &Arc<QueueKey>) -> bool {
+    fn takers(&self, queue: &QueueKey) -> u32 {
         let state = self.server.lock();
-        state.credit.iter().any(|((of, key), credit)| *of != self.replica && *key == **queue && *credit > 0)
+        let others = state.demands.iter().filter(|((of, key), _)| *of != self.replica && key == queue);
+        let free = others.filter(|(_, demand)| !demand.is_crowded).map(|(_, demand)| demand.credit);
+        if state.queues.get(queue).is_none_or(VecDeque::is_empty) { free.sum() } else { 0 }
     }
 
     fn settle(&self, lot: Lot) {

@@ -12,6 +12,10 @@ fn two() -> (Arc<Server>, Bench, Bench) {
     (server, one, other)
 }
 
+fn queue() -> QueueKey {
+    QueueKey { namespace: Namespace::default(), target: clerk() }
+}
+
 fn is_enqueued(told: &[(String, What)], id: &str) -> bool {
     told.iter().any(|(task, what)| task == id && matches!(what, What::Enqueued))
 }
@@ -44,13 +48,13 @@ fn a_short_wait_never_leaves_and_a_long_one_is_shared() {
         one.dispatch(id, clerk(), 0);
     }
     let now = Instant::now();
-    one.broker.advance(now + SPILL_AFTER * 2);
+    one.wait_long();
     assert!(!server.knows("short"), "nobody else takes such tasks");
     let idle = other.open(AgentId::from_parts(2, 2), 5);
     one.broker.advance(now);
     assert!(!server.knows("short"), "it has not waited for long");
     one.finish(busy, "held");
-    one.broker.advance(now + SPILL_AFTER * 2);
+    one.wait_long();
     server.confirm(ONE, &mut one.broker, true);
     server.deliver(OTHER, &mut other.broker);
     assert_eq!(
@@ -270,7 +274,7 @@ fn sessions_that_are_busy_with_other_work_do_not_pull_in_circles() {
     server.deliver(ONE, &mut one.broker);
     assert_eq!(one.broker.queued(), 1);
     let idle = other.open(AGENT, 1);
-    one.broker.advance(Instant::now() + SPILL_AFTER * 2);
+    one.wait_long();
     server.confirm(ONE, &mut one.broker, true);
     assert_eq!(server.deliver(ONE, &mut one.broker), 0, "it has no credit, so it takes nothing");
     server.deliver(OTHER, &mut other.broker);
@@ -278,12 +282,54 @@ fn sessions_that_are_busy_with_other_work_do_not_pull_in_circles() {
     one.finish(busy, "own");
     one.broker.acknowledge("own");
     other.dispatch("b", clerk(), 0);
-    other.broker.advance(Instant::now() + SPILL_AFTER * 2);
-    one.broker.advance(Instant::now());
-    other.broker.advance(Instant::now() + SPILL_AFTER * 2);
+    other.wait_long();
     server.confirm(OTHER, &mut other.broker, true);
     server.deliver(ONE, &mut one.broker);
     assert_eq!(one.given(busy), ["own", "b"], "and when it has, it takes again");
+}
+
+#[test]
+fn what_is_with_the_message_broker_does_not_wait_for_what_came_later() {
+    let (server, mut one, mut other) = two();
+    let busy = one.open(AGENT, 1);
+    one.dispatch("held", clerk(), 0);
+    other.dispatch("early", clerk(), 0);
+    server.confirm(OTHER, &mut other.broker, true);
+    one.clock.advance(Duration::from_secs(1));
+    for id in ["late", "later"] {
+        one.dispatch(id, clerk(), 0);
+    }
+    one.wait_long();
+    assert_eq!(server.deliver(ONE, &mut one.broker), 1, "nobody else has taken it");
+    one.finish(busy, "held");
+    assert_eq!(one.given(busy), ["held", "early"]);
+}
+
+#[test]
+fn of_two_replicas_with_busy_agents_neither_gives_the_other_anything_until_one_has_time() {
+    let (server, mut one, mut other) = two();
+    let (first, second) = (one.open(AGENT, 1), other.open(AgentId::from_parts(2, 2), 1));
+    for id in ["held", "waits"] {
+        one.dispatch(id, clerk(), 0);
+        other.dispatch(&format!("other {id}"), clerk(), 0);
+    }
+    for _ in 0..3 {
+        for bench in [&mut one, &mut other] {
+            bench.broker.advance(Instant::now() + SPILL_AFTER * 2);
+        }
+    }
+    assert_eq!((one.broker.spare(&queue()), other.broker.spare(&queue())), (0, 0));
+    assert!(!server.knows("waits") && !server.knows("other waits"));
+    for id in ["other held", "other waits"] {
+        other.finish(second, id);
+    }
+    // Nobody has told the time since.
+    assert_eq!(other.broker.spare(&queue()), 1);
+    one.wait_long();
+    server.confirm(ONE, &mut one.broker, true);
+    server.deliver(OTHER, &mut other.broker);
+    assert_eq!(other.given(second), ["other held", "other waits", "waits"]);
+    assert_eq!(one.given(first), ["held"]);
 }
 
 #[test]
