@@ -30,7 +30,9 @@ impl ApiKey {
         if let Some(path) = settings.api_key_file.as_deref().filter(|path| settings.api_key.is_none() && !path.exists())
         {
             let key = make(path).map_err(|source| StartError::KeyFile { path: path.to_owned(), source })?;
-            made(&key);
+            if let Some(key) = key {
+                made(&key);
+            }
         }
         let file = settings.api_key_file.as_deref();
         let key = Secret::given(settings.api_key.as_ref(), file)
@@ -46,8 +48,8 @@ impl ApiKey {
     }
 
     /// Is it what was presented? Hashes are compared in a time that does not tell where they differ.
-    pub(crate) fn is(&self, presented: Option<&HeaderValue>) -> bool {
-        presented.is_some_and(|presented| blake3::hash(presented.as_bytes()) == self.hash)
+    pub(crate) fn is(&self, presented: &HeaderValue) -> bool {
+        blake3::hash(presented.as_bytes()) == self.hash
     }
 
     /// Names the key where it is counted what is done with it.
@@ -56,23 +58,36 @@ impl ApiKey {
     }
 }
 
-/// Writes a new key into a file that only its owner can read.
-fn make(path: &Path) -> io::Result<String> {
+/// Writes a new key into a file that only its owner can read; nothing where another gateway has made the file meanwhile.
+///
+/// The file gets its name when it is whole and on disk. So replicas that start together for the first time agree about the key,
+/// and none is told of a key that does not last.
+fn make(path: &Path) -> io::Result<Option<String>> {
     let mut random = [0_u8; 32];
     fs::File::open("/dev/urandom").and_then(|mut source| io::Read::read_exact(&mut source, &mut random))?;
     let key = format!("trp_{}", blake3::Hash::from(random).to_hex());
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let unnamed = folder.join(format!(".api-key.{}", &blake3::hash(key.as_bytes()).to_hex()[..16]));
+    let linked = write(&unnamed, &key).and_then(|()| fs::hard_link(&unnamed, path));
+    let removed = fs::remove_file(&unnamed);
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        linked => linked.and(removed)?,
     }
+    fs::File::open(folder)?.sync_all()?;
+    Ok(Some(key))
+}
+
+fn write(path: &Path, key: &str) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(key.as_bytes())?;
-    file.sync_all()?;
-    Ok(key)
+    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, sync::Barrier, thread};
 
     use super::*;
 
@@ -87,11 +102,36 @@ mod tests {
         let mut told = None;
         let key = ApiKey::of(&settings(None, Some(&path)), |made| told = Some(made.to_owned())).unwrap().unwrap();
         let told = told.unwrap();
-        assert!(key.is(Some(&HeaderValue::from_str(&told).unwrap())));
-        assert!(!key.is(Some(&HeaderValue::from_static("trp_another"))) && !key.is(None));
+        assert!(key.is(&HeaderValue::from_str(&told).unwrap()));
+        assert!(!key.is(&HeaderValue::from_static("trp_another")));
         let again = ApiKey::of(&settings(None, Some(&path)), |_| panic!("it is there already")).unwrap().unwrap();
-        assert!(again.is(Some(&HeaderValue::from_str(&told).unwrap())));
+        assert!(again.is(&HeaderValue::from_str(&told).unwrap()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn gateways_that_start_together_agree_about_the_key() {
+        const GATEWAYS: usize = 16;
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("key");
+            let together = Barrier::new(GATEWAYS);
+            let start = || {
+                let mut told = None;
+                together.wait();
+                let key = ApiKey::of(&settings(None, Some(&path)), |made| told = Some(made.to_owned()));
+                (key.unwrap().unwrap(), told)
+            };
+            let started: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> = (0..GATEWAYS).map(|_| scope.spawn(start)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let told: Vec<_> = started.iter().filter_map(|(_, told)| told.as_deref()).collect();
+            let [told] = told[..] else { panic!("one of them has made it: {told:?}") };
+            let told = HeaderValue::from_str(told).unwrap();
+            assert!(started.iter().all(|(key, _)| key.is(&told)));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod api;
 mod api_key;
 mod app;
+mod connections;
 mod context;
 mod error;
 mod extract;

@@ -9,6 +9,7 @@ use utoipa::{
         content::ContentBuilder,
         header::HeaderBuilder,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
     },
 };
@@ -20,6 +21,9 @@ use crate::{
 
 /// Name of the shared failure.
 const PROBLEM: &str = "Problem";
+
+/// Name of the way to say who one is.
+const API_KEY: &str = "api_key";
 
 const ABOUT: &str = "A durable multi-agent runtime: agents, workflows, executions, messages.
 
@@ -48,10 +52,21 @@ pub(crate) fn base() -> OpenApi {
         .license(Some(license))
         .build();
     // What failures look like; the routes bring their own schemas.
-    let components =
-        ComponentsBuilder::new().schema_from::<problem::Document<'_>>().schema_from::<problem::Fault>().build();
+    let key = ApiKeyValue::with_description("X-API-Key", "the gateway's key, where it demands one");
+    let components = ComponentsBuilder::new()
+        .schema_from::<problem::Document<'_>>()
+        .schema_from::<problem::Fault>()
+        .security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(key)))
+        .build();
+    // Either: on loopback nobody has to present anything.
+    let security = [SecurityRequirement::new(API_KEY, [""; 0]), SecurityRequirement::default()];
     let tag = |(name, about): (&str, &str)| TagBuilder::new().name(name).description(Some(about)).build();
-    OpenApiBuilder::new().info(info).components(Some(components)).tags(Some(TAGS.map(tag))).build()
+    OpenApiBuilder::new()
+        .info(info)
+        .components(Some(components))
+        .security(Some(security))
+        .tags(Some(TAGS.map(tag)))
+        .build()
 }
 
 /// The whole document.

@@ -1,8 +1,8 @@
 //! The gateway as one part of a process.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
-use axum::{Router, serve::ListenerExt as _};
+use axum::Router;
 use contracts::Link;
 use domain::Clock;
 use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Shutdown, Tasks};
@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use crate::{
     ApiKey, Settings, StartError, api,
     app::{App, Parts},
+    connections::{self, Limits},
     idempotency::{self, Idempotency, Store},
     middleware, peers,
 };
@@ -103,23 +104,19 @@ impl Gateway {
         listener: TcpListener,
         shutdown: Shutdown,
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
-        let router = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
-        let drain_delay = self.app.settings.drain_delay;
-        // Answers are small and complete when they are written: waiting for more only delays them.
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
-            }
-        });
+        let router = self.router.clone();
+        let settings = &self.app.settings;
+        let limits = Limits { most: settings.max_connections, head: settings.head_timeout };
+        let drain_delay = settings.drain_delay;
         async move {
             let draining = shutdown.clone();
-            let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+            let serving = connections::serve(listener, router, limits, async move {
                 draining.draining().await;
                 // Whoever sends clients here has been told by now, or will be: until then they are let in.
                 tokio::time::sleep(drain_delay).await;
             });
             tokio::select! {
-                ended = serving => ended,
+                () = serving => Ok(()),
                 () = shutdown.cutting() => Ok(()),
             }
         }

@@ -34,6 +34,12 @@ pub struct Settings {
     /// The largest request body; larger ones are answered with 413. Below the largest definition that the orchestrator
     /// takes, such definitions can only be given over gRPC. Default 5MiB.
     pub max_body: ByteSize,
+    /// Connections of clients at the same time; one more waits until another ends. Each has a file descriptor. Default 4096.
+    pub max_connections: usize,
+    /// How long a client may take to send the head of a request, and leave a connection idle; then it is closed. Longer than
+    /// load balancers in front keep idle connections, or requests meet one that is just closed. Default 75s.
+    #[serde(with = "humantime_serde")]
+    pub head_timeout: Duration,
     /// How long one call to another service may take, waits not counted, before the client is answered with 504.
     /// Default 10s.
     #[serde(with = "humantime_serde")]
@@ -79,6 +85,8 @@ impl Default for Settings {
             rate_limit: RateLimit::default(),
             trusted_proxies: Vec::new(),
             max_body: ByteSize(5 << 20),
+            max_connections: 4096,
+            head_timeout: Duration::from_secs(75),
             call_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_mins(2),
@@ -102,6 +110,12 @@ impl settings::Settings for Settings {
         if self.request_timeout <= MAX_WAIT + self.call_timeout {
             let least = humantime_serde::re::humantime::format_duration(MAX_WAIT + self.call_timeout);
             return Err(("request_timeout", format!("must be longer than {least}, the longest wait and call_timeout")));
+        }
+        if self.max_connections == 0 {
+            return Err(("max_connections", "must be at least 1".to_owned()));
+        }
+        if self.head_timeout.is_zero() {
+            return Err(("head_timeout", "must be longer than 0s".to_owned()));
         }
         if self.max_requests == 0 {
             return Err(("max_requests", "must be at least 1".to_owned()));

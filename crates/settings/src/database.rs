@@ -19,8 +19,9 @@ pub struct Database {
     pub url_file: Option<PathBuf>,
     /// The SQLite file. Empty in the defaults: `troupe dev` puts one per service into its data folder.
     pub path: PathBuf,
-    /// Connections: all of them with PostgreSQL; with SQLite those for reading, beside the one that writes. Too few and
-    /// calls queue. Default 4.
+    /// Connections: with PostgreSQL all of them, but for two more of an orchestrator, for its lease and its commits, and one more of a
+    /// registry, which hears of changes; with SQLite those for reading, beside the one that writes. Too few and calls queue.
+    /// Default 4.
     pub max_connections: u32,
     /// How long to wait for a free connection before a call fails as unavailable. Default 30s.
     #[serde(with = "humantime_serde")]

@@ -19,15 +19,19 @@ use crate::{
     rate::{Caller, Class, Verdict},
 };
 
-/// Probes have no credentials, and health tells nothing else.
-const OPEN: [&str; 3] = ["/health", "/health/live", "/health/ready"];
+/// Probes have no credentials, and health tells nothing else. Nor do browsers that load a page: that of the documentation is the
+/// same everywhere, and asks for the key that its requests are to carry.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/health" | "/health/live" | "/health/ready" | "/docs" | "/openapi.json")
+        || path.starts_with("/docs/")
+}
 
 /// Lets those in who present the API key, where one is demanded, and of all of them nobody too often.
 ///
-/// Health, metrics and the pages of the documentation are not limited. Who presents a wrong key is, whatever is asked for.
+/// Health, metrics and the pages of the documentation are not limited. Who presents wrong keys is, whatever is asked for.
 pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if OPEN.contains(&path) {
+    if is_open(path) {
         return next.run(request).await;
     }
     let limited = path.starts_with("/api/").then(|| class(&request));
@@ -57,22 +61,27 @@ impl Refused {
 }
 
 /// Whoever has the API key; where none is demanded, whoever is at the address.
+///
+/// Only wrong keys count: whoever else is at the address, as behind the same NAT or in another page of a browser, keeps nobody out
+/// who has the right one. It is asked for first, and always opens.
 async fn identify(app: &App, address: Caller, presented: Option<HeaderValue>) -> Result<Caller, Refused> {
     let Some(key) = &app.api_key else { return Ok(address) };
-    // Nobody can try more keys than that: who has tried too many is not told whether this one is right.
-    if let Some(verdict) = app.limiter.refusal(Class::Unauthenticated, &address) {
-        return Err(Refused(too_many(&verdict), Some(verdict)));
-    }
-    if key.is(presented.as_ref()) {
+    let unauthenticated = || {
+        let detail = "this gateway wants its API key in the header X-API-Key";
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+    };
+    let Some(presented) = presented else { return Err(Refused(unauthenticated(), None)) };
+    if key.is(&presented) {
         return Ok(Caller::Key(key.fingerprint()));
     }
-    let verdict = app.limiter.take(Class::Unauthenticated, &address).await;
+    // What this replica knows needs no question to Redis.
+    let verdict = match app.limiter.refusal(Class::Unauthenticated, &address) {
+        Some(verdict) => Some(verdict),
+        None => app.limiter.take(Class::Unauthenticated, &address).await,
+    };
     let problem = match &verdict {
         Some(verdict) if !verdict.is_admitted => too_many(verdict),
-        Some(_) | None => {
-            let detail = "this gateway wants its API key in the header X-API-Key";
-            Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
-        }
+        Some(_) | None => unauthenticated(),
     };
     Err(Refused(problem, verdict))
 }

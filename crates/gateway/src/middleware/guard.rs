@@ -39,10 +39,12 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         if !own && !app.settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
             return Err(refused("pages of this Origin may not call the gateway (setting allowed_origins)"));
         }
-    } else if !request.method().is_safe()
-        && text(header::HeaderName::from_static("sec-fetch-site"))? == Some("cross-site")
+    } else if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site"))?
+        && !matches!(site, "same-origin" | "none")
+        && (!request.method().is_safe() || app.api_key.is_none() && request.uri().path().starts_with("/api/"))
     {
-        return Err(refused("pages of another site may not call the gateway"));
+        // A page may link to the documentation; with the API it has nothing to do, not even to keep it busy.
+        return Err(refused("pages of another origin may not call the gateway"));
     }
     Ok(())
 }

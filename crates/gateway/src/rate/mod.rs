@@ -41,7 +41,7 @@ pub(crate) enum Class {
     Write,
     /// What makes work: executions and messages.
     Start,
-    /// Requests without the API key where one is demanded, whatever they ask for.
+    /// Requests with a wrong API key where one is demanded, whatever they ask for.
     Unauthenticated,
 }
 

@@ -24,9 +24,8 @@ pub struct RateLimit {
     pub write: Rate,
     /// For what makes work: execute, and messages to agents. Default as above.
     pub start: Rate,
-    /// For each address from which requests come without the API key, where one is demanded. An address that has used it up gets 429
-    /// whatever key it presents, so that keys cannot be guessed; behind a proxy set `trusted_proxies`, or all clients are one
-    /// address. Default as above.
+    /// For each address from which requests come with a wrong API key, where one is demanded. An address that has used it up gets 429
+    /// for each further one. The right key always opens, and no key is no guess. Default as above.
     pub unauthenticated: Rate,
 }
 

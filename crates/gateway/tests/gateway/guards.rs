@@ -1,8 +1,10 @@
 //! Pages of others stay out, and correlation goes through.
 
 use axum::body::Body;
-use gateway::Settings;
+use gateway::{ApiKey, Settings};
 use http::{Method, Request};
+use serde_json::json;
+use settings::Secret;
 use tower::ServiceExt as _;
 
 use crate::rig::{self, Rig};
@@ -31,7 +33,9 @@ async fn only_the_gateways_own_names_and_origins_are_answered() {
         vec![("host", "troupe.example")],
         vec![host, ("origin", "http://localhost:8080")],
         vec![host, ("origin", "https://desk.example")],
-        vec![host, ("sec-fetch-site", "cross-site")],
+        vec![host, ("origin", "https://desk.example"), ("sec-fetch-site", "cross-site")],
+        vec![host, ("sec-fetch-site", "same-origin")],
+        vec![host, ("sec-fetch-site", "none")],
     ] {
         assert_eq!(status(&rig, Method::GET, &headers).await, 200, "{headers:?}");
     }
@@ -42,10 +46,34 @@ async fn only_the_gateways_own_names_and_origins_are_answered() {
         vec![host, ("origin", "http://evil.example")],
         vec![host, ("origin", "http://localhost:3000")],
         vec![host, ("origin", "null")],
+        vec![host, ("sec-fetch-site", "cross-site")],
+        vec![host, ("sec-fetch-site", "same-site")],
     ] {
-        assert_eq!(status(&rig, Method::GET, &headers).await, 403, "{headers:?}");
+        for method in [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE] {
+            assert_eq!(status(&rig, method.clone(), &headers).await, 403, "{method} {headers:?}");
+        }
     }
-    assert_eq!(status(&rig, Method::POST, &[host, ("sec-fetch-site", "cross-site")]).await, 403);
+    let linked =
+        rig::request(Method::GET, "/docs/").header("sec-fetch-site", "cross-site").body(Body::empty()).unwrap();
+    rig.send(linked).await.expect(200);
+}
+
+#[tokio::test]
+async fn where_a_key_is_demanded_pages_load_without_it_and_say_how_to_present_it() {
+    let settings = Settings { api_key: Some(Secret::new("a-key-of-the-tests")), ..Settings::default() };
+    let key = ApiKey::of(&settings, |_| ()).unwrap();
+    let rig = Rig::with_key(settings, key).await;
+    rig.get("/").await.expect(307);
+    for path in ["/docs/", "/docs/swagger-ui.css", "/docs/swagger-initializer.js"] {
+        rig.get(path).await.expect(200);
+    }
+    let document = rig.get("/openapi.json").await.expect(200);
+    let scheme = &document["components"]["securitySchemes"]["api_key"];
+    assert_eq!((&scheme["in"], &scheme["name"]), (&json!("header"), &json!("X-API-Key")));
+    assert_eq!(document["security"], json!([{ "api_key": [] }, {}]));
+    for path in ["/api/v1/agents", "/metrics", "/docsx", "/openapi.jsonx"] {
+        assert_eq!(rig.get(path).await.expect(401)["code"], "unauthenticated", "{path}");
+    }
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ async fn health_metrics_and_the_documentation_are_not_limited() {
 }
 
 #[tokio::test]
-async fn who_has_no_key_is_counted_by_address_and_cannot_try_one_key_after_the_other() {
+async fn wrong_keys_are_counted_by_address_and_the_right_one_always_opens() {
     let key = key("wrong");
     let unauthenticated = Rate { per_minute: Some(1), burst: Some(3) };
     let settings = limited(&key, RateLimit { unauthenticated, ..RateLimit::of(0) });
@@ -120,25 +120,40 @@ async fn who_has_no_key_is_counted_by_address_and_cannot_try_one_key_after_the_o
         assert_eq!(refused.expect(401)["code"], "unauthenticated");
         assert_eq!(refused.header("ratelimit-policy"), "\"unauthenticated\";q=3;w=180");
     }
-    assert_refused(
-        &rig.send(asked(Method::GET, AGENTS, "a-third-key-of-16", "192.0.2.1:2000")).await,
-        "unauthenticated",
-    );
-    let right = rig.send(asked(Method::GET, AGENTS, &key, "192.0.2.1:3000")).await;
-    assert_refused(&right, "unauthenticated");
-    rig.send(asked(Method::GET, AGENTS, &key, "192.0.2.2:1000")).await.expect(200);
-    rig.send(asked(Method::GET, AGENTS, "another-key-of-16", "192.0.2.2:1000")).await.expect(401);
+    let wrong = |from: &str| rig.send(asked(Method::GET, AGENTS, "a-third-key-of-16", from));
+    assert_refused(&wrong("192.0.2.1:2000").await, "unauthenticated");
+    rig.send(asked(Method::GET, AGENTS, &key, "192.0.2.1:3000")).await.expect(200);
+    assert_refused(&wrong("192.0.2.1:2000").await, "unauthenticated");
+    wrong("192.0.2.2:1000").await.expect(401);
     rig.send(asked(Method::GET, "/health/ready", "another-key-of-16", "192.0.2.1:1000")).await.expect(200);
 
     // Behind a proxy that is trusted it is the client's address that counts; behind another it is the proxy's.
     let through = |proxy: &str, client: &'static str| {
-        let mut request = asked(Method::GET, AGENTS, &key, proxy);
+        let mut request = asked(Method::GET, AGENTS, "another-key-of-16", proxy);
         request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
         rig.send(request)
     };
     assert_refused(&through("10.1.1.1:1000", "192.0.2.1").await, "unauthenticated");
-    through("10.1.1.1:1000", "192.0.2.3").await.expect(200);
+    through("10.1.1.1:1000", "192.0.2.3").await.expect(401);
     assert_refused(&through("192.0.2.1:1000", "192.0.2.3").await, "unauthenticated");
+}
+
+/// A page of somebody else in a browser, and whoever is behind the same NAT, come from the same address.
+#[tokio::test]
+async fn who_presents_no_key_guesses_none_and_locks_nobody_out() {
+    let key = key("none");
+    let unauthenticated = Rate { per_minute: Some(1), burst: Some(3) };
+    let rig = start(limited(&key, RateLimit { unauthenticated, ..RateLimit::of(0) })).await;
+    for _ in 0..10 {
+        let peer: SocketAddr = "192.0.2.1:1000".parse().unwrap();
+        let request = rig::request(Method::GET, AGENTS).extension(ConnectInfo(peer)).body(Body::empty()).unwrap();
+        let refused = rig.send(request).await;
+        assert_eq!(refused.expect(401)["code"], "unauthenticated");
+        assert_eq!(refused.header("ratelimit"), "");
+    }
+    let wrong = rig.send(asked(Method::GET, AGENTS, "another-key-of-16", "192.0.2.1:1000")).await;
+    wrong.expect(401);
+    assert!(wrong.header("ratelimit").starts_with("\"unauthenticated\";r=2;t="), "{}", wrong.header("ratelimit"));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod backend;
 mod bad_input;
+mod connections;
 mod document;
 mod events;
 mod guards;

@@ -147,9 +147,10 @@ async fn serve(
         }
         None => service.http(stages).await?.map(|address| format!("http={address}")),
     };
+    let checks = service.checks();
     if let Some(address) = settings.http.filter(|_| !is_gateway) {
         let listener = bind(address, "serve.http").await?;
-        let checks = service.checks().and(service::peers(name, &caller, settings)?);
+        let checks = checks.clone().and(service::peers(name, &caller, settings)?);
         let token = settings.metrics_token()?;
         // As long as anything runs it says how far that is.
         let end = stages.core.shutdown().clone();
@@ -157,7 +158,6 @@ async fn serve(
     }
     grpc::serving(&health, service.names()).await;
     output.line(format!("ready {}", ready.unwrap_or_default()))?;
-    let checks = service.checks();
     // Both arms are cancel-safe.
     tokio::select! {
         () = stages.stopping() => {}
