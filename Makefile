@@ -25,10 +25,15 @@ run: ## Build and start Troupe on this machine (HTTP 127.0.0.1:8080, gRPC 127.0.
 build: ## Build everything that the tests need, once
 	cargo build --workspace --all-targets
 
+.PHONY: test-tools
+test-tools: # First, so that what cannot be installed is known before the long build.
+	deploy/native/install.sh build-essential python3 python3-venv postgresql rabbitmq-server redis-server
+	cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+
 .PHONY: test
-test: build $(SCHEMATHESIS) ## Run every test; does its own set-up
-	@# Servers of its own, in a folder that the user of PostgreSQL can reach too.
-	set -e; servers=$$(mktemp -d); chmod 755 $$servers; trap "deploy/native/servers.sh down $$servers" EXIT; \
+test: test-tools build $(SCHEMATHESIS) ## Run every test; does its own set-up
+	@# Servers of its own.
+	set -e; servers=$$(mktemp -d); trap "deploy/native/servers.sh down $$servers" EXIT; \
 	deploy/native/servers.sh up $$servers; \
 	TROUPE_TEST_SERVERS=$$servers SCHEMATHESIS=$(abspath $(SCHEMATHESIS)) cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
@@ -43,21 +48,21 @@ cluster-down: ## Stop what `make cluster` started, and remove its data
 	deploy/native/cluster.sh down $(CLUSTER)
 
 .PHONY: test-kill
-test-kill: build ## Kill -9 the process TROUPE_KILLS times (default 500) under load, and check that nothing was lost
+test-kill: test-tools build ## Kill -9 the process TROUPE_KILLS times (default 500) under load, and check that nothing was lost
 	TROUPE_KILLS=$${TROUPE_KILLS:-500} cargo nextest run -p troupe-tests -E 'test(kill::)' --no-capture
 
 .PHONY: test-faults
-test-faults: build ## Kill, stop and roll the processes of a cluster TROUPE_FAULTS times (default 170, ten of each), and write docs/reliability.md
+test-faults: test-tools build ## Kill, stop and roll the processes of a cluster TROUPE_FAULTS times (default 170, ten of each), and write docs/reliability.md
 	TROUPE_FAULTS=$${TROUPE_FAULTS:-170} TROUPE_FAULTS_REPORT=$(CURDIR)/docs/reliability.md \
 	cargo nextest run --workspace -E 'test(faults::)' --no-capture
 
 .PHONY: test-crash-points
-test-crash-points: build ## Let a process die at every crash point, on SQLite and on PostgreSQL, and write docs/reliability.md
+test-crash-points: test-tools build ## Let a process die at every crash point, on SQLite and on PostgreSQL, and write docs/reliability.md
 	TROUPE_CRASH_POINTS=all TROUPE_CRASH_POINTS_REPORT=$(CURDIR)/docs/reliability.md \
 	cargo nextest run --workspace -E 'test(crash_points::)' --no-capture
 
 .PHONY: test-simulator
-test-simulator: ## Run TROUPE_SIM_RUNS (default 200,000) random histories of the engine, TROUPE_SIM_SEEDS (default 100,000) of orchestrators
+test-simulator: test-tools ## Run TROUPE_SIM_RUNS (default 200,000) random histories of the engine, TROUPE_SIM_SEEDS (default 100,000) of orchestrators
 	TROUPE_SIM_RUNS=$${TROUPE_SIM_RUNS:-200000} cargo nextest run --release -p workflow -E 'binary(simulator)' --no-capture
 	TROUPE_SIM_SEEDS=$${TROUPE_SIM_SEEDS:-100000} cargo nextest run --release -p orchestrator --lib -E 'test(simulator::)' --success-output final
 
@@ -94,6 +99,6 @@ proto-lint: ## Lint the contracts
 deny: ## Check licences, advisories and bans of dependencies (needs cargo-deny)
 	cargo deny --config .deny.toml check
 
-$(SCHEMATHESIS):
+$(SCHEMATHESIS): | test-tools
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)

@@ -15,7 +15,14 @@ root=$(cd "$here/../.." && pwd)
 bin=${TROUPE_BIN:-$root/target/release/troupe}
 replicas=${REPLICAS:-1}
 http=${HTTP:-127.0.0.1:8080}
-mkdir -p "$2"
+# shellcheck source-path=SCRIPTDIR source=folder.sh
+. "$here/folder.sh"
+marker=.troupe-cluster
+case $1 in
+    up) claim "$2" "$marker" ;;
+    down) owned "$2" "$marker" || exit 0 ;;
+    *) exit 2 ;;
+esac
 dir=$(cd "$2" && pwd)
 
 # In the order of their start: each calls those before it.
@@ -136,8 +143,4 @@ down() {
     rm -rf "$dir"
 }
 
-case $1 in
-    up) up ;;
-    down) down ;;
-    *) exit 2 ;;
-esac
+"$1"

@@ -13,7 +13,17 @@ set -euo pipefail
 usage() { sed -n '5,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 verb=$1
-mkdir -p "$2"
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=folder.sh
+. "$here/folder.sh"
+# The list of ports marks the folder as ours, besides.
+if [ "$verb" = up ]; then
+    claim "$2" ports
+elif ! owned "$2" ports; then
+    [ "$verb" != down ] || exit 0
+    echo "there is no $2" >&2
+    exit 1
+fi
 dir=$(cd "$2" && pwd)
 ports="$dir/ports"
 
@@ -34,21 +44,6 @@ postgres_bin() {
     local bin
     bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
     if [ -n "$bin" ]; then echo "$bin"; else dirname "$(command -v initdb)"; fi
-}
-
-install_missing() {
-    local missing=()
-    [ -n "$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null)" ] || command -v initdb >/dev/null || missing+=(postgresql)
-    [ -x /usr/sbin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
-    command -v redis-server >/dev/null || missing+=(redis-server)
-    [ ${#missing[@]} -eq 0 ] && return
-    echo "installing ${missing[*]}" >&2
-    local sudo=()
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
-    # No server of the system is to be started by its installation.
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 sh -c \
-        "apt-get install -y --no-install-recommends ${missing[*]} >/dev/null 2>&1 ||
-         { apt-get update >/dev/null && apt-get install -y --no-install-recommends ${missing[*]} >/dev/null; }" >&2
 }
 
 # PostgreSQL refuses to run as root.
@@ -100,6 +95,9 @@ EOF
     export RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" RABBITMQ_ENABLED_PLUGINS_FILE="$home/plugins"
     export RABBITMQ_MNESIA_BASE="$home/data" RABBITMQ_LOG_BASE="$home/log" RABBITMQ_PID_FILE="$home/pid"
     export RABBITMQ_CONF_ENV_FILE=/dev/null
+    # Erlang's own protocol, by which nodes and tools do everything with each other, listens everywhere unless it is told.
+    export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
+    export RABBITMQ_CTL_ERL_ARGS=$RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS
     rabbitmq_lib=$(ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin 2>/dev/null | tail -1 || true)
     # Debian's wrapper in /usr/sbin insists on the user `rabbitmq`.
     [ -n "$rabbitmq_lib" ] || rabbitmq_lib=$(dirname "$(command -v rabbitmq-server)")
@@ -160,7 +158,7 @@ case $verb in
         # Test processes ask at the same time: the first starts, the others wait.
         exec 9>"$dir/lock"
         flock 9
-        install_missing
+        "$here/install.sh" python3 postgresql rabbitmq-server redis-server
         # The servers must not hold the lock when this script has ended.
         wanted=("${@:3}")
         [ ${#wanted[@]} -gt 0 ] || wanted=(postgres rabbitmq redis)

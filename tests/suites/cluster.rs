@@ -47,26 +47,79 @@ async fn a_stopped_owner_that_wakes_up_writes_nothing() {
     assert_eq!(cluster.ended(), [""; 0]);
 }
 
-/// A replica that stops gives its shards back: calls wait a moment, and none fails.
+/// A replica that stops gives its shards back at once, whoever watches and waits there: calls wait a moment, none fails, and
+/// whoever waits for an end gets it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_stops_hands_over_without_a_failed_call() {
+    const COUNT: usize = 40;
     // So long a lease that nobody waits for its end here.
-    let mut cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, ..Setup::default() }).await;
+    let setup = Setup { size: TWO_ORCHESTRATORS, lease: "60s", ..Setup::default() };
+    let mut cluster = Cluster::start(setup).await;
     let api = cluster.api();
-    let wait = json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }] });
-    let workflow = api.define(&wait).await;
-    let mut executions = Vec::new();
-    for _ in 0..40 {
-        let started = api.post(&format!("/api/v1/workflows/{workflow}/execute"), &json!({})).await.expect(202);
-        executions.push(started["execution_id"].as_str().expect("an execution has an id").to_owned());
+    let workflow = api.define(&waiting()).await;
+    let execute = format!("/api/v1/workflows/{workflow}/execute");
+    let waits = futures::future::join_all((0..COUNT).map(|_| wait_for_end(&api, &execute)));
+    let stop = async {
+        let ids = all_executions(&api, COUNT).await;
+        let mut watches = Vec::new();
+        for id in &ids {
+            let watch = api.request(Method::GET, &format!("/api/v1/executions/{id}/events"));
+            watches.push(watch.header("accept", "text/event-stream").send().await.expect("the gateway answers"));
+        }
+        assert_eq!(cluster.stop("orchestrator-2").await, Some(0));
+        let log = cluster.log("orchestrator-2");
+        assert!(!log.contains("grace period over"), "nobody is waited for: {log}");
+        for id in &ids {
+            let signal = api.request(Method::POST, &format!("/api/v1/executions/{id}/signals/go")).json(&json!({}));
+            let answer = api.send(signal.timeout(Duration::from_secs(9))).await.expect("the gateway answers");
+            assert!(answer.status < 300, "{answer:?}");
+        }
+    };
+    let (answers, ()) = tokio::join!(waits, stop);
+    for answer in answers {
+        assert_eq!((answer.status, &answer.body["status"]), (200, &json!("completed")));
     }
-    assert_eq!(cluster.stop("orchestrator-2").await, Some(0));
-    for id in &executions {
-        let signal = api.request(Method::POST, &format!("/api/v1/executions/{id}/signals/go")).json(&json!({}));
-        let answer = api.send(signal.timeout(Duration::from_secs(9))).await.expect("the gateway answers");
-        assert!(answer.status < 300, "{answer:?}");
-        assert_eq!(api.ended(id).await["status"], "completed");
+}
+
+/// A gateway that stops answers whoever waits there: the execution is accepted, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_stops_answers_those_who_wait() {
+    const COUNT: usize = 8;
+    let mut cluster = Cluster::start(Setup::default()).await;
+    let api = cluster.api();
+    let workflow = api.define(&waiting()).await;
+    let execute = format!("/api/v1/workflows/{workflow}/execute");
+    let waits = futures::future::join_all((0..COUNT).map(|_| wait_for_end(&api, &execute)));
+    let name = cluster.names("gateway").remove(0);
+    let stop = async {
+        all_executions(&api, COUNT).await;
+        assert_eq!(cluster.stop(&name).await, Some(0));
+        let log = cluster.log(&name);
+        assert!(!log.contains("grace period over"), "nobody is cut off: {log}");
+    };
+    let (answers, ()) = tokio::join!(waits, stop);
+    for answer in answers {
+        assert_eq!((answer.status, &answer.body["status"]), (202, &json!("running")));
     }
+}
+
+/// A workflow that waits for the signal `go`.
+fn waiting() -> serde_json::Value {
+    json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }] })
+}
+
+/// Starts an execution and waits for its end as long as one may.
+async fn wait_for_end(api: &Api, execute: &str) -> testkit::Answer {
+    api.post(execute, &json!({ "wait_ms": 60_000 })).await
+}
+
+/// The ids of all executions, when there are so many.
+async fn all_executions(api: &Api, count: usize) -> Vec<String> {
+    let all = eventually("all are accepted", async || {
+        let all = api.all("/api/v1/executions").await;
+        if all.len() == count { Ok(all) } else { Err(all.len()) }
+    });
+    all.await.iter().filter_map(|execution| Some(execution["id"].as_str()?.to_owned())).collect()
 }
 
 /// The executions of a replica that dies go on elsewhere when its lease has ended. How long that took is printed:
@@ -99,8 +152,7 @@ async fn a_takeover_that_takes_longer_than_a_lease_succeeds() {
     let setup = Setup { size: TWO_ORCHESTRATORS, lease: "1s", shards: 2, is_proxied: true, ..Setup::default() };
     let mut cluster = Cluster::start(setup).await;
     let api = cluster.api();
-    let wait = json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }] });
-    let workflow = api.define(&wait).await;
+    let workflow = api.define(&waiting()).await;
     let mut executions = Vec::new();
     for _ in 0..COUNT {
         executions.push(api.execute(&workflow, &json!({})).await);

@@ -30,7 +30,7 @@ use contracts::{
     },
 };
 use domain::{Clock, ReplicaId};
-use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Tasks, crash_point};
+use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Shutdown, Tasks, crash_point};
 use tonic::service::Routes;
 
 use self::{
@@ -69,18 +69,22 @@ pub struct Service {
 }
 
 /// Opens the database, takes the shards, rebuilds every execution that has not ended, and goes on with all of them.
+///
+/// `edge` drains before `tasks` do: then calls that wait for something answer with what there is, so that the shards can be
+/// handed over at once.
 pub async fn start(
     settings: Settings,
     peers: Peers,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
+    edge: Shutdown,
 ) -> Result<Service, StartError> {
     let store = store::open(&settings.database).await?;
     let redis = Redis::open(&settings.redis, "orchestrator")?;
     let replica_id = ReplicaId::generate(clock.as_ref()).to_string();
     let core = Core { store: Arc::clone(&store), redis: redis.clone(), replica_id: replica_id.clone(), clock };
-    let app = core.run(settings, peers, tasks).await?;
-    let api = Api::new(Arc::new(app), tasks.shutdown().clone());
+    let app = core.run(settings, peers, tasks, edge).await?;
+    let api = Api::new(Arc::new(app));
     let executions = ExecutionServiceServer::new(api.clone())
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
@@ -100,7 +104,7 @@ struct Core {
 
 impl Core {
     /// Takes the shards, rebuilds every execution that has not ended, and goes on with all of them.
-    async fn run(self, settings: Settings, peers: Peers, tasks: &Tasks) -> Result<App, StartError> {
+    async fn run(self, settings: Settings, peers: Peers, tasks: &Tasks, edge: Shutdown) -> Result<App, StartError> {
         let Self { store, redis, replica_id, clock } = self;
         let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
         let shards = store.make_shards(settings.shards).await?;
@@ -126,13 +130,13 @@ impl Core {
             peers.cluster.map_or_else(Default::default, |cluster| (cluster.address, Some(cluster.connect)));
         let replicas = Replicas::new(Arc::clone(&store), replica_id.clone(), connect);
         let (workers, ends) = Workers::spawn(&shared, peers.registry, tasks);
-        let mut keeper = Keeper::new(workers.clone(), Replica { id: replica_id.clone(), address });
+        let mut keeper = Keeper::new(workers.clone(), Replica { id: replica_id.clone(), address }, edge.clone());
         keeper.begin().await?;
         let shutdown = tasks.shutdown();
         tasks.spawn("shard keeper", OnExit::StopService, keeper.run(shutdown.clone()));
         let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, replica_id, shutdown.clone());
         tasks.spawn("task exchange", OnExit::StopService, exchange);
-        Ok(App { store, plans, workers, replicas, watchers, clock, command_timeout })
+        Ok(App { store, plans, workers, replicas, watchers, clock, command_timeout, edge })
     }
 }
 

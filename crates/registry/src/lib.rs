@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use contracts::{Link, registry::v1::registry_service_server::RegistryServiceServer};
 use domain::Clock;
-use lifecycle::{Checks, Complaint, HealthStatus, Tasks};
+use lifecycle::{Checks, Complaint, HealthStatus, Shutdown, Tasks};
 use tonic::service::Routes;
 
 use self::{
@@ -29,14 +29,21 @@ pub struct Service {
 }
 
 /// Opens the database and reads every agent. Nobody is alive before communication has said so.
-pub async fn start(settings: Settings, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Service, StartError> {
+///
+/// `edge` drains before `tasks` do, and ends what callers watch.
+pub async fn start(
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    tasks: &Tasks,
+    edge: Shutdown,
+) -> Result<Service, StartError> {
     let store = store::open(&settings.database).await?;
     let leases = Leases { lease: settings.lease, late_after: settings.late_after };
     let directory = Directory::new(leases, settings.watch_buffer);
     let registry = Registry::load(store, clock, directory, settings.max_config.0).await.map_err(StartError::Load)?;
     let registry = Arc::new(registry);
     workers::spawn(&registry, tasks);
-    let server = RegistryServiceServer::new(Api::new(Arc::clone(&registry), tasks.shutdown().clone()))
+    let server = RegistryServiceServer::new(Api::new(Arc::clone(&registry), edge))
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
     Ok(Service { registry, server })

@@ -66,6 +66,8 @@ enum Outcome {
     Unsent(BoxError),
     /// It is not known whether anybody has done it.
     Unknown(BoxError),
+    /// The same, and there is no time left to try again.
+    Late,
     /// The server says that it cannot do it now.
     Unavailable(Response<Body>),
 }
@@ -128,6 +130,7 @@ impl Shared {
                         break;
                     }
                     Outcome::Unknown(error) => return Err(error),
+                    Outcome::Late => return Err(deadline::passed().into()),
                     Outcome::Answer(response) | Outcome::Unavailable(response) => return Ok(response),
                 }
             }
@@ -209,6 +212,7 @@ impl Outcome {
             Self::Answer(_) | Self::Unavailable(_) => Ended::Heard,
             Self::Unsent(_) => Ended::Unreachable,
             Self::Unknown(_) => Ended::Unanswered,
+            Self::Late => Ended::Late,
         }
     }
 }
@@ -221,9 +225,7 @@ async fn sent(replica: &Replica, request: Request<Body>) -> Outcome {
         Ok(response) => Outcome::Answer(response),
         Err(error) if is_unsent(&error) => Outcome::Unsent(Status::unavailable(chain(&error)).into()),
         // The channel reads the deadline too, and says that the call was cancelled.
-        Err(error) if causes(&error).any(<dyn Error + 'static>::is::<TimeoutExpired>) => {
-            Outcome::Unknown(deadline::passed().into())
-        }
+        Err(error) if causes(&error).any(<dyn Error + 'static>::is::<TimeoutExpired>) => Outcome::Late,
         Err(error) => Outcome::Unknown(Status::unavailable(chain(&error)).into()),
     }
 }
@@ -322,4 +324,35 @@ fn is_unsent(error: &tonic::transport::Error) -> bool {
 fn is_refused(error: &h2::Error) -> bool {
     let is_going_away = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
     is_going_away || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    /// A replica that takes a call and says nothing until its deadline has passed.
+    #[tokio::test]
+    async fn what_takes_too_long_says_nothing_about_a_replica_that_answers_others() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = silent.local_addr().unwrap().to_string();
+        let channel = Endpoint::from_shared(format!("http://{place}")).unwrap().connect_lazy();
+        let replica = Replica::new("test", place.into(), channel);
+        let late = async || {
+            let under_way = replica.admit().unwrap();
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = "/troupe.registry.v1.RegistryService/GetAgent".parse().unwrap();
+            request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("20m"));
+            (under_way, sent(&replica, request).await.ended())
+        };
+        let (under_way, ended) = late().await;
+        replica.admit().unwrap().ended(Ended::Heard);
+        under_way.ended(ended);
+        assert!(!replica.is_passed_over(), "it lives");
+        let (under_way, ended) = late().await;
+        under_way.ended(ended);
+        assert!(replica.is_passed_over(), "it is silent");
+    }
 }

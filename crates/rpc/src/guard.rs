@@ -12,8 +12,8 @@ use tower::{Layer, Service};
 
 use crate::Token;
 
-/// Paths that are open to everybody: probes have no credentials, and health tells nothing else.
-const OPEN: &str = "/grpc.health.v1.Health/";
+/// What is open to everybody: probes have no credentials, and health tells nothing else. Not its `Watch`, which never ends.
+const OPEN: &str = "/grpc.health.v1.Health/Check";
 
 /// A layer that asks every call for the token; without one, everybody comes in.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let is_let_in = self.token.as_ref().is_none_or(|token| token.is(request.headers().get(AUTHORIZATION)));
-        if is_let_in || request.uri().path().starts_with(OPEN) {
+        if is_let_in || request.uri().path() == OPEN {
             return Either::Left(self.inner.call(request));
         }
         let message = "this server wants the cluster's token as `authorization: Bearer …`";

@@ -52,6 +52,9 @@ pub(crate) enum Ended {
     Unreachable,
     /// It was sent, and nothing came.
     Unanswered,
+    /// Its deadline has passed. That tells of the replica, unless it has answered others meanwhile: then it lives, and what was asked
+    /// takes long.
+    Late,
     /// Its caller gave it up before anybody could tell.
     Unknown,
 }
@@ -134,8 +137,10 @@ impl Replica {
     fn ended(&self, ended: Ended, begun: Instant) {
         let mut condition = self.condition();
         condition.probed_at = None;
+        let was_heard = condition.heard_at.is_some_and(|at| at >= begun);
         match ended {
             Ended::Unknown => {}
+            Ended::Late if was_heard => {}
             Ended::Heard => {
                 condition.failed = 0;
                 condition.unanswered = 0;
@@ -143,12 +148,13 @@ impl Replica {
                 condition.heard_at = Some(Instant::now());
             }
             // Calls that were under way together fail together, of one cause.
-            Ended::Unanswered if condition.failed_at.is_some_and(|at| begun < at) => {}
-            Ended::Unreachable | Ended::Unanswered => {
-                let in_a_row = if ended == Ended::Unanswered { condition.failed } else { 0 };
+            Ended::Unanswered | Ended::Late if condition.failed_at.is_some_and(|at| begun < at) => {}
+            Ended::Unreachable | Ended::Unanswered | Ended::Late => {
+                let was_sent = ended != Ended::Unreachable;
+                let in_a_row = if was_sent { condition.failed } else { 0 };
                 let pause = PASSED_OVER.saturating_mul(2_u32.saturating_pow(in_a_row)).min(PASSED_OVER_AT_MOST);
                 condition.failed += 1;
-                condition.unanswered += u32::from(ended == Ended::Unanswered);
+                condition.unanswered += u32::from(was_sent);
                 let now = Instant::now();
                 condition.failed_at = Some(now);
                 condition.passed_over_until = Some(now + pause);
@@ -199,13 +205,11 @@ impl UnderWay<'_> {
 }
 
 impl Drop for UnderWay<'_> {
-    /// Given up: earlier than at its deadline that tells only of the caller. At its deadline it tells of the replica, unless that
-    /// has answered others meanwhile: then it lives, and what was asked takes long.
+    /// Given up: earlier than at its deadline that tells only of the caller.
     fn drop(&mut self) {
         if let Some(replica) = self.replica {
             let is_late = contracts::deadline::current().is_some_and(|deadline| Instant::now() >= deadline);
-            let was_heard = replica.condition().heard_at.is_some_and(|at| at >= self.begun);
-            replica.ended(if is_late && !was_heard { Ended::Unanswered } else { Ended::Unknown }, self.begun);
+            replica.ended(if is_late { Ended::Late } else { Ended::Unknown }, self.begun);
         }
     }
 }
@@ -278,6 +282,10 @@ mod tests {
             std::future::pending::<()>().await;
         };
         contracts::deadline::within(Duration::from_millis(1), late).await.unwrap_err();
+        // The same where the channel notices first.
+        let late = replica.admit().unwrap();
+        call(&replica, Ended::Heard);
+        late.ended(Ended::Late);
         assert!(!replica.is_passed_over());
         assert_eq!(replica.condition().circuit(), Circuit::Closed);
     }

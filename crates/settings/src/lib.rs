@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use figment::{
     Figment,
+    error::{Actual, Kind},
     providers::{Env, Format as _, Serialized, Toml},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -75,7 +76,7 @@ pub fn check_names(
     if let Some(path) = file {
         let tables: figment::value::Dict = Figment::from(Toml::file_exact(path))
             .extract()
-            .map_err(|source| Error::File { path: path.to_owned(), source: Box::new(source) })?;
+            .map_err(|source| Error::File { path: path.to_owned(), source: Box::new(untold(source)) })?;
         if let Some(name) = tables.into_keys().find(|name| !services.contains(&name.as_str())) {
             return Err(unknown(path.display().to_string(), name));
         }
@@ -109,12 +110,37 @@ pub trait Settings: Serialize + DeserializeOwned + Default {
             let table = Figment::from(Toml::file_exact(path)).focus(Self::SERVICE);
             figment = figment.merge(table);
         }
-        let figment = figment.merge(Env::prefixed(&prefix).split("__"));
-        let invalid = |source| Error::Invalid { service: Self::SERVICE, source: Box::new(source) };
+        let variables = Env::prefixed(&prefix).split("__");
+        // Those with zeros in front are no numbers: a secret keeps them.
+        let padded: Vec<_> = variables.iter().filter(|(_, text)| is_padded(text)).collect();
+        let figment = padded.into_iter().fold(figment.merge(variables), |figment, (key, text)| {
+            figment.merge(Serialized::default(key.as_str(), text))
+        });
+        let invalid = |source| Error::Invalid { service: Self::SERVICE, source: Box::new(untold(source)) };
         let settings: Self = figment.extract().map_err(invalid)?;
         settings.validate().map_err(|(field, message)| Error::Rule { service: Self::SERVICE, field, message })?;
         Ok(settings)
     }
+}
+
+/// Is it a whole number that would be printed in another way than it is written?
+fn is_padded(text: &str) -> bool {
+    text.parse::<i128>().is_ok_and(|number| number.to_string() != text)
+}
+
+/// Without what may be a secret: lines of the file, and a text that stands where a whole section belongs, as a URL would.
+fn untold(mut error: figment::Error) -> figment::Error {
+    match &mut error.kind {
+        Kind::InvalidType(actual @ Actual::Str(_), expected) if expected.starts_with("struct ") => {
+            *actual = Actual::Other("a text".to_owned());
+        }
+        Kind::Message(message) if message.contains('\n') => {
+            let lines: Vec<_> = message.lines().filter(|line| !line.contains('|')).collect();
+            *message = lines.join("\n");
+        }
+        _ => {}
+    }
+    error
 }
 
 #[cfg(test)]

@@ -39,8 +39,7 @@ impl Postgres {
         schema: &'static str,
         migrator: &Migrator,
     ) -> Result<Self, OpenError> {
-        // The URL has a password: only what follows the last `@` is told.
-        let place = url.reveal().rsplit_once('@').map_or("PostgreSQL", |(_, place)| place).to_owned();
+        let place = place(url.reveal()).to_owned();
         let connect = |source| OpenError::Connect { place: place.clone(), source };
         let timeout = settings.statement_timeout.as_millis().to_string();
         let options: PgConnectOptions = url.reveal().parse().map_err(connect)?;
@@ -131,6 +130,12 @@ impl DerefMut for Lent {
     }
 }
 
+/// What may be told of a URL: a password stands before the last `@`, or in the query.
+fn place(url: &str) -> &str {
+    let before_query = url.split_once('?').map_or(url, |(before, _)| before);
+    before_query.rsplit_once('@').map_or("PostgreSQL", |(_, place)| place)
+}
+
 async fn migrate(pool: &PgPool, migrator: &Migrator, is_allowed: bool) -> Result<(), sqlx::migrate::MigrateError> {
     let mut connection = pool.acquire().await?;
     // Waiting for another replica's migration, or a long one of our own, is no runaway statement.
@@ -142,4 +147,21 @@ async fn migrate(pool: &PgPool, migrator: &Migrator, is_allowed: bool) -> Result
     }
     sqlx::raw_sql("RESET statement_timeout").execute(&mut *connection).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_told_wherever_it_stands() {
+        for url in [
+            "postgres://u:secret@h:1/d",
+            "postgres://u:se@cret@h:1/d",
+            "postgres://u@h:1/d?password=secret",
+            "postgres://u@h:1/d?password=a@secret",
+        ] {
+            assert_eq!(place(url), "h:1/d");
+        }
+    }
 }

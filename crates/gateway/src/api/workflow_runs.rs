@@ -28,6 +28,10 @@ use crate::{
     words::{Moment, Version, WaitMillis, WorkflowId},
 };
 
+/// How long one call waits for an end. A gateway that stops answers within that, and a bit: what is shorter is never cut off.
+const ONE_WAIT: Duration = Duration::from_secs(3);
+/// Between two of them: an orchestrator that stops ends every wait at once.
+const BETWEEN_WAITS: Duration = Duration::from_millis(20);
 /// Cancels that are under way at the same time.
 const CANCELS_AT_ONCE: usize = 16;
 
@@ -97,14 +101,56 @@ pub(crate) async fn execute_workflow(
             workflow: Some(wire_api::start_execution_request::Workflow::WorkflowId(workflow.to_string())),
             version: value.version.map_or(0, |version| version.0),
             input: value.input.map(|input| input.0.as_bytes().to_vec().into()).unwrap_or_default(),
-            wait: prost_types::Duration::try_from(wait).ok(),
             ..wire_api::StartExecutionRequest::default()
         };
-        let answer = app.call_waiting(wait, app.executions().start_execution(context.request(request))).await;
-        let execution = answer.map_err(input_fault)?.execution.ok_or_else(|| app::lacking("an execution"))?;
-        started(execution, wait)
+        started(start(app, context, request, wait).await?, wait)
     };
     app.idempotency.once(context, &bytes, fresh, create).await
+}
+
+/// Starts an execution, and answers with it at its end, or as it is where that does not come within the wait. Waits piece by
+/// piece, so that neither a stop of the gateway nor one of an orchestrator fails the request or is held up by it.
+async fn start(
+    app: &App,
+    context: &Context,
+    mut request: wire_api::StartExecutionRequest,
+    wait: Duration,
+) -> Result<wire_api::Execution, Problem> {
+    let until = tokio::time::Instant::now() + wait;
+    let mut accepted = start_once(app, context, &request, wait.min(ONE_WAIT)).await?;
+    loop {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let has_ended = ExecutionStatus::from_wire(accepted.status)?.is_terminal();
+        if has_ended || left.is_zero() || app.shutdown.is_draining() {
+            return Ok(accepted);
+        }
+        request.execution_id.clone_from(&accepted.id);
+        let again = async {
+            tokio::time::sleep(BETWEEN_WAITS).await;
+            start_once(app, context, &request, left.min(ONE_WAIT)).await
+        };
+        // Both arms are cancel-safe: that the same id starts again changes nothing.
+        tokio::select! {
+            again = again => match again {
+                Ok(execution) => accepted = execution,
+                // It was accepted, whatever becomes of the wait.
+                Err(_) => return Ok(accepted),
+            },
+            () = app.shutdown.draining() => {}
+        }
+    }
+}
+
+async fn start_once(
+    app: &App,
+    context: &Context,
+    request: &wire_api::StartExecutionRequest,
+    wait: Duration,
+) -> Result<wire_api::Execution, Problem> {
+    let wait_on_wire = prost_types::Duration::try_from(wait).ok();
+    let request = wire_api::StartExecutionRequest { wait: wait_on_wire, ..request.clone() };
+    let answer = app.call_waiting(wait, app.executions().start_execution(context.request(request))).await;
+    answer.map_err(input_fault)?.execution.ok_or_else(|| app::lacking("an execution"))
 }
 
 fn started(execution: wire_api::Execution, wait: Duration) -> Result<Reply, Problem> {

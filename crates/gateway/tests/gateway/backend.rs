@@ -346,7 +346,12 @@ macro_rules! change {
                     let fault = Violation::new("", "type", "must be an object");
                     return Err(Error::invalid("input_invalid", "1 fault", vec![fault]).into());
                 }
-                let waited = request.wait.is_some_and(|wait| wait.seconds > 0 || wait.nanos > 0);
+                let wait = request.wait.and_then(|wait| std::time::Duration::try_from(wait).ok()).unwrap_or_default();
+                let is_endless = request.input == r#""endless""#;
+                if is_endless {
+                    tokio::time::sleep(wait).await;
+                }
+                let waited = !wait.is_zero() && !is_endless;
                 let status = if waited {
                     orchestrator::ExecutionStatus::Completed
                 } else {

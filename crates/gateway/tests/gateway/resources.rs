@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use contracts::communication::v1 as communication;
+use contracts::{communication::v1 as communication, orchestrator::v1 as orchestrator};
 use gateway::Settings;
 use http::{Method, header};
 use serde_json::json;
+use testkit::eventually;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -88,6 +89,35 @@ async fn a_workflow_is_defined_in_yaml_executed_and_waited_for() {
     let archived = rig.send(rig::request(Method::DELETE, &path).body(Body::empty()).unwrap()).await;
     assert!(archived.expect(200)["message"].as_str().unwrap().ends_with("archived"));
     assert_eq!(rig.get(&path).await.expect(200)["status"], "archived");
+}
+
+#[tokio::test]
+async fn a_long_wait_outlives_its_orchestrator_and_ends_with_its_gateway() {
+    let rig = Rig::start().await;
+    let path = format!("/api/v1/workflows/{}/execute", rig.workflow().await);
+    let body = json!({ "input": "endless", "wait_ms": 60_000 });
+    let endless = || rig.post(&path, &body);
+    let starts = || rig.backend.state().calls.iter().filter(|call| **call == "start_execution").count();
+    let waits_again = async |more: usize| {
+        eventually("it waits on", async || if starts() > more { Ok(()) } else { Err(starts()) }).await;
+    };
+    let ends = async {
+        waits_again(1).await;
+        for execution in rig.backend.state().executions.values_mut() {
+            execution.status = orchestrator::ExecutionStatus::Completed.into();
+        }
+    };
+    let (ended, ()) = tokio::join!(endless(), ends);
+    assert_eq!(ended.expect(200)["status"], "completed");
+    assert_eq!(rig.backend.state().executions.len(), 1, "it was started once");
+
+    let before = starts();
+    let stops = async {
+        waits_again(before + 1).await;
+        rig.shutdown.drain();
+    };
+    let (waited, ()) = tokio::join!(endless(), stops);
+    assert_eq!(waited.expect(202)["status"], "running");
 }
 
 #[tokio::test]

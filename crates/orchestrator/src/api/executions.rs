@@ -13,6 +13,7 @@ use contracts::orchestrator::v1::{
 };
 use domain::{ExecutionId, Payload, SignalId, Timestamp};
 use errors::Error;
+use futures::StreamExt as _;
 use store::{PageSize, PageToken};
 use tonic::{Request, Response, Status};
 use workflow::Command;
@@ -315,7 +316,9 @@ impl ExecutionService for Api {
             // The watcher asks again when the stream ends early, from where it is.
             Answerer::There(mut client) => {
                 let events = client.watch_events(route.request(message)).await?;
-                Ok(events.map(|events| -> Self::WatchEventsStream { Box::pin(events) }))
+                let edge = self.app.edge.clone();
+                let stop = Box::pin(async move { edge.draining().await });
+                Ok(events.map(|events| -> Self::WatchEventsStream { Box::pin(events.take_until(stop)) }))
             }
         }
     }

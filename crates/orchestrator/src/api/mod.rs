@@ -8,19 +8,16 @@ mod workflows;
 
 use std::sync::Arc;
 
-use lifecycle::Shutdown;
-
 use crate::app::App;
 
 /// Both services.
 #[derive(Clone)]
 pub(crate) struct Api {
     app: Arc<App>,
-    shutdown: Shutdown,
 }
 
 impl Api {
-    pub(crate) const fn new(app: Arc<App>, shutdown: Shutdown) -> Self {
-        Self { app, shutdown }
+    pub(crate) const fn new(app: Arc<App>) -> Self {
+        Self { app }
     }
 }

@@ -6,7 +6,6 @@ use contracts::orchestrator::v1::WatchEventsResponse;
 use domain::{ExecutionId, Namespace};
 use errors::Error;
 use futures::{Stream, StreamExt as _, stream};
-use lifecycle::Shutdown;
 use tonic::Status;
 
 use super::{Api, wire};
@@ -28,7 +27,6 @@ struct Watch {
     id: ExecutionId,
     compiled: Arc<Compiled>,
     watcher: Watcher,
-    shutdown: Shutdown,
     /// Sent, or in `rows`.
     sequence: u64,
     rows: VecDeque<EventRow>,
@@ -51,7 +49,6 @@ pub(super) async fn watch(api: &Api, namespace: &Namespace, id: ExecutionId, aft
         id,
         compiled,
         watcher,
-        shutdown: api.shutdown.clone(),
         sequence: after,
         rows: VecDeque::new(),
         is_over: false,
@@ -94,7 +91,7 @@ impl Watch {
                         return Ok(None);
                     }
                 }
-                () = self.shutdown.draining() => return Ok(None),
+                () = self.app.edge.draining() => return Ok(None),
             }
         }
     }

@@ -115,6 +115,8 @@ impl App {
         self.wait_for_end(&call.namespace, summary.id, call.wait, end).await
     }
 
+    /// The execution at its end, or as it is where the wait is over before that. A drain is the end of every wait: the shards
+    /// are to be handed over at once, and their next owner can be asked.
     async fn wait_for_end(
         &self,
         namespace: &Namespace,
@@ -122,9 +124,15 @@ impl App {
         wait: Duration,
         end: oneshot::Receiver<Snapshot>,
     ) -> Result<Snapshot, OrchestratorError> {
-        match tokio::time::timeout(wait.min(LONGEST_WAIT), end).await {
-            Ok(Ok(ended)) => Ok(ended),
-            Ok(Err(_)) | Err(_) => self.get(namespace, id, false).await,
+        // All arms are cancel-safe.
+        let ended = tokio::select! {
+            ended = end => ended.ok(),
+            () = tokio::time::sleep(wait.min(LONGEST_WAIT)) => None,
+            () = self.edge.draining() => None,
+        };
+        match ended {
+            Some(ended) => Ok(ended),
+            None => self.get(namespace, id, false).await,
         }
     }
 

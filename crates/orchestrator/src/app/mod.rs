@@ -11,6 +11,7 @@ mod workflows;
 use std::{sync::Arc, time::Duration};
 
 use domain::Clock;
+use lifecycle::Shutdown;
 use workflow::Status;
 
 pub use self::replicas::{Cluster, Connect};
@@ -39,6 +40,8 @@ pub(crate) struct App {
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) command_timeout: Duration,
+    /// Drains before the workers do: nobody waits here from then on.
+    pub(crate) edge: Shutdown,
 }
 
 fn not_found(workflow: &WorkflowRef) -> OrchestratorError {

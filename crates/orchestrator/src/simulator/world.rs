@@ -55,6 +55,7 @@ struct Seat {
 #[derive(Clone)]
 struct Life {
     process: Process,
+    edge: Shutdown,
     shutdown: Shutdown,
     clock: Arc<ReplicaClock>,
     app: Arc<OnceLock<Arc<App>>>,
@@ -154,7 +155,9 @@ impl World {
         let (shutdown, runner) = (Shutdown::new(), process.clone());
         let tasks = Tasks::run_by(shutdown.clone(), move |task| runner.spawn(task));
         let clock = self.ground.clock();
-        let life = Life { process, shutdown, clock, app: Arc::default(), is_leaving: Arc::default() };
+        let edge = Shutdown::new();
+        let life =
+            Life { process, edge: edge.clone(), shutdown, clock, app: Arc::default(), is_leaving: Arc::default() };
         // In the order of age, as the ids of processes are.
         let replica_id = format!("rep_{lives:03}_{number}");
         let core =
@@ -163,7 +166,7 @@ impl World {
         let (settings, is_alone, ground) = (self.settings.clone(), self.is_alone, Arc::clone(&self.ground));
         let own = life.clone();
         life.process.spawn(async move {
-            match core.run(settings, peers, &tasks).await {
+            match core.run(settings, peers, &tasks, edge).await {
                 Ok(app) => drop(own.app.set(Arc::new(app))),
                 Err(error) => return own.process.kill(&format!("cannot start: {}", errors::chain(&error))),
             }
@@ -193,7 +196,12 @@ impl World {
             8 => {
                 life.is_leaving.store(true, Ordering::SeqCst);
                 self.ground.tell(&life.process, || "is asked to leave".to_owned());
-                life.shutdown.drain();
+                life.edge.drain();
+                let (shutdown, pause) = (life.shutdown.clone(), self.ground.while_of(0..3_000));
+                Self::beside(async move {
+                    tokio::time::sleep(pause).await;
+                    shutdown.drain();
+                });
             }
             9 | 10 => {
                 let millis = self.ground.dice().random_range(-5_000..20_000);

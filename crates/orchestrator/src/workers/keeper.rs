@@ -34,6 +34,8 @@ const PARTS: usize = 8;
 pub(crate) struct Keeper {
     workers: Workers,
     replica: Replica,
+    /// Drains before the keeper is to end: from then on others are to have the shards.
+    edge: Shutdown,
     /// Epochs by shard, as the database gave them, of those that are served.
     held: BTreeMap<u32, i64>,
     recovering: Option<Recovering>,
@@ -50,9 +52,9 @@ struct Recovering {
 }
 
 impl Keeper {
-    pub(crate) fn new(workers: Workers, replica: Replica) -> Self {
+    pub(crate) fn new(workers: Workers, replica: Replica, edge: Shutdown) -> Self {
         let (leaving, departures) = (HashMap::default(), FuturesUnordered::new());
-        Self { workers, replica, held: BTreeMap::new(), recovering: None, leaving, departures }
+        Self { workers, replica, edge, held: BTreeMap::new(), recovering: None, leaving, departures }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -90,12 +92,15 @@ impl Keeper {
 
     /// Keeps them until the service ends. Where this process is said to be alone with its database, losing a shard ends it.
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Fenced> {
+        let edge = self.edge.clone();
+        let mut is_told = false;
         loop {
             let (shared, period) = (Arc::clone(self.shared()), self.period());
             // All arms are cancel-safe.
             tokio::select! {
                 biased;
                 () = shutdown.draining() => return Ok(()),
+                () = edge.draining(), if !is_told => is_told = true,
                 () = tokio::time::sleep(period) => {}
                 () = shared.holdings.doubt.notified() => {}
                 Some(gone) = self.departures.next(), if !self.departures.is_empty() => self.gone(&gone),
@@ -131,10 +136,15 @@ impl Keeper {
         shared.holdings.renewed(asked, lease);
         let lost = self.compare(&renewed);
         self.return_unknown(&renewed).await?;
-        let replicas = shared.store.announce(&self.replica, lease).await?;
+        let is_going = self.edge.is_draining();
+        // Nobody counts on a replica that goes.
+        let lives = if is_going { Duration::ZERO } else { lease };
+        let replicas = shared.store.announce(&self.replica, lives).await?;
         let target = self.target(&replicas);
         let recovering = self.recovering.as_ref().map_or(0, |recovering| recovering.shards.len());
-        if self.held.len() > target {
+        if is_going && target == 0 {
+            self.give_all_up();
+        } else if self.held.len() > target {
             self.hand_over(self.held.len() - target, replicas.len()).await?;
         } else if self.held.len() < target && recovering == 0 && self.leaving.is_empty() {
             let part = if take_over { target } else { shared.holdings.count().div_ceil(PARTS) };
@@ -160,6 +170,15 @@ impl Keeper {
             self.give_up(&given, false);
         }
         Ok(())
+    }
+
+    /// Gives up everything, for others who live.
+    fn give_all_up(&mut self) {
+        let all: Vec<_> = self.held.keys().copied().collect();
+        if !all.is_empty() {
+            tracing::info!(shards = all.len(), "handing all shards over");
+            self.give_up(&all, false);
+        }
     }
 
     /// Gives up what the database does not say is ours; answers how many that were.
@@ -194,13 +213,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// How many shards are its share. The first replicas in the order of ids have one more where it does not come out even.
+    /// How many shards are its share, among those who live. The first replicas in the order of ids have one more where it does
+    /// not come out even. One that goes has none, unless nobody else is there: then it serves until it has gone.
     fn target(&self, replicas: &[Replica]) -> usize {
         let shards = self.shared().holdings.count();
         if self.shared().is_alone {
             return shards;
         }
-        let place = replicas.iter().position(|replica| replica.id == self.replica.id).unwrap_or(0);
+        let place = match replicas.iter().position(|replica| replica.id == self.replica.id) {
+            Some(place) => place,
+            None if self.edge.is_draining() && !replicas.is_empty() => return 0,
+            None => 0,
+        };
         let count = replicas.len().max(1);
         shards / count + usize::from(place < shards % count)
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use contracts::orchestrator::v1::{ExecutionStatus, StartExecutionRequest, StepState};
+use contracts::orchestrator::v1::{ExecutionStatus, StartExecutionRequest, StepState, WatchEventsRequest};
+use futures::StreamExt as _;
 use serde_json::json;
 
 use crate::world::{World, chain, new_id, reason, start_of};
@@ -67,6 +68,31 @@ async fn a_start_with_a_chosen_id_happens_once() {
 
     let elsewhere = StartExecutionRequest { namespace: "other".to_owned(), ..request };
     assert_eq!(reason(world.executions().start_execution(elsewhere).await), "id_taken");
+}
+
+#[tokio::test]
+async fn whoever_waits_or_watches_does_not_hold_up_a_drain() {
+    let world = World::start().await;
+    let workflow = world.define(&chain("one", &["a"])).await;
+    let watched = world.begin(&workflow, &json!({})).await;
+    let watch = WatchEventsRequest { execution_id: watched.id.clone(), ..WatchEventsRequest::default() };
+    let events = world.executions().watch_events(watch).await.unwrap().into_inner();
+    // One that this call starts, and one that was started before.
+    let fresh = StartExecutionRequest { execution_id: new_id(), wait: Some(WAIT), ..start_of(&workflow) };
+    let again = StartExecutionRequest { execution_id: watched.id.clone(), ..fresh.clone() };
+    let drain = async {
+        let tasks = [world.communication.dispatched(1).await, world.communication.dispatched(2).await];
+        world.replica().drain_edge();
+        tasks
+    };
+    let (tasks, fresh, again, events) = tokio::join!(drain, world.run(fresh), world.run(again), events.count());
+    assert_eq!((fresh.status(), again.status()), (ExecutionStatus::Running, ExecutionStatus::Running));
+    assert!(events >= 2, "{events}");
+    // What is behind the edge works on until it drains too.
+    for task in &tasks {
+        world.communication.complete(task, "1");
+    }
+    world.until(&fresh.id, ExecutionStatus::Completed).await;
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ pub(crate) struct World {
 
 /// A running orchestrator.
 pub(crate) struct Replica {
+    edge: Shutdown,
     tasks: Tasks,
     service: Service,
 }
@@ -52,8 +53,9 @@ impl Replica {
         let communication: Arc<[_]> = [communication].into_iter().chain(others).enumerate().map(peer).collect();
         let communication = Links::watched(watch::channel(communication).1);
         let peers = Peers { registry: registry.link(), communication, cluster: None };
-        let service = orchestrator::start(settings.clone(), peers, Arc::new(SystemClock), &tasks).await.unwrap();
-        Self { tasks, service }
+        let (clock, edge) = (Arc::new(SystemClock), Shutdown::new());
+        let service = orchestrator::start(settings.clone(), peers, clock, &tasks, edge.clone()).await.unwrap();
+        Self { edge, tasks, service }
     }
 
     pub(crate) fn executions(&self) -> ExecutionServiceClient<Link> {
@@ -71,12 +73,18 @@ impl Replica {
 
     /// Asks it to end in order.
     pub(crate) fn drain(&self) {
+        self.drain_edge();
         self.tasks.shutdown().drain();
+    }
+
+    /// Asks it to take in nothing more; it goes on with what it has.
+    pub(crate) fn drain_edge(&self) {
+        self.edge.drain();
     }
 
     /// Ends it in order.
     pub(crate) async fn stop(self) {
-        self.tasks.shutdown().drain();
+        self.drain();
         self.tasks.join(Duration::from_secs(20)).await.unwrap();
         self.service.close().await;
     }

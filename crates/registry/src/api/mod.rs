@@ -28,12 +28,12 @@ const MAX_SELECTED: u32 = 1_000;
 #[derive(Clone)]
 pub(crate) struct Api {
     registry: Arc<Registry>,
-    shutdown: Shutdown,
+    edge: Shutdown,
 }
 
 impl Api {
-    pub(crate) const fn new(registry: Arc<Registry>, shutdown: Shutdown) -> Self {
-        Self { registry, shutdown }
+    pub(crate) const fn new(registry: Arc<Registry>, edge: Shutdown) -> Self {
+        Self { registry, edge }
     }
 }
 
@@ -154,6 +154,6 @@ impl RegistryService for Api {
         &self,
         request: Request<WatchAgentsRequest>,
     ) -> Result<Response<Self::WatchAgentsStream>, Status> {
-        watch_agents::watch(&self.registry, self.shutdown.clone(), request.get_ref()).map(Response::new)
+        watch_agents::watch(&self.registry, self.edge.clone(), request.get_ref()).map(Response::new)
     }
 }

@@ -38,7 +38,8 @@ impl World {
         let mut settings = Settings::default();
         settings.database.path = directory.path().join("registry.db");
         let tasks = Tasks::new(Shutdown::new());
-        let service = registry::start(settings, Arc::clone(clock) as _, &tasks).await.unwrap();
+        let service =
+            registry::start(settings, Arc::clone(clock) as _, &tasks, tasks.shutdown().clone()).await.unwrap();
         (tasks, service)
     }
 

@@ -83,7 +83,7 @@ impl Pair {
 async fn client(url: &str, tasks: &Tasks) -> Client {
     let database = Database { acquire_timeout: Duration::from_secs(2), ..Database::postgres(url) };
     let settings = Settings { database, ..Settings::default() };
-    let service = registry::start(settings, Arc::new(SystemClock), tasks).await.unwrap();
+    let service = registry::start(settings, Arc::new(SystemClock), tasks, tasks.shutdown().clone()).await.unwrap();
     RegistryServiceClient::new(service.link())
 }
 

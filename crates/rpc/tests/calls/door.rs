@@ -14,7 +14,7 @@ fn token(text: &str) -> Token {
 }
 
 #[tokio::test]
-async fn nobody_comes_in_without_the_token_and_health_is_open() {
+async fn nobody_comes_in_without_the_token_and_a_check_of_health_is_open() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let served = Served::on(listener, &Registry::default(), Some(token("0123456789abcdef")), None);
     let replicas = served.replicas();
@@ -29,6 +29,11 @@ async fn nobody_comes_in_without_the_token_and_health_is_open() {
     assert_eq!(call(Some(token("0123456789abcdef"))).await, Ok(()));
     let mut probe = HealthClient::new(caller.connect("registry", &replicas).unwrap());
     probe.check(HealthCheckRequest::default()).await.unwrap();
+    let watched = probe.watch(HealthCheckRequest::default()).await;
+    assert_eq!(watched.map(drop).map_err(|status| status.code()), Err(Code::Unauthenticated), "it never ends");
+    let caller = caller.with_token(Some(token("0123456789abcdef")));
+    let mut probe = HealthClient::new(caller.connect("registry", &replicas).unwrap());
+    probe.watch(HealthCheckRequest::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -100,7 +100,8 @@ impl Services {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let Stages { edge, core, .. } = stages;
-        let registry = registry::start(settings.registry.clone(), Arc::clone(&clock), core)
+        let draining = || edge.shutdown().clone();
+        let registry = registry::start(settings.registry.clone(), Arc::clone(&clock), core, draining())
             .await
             .context("cannot start the registry")?;
         // It needs no link to the orchestrator: results go back on the stream on which the orchestrator sends its tasks.
@@ -113,9 +114,10 @@ impl Services {
             communication: Links::one(communication.link()),
             cluster: None,
         };
-        let orchestrator = orchestrator::start(settings.orchestrator.clone(), peers, Arc::clone(&clock), core)
-            .await
-            .context("cannot start the orchestrator")?;
+        let orchestrator =
+            orchestrator::start(settings.orchestrator.clone(), peers, Arc::clone(&clock), core, draining())
+                .await
+                .context("cannot start the orchestrator")?;
         let peers = agent_runner::Peers { communication: communication.link(), registry: registry.link() };
         let agent_runner = agent_runner::start(settings.agent_runner.clone(), peers, Arc::clone(&clock), edge)
             .await

@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     let telemetry = args.log.install(&name.unwrap_or_default(), &telemetry_settings, LogFormat::Json)?;
     let stages = Stages::new();
     let serving = serve(args.service, file, &settings, &stages, telemetry.clone(), output);
-    let outcome = until_stopped(&stages, serving).await;
+    let outcome = Box::pin(until_stopped(&stages, serving)).await;
     telemetry.flush().await;
     outcome.map(|()| ExitCode::SUCCESS)
 }

@@ -37,6 +37,7 @@ impl Service {
         telemetry: Telemetry,
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let edge = stages.edge.shutdown().clone();
         let link = |service: &'static str, replicas: &Replicas| -> anyhow::Result<Link> {
             caller.connect(service, replicas).with_context(|| format!("serve.{service} does not say where to find it"))
         };
@@ -51,7 +52,7 @@ impl Service {
             Name::Registry => {
                 let settings = registry::Settings::load(file)?;
                 placed("registry", &settings.database)?;
-                Self::Registry(registry::start(settings, clock, &stages.core).await?)
+                Self::Registry(registry::start(settings, clock, &stages.core, edge).await?)
             }
             Name::Communication => {
                 let settings = communication::Settings::load(file)?;
@@ -69,7 +70,7 @@ impl Service {
                     communication: links("communication", &serve.communication)?,
                     cluster: Some(cluster),
                 };
-                Self::Orchestrator(orchestrator::start(settings, peers, clock, &stages.core).await?)
+                Self::Orchestrator(orchestrator::start(settings, peers, clock, &stages.core, edge).await?)
             }
             Name::AgentRunner => {
                 let peers = agent_runner::Peers { communication: communication()?, registry: registry()? };

@@ -18,6 +18,7 @@ use crate::{
 
 /// An open session.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that is so, or not, whatever the others are")]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) mailbox: Mailbox,

@@ -48,8 +48,9 @@ const BACKSTOP: i64 = 1_000_000;
 pub(super) enum LinkError {
     #[error("the URL of RabbitMQ cannot be read")]
     Url(#[from] std::io::Error),
-    #[error("the URL of RabbitMQ is none: {0}")]
-    NoUrl(String),
+    /// Why is not told: it may say the whole URL, with its password.
+    #[error("the URL of RabbitMQ is none: it must read amqp://user:password@host:port/vhost")]
+    NoUrl,
     #[error("RabbitMQ failed")]
     RabbitMq(#[from] lapin::Error),
     #[error("RabbitMQ did not answer within {0:?}")]
@@ -66,6 +67,10 @@ pub(super) enum LinkError {
     },
 }
 
+fn address(url: &str) -> Result<AMQPUri, LinkError> {
+    url.parse().map_err(|_| LinkError::NoUrl)
+}
+
 /// A connection.
 pub(super) struct Link<'a> {
     transport: &'a RabbitMq,
@@ -80,8 +85,7 @@ impl<'a> Link<'a> {
     pub(super) async fn open(transport: &'a RabbitMq, purpose: &str) -> Result<Self, LinkError> {
         let settings = &transport.settings;
         let url = settings::Secret::given(settings.url.as_ref(), settings.url_file.as_deref())?;
-        let url = url.as_ref().map_or("", settings::Secret::reveal);
-        let mut url: AMQPUri = url.parse().map_err(LinkError::NoUrl)?;
+        let mut url = address(url.as_ref().map_or("", settings::Secret::reveal))?;
         url.query.heartbeat.get_or_insert(HEARTBEAT);
         let properties = ConnectionProperties::default().with_connection_name(format!("troupe {purpose}").into());
         let open = async {
@@ -304,6 +308,15 @@ pub(super) fn work_queue(key: &QueueKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_that_is_none_is_told_without_its_password() {
+        for url in ["troupe:hush@rabbitmq/hush", "amqp://troupe:hush@rabbitmq:port/", "hush://troupe:hush@h", "hush"] {
+            let error = address(url).unwrap_err();
+            let told = format!("{} {error:?}", errors::chain(&error));
+            assert!(!told.contains("hush"), "{told}");
+        }
+    }
 
     #[test]
     fn the_longest_names_make_names_of_queues_that_differ() {
