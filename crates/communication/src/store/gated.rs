@@ -77,6 +77,14 @@ impl Store for Gated {
         self.store.unrelayed(before, after, limit).await
     }
 
+    async fn unheard(&self, before: Timestamp, since: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
+        self.store.unheard(before, since, limit).await
+    }
+
+    async fn hold(&self, sequences: &[i64], now: Timestamp) -> sqlx::Result<()> {
+        self.store.hold(sequences, now).await
+    }
+
     async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
         self.store.expired(before, limit).await
     }

@@ -146,6 +146,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>>;
     /// What expired before a time and is in nobody's hands, with the number of deliveries, at most `limit`.
     async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>>;
+    /// What expired before a time and was handed over, but of whose holder nothing was heard since another, with the number of
+    /// deliveries, at most `limit`.
+    async fn unheard(&self, before: Timestamp, since: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>>;
+    /// Somebody still holds these.
+    async fn hold(&self, sequences: &[i64], now: Timestamp) -> sqlx::Result<()>;
     /// The messages of these sequences that there are, in no order.
     async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>>;
     /// One message with its history.

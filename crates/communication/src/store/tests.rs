@@ -18,6 +18,7 @@ testkit::conformance! {
     what_is_over_stays_over
     what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since
     what_lived_on_has_no_dead_letter
+    what_expires_while_nothing_is_heard_of_its_holder_is_found
     lists_are_cut_and_filtered
     a_dead_letter_is_replayed_once
     many_letters_are_found_replayed_and_purged
@@ -198,6 +199,38 @@ async fn what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since(
     let gone = MessageUpdate { agent_gone: true, deliveries: 1, ..ended(2, Status::Dead, None) };
     store.write(&Batch { updates: vec![gone], ..Batch::default() }).await.unwrap();
     assert_eq!(change(2, Status::Acked, 3).await.0, Status::Dead, "without its agent nobody goes on with it");
+    store.close().await;
+}
+
+async fn what_expires_while_nothing_is_heard_of_its_holder_is_found(place: Database) {
+    let store = open(&place).await.unwrap();
+    let expires = |sequence, at| {
+        let message = Message { expires_at: at, ..envelope(sequence).message.clone() };
+        Arc::new(Envelope { sequence, message })
+    };
+    let soon = NOW + Duration::from_secs(1);
+    let inserts = [expires(1, Some(soon)), expires(2, Some(soon)), expires(3, None), expires(4, Some(soon))];
+    store.write(&batch(&inserts)).await.unwrap();
+    let updates = (1..4).map(|sequence| update(sequence, Status::Delivered)).collect();
+    store.write(&Batch { updates, ..Batch::default() }).await.unwrap();
+    let unheard = async |before, since| {
+        let found = store.unheard(before, since, 9).await.unwrap();
+        let mut found: Vec<_> = found.into_iter().map(|(envelope, count)| (envelope.sequence, count)).collect();
+        found.sort_unstable();
+        found
+    };
+    let later = |seconds| NOW + Duration::from_secs(seconds);
+    assert_eq!(unheard(later(9), later(9)).await, [(1, 2), (2, 2)], "what is in somebody's hands and expires");
+    assert_eq!(unheard(later(1), later(9)).await, [], "it has not expired");
+    assert_eq!(unheard(later(9), later(1)).await, [], "it was handed over later");
+    store.hold(&[1, 4], later(20)).await.unwrap();
+    assert_eq!(unheard(later(30), later(9)).await, [(2, 2)], "of the other was heard");
+    let again = MessageUpdate { delivered_at: Some(later(20)), deliveries: 3, ..update(2, Status::Delivered) };
+    store.write(&Batch { updates: vec![again], ..Batch::default() }).await.unwrap();
+    assert_eq!(unheard(later(30), later(9)).await, []);
+    assert_eq!(unheard(later(30), later(21)).await, [(1, 2), (2, 3)]);
+    store.write(&Batch { updates: vec![update(1, Status::Acked)], ..Batch::default() }).await.unwrap();
+    assert_eq!(unheard(later(30), later(21)).await, [(2, 3)]);
     store.close().await;
 }
 

@@ -87,6 +87,7 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
     const UPDATE: &str = "UPDATE messages SET status = changes.status, \
         deliveries = GREATEST(messages.deliveries, changes.deliveries), \
         delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
+        held_at = COALESCE(changes.delivered_at, messages.held_at), \
         acked_at = COALESCE(messages.acked_at, changes.acked_at), ended_at = COALESCE(messages.ended_at, changes.acked_at), \
         history = messages.history || changes.history \
         FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::int[], $5::timestamptz[], $6::timestamptz[], $7::text[], \
@@ -252,6 +253,25 @@ impl Store for PostgresStore {
         let found = query.fetch(&self.0.pool).boxed();
         let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
         Ok(page.await?.rows)
+    }
+
+    async fn unheard(&self, before: Timestamp, since: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status = 'delivered' AND expires_at < $1 \
+             AND COALESCE(held_at, delivered_at, created_at) < $2 LIMIT $3",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(since.to_datetime());
+        let found = query.bind(limit as i64).fetch(&self.0.pool).boxed();
+        let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
+        Ok(page.await?.rows)
+    }
+
+    async fn hold(&self, sequences: &[i64], now: Timestamp) -> sqlx::Result<()> {
+        const HOLD: &str = "UPDATE messages SET held_at = $1 WHERE sequence = ANY($2) AND status = 'delivered'";
+        let query = sqlx::query(HOLD).bind(now.to_datetime()).bind(sequences.to_vec());
+        query.execute(&self.0.pool).await?;
+        Ok(())
     }
 
     async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {

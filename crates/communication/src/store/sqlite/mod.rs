@@ -104,6 +104,7 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
             ") UPDATE messages SET status = changes.status, \
              deliveries = MAX(messages.deliveries, changes.deliveries), \
              delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
+             held_at = COALESCE(changes.delivered_at, messages.held_at), \
              acked_at = COALESCE(messages.acked_at, changes.acked_at), \
              ended_at = COALESCE(messages.ended_at, changes.acked_at), \
              history = messages.history || changes.history \
@@ -214,6 +215,27 @@ impl Store for SqliteStore {
         let found = query.fetch(&self.database.reader).boxed();
         let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
         Ok(page.await?.rows)
+    }
+
+    async fn unheard(&self, before: Timestamp, since: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>> {
+        let query = format!(
+            "SELECT {} FROM messages WHERE status = 'delivered' AND expires_at < ? \
+             AND COALESCE(held_at, delivered_at, created_at) < ? LIMIT ?",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(before.as_micros()).bind(since.as_micros());
+        let found = query.bind(limit as i64).fetch(&self.database.reader).boxed();
+        let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
+        Ok(page.await?.rows)
+    }
+
+    async fn hold(&self, sequences: &[i64], now: Timestamp) -> sqlx::Result<()> {
+        const HOLD: &str = "UPDATE messages SET held_at = ? WHERE sequence IN (SELECT value FROM json_each(?)) \
+                            AND status = 'delivered'";
+        let sequences = serde_json::to_string(sequences).unwrap_or_default();
+        let query = sqlx::query(HOLD).bind(now.as_micros()).bind(sequences);
+        query.execute(&self.database.writer).await?;
+        Ok(())
     }
 
     async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {

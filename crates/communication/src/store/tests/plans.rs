@@ -66,6 +66,8 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
     store.unfinished(0, 50).await.unwrap();
     store.unrelayed(NOW + Duration::from_secs(9), 0, 50).await.unwrap();
     store.expired(NOW + Duration::from_hours(2), 50).await.unwrap();
+    store.unheard(NOW + Duration::from_hours(2), NOW + Duration::from_hours(2), 50).await.unwrap();
+    store.hold(&[1, 5_000], NOW).await.unwrap();
     store.by_sequence(&[1, 5_000]).await.unwrap();
     store.message(&namespace, &id(7)).await.unwrap().unwrap();
     let all = MessageFilter::default;

@@ -1,5 +1,5 @@
 //! What nobody looks after any more: messages whose replica has ended before it published them, messages that expire in the
-//! broker, where nobody sees the time pass, and, after each connection, messages that a broker has lost with its data.
+//! broker, or in the hands of somebody who is gone, where nobody sees the time pass, and, after each connection, messages that a broker has lost with its data.
 //!
 //! Every replica looks, and two may find the same: a message that is published twice is seen by whoever consumes it, and one
 //! dies once in the record.
@@ -33,6 +33,10 @@ const EVERY: Duration = Duration::from_secs(2);
 const PAGE: usize = 1_000;
 /// How long a message may have expired before it is taken for one that nobody has fetched.
 const LATE: Duration = Duration::from_secs(5);
+
+/// After how long whoever holds a message past its expiry says so again, and after how long it is taken for gone. Its
+/// connection to the broker, which has its deliveries, does not last as long where it stands still.
+const HELD_FOR: [Duration; 2] = [Duration::from_secs(20), Duration::from_mins(1)];
 
 /// Until `over` turns true.
 pub(super) async fn run(transport: Arc<RabbitMq>, store: Arc<dyn Store>, mut over: watch::Receiver<bool>) {
@@ -98,7 +102,8 @@ impl<'a> Relay<'a> {
     async fn bury_expired(&mut self, now: Timestamp) -> sqlx::Result<()> {
         let Some(inbound) = self.transport.inbound.get().filter(|inbound| inbound.has_room()) else { return Ok(()) };
         let mut buried = HashSet::new();
-        for (envelope, count) in self.in_time(self.store.expired(now - LATE, PAGE)).await? {
+        let unheld = self.in_time(self.store.expired(now - LATE, PAGE)).await?;
+        for (envelope, count) in unheld.into_iter().chain(self.left_held(now).await?) {
             if self.transport.held().knows(envelope.sequence) {
                 continue;
             }
@@ -109,6 +114,21 @@ impl<'a> Relay<'a> {
         }
         self.burying = buried;
         Ok(())
+    }
+
+    /// What had expired when its holder was lost, or has since. Of what is held here that is said first.
+    async fn left_held(&self, now: Timestamp) -> sqlx::Result<Vec<(Envelope, u32)>> {
+        let [said_again, gone] = HELD_FOR;
+        let quiet = self.in_time(self.store.unheard(now - LATE, now - said_again, PAGE)).await?;
+        let sequences = quiet.iter().map(|(envelope, _)| envelope.sequence);
+        let ours: Vec<_> = sequences.filter(|sequence| self.transport.held().knows(*sequence)).collect();
+        if !ours.is_empty() {
+            self.in_time(self.store.hold(&ours, now)).await?;
+        }
+        if quiet.len() == ours.len() {
+            return Ok(Vec::new());
+        }
+        self.in_time(self.store.unheard(now - LATE, now - gone, PAGE)).await
     }
 
     async fn publish_left(&self) -> sqlx::Result<()> {

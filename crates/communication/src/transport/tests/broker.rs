@@ -187,6 +187,43 @@ async fn what_expires_in_the_broker_is_said_once_and_not_while_nothing_can_be_re
     assert_eq!(told(&replica), [(first, Reason::Expired), (second, Reason::Expired)]);
 }
 
+#[tokio::test]
+async fn what_expires_in_the_hands_of_somebody_who_is_gone_is_said_and_what_is_held_is_not() {
+    let (_folder, store) = store().await;
+    let replica = Replica::rabbitmq(&Servers::shared().virtual_host(), store);
+    let long_ago = SystemClock.now() - Duration::from_mins(2);
+    replica.transport.open(&mailbox());
+    let held = replica.send_until(&["held"], Some(SystemClock.now() + Duration::from_secs(5))).await[0];
+    let taken = replica.take().await;
+    let lost = replica.record(&["lost"], Some(long_ago)).await.remove(0);
+    for envelope in [&taken.envelope, &lost] {
+        let update = MessageUpdate {
+            sequence: envelope.sequence,
+            created_at: envelope.message.created_at,
+            status: Status::Delivered,
+            deliveries: 1,
+            agent_gone: false,
+            delivered_at: Some(long_ago),
+            acked_at: None,
+            history: Vec::new(),
+        };
+        replica.store.write(&Batch { updates: vec![update], ..Batch::default() }).await.unwrap();
+    }
+    replica.until(|replica| replica.told.dead.lock().unwrap().first().copied()).await;
+    let said = async {
+        loop {
+            let now = SystemClock.now();
+            let quiet = replica.store.unheard(now + Duration::from_mins(1), now - Duration::from_mins(1), 9).await;
+            if quiet.unwrap().iter().all(|(envelope, _)| envelope.sequence != held) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, said).await.expect("whoever holds it says so");
+    assert_eq!(*replica.told.dead.lock().unwrap(), [(lost.sequence, Reason::Expired)]);
+}
+
 /// Of a message that its agent has rejected.
 fn letter(delivery: &Delivery) -> DeadLetter {
     let message = &delivery.envelope.message;

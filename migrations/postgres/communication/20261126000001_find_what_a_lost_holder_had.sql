@@ -1,0 +1,5 @@
+-- What was handed over and expires while its holder is gone: nobody sees it expire, since a message in somebody's hands does
+-- not. Holders say now and then that they still are.
+ALTER TABLE messages ADD COLUMN held_at TIMESTAMPTZ;
+COMMENT ON COLUMN messages.held_at IS 'when it was last handed over, or its holder last said that it has it still';
+CREATE INDEX messages_expired_held ON messages (expires_at) WHERE expires_at IS NOT NULL AND status = 'delivered';
