@@ -71,6 +71,7 @@ async fn what_is_left_with_the_broker_is_done_before_what_came_later_however_bus
     for id in ["e/first/1", "e/early/1"] {
         enqueue(&mut there, id).await;
     }
+    until_here(&mut here, "e/first/1").await;
     for id in ["e/late/1", "e/later/1"] {
         here.dispatch(id, of_type("scorer")).await;
     }
