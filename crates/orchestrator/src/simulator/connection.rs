@@ -140,6 +140,11 @@ impl Store for Connection {
         unreachable!("nobody lists in a history")
     }
 
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+        let ids = ids.to_vec();
+        self.read("a read of what has ended", move |tables| tables.ended(&ids)).await
+    }
+
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
         let shards = shards.to_vec();
         self.read("a read of what lives", move |tables| tables.live(&shards)).await

@@ -257,6 +257,11 @@ impl Tables {
         self.summaries.get(&id).cloned()
     }
 
+    pub(super) fn ended(&self, ids: &[ExecutionId]) -> Vec<ExecutionId> {
+        let has_ended = |id: &&ExecutionId| self.summaries.get(id).is_some_and(|found| found.ended_at.is_some());
+        ids.iter().filter(has_ended).copied().collect()
+    }
+
     pub(super) fn live(&self, shards: &[u32]) -> Vec<ExecutionId> {
         let live = self.summaries.values().filter(|summary| summary.ended_at.is_none());
         live.filter(|summary| shards.contains(&summary.shard)).map(|summary| summary.id).collect()

@@ -167,7 +167,7 @@ impl World {
         let own = life.clone();
         life.process.spawn(async move {
             match core.run(settings, peers, &tasks, edge).await {
-                Ok(app) => drop(own.app.set(Arc::new(app))),
+                Ok(app) => drop(own.app.set(app)),
                 Err(error) => return own.process.kill(&format!("cannot start: {}", errors::chain(&error))),
             }
             ground.tell(&own.process, || "serves".to_owned());

@@ -205,6 +205,8 @@ pub(crate) trait Store: Send + Sync {
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>>;
+    /// Which of these executions have ended.
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>>;
     /// The executions of these shards that have not ended.
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>>;
 

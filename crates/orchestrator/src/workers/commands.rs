@@ -92,7 +92,7 @@ impl Worker {
 
     /// Is a command answered by how things are? Where it has decided something, the commit finds out whether another has the
     /// shard by now. Where it has not, nobody does: once the lease has ended, memory may be old.
-    fn is_certain(&self, id: ExecutionId) -> bool {
+    pub(super) fn is_certain(&self, id: ExecutionId) -> bool {
         self.open.has_events(id) || self.shared.holdings.may_speak_of(id).is_some()
     }
 
@@ -133,12 +133,12 @@ impl Worker {
         self.live.get(&id).or_else(|| self.ended.get(&id))
     }
 
-    fn is_foreign(&self, id: ExecutionId, namespace: &Namespace) -> bool {
+    pub(super) fn is_foreign(&self, id: ExecutionId, namespace: &Namespace) -> bool {
         self.find(id).is_none_or(|live| live.execution.namespace() != Some(namespace))
     }
 
     /// Answers a caller with what is known now, as soon as all of that is committed (I1).
-    fn answer<T: Send + 'static>(&mut self, id: ExecutionId, reply: Reply<T>, show: impl FnOnce(&Live) -> T) {
+    pub(super) fn answer<T: Send + 'static>(&mut self, id: ExecutionId, reply: Reply<T>, show: impl FnOnce(&Live) -> T) {
         let Some(live) = self.find(id) else { return };
         let shown = show(live);
         if live.pending == 0 {

@@ -240,19 +240,25 @@ impl Worker {
             }
             Effect::Withdraw { task, reason } => {
                 let task_id = live.task_id(id, task);
+                let is_errand = live.errands.contains_key(&task);
+                self.forget_errand(id, task);
                 self.forget(id, task);
-                self.say(id, Outgoing::Cancel { task_id, reason });
+                if !is_errand {
+                    self.say(id, Outgoing::Cancel { task_id, reason });
+                }
             }
             Effect::FindVoters { unit, voters, count, quorum } => {
                 let search = Search { target: voters, count, quorum, since: now, again_at: None };
                 live.searches.entry(unit).or_insert(search);
                 self.search(id, unit);
             }
-            // No definition that asks for these is accepted yet.
-            Effect::Run(_) | Effect::CancelChild { .. } | Effect::Acquire { .. } | Effect::Release { .. } => {}
+            Effect::Run(errand) => self.begin_errand(id, errand),
+            Effect::CancelChild { child, reason } => self.cancel_child(id, child, reason),
+            Effect::Acquire { .. } | Effect::Release { .. } => {}
             Effect::Ended => {
                 let took = now.since(live.execution.created_at().unwrap_or(now));
                 metrics::ended(&live.compiled.name, live.execution.status(), took);
+                self.report_end(id);
             }
         }
     }
@@ -294,6 +300,8 @@ impl Worker {
         }
         live.tasks.clear();
         live.searches.clear();
+        live.errands.clear();
+        live.locks.clear();
         if self.ended.insert(id, live).is_none() {
             self.ended_order.push_back(id);
         }

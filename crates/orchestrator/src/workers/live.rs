@@ -6,6 +6,7 @@ use domain::{AgentId, ExecutionId, Payload, Timestamp};
 use tokio::sync::oneshot;
 use workflow::{Execution, Holder, Overlay, Target, TaskKey, TaskOrder, TaskPlace, Unit};
 
+use super::errands::Doing;
 use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
     exchange::Delivery,
@@ -76,6 +77,11 @@ pub(super) struct Live {
     pub(super) due: Option<Timestamp>,
     pub(super) tasks: HashMap<TaskKey, Out>,
     pub(super) searches: HashMap<Unit, Search>,
+    pub(super) errands: HashMap<TaskKey, Doing>,
+    /// Locks that are asked for, each with the number of the wait: an answer to an older one is no answer.
+    pub(super) locks: HashMap<Holder, u64>,
+    /// Its places in the queues of locks, where somebody asked.
+    pub(super) places: HashMap<Holder, u32>,
     /// Callers that wait for its end.
     pub(super) waiting: Vec<oneshot::Sender<Snapshot>>,
 }
@@ -93,12 +99,19 @@ impl Live {
             due: None,
             tasks: HashMap::default(),
             searches: HashMap::default(),
+            errands: HashMap::default(),
+            locks: HashMap::default(),
+            places: HashMap::default(),
             waiting: Vec::new(),
         }
     }
 
     pub(super) fn is_ended(&self) -> bool {
         self.execution.status().is_terminal()
+    }
+
+    pub(super) fn namespace(&self) -> String {
+        self.execution.namespace().map(ToString::to_string).unwrap_or_default()
     }
 
     pub(super) fn summary(&self) -> Summary {
@@ -130,7 +143,7 @@ impl Overlay for Live {
         self.tasks.get(&task).map_or(TaskPlace::Unknown, |out| out.place.clone())
     }
 
-    fn place(&self, _: Holder) -> Option<u32> {
-        None
+    fn place(&self, holder: Holder) -> Option<u32> {
+        self.places.get(&holder).copied()
     }
 }

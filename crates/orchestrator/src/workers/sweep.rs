@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::atomic::Ordering};
 
 use domain::{ExecutionId, Timestamp};
 use lifecycle::Shutdown;
-use workflow::{Command, Effect, TaskKey};
+use workflow::{Command, Effect, Errand, TaskKey};
 
 use super::{Input, Live, Workers, live::Out, timers::Timer, worker::Worker};
 use crate::metrics;
@@ -44,6 +44,8 @@ pub(super) struct Lost {
     tasks: Vec<TaskKey>,
     /// Voters that nobody looks for.
     searches: Vec<Effect>,
+    /// Errands that nobody does.
+    errands: Vec<Errand>,
     /// The state has something to do at a time, and no timer for it.
     timer: bool,
     /// It has not ended, and waits for nothing at all.
@@ -56,7 +58,7 @@ impl Lost {
     }
 
     fn count(&self) -> usize {
-        self.tasks.len() + self.searches.len() + usize::from(self.timer) + usize::from(self.wakeup)
+        self.tasks.len() + self.searches.len() + self.errands.len() + usize::from(self.timer) + usize::from(self.wakeup)
     }
 }
 
@@ -75,6 +77,7 @@ impl Worker {
                 self.load(id, None);
             }
         }
+        self.look_after();
         metrics::stuck(self.index, repairs);
         if repairs > 0 {
             tracing::warn!(repairs, "executions were stuck, and were repaired");
@@ -96,10 +99,15 @@ impl Worker {
             matches!(effect, Effect::FindVoters { unit, .. }
                 if live.searches.get(unit).is_some_and(|search| is_armed(search.again_at, Timer::Voters(*unit))))
         };
+        let is_done = |errand: &Errand| {
+            let doing = live.errands.get(&errand.task);
+            doing.is_some_and(|doing| is_armed(doing.again_at, Timer::Errand(errand.task)))
+        };
         let due = live.execution.next_due();
         Lost {
             tasks: live.execution.tasks_out().into_iter().filter(|task| !is_known(task)).collect(),
             searches: live.execution.searches().filter(|effect| !is_sought(effect)).collect(),
+            errands: live.execution.errands().filter(|errand| !is_done(errand)).collect(),
             timer: live.due != due || !is_armed(due, Timer::Due),
             wakeup: !live.is_ended() && live.execution.wakeups() == 0,
         }
@@ -111,11 +119,16 @@ impl Worker {
         let lost = self.lost(id, live);
         let stale: Vec<_> = live.tasks.keys().filter(|task| !live.execution.is_current(**task)).copied().collect();
         let orders: Vec<_> = lost.tasks.iter().filter_map(|task| live.execution.task_order(*task)).collect();
+        let idle: Vec<_> = live.errands.keys().filter(|task| !live.execution.is_current(**task)).copied().collect();
         let repairs = lost.count();
+        for task in idle {
+            self.forget_errand(id, task);
+        }
         for task in stale.into_iter().chain(lost.tasks) {
             self.forget(id, task);
         }
-        for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches) {
+        let errands = lost.errands.into_iter().map(Effect::Run);
+        for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches).chain(errands) {
             if let (Effect::FindVoters { unit, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
                 live.searches.remove(unit);
             }
@@ -199,6 +212,7 @@ mod tests {
             committed: mpsc::channel(1).1,
             frames: mpsc::channel(1).0,
             searches: mpsc::channel(8).0,
+            chores: mpsc::channel(8).0,
         };
         let mut worker = Worker::new(0, shared, ends);
         let held = Held { shard: 0, epoch: 1 };

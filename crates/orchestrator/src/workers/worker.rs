@@ -17,6 +17,7 @@ use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
     batch::{After, Open},
     leaving::Leaving,
+    runner::Chore,
     timers::Timer,
     voters::Wanted,
     writer::{self, Job, Outcome},
@@ -43,6 +44,7 @@ pub(super) struct Ends {
     pub(super) committed: mpsc::Receiver<Outcome>,
     pub(super) frames: mpsc::Sender<Vec<Said>>,
     pub(super) searches: mpsc::Sender<Wanted>,
+    pub(super) chores: mpsc::Sender<Chore>,
 }
 
 /// What a read of a log has come to, with its number.
@@ -88,6 +90,11 @@ pub(super) struct Worker {
     pub(super) generation: u64,
     /// How often in a row the database has refused the events of an execution.
     pub(super) refusals: HashMap<ExecutionId, u32>,
+    runner: mpsc::Sender<Chore>,
+    /// What the runner is to do.
+    pub(super) chores: VecDeque<Chore>,
+    /// Executions to look after before all are looked at again.
+    pub(super) round: VecDeque<ExecutionId>,
     /// What communication is to be told.
     pub(super) outbox: VecDeque<Said>,
     /// Shards that are being given up.
@@ -108,6 +115,9 @@ impl Worker {
             committed: ends.committed,
             frames: ends.frames,
             searches: ends.searches,
+            runner: ends.chores,
+            chores: VecDeque::new(),
+            round: VecDeque::new(),
             live: HashMap::default(),
             ended: HashMap::default(),
             ended_order: VecDeque::new(),
@@ -138,7 +148,7 @@ impl Worker {
             }
             let has_room = self.has_room() && !is_draining;
             let wait = self.until_due();
-            let frames = self.frames.clone();
+            let (frames, runner) = (self.frames.clone(), self.runner.clone());
             // All arms are cancel-safe. Commits come first: they free memory and answer callers.
             tokio::select! {
                 biased;
@@ -146,6 +156,7 @@ impl Worker {
                 Ok(permit) = frames.reserve(), if !self.outbox.is_empty() => {
                     permit.send(self.next_frame());
                 }
+                Ok(permit) = runner.reserve(), if !self.chores.is_empty() => self.hand_out(permit, &runner),
                 Some((id, number, loaded)) = self.loads.next(), if !self.loads.is_empty() => {
                     if self.loading.get(&id).is_some_and(|loading| loading.number == number) {
                         self.loaded(id, loaded);
@@ -224,6 +235,11 @@ impl Worker {
             Input::Update(update) => self.update(update),
             Input::Settle { id, task_id } => self.settle(id, task_id),
             Input::Voters { id, unit, found } => self.voters(id, unit, found),
+            Input::Errand { id, task, answer } => self.errand_answered(id, task, answer),
+            Input::Again { id, task } => self.errand_again(id, task),
+            Input::Child { report, reply } => self.child(report, reply),
+            Input::Unwanted { id } => self.unwanted(id),
+            Input::Review { .. } => {}
             Input::Anew => self.locate_all(),
             Input::Sweep { known } => self.sweep(known),
             Input::Census { known, reply } => drop(reply.send(self.census(&known))),
@@ -354,10 +370,15 @@ impl Worker {
             Input::Command { reply, .. } | Input::Get { reply, .. } => drop(reply.send(Err(why()))),
             Input::Explain { reply, .. } => drop(reply.send(Err(why()))),
             Input::Start(starting) => drop(starting.reply.send(Err(why()))),
+            Input::Child { reply, .. } => drop(reply.send(Err(why()))),
             Input::Update(update) => self.acknowledge_now(&update),
             Input::Settle { id, task_id } => self.say(id, Outgoing::Ack { task_id }),
             Input::Await { .. }
             | Input::Voters { .. }
+            | Input::Errand { .. }
+            | Input::Again { .. }
+            | Input::Unwanted { .. }
+            | Input::Review { .. }
             | Input::Adopt { .. }
             | Input::GiveUp { .. }
             | Input::Anew
@@ -384,6 +405,7 @@ fn turn_away(input: Input) {
         Input::Command { reply, .. } | Input::Get { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
         Input::Explain { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
         Input::Start(starting) => drop(starting.reply.send(Err(OrchestratorError::Moved))),
+        Input::Child { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
         _ => {}
     }
 }

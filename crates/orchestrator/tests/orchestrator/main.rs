@@ -6,7 +6,9 @@
 mod communication;
 mod control;
 mod durability;
+mod errands;
 mod exchange;
+mod mail;
 mod reading;
 mod registry;
 mod tasks;

@@ -56,6 +56,10 @@ impl Store for PostgresStore {
         self.shared.limited(read).await
     }
 
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+        self.shared.limited(executions::ended(&self.shared, ids)).await
+    }
+
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
         self.shared.limited(executions::live(&self.shared, shards)).await
     }

@@ -31,6 +31,17 @@ pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Op
     row.as_ref().map(decode).transpose()
 }
 
+pub(super) async fn ended(sqlite: &Sqlite, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+    let mut query = QueryBuilder::<sqlx::Sqlite>::new("SELECT id FROM executions WHERE ended_at IS NOT NULL AND id IN (");
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(key(*id));
+    }
+    query.push(")");
+    let keys: Vec<Vec<u8>> = query.build_query_scalar().fetch_all(&sqlite.reader).await?;
+    keys.iter().map(|key| id_of(key)).collect()
+}
+
 pub(super) async fn live(sqlite: &Sqlite, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
     let query = "SELECT id FROM executions WHERE ended_at IS NULL AND shard IN (SELECT value FROM json_each(?)) \
                  ORDER BY shard, id";

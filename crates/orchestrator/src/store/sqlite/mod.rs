@@ -44,6 +44,10 @@ impl Store for SqliteStore {
         executions::list(&self.0, filter).instrument(self.0.span("SELECT", "executions")).await
     }
 
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+        executions::ended(&self.0, ids).await
+    }
+
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
         executions::live(&self.0, shards).await
     }

@@ -1,0 +1,347 @@
+//! Does what is owed to steps and to other executions, and is no agent's work: starts and cancels children, tells the outside,
+//! tells parents how their children ended, and executions that a lock may be theirs.
+//!
+//! Everything here may be done twice, since all of it has an id that says what it is: a child's, a message's, a signal's, a
+//! task's. What is for a step is tried once, and its worker, which knows whether it is still wanted, has it tried again. What
+//! is for another execution is tried a few times: what comes to nothing is found by whom it concerns, when it sweeps.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use contracts::{
+    Link, Links,
+    communication::v1::{
+        Message, PublishRequest, SendMessageRequest, message::Recipient, message_service_client::MessageServiceClient,
+        topic_service_client::TopicServiceClient,
+    },
+    orchestrator::v1::{
+        CancelExecutionRequest, ReportChildRequest, ReviewLocksRequest, SignalExecutionRequest, StartExecutionRequest,
+        execution_service_client::ExecutionServiceClient, report_child_request, start_execution_request,
+    },
+};
+use domain::{ExecutionId, MessageId, Payload, SignalId};
+use errors::Error;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use lifecycle::{Shutdown, crash_point};
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use workflow::{ErrandKind, Failure, Parent, TaskKey, Telling};
+
+use super::{Input, Workers};
+use crate::{api, store::Store};
+
+/// Chores that may wait for the runner; beyond it workers keep them.
+pub(super) const QUEUE: usize = 1_024;
+/// Chores that are under way, most of which wait for another try.
+const UNDER_WAY: usize = 1_024;
+/// Calls at once.
+const CALLS: usize = 64;
+/// How long a call may take: the owner of a shard may be looked for meanwhile.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Tries of what no worker has tried again, and the pause before the second, doubled each time.
+const TRIES: u32 = 8;
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Something to do.
+#[derive(Debug)]
+pub(crate) enum Chore {
+    /// For a step; answered with [`Input::Errand`].
+    Errand { id: ExecutionId, namespace: String, task: TaskKey, task_id: String, traceparent: String, what: ErrandKind },
+    /// Nobody wants this child any more.
+    CancelChild { namespace: String, child: ExecutionId, reason: &'static str },
+    /// This child has ended.
+    Report { namespace: String, child: ExecutionId, parent: Parent, outcome: Result<Payload, Failure> },
+    /// Does its parent still want this child? Answered with [`Input::Unwanted`] where it does not.
+    Ask { namespace: String, child: ExecutionId, parent: Parent },
+    /// Which of these children have ended? Answered with [`Input::Again`] for each.
+    Look { children: Vec<(ExecutionId, TaskKey, ExecutionId)> },
+    /// The execution may have got a lock.
+    Review { id: ExecutionId },
+}
+
+/// What came of an errand.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It is done, or cannot be.
+    Done(Result<Payload, Failure>),
+    /// The child goes on, and will report its end.
+    Accepted,
+    /// It may be done when it is tried again.
+    Again,
+}
+
+/// Whom the runner calls.
+pub(crate) struct Outside {
+    /// This orchestrator, which passes on what concerns another.
+    pub(crate) executions: Link,
+    pub(crate) communication: Links,
+    pub(crate) store: Arc<dyn Store>,
+}
+
+/// Does chores until the service ends.
+pub(crate) async fn run(
+    workers: Workers,
+    outside: Outside,
+    chores: mpsc::Receiver<Chore>,
+    shutdown: Shutdown,
+) -> Result<(), Infallible> {
+    let Outside { executions, communication, store } = outside;
+    let executions = ExecutionServiceClient::new(executions)
+        .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
+    let runner = Arc::new(Runner { workers, executions, communication, store, calls: Semaphore::new(CALLS), turn: AtomicUsize::new(0) });
+    let chores = ReceiverStream::new(chores).map(|chore| {
+        let runner = Arc::clone(&runner);
+        async move { runner.perform(chore).await }.boxed()
+    });
+    // What is under way when the service ends is owed still, and found by whoever goes on.
+    tokio::select! {
+        biased;
+        () = shutdown.draining() => {}
+        () = chores.buffer_unordered(UNDER_WAY).collect::<()>() => {}
+    }
+    Ok(())
+}
+
+type Client = ExecutionServiceClient<Link>;
+
+struct Runner {
+    workers: Workers,
+    executions: Client,
+    communication: Links,
+    store: Arc<dyn Store>,
+    calls: Semaphore,
+    /// Of the replicas of communication, whose turn it is.
+    turn: AtomicUsize,
+}
+
+impl Runner {
+    async fn perform(&self, chore: Chore) {
+        match chore {
+            Chore::Errand { id, namespace, task, task_id, traceparent, what } => {
+                crash_point("orchestrator.errand.before");
+                let answer = self.errand(id, namespace, &task_id, traceparent, what).await;
+                crash_point("orchestrator.errand.after");
+                self.workers.tell(id, Input::Errand { id, task, answer }).await;
+            }
+            Chore::CancelChild { namespace, child, reason } => {
+                let request =
+                    CancelExecutionRequest { namespace, execution_id: child.to_string(), reason: reason.to_owned() };
+                crash_point("orchestrator.child.cancel");
+                // One that is not there may be about to start.
+                let may_come = |error: &Error| error.reason == "execution_not_found";
+                let cancel = |mut client: Client| {
+                    let request = request.clone();
+                    async move { client.cancel_execution(request).await }.boxed()
+                };
+                self.insist(may_come, cancel).await;
+            }
+            Chore::Report { namespace, child, parent, outcome } => {
+                let request = report(namespace, &parent, Some(outcome));
+                crash_point("orchestrator.child.report");
+                let tell = |mut client: Client| {
+                    let request = request.clone();
+                    async move { client.report_child(request).await }.boxed()
+                };
+                if self.insist(|_| false, tell).await.is_none() {
+                    tracing::debug!(execution.id = %child, "a parent was not told of the end of its child; it looks by itself");
+                }
+            }
+            Chore::Ask { namespace, child, parent } => {
+                let request = report(namespace, &parent, None);
+                let is_unwanted = match self.call(self.executions.clone().report_child(request)).await {
+                    Ok(answer) => !answer.into_inner().wanted,
+                    Err(error) => error.reason == "execution_not_found",
+                };
+                if is_unwanted {
+                    self.workers.tell(child, Input::Unwanted { id: child }).await;
+                }
+            }
+            Chore::Look { children } => self.look(children).await,
+            Chore::Review { id } => {
+                let request = ReviewLocksRequest { execution_id: id.to_string() };
+                let tell = |mut client: Client| {
+                    let request = request.clone();
+                    async move { client.review_locks(request).await }.boxed()
+                };
+                self.insist(|_| false, tell).await;
+            }
+        }
+    }
+
+    /// One call.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Error> {
+        // It is never closed.
+        let _permit = self.calls.acquire().await;
+        match contracts::deadline::within(TIMEOUT, call).await {
+            Ok(answer) => answer.map_err(Error::from),
+            Err(_) => Err(Error::new(errors::Code::Timeout, "timeout", "no answer in time")),
+        }
+    }
+
+    /// The same again and again, for a while; nothing where that was in vain. `may_help`: what another try may mend as well.
+    async fn insist<T>(
+        &self,
+        may_help: impl Fn(&Error) -> bool,
+        call: impl Fn(Client) -> BoxFuture<'static, Result<T, tonic::Status>>,
+    ) -> Option<T> {
+        for again in 0..TRIES {
+            match self.call(call(self.executions.clone())).await {
+                Ok(answer) => return Some(answer),
+                Err(error) if error.code.is_transient() || may_help(&error) => {}
+                Err(_) => return None,
+            }
+            tokio::time::sleep(TRY_AGAIN * 2_u32.pow(again)).await;
+        }
+        None
+    }
+
+    async fn errand(
+        &self,
+        id: ExecutionId,
+        namespace: String,
+        task_id: &str,
+        traceparent: String,
+        what: ErrandKind,
+    ) -> Answer {
+        let done = match what {
+            ErrandKind::Start { child, name, version, input, parent } => {
+                let request = StartExecutionRequest {
+                    namespace,
+                    execution_id: child.to_string(),
+                    workflow: Some(start_execution_request::Workflow::WorkflowName(name)),
+                    version: version.unwrap_or(0),
+                    input: bytes(&input),
+                    traceparent,
+                    parent: Some(api::of_parent(parent.clone())),
+                    ..StartExecutionRequest::default()
+                };
+                self.start(child, &parent, request).await
+            }
+            ErrandKind::Tell { to: Telling::Signal { execution, name }, payload } => {
+                let signal_id = SignalId::from_parts(millis(id), random(task_id)).to_string();
+                let request = SignalExecutionRequest {
+                    namespace,
+                    execution_id: execution,
+                    name,
+                    payload: bytes(&payload),
+                    sender: task_id.to_owned(),
+                    signal_id: signal_id.clone(),
+                };
+                let told = self.call(self.executions.clone().signal_execution(request)).await;
+                told.map(|_| Answer::Done(Ok(Payload::from_value(&json!({ "signal_id": signal_id })))))
+            }
+            ErrandKind::Tell { to: Telling::Agent(agent_id), payload } => {
+                let message = Message {
+                    id: MessageId::from_parts(millis(id), random(task_id)).to_string(),
+                    namespace,
+                    recipient: Some(Recipient::AgentId(agent_id)),
+                    payload: bytes(&payload),
+                    correlation_id: id.to_string(),
+                    traceparent,
+                    ..Message::default()
+                };
+                self.send(message).await
+            }
+            ErrandKind::Tell { to: Telling::Topic(topic), payload } => {
+                self.publish(PublishRequest { namespace, topic, payload: bytes(&payload) }).await
+            }
+        };
+        match done {
+            Ok(answer) => answer,
+            Err(error) if error.code.is_transient() => {
+                tracing::debug!(task.id = task_id, error = errors::chain(&error), "an errand is to be tried again");
+                Answer::Again
+            }
+            Err(error) => Answer::Done(Err(Failure::fatal(error.reason, error.message))),
+        }
+    }
+
+    async fn start(
+        &self,
+        child: ExecutionId,
+        parent: &Parent,
+        request: StartExecutionRequest,
+    ) -> Result<Answer, Error> {
+        let answer = self.call(self.executions.clone().start_execution(request)).await?.into_inner();
+        let execution = answer.execution.unwrap_or_default();
+        // Whatever else has this id is nobody's child, or another's.
+        if !execution.parent.as_ref().is_some_and(|found| found.task_id == parent.task_id) {
+            return Err(Error::new(errors::Code::Exists, "id_taken", format!("the id {child} belongs to something else")));
+        }
+        if parent.detached {
+            return Ok(Answer::Done(Ok(Payload::from_value(&json!({ "execution_id": child.to_string() })))));
+        }
+        Ok(match api::outcome(&execution)? {
+            Some(outcome) => Answer::Done(outcome),
+            None => Answer::Accepted,
+        })
+    }
+
+    async fn send(&self, message: Message) -> Result<Answer, Error> {
+        let mut client = MessageServiceClient::new(self.communication()?)
+            .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
+        let sent = self.call(client.send_message(SendMessageRequest { message: Some(message) })).await?;
+        Ok(Answer::Done(Ok(Payload::from_value(&json!({ "message_id": sent.into_inner().message_id })))))
+    }
+
+    async fn publish(&self, request: PublishRequest) -> Result<Answer, Error> {
+        let mut client = TopicServiceClient::new(self.communication()?);
+        self.call(client.publish(request)).await?;
+        Ok(Answer::Done(Ok(Payload::null())))
+    }
+
+    /// Any replica of communication, another each time.
+    fn communication(&self) -> Result<Link, Error> {
+        let replicas = self.communication.clone().now();
+        let any = replicas.get(self.turn.fetch_add(1, Ordering::Relaxed) % replicas.len().max(1));
+        let any = any.map(|replica| replica.link.clone());
+        any.ok_or_else(|| Error::unavailable("unavailable", "there is no communication"))
+    }
+
+    async fn look(&self, children: Vec<(ExecutionId, TaskKey, ExecutionId)>) {
+        let ids: Vec<_> = children.iter().map(|(_, _, child)| *child).collect();
+        let ended = match self.store.ended(&ids).await {
+            Ok(ended) => ended,
+            // The next sweep looks again.
+            Err(error) => return tracing::warn!(error = errors::chain(&error), "cannot look which children have ended"),
+        };
+        for (id, task, child) in children {
+            if ended.contains(&child) {
+                self.workers.tell(id, Input::Again { id, task }).await;
+            }
+        }
+    }
+}
+
+fn report(namespace: String, parent: &Parent, outcome: Option<Result<Payload, Failure>>) -> ReportChildRequest {
+    use report_child_request::Outcome;
+    let outcome = outcome.map(|outcome| match outcome {
+        Ok(output) => Outcome::Output(bytes(&output)),
+        Err(failure) => Outcome::Failure(api::failure(&failure)),
+    });
+    let (execution_id, task_id) = (parent.execution_id.to_string(), parent.task_id.clone());
+    ReportChildRequest { namespace, execution_id, task_id, outcome }
+}
+
+fn bytes(payload: &Payload) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(payload.as_bytes())
+}
+
+/// When the execution with this id was made, as the id says.
+fn millis(id: ExecutionId) -> u64 {
+    id.to_bytes()[..6].iter().fold(0, |millis, byte| (millis << 8) | u64::from(*byte))
+}
+
+/// What stands for a task in the ids that are made for it: the same each time.
+fn random(task_id: &str) -> u128 {
+    let hash = blake3::hash(task_id.as_bytes());
+    hash.as_bytes()[..10].iter().fold(0, |random, byte| (random << 8) | u128::from(*byte))
+}
