@@ -9,7 +9,7 @@ use domain::{ExecutionId, Namespace, Payload};
 use store::Page;
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
-use workflow::{Command, Explanation, Failure, Parent, Start, Status};
+use workflow::{Command, Explanation, Failure, Holder, Parent, Start, Status};
 
 use super::{App, Compiled, Snapshot};
 use crate::{
@@ -157,7 +157,12 @@ impl App {
         let (reply, answer) = oneshot::channel();
         let namespace = namespace.clone();
         self.workers.call(id, Input::Get { id, namespace, with_steps, reply })?;
-        self.workers.answer(answer).await
+        let mut snapshot = self.workers.answer(answer).await?;
+        if snapshot.summary.status == Status::Queued {
+            let places = self.store.lock_places(id).await?;
+            snapshot.queued_before = places.into_iter().find(|(holder, _)| *holder == Holder::Execution).map(|(_, before)| before);
+        }
+        Ok(snapshot)
     }
 
     /// Gives an execution a command; answers when what follows is committed.
@@ -191,7 +196,8 @@ impl App {
         id: ExecutionId,
     ) -> Result<(Status, Explanation), OrchestratorError> {
         let (reply, answer) = oneshot::channel();
-        self.workers.call(id, Input::Explain { id, namespace, reply })?;
+        let places = self.store.lock_places(id).await?;
+        self.workers.call(id, Input::Explain { id, namespace, places, reply })?;
         self.workers.answer(answer).await
     }
 

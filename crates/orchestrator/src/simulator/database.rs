@@ -11,10 +11,15 @@ use domain::{ExecutionId, WorkflowId};
 use tokio::time::Instant;
 use workflow::{Event, Execution, Recorded, chain};
 
-use super::ground::{Ground, Sabotage};
+use super::{
+    ground::{Ground, Sabotage},
+    locks::Locks,
+};
 use crate::{
     app::{Compiled, summary_of},
-    store::{Append, AppendError, EventRow, Held, NewEvent, Owner, Replica, Summary, WorkflowRef, WorkflowRow},
+    store::{
+        Append, AppendError, EventRow, Granted, Held, LockOrder, NewEvent, Owner, Replica, Summary, WorkflowRef, WorkflowRow,
+    },
 };
 
 /// One for all replicas; it outlives them.
@@ -28,10 +33,11 @@ pub(super) struct Tables {
     workflows: BTreeMap<WorkflowId, WorkflowRow>,
     compiled: BTreeMap<WorkflowId, Arc<Compiled>>,
     events: BTreeMap<ExecutionId, Vec<EventRow>>,
-    summaries: BTreeMap<ExecutionId, Summary>,
+    pub(super) summaries: BTreeMap<ExecutionId, Summary>,
     shards: Vec<Shard>,
     replicas: BTreeMap<String, (Replica, Instant)>,
     observed: BTreeMap<ExecutionId, Observed>,
+    pub(super) locks: Locks,
     pub(super) commits: u64,
     pub(super) fenced: u64,
     /// Shards that another had held before.
@@ -164,6 +170,17 @@ impl Database {
                 self.ground.breach(|| format!("I3: the task {task} is in the log twice"));
             }
         }
+    }
+
+    /// One transaction.
+    pub(super) fn change_locks(&self, owner: &str, orders: &[LockOrder]) -> Granted {
+        let mut tables = self.tables();
+        let is_held = |order: &&LockOrder| {
+            let shard = &tables.shards[order.held.shard as usize];
+            shard.owner == owner && shard.epoch == order.held.epoch
+        };
+        let orders: Vec<_> = orders.iter().filter(is_held).cloned().collect();
+        tables.locks.change(&orders)
     }
 
     /// What the summary says, the log says (I5); and nobody is left without a wake-up between two transitions (I7).

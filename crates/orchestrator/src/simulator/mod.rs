@@ -55,6 +55,7 @@ mod connection;
 mod database;
 mod ground;
 mod history;
+mod locks;
 mod process;
 mod registry;
 mod workflows;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use domain::{ExecutionId, Namespace};
 use tokio::sync::oneshot;
-use workflow::{Command, Execution, Explanation, Status};
+use workflow::{Command, Execution, Explanation, Holder, Status};
 
 use super::{Census, Comparison, Input, Live, Reply, Starting, worker::Worker};
 use crate::{
@@ -107,9 +107,18 @@ impl Worker {
         self.answer(id, reply, |live| live.snapshot(with_steps));
     }
 
-    pub(super) fn explain(&mut self, id: ExecutionId, namespace: Namespace, reply: Reply<(Status, Explanation)>) {
+    pub(super) fn explain(
+        &mut self,
+        id: ExecutionId,
+        namespace: Namespace,
+        places: Vec<(Holder, u32)>,
+        reply: Reply<(Status, Explanation)>,
+    ) {
         if self.find(id).is_none() {
-            return self.load(id, Some(Input::Explain { id, namespace, reply }));
+            return self.load(id, Some(Input::Explain { id, namespace, places, reply }));
+        }
+        if let Some(live) = self.live.get_mut(&id) {
+            live.places = places.into_iter().collect();
         }
         if self.is_foreign(id, &namespace) {
             let _ = reply.send(Err(OrchestratorError::ExecutionNotFound(id)));

@@ -55,7 +55,12 @@ impl Worker {
                 metrics::step_failed(&live.compiled.name, &step.id);
             }
         }
-        share.effects.extend(effects);
+        for effect in effects {
+            match self.note_lock(id, effect) {
+                Ok(order) => self.open.share(id).locks.extend(order),
+                Err(effect) => self.open.share(id).effects.push(effect),
+            }
+        }
         self.arm(id);
         Ok(())
     }
@@ -130,6 +135,7 @@ impl Worker {
                 crash_point("orchestrator.effect.before");
                 self.perform(id, effect);
             }
+            self.lock_orders.extend(share.locks);
             for task_id in share.acks {
                 crash_point("orchestrator.ack.before");
                 self.say(id, Outgoing::Ack { task_id });
@@ -254,7 +260,10 @@ impl Worker {
             }
             Effect::Run(errand) => self.begin_errand(id, errand),
             Effect::CancelChild { child, reason } => self.cancel_child(id, child, reason),
-            Effect::Acquire { .. } | Effect::Release { .. } => {}
+            Effect::Acquire { .. } | Effect::Release { .. } => {
+                let order = self.note_lock(id, effect).ok().flatten();
+                self.lock_orders.extend(order);
+            }
             Effect::Ended => {
                 let took = now.since(live.execution.created_at().unwrap_or(now));
                 metrics::ended(&live.compiled.name, live.execution.status(), took);

@@ -171,7 +171,7 @@ impl Worker {
         }
     }
 
-    /// Looks after some of the executions that have a child or a parent.
+    /// Looks after some of the executions that have a child or a parent, or wait for a lock.
     pub(super) fn look_after(&mut self) {
         if self.round.is_empty() {
             let is_kin = |live: &Live| {
@@ -180,15 +180,21 @@ impl Worker {
             };
             self.round.extend(self.live.iter().filter(|(_, live)| is_kin(live)).map(|(id, _)| *id));
         }
-        let mut children = Vec::new();
+        let (mut children, mut waiting) = (Vec::new(), Vec::new());
         for _ in 0..LOOKED_AFTER {
             let Some(id) = self.round.pop_front() else { break };
             let Some(live) = self.live.get(&id).filter(|live| live.pending == 0 && !live.is_ended()) else { continue };
+            if !live.locks.is_empty() {
+                waiting.push(id);
+            }
             let accepted = live.errands.iter().filter(|(_, doing)| doing.is_accepted);
             children.extend(accepted.filter_map(|(task, doing)| Some((id, *task, doing.child?))));
             if let Some(parent) = live.execution.parent().filter(|parent| !parent.detached).cloned() {
                 self.chores.push_back(Chore::Ask { namespace: live.namespace(), child: id, parent });
             }
+        }
+        for id in waiting {
+            self.review(id);
         }
         if !children.is_empty() {
             self.chores.push_back(Chore::Look { children });

@@ -6,7 +6,7 @@ use domain::{AgentId, ExecutionId, Payload, Timestamp};
 use tokio::sync::oneshot;
 use workflow::{Execution, Holder, Overlay, Target, TaskKey, TaskOrder, TaskPlace, Unit};
 
-use super::errands::Doing;
+use super::{errands::Doing, locks::Waiting};
 use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
     exchange::Delivery,
@@ -78,8 +78,8 @@ pub(super) struct Live {
     pub(super) tasks: HashMap<TaskKey, Out>,
     pub(super) searches: HashMap<Unit, Search>,
     pub(super) errands: HashMap<TaskKey, Doing>,
-    /// Locks that are asked for, each with the number of the wait: an answer to an older one is no answer.
-    pub(super) locks: HashMap<Holder, u64>,
+    /// Locks that are asked for.
+    pub(super) locks: HashMap<Holder, Waiting>,
     /// Its places in the queues of locks, where somebody asked.
     pub(super) places: HashMap<Holder, u32>,
     /// Callers that wait for its end.

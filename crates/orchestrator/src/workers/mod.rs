@@ -16,6 +16,8 @@ mod holdings;
 mod keeper;
 mod leaving;
 mod live;
+mod lock_keeper;
+mod locks;
 mod runner;
 mod sweep;
 mod timers;
@@ -36,7 +38,7 @@ use contracts::Link;
 use domain::{Clock, ExecutionId, Namespace, Timestamp};
 use lifecycle::{OnExit, Tasks};
 use tokio::sync::{mpsc, oneshot};
-use workflow::{Command, Execution, Explanation, Status, TaskKey, Unit, Voter};
+use workflow::{Command, Execution, Explanation, Holder, Status, TaskKey, Unit, Voter};
 
 pub(crate) use self::{
     errands::{cancelled_child, failed_child},
@@ -55,7 +57,7 @@ use crate::{
     app::{ChildReport, Compiled, Loaded, Plans, Snapshot},
     error::OrchestratorError,
     exchange::{Said, TaskUpdate},
-    store::{Held, Store},
+    store::{Held, LockRow, Store},
     watch::Watchers,
 };
 
@@ -96,6 +98,8 @@ pub(crate) enum Input {
     Explain {
         id: ExecutionId,
         namespace: Namespace,
+        /// Its places in the queues of locks.
+        places: Vec<(Holder, u32)>,
         reply: Reply<(Status, Explanation)>,
     },
     /// Whoever waited for the end of an execution that had to be loaded again.
@@ -137,6 +141,16 @@ pub(crate) enum Input {
     /// An execution may have got a lock that it waits for.
     Review {
         id: ExecutionId,
+    },
+    /// A wait for a lock is over.
+    Granted {
+        id: ExecutionId,
+        holder: Holder,
+        number: u64,
+    },
+    /// What the database has of locks.
+    Locks {
+        rows: Vec<LockRow>,
     },
     /// What was to be said of tasks for a while was not: it is to be said anew.
     Anew,
@@ -180,13 +194,15 @@ impl Input {
             | Self::Errand { id, .. }
             | Self::Again { id, .. }
             | Self::Unwanted { id }
-            | Self::Review { id } => Some(*id),
+            | Self::Review { id }
+            | Self::Granted { id, .. } => Some(*id),
             Self::Child { report, .. } => Some(report.parent),
             Self::Update(update) => Some(update.execution),
             Self::Anew
             | Self::Adopt { .. }
             | Self::GiveUp { .. }
             | Self::Sweep { .. }
+            | Self::Locks { .. }
             | Self::Census { .. }
             | Self::Compare { .. } => None,
         }
@@ -259,6 +275,7 @@ impl Workers {
         let (jobs, jobs_in) = mpsc::channel(count * (MAX_IN_FLIGHT + 1));
         let (searches, searches_in) = mpsc::channel(voters::QUEUE);
         let (chores, chores_in) = mpsc::channel(runner::QUEUE);
+        let (locks, locks_in) = mpsc::channel(lock_keeper::QUEUE);
         let (mut inputs, mut committed, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..count {
             let (input, input_in) = mpsc::channel(shared.settings.queue);
@@ -277,12 +294,17 @@ impl Workers {
                 frames: frames.clone(),
                 searches: searches.clone(),
                 chores: chores.clone(),
+                locks: locks.clone(),
             };
             let worker = Worker::new(index, Arc::clone(shared), ends);
             tasks.spawn("shard worker", OnExit::StopService, worker.run(tasks.shutdown().clone()));
         }
+        // The keeper of locks ends with the last of them.
+        drop(locks);
         let shutdown = tasks.shutdown();
         tasks.spawn("sweeper", OnExit::StopService, sweep::run(workers.clone(), shutdown.clone()));
+        let keeper = lock_keeper::run(workers.clone(), locks_in, chores, shutdown.clone());
+        tasks.spawn("lock keeper", OnExit::StopService, keeper);
         let finder = voters::run(workers.clone(), registry, searches_in, shutdown.clone());
         tasks.spawn("voter search", OnExit::StopService, finder);
         (workers, ExchangeEnds { outgoing, chores: chores_in })

@@ -13,7 +13,7 @@ use crate::metrics;
 pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infallible> {
     /// Every so many sweeps memory is compared with the database.
     const DATABASE_EVERY: u32 = 12;
-    let mut sweeps = 0_u32;
+    let (mut sweeps, mut ticket) = (0_u32, 0);
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
@@ -29,12 +29,38 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
                 Err(error) => tracing::warn!(error = errors::chain(&error), "the sweeper cannot read the executions"),
             }
         }
+        ticket = look_at_locks(&workers, ticket).await;
         let mut known = known.map(IntoIterator::into_iter);
         for worker in workers.inputs.iter() {
             let known = known.as_mut().and_then(Iterator::next);
             let _ = worker.send(Input::Sweep { known }).await;
         }
     }
+}
+
+/// Shows to the workers what the database has of locks, after a ticket, at most so much at a time; answers with the last.
+async fn look_at_locks(workers: &Workers, after: i64) -> i64 {
+    const AT_ONCE: i64 = 1_000;
+    let shared = &workers.shared;
+    let rows = match shared.store.lock_rows(&shared.holdings.shards(), after, AT_ONCE).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            tracing::warn!(error = errors::chain(&error), "the sweeper cannot read the locks");
+            return after;
+        }
+    };
+    let is_last = rows.len() < AT_ONCE as usize;
+    let last = rows.last().map_or(0, |row| row.ticket);
+    let mut shares: Vec<Vec<_>> = workers.inputs.iter().map(|_| Vec::new()).collect();
+    for row in rows {
+        shares[workers.index(row.execution)].push(row);
+    }
+    for (worker, rows) in workers.inputs.iter().zip(shares) {
+        if !rows.is_empty() {
+            let _ = worker.send(Input::Locks { rows }).await;
+        }
+    }
+    if is_last { 0 } else { last }
 }
 
 /// What should wake an execution, and does not.
@@ -46,6 +72,8 @@ pub(super) struct Lost {
     searches: Vec<Effect>,
     /// Errands that nobody does.
     errands: Vec<Errand>,
+    /// Locks that nobody has asked for.
+    locks: Vec<Effect>,
     /// The state has something to do at a time, and no timer for it.
     timer: bool,
     /// It has not ended, and waits for nothing at all.
@@ -58,7 +86,8 @@ impl Lost {
     }
 
     fn count(&self) -> usize {
-        self.tasks.len() + self.searches.len() + self.errands.len() + usize::from(self.timer) + usize::from(self.wakeup)
+        let works = self.tasks.len() + self.searches.len() + self.errands.len() + self.locks.len();
+        works + usize::from(self.timer) + usize::from(self.wakeup)
     }
 }
 
@@ -103,11 +132,14 @@ impl Worker {
             let doing = live.errands.get(&errand.task);
             doing.is_some_and(|doing| is_armed(doing.again_at, Timer::Errand(errand.task)))
         };
+        let is_asked =
+            |effect: &Effect| matches!(effect, Effect::Acquire { holder, .. } if live.locks.contains_key(holder));
         let due = live.execution.next_due();
         Lost {
             tasks: live.execution.tasks_out().into_iter().filter(|task| !is_known(task)).collect(),
             searches: live.execution.searches().filter(|effect| !is_sought(effect)).collect(),
             errands: live.execution.errands().filter(|errand| !is_done(errand)).collect(),
+            locks: live.execution.locks_wanted().filter(|effect| !is_asked(effect)).collect(),
             timer: live.due != due || !is_armed(due, Timer::Due),
             wakeup: !live.is_ended() && live.execution.wakeups() == 0,
         }
@@ -128,7 +160,7 @@ impl Worker {
             self.forget(id, task);
         }
         let errands = lost.errands.into_iter().map(Effect::Run);
-        for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches).chain(errands) {
+        for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches).chain(errands).chain(lost.locks) {
             if let (Effect::FindVoters { unit, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
                 live.searches.remove(unit);
             }
@@ -213,6 +245,7 @@ mod tests {
             frames: mpsc::channel(1).0,
             searches: mpsc::channel(8).0,
             chores: mpsc::channel(8).0,
+            locks: mpsc::channel(8).0,
         };
         let mut worker = Worker::new(0, shared, ends);
         let held = Held { shard: 0, epoch: 1 };

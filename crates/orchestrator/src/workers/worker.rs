@@ -17,6 +17,7 @@ use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
     batch::{After, Open},
     leaving::Leaving,
+    lock_keeper::Numbered,
     runner::Chore,
     timers::Timer,
     voters::Wanted,
@@ -45,6 +46,7 @@ pub(super) struct Ends {
     pub(super) frames: mpsc::Sender<Vec<Said>>,
     pub(super) searches: mpsc::Sender<Wanted>,
     pub(super) chores: mpsc::Sender<Chore>,
+    pub(super) locks: mpsc::Sender<Numbered>,
 }
 
 /// What a read of a log has come to, with its number.
@@ -93,6 +95,11 @@ pub(super) struct Worker {
     runner: mpsc::Sender<Chore>,
     /// What the runner is to do.
     pub(super) chores: VecDeque<Chore>,
+    lock_keeper: mpsc::Sender<Numbered>,
+    /// What the keeper of locks is to do.
+    pub(super) lock_orders: VecDeque<Numbered>,
+    /// Numbers waits for locks.
+    pub(super) waits: u64,
     /// Executions to look after before all are looked at again.
     pub(super) round: VecDeque<ExecutionId>,
     /// What communication is to be told.
@@ -117,6 +124,9 @@ impl Worker {
             searches: ends.searches,
             runner: ends.chores,
             chores: VecDeque::new(),
+            lock_keeper: ends.locks,
+            lock_orders: VecDeque::new(),
+            waits: 0,
             round: VecDeque::new(),
             live: HashMap::default(),
             ended: HashMap::default(),
@@ -144,11 +154,15 @@ impl Worker {
             self.flush().await;
             self.finish_leaving();
             if is_draining && self.in_flight.is_empty() && self.open.is_empty() {
+                for order in std::mem::take(&mut self.lock_orders) {
+                    // The keeper goes on until the last worker has ended. Not waited for: it may wait for this one.
+                    let _ = self.lock_keeper.try_send(order);
+                }
                 return Ok(());
             }
             let has_room = self.has_room() && !is_draining;
             let wait = self.until_due();
-            let (frames, runner) = (self.frames.clone(), self.runner.clone());
+            let (frames, runner, locks) = (self.frames.clone(), self.runner.clone(), self.lock_keeper.clone());
             // All arms are cancel-safe. Commits come first: they free memory and answer callers.
             tokio::select! {
                 biased;
@@ -156,6 +170,7 @@ impl Worker {
                 Ok(permit) = frames.reserve(), if !self.outbox.is_empty() => {
                     permit.send(self.next_frame());
                 }
+                Ok(permit) = locks.reserve(), if !self.lock_orders.is_empty() => self.order_locks(permit, &locks),
                 Ok(permit) = runner.reserve(), if !self.chores.is_empty() => self.hand_out(permit, &runner),
                 Some((id, number, loaded)) = self.loads.next(), if !self.loads.is_empty() => {
                     if self.loading.get(&id).is_some_and(|loading| loading.number == number) {
@@ -230,7 +245,7 @@ impl Worker {
             Input::Start(starting) => self.start(*starting),
             Input::Command { id, namespace, command, reply } => self.command(id, namespace, command, reply),
             Input::Get { id, namespace, with_steps, reply } => self.get(id, namespace, with_steps, reply),
-            Input::Explain { id, namespace, reply } => self.explain(id, namespace, reply),
+            Input::Explain { id, namespace, places, reply } => self.explain(id, namespace, places, reply),
             Input::Await { id, ended } => self.wait_for_end(id, ended),
             Input::Update(update) => self.update(update),
             Input::Settle { id, task_id } => self.settle(id, task_id),
@@ -239,7 +254,9 @@ impl Worker {
             Input::Again { id, task } => self.errand_again(id, task),
             Input::Child { report, reply } => self.child(report, reply),
             Input::Unwanted { id } => self.unwanted(id),
-            Input::Review { .. } => {}
+            Input::Review { id } => self.review(id),
+            Input::Granted { id, holder, number } => self.granted(id, holder, number),
+            Input::Locks { rows } => self.compare_locks(rows),
             Input::Anew => self.locate_all(),
             Input::Sweep { known } => self.sweep(known),
             Input::Census { known, reply } => drop(reply.send(self.census(&known))),
@@ -379,6 +396,8 @@ impl Worker {
             | Input::Again { .. }
             | Input::Unwanted { .. }
             | Input::Review { .. }
+            | Input::Granted { .. }
+            | Input::Locks { .. }
             | Input::Adopt { .. }
             | Input::GiveUp { .. }
             | Input::Anew

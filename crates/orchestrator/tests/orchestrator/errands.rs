@@ -48,7 +48,7 @@ impl World {
         .await
     }
 
-    async fn go(&self, id: &str, payload: &Value) {
+    pub(crate) async fn go(&self, id: &str, payload: &Value) {
         let request = SignalExecutionRequest {
             execution_id: id.to_owned(),
             name: "go".to_owned(),
@@ -58,7 +58,7 @@ impl World {
         self.executions().signal_execution(request).await.unwrap();
     }
 
-    async fn cancel(&self, id: &str) {
+    pub(crate) async fn cancel(&self, id: &str) {
         let request = CancelExecutionRequest {
             execution_id: id.to_owned(),
             reason: "no use".to_owned(),
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Every log holds, and no sweeper had anything to repair.
-    async fn holds(&self, ids: &[&str]) {
+    pub(crate) async fn holds(&self, ids: &[&str]) {
         for id in ids {
             assert_eq!(self.verify(id).await.faults, [""; 0]);
         }

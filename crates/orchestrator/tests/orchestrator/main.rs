@@ -8,6 +8,7 @@ mod control;
 mod durability;
 mod errands;
 mod exchange;
+mod locks;
 mod mail;
 mod reading;
 mod registry;

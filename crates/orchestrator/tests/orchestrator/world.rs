@@ -167,7 +167,7 @@ impl World {
     pub(crate) async fn on(place: &Database) -> Self {
         let mut world = Self { mates: Vec::new(), ..Self::begin_on(place).await };
         if !place.is_sqlite() {
-            world.join("mate").await;
+            world.join().await;
             // Each has its share.
             eventually("a share of the shards", async || {
                 let owners = world.shard_owners().await;
@@ -195,12 +195,13 @@ impl World {
     }
 
     /// One more replica.
-    pub(crate) async fn join(&mut self, address: &str) {
+    pub(crate) async fn join(&mut self) {
+        let address = mate_address(self.mates.len());
         let communication = Communication::default();
         communication.heard().echoes = self.communication.heard().echoes;
-        let cluster = Some(self.addresses.cluster(address));
+        let cluster = Some(self.addresses.cluster(&address));
         let replica = Replica::start(&self.settings, &communication, &[], &self.registry, cluster).await;
-        self.addresses.0.lock().unwrap().insert(address.to_owned(), replica.service.link());
+        self.addresses.0.lock().unwrap().insert(address, replica.service.link());
         self.mates.push(Mate { replica, communication });
     }
 
@@ -215,6 +216,10 @@ impl World {
 
     pub(crate) async fn crash_and_start(self) -> Self {
         let Self { directory, settings, communication, others, registry, replica, mates, addresses } = self;
+        addresses.0.lock().unwrap().clear();
+        for (mate, number) in mates.iter().zip(0..) {
+            addresses.0.lock().unwrap().insert(mate_address(number), mate.replica.service.link());
+        }
         replica.crash().await;
         let cluster = (!settings.database.is_sqlite()).then(|| addresses.cluster("again"));
         let replica = Replica::start(&settings, &communication, &others, &registry, cluster).await;
@@ -306,7 +311,7 @@ impl World {
         use sqlx::Connection as _;
         let Ok(Place::Postgres(url)) = self.settings.database.place() else { return 1 };
         let mut connection = sqlx::PgConnection::connect(url.reveal()).await.unwrap();
-        let query = "SELECT count(DISTINCT owner) FROM shards WHERE owner <> ''";
+        let query = "SELECT count(DISTINCT owner) FROM orchestrator.shards WHERE owner <> ''";
         let owners = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         owners
@@ -320,6 +325,10 @@ impl World {
         sqlx::query(statement).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
     }
+}
+
+fn mate_address(number: usize) -> String {
+    format!("mate-{number}")
 }
 
 /// Steps one after the other, each of which an agent does.

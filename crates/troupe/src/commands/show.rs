@@ -83,7 +83,7 @@ fn outcome(execution: &Value, context: &Context<'_>) -> std::io::Result<()> {
             output.line("")?;
             output.document(value)
         }
-        None if matches!(text(execution, "status"), "running" | "paused" | "compensating") => {
+        None if matches!(text(execution, "status"), "queued" | "running" | "paused" | "compensating") => {
             let hint = format!("what it waits for: troupe explain {}", ps::id(execution));
             output.line("")?;
             output.line(output.paint(Tone::Faint, &hint))

@@ -1,0 +1,110 @@
+//! Locks that executions share, as the worker of an execution sees them.
+//!
+//! Every wait has a number, and a grant counts for the wait for which it was asked. What is asked for and given back goes to
+//! the keeper of locks in one line, after the commit of what wants it: so a lock that was given back is not taken for one that
+//! was asked for after that.
+
+use domain::ExecutionId;
+use tokio::sync::mpsc;
+use workflow::{Command, Effect, Holder, Lock};
+
+use super::{lock_keeper::Numbered, worker::Worker};
+use crate::store::{Deed, Held, LockKey, LockOrder, LockRow};
+
+/// A wait for a lock.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    number: u64,
+    lock: Lock,
+}
+
+impl Worker {
+    /// Notes who waits, and makes the order for it; any other effect comes back.
+    pub(super) fn note_lock(&mut self, id: ExecutionId, effect: Effect) -> Result<Option<Numbered>, Effect> {
+        match effect {
+            Effect::Acquire { holder, lock } => {
+                self.waits += 1;
+                let number = self.waits;
+                if let Some(live) = self.live.get_mut(&id) {
+                    live.locks.insert(holder, Waiting { number, lock: lock.clone() });
+                }
+                Ok(self.acquire(id, holder, number, &lock))
+            }
+            Effect::Release { holder, lock } => {
+                let Some(live) = self.live.get_mut(&id) else { return Ok(None) };
+                if live.locks.get(&holder).is_some_and(|waiting| waiting.lock == lock) {
+                    live.locks.remove(&holder);
+                }
+                let key = live.execution.namespace().map(|namespace| LockKey::new(namespace, &lock));
+                Ok(key.and_then(|key| self.release_order(id, holder, key)))
+            }
+            other => Err(other),
+        }
+    }
+
+    fn acquire(&self, id: ExecutionId, holder: Holder, number: u64, lock: &Lock) -> Option<Numbered> {
+        let live = self.live.get(&id)?;
+        let key = LockKey::new(live.execution.namespace()?, lock);
+        let deed = Deed::Acquire { name: lock.name.clone(), most: lock.limit, at: self.shared.now() };
+        Some(Numbered { number, order: LockOrder { execution: id, holder, key, held: live.held, deed } })
+    }
+
+    fn release_order(&self, id: ExecutionId, holder: Holder, key: LockKey) -> Option<Numbered> {
+        let held: Held = self.shared.holdings.held(id)?;
+        Some(Numbered { number: 0, order: LockOrder { execution: id, holder, key, held, deed: Deed::Release } })
+    }
+
+    /// Hands orders to the keeper, as far as it has room: for one it has.
+    pub(super) fn order_locks(&mut self, permit: mpsc::Permit<'_, Numbered>, keeper: &mpsc::Sender<Numbered>) {
+        let Some(first) = self.lock_orders.pop_front() else { return };
+        permit.send(first);
+        while let Some(order) = self.lock_orders.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(order)) = keeper.try_send(order) {
+                return self.lock_orders.push_front(order);
+            }
+        }
+    }
+
+    /// Asks again for every lock that an execution waits for.
+    pub(super) fn review(&mut self, id: ExecutionId) {
+        let Some(live) = self.live.get(&id) else { return };
+        let waiting = live.locks.iter().map(|(holder, waiting)| (*holder, waiting.clone())).collect::<Vec<_>>();
+        for (holder, Waiting { number, lock }) in waiting {
+            let order = self.acquire(id, holder, number, &lock);
+            self.lock_orders.extend(order);
+        }
+    }
+
+    /// The lock was given to the wait with this number.
+    pub(super) fn granted(&mut self, id: ExecutionId, holder: Holder, number: u64) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        if live.locks.get(&holder).is_some_and(|waiting| waiting.number == number) {
+            live.locks.remove(&holder);
+            // A grant is never refused, only dropped.
+            let _ = self.decide(id, Command::Granted { holder });
+        }
+    }
+
+    /// What the database says of locks: gives back what nobody holds any more, and asks again for what was given and not heard
+    /// of. What waits for a commit is not known to either yet.
+    pub(super) fn compare_locks(&mut self, rows: Vec<LockRow>) {
+        for LockRow { execution: id, holder, key, is_granted, has_ended, .. } in rows {
+            let is_lost = match self.live.get(&id) {
+                Some(live) if live.pending > 0 => false,
+                Some(live) if live.execution.holds(holder) => {
+                    if is_granted && live.locks.contains_key(&holder) {
+                        self.review(id);
+                    }
+                    false
+                }
+                Some(_) => true,
+                // It was read before its execution went on, or is being read.
+                None => has_ended && !self.loading.contains_key(&id),
+            };
+            if is_lost && self.writes(id) {
+                let order = self.release_order(id, holder, key);
+                self.lock_orders.extend(order);
+            }
+        }
+    }
+}
