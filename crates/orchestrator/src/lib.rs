@@ -109,8 +109,7 @@ impl Core {
         let Self { store, redis, replica_id, clock } = self;
         let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
         let shards = store.make_shards(settings.shards).await?;
-        let limits =
-            workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
+        let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
         let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, is_alone, &clock));
         follow_versions(&plans, tasks);
         let watchers = Arc::new(Watchers::default());
@@ -135,7 +134,8 @@ impl Core {
         keeper.begin().await?;
         let shutdown = tasks.shutdown();
         tasks.spawn("shard keeper", OnExit::StopService, keeper.run(shutdown.clone()));
-        let exchange = exchange::run(workers.clone(), peers.communication.clone(), ends.outgoing, replica_id, shutdown.clone());
+        let exchange =
+            exchange::run(workers.clone(), peers.communication.clone(), ends.outgoing, replica_id, shutdown.clone());
         tasks.spawn("task exchange", OnExit::StopService, exchange);
         let app = App { store, plans, workers, replicas, watchers, clock, command_timeout, edge };
         let app = Arc::new(app);

@@ -7,10 +7,9 @@ use contracts::orchestrator::v1::{
     ExplainExecutionRequest, ExplainExecutionResponse, GetExecutionRequest, GetExecutionResponse, ListEventsRequest,
     ListEventsResponse, ListExecutionsRequest, ListExecutionsResponse, PauseExecutionRequest, PauseExecutionResponse,
     ReportChildRequest, ReportChildResponse, ResumeExecutionRequest, ResumeExecutionResponse, RetryExecutionRequest,
-    RetryExecutionResponse, ReviewLocksRequest, ReviewLocksResponse,
-    SignalExecutionRequest, SignalExecutionResponse, StartExecutionRequest, StartExecutionResponse,
-    VerifyExecutionRequest, VerifyExecutionResponse, WatchEventsRequest, execution_service_server::ExecutionService,
-    report_child_request, start_execution_request::Workflow,
+    RetryExecutionResponse, ReviewLocksRequest, ReviewLocksResponse, SignalExecutionRequest, SignalExecutionResponse,
+    StartExecutionRequest, StartExecutionResponse, VerifyExecutionRequest, VerifyExecutionResponse, WatchEventsRequest,
+    execution_service_server::ExecutionService, report_child_request, start_execution_request::Workflow,
 };
 use domain::{ExecutionId, Payload, SignalId, Timestamp};
 use errors::Error;

@@ -160,7 +160,8 @@ impl App {
         let mut snapshot = self.workers.answer(answer).await?;
         if snapshot.summary.status == Status::Queued {
             let places = self.store.lock_places(id).await?;
-            snapshot.queued_before = places.into_iter().find(|(holder, _)| *holder == Holder::Execution).map(|(_, before)| before);
+            snapshot.queued_before =
+                places.into_iter().find(|(holder, _)| *holder == Holder::Execution).map(|(_, before)| before);
         }
         Ok(snapshot)
     }

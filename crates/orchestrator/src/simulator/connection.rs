@@ -162,7 +162,7 @@ impl Store for Connection {
     }
 
     async fn lock_places(&self, _: ExecutionId) -> sqlx::Result<Vec<(Holder, u32)>> {
-        unreachable!("nobody asks for an explanation in a history")
+        self.read("a read of places", |_| Vec::new()).await
     }
 
     async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {

@@ -9,7 +9,7 @@ use std::{
 use ::store::Page;
 use domain::{ExecutionId, WorkflowId};
 use tokio::time::Instant;
-use workflow::{Event, Execution, Recorded, chain};
+use workflow::{Effect, Event, Execution, Holder, Lock, Recorded, chain};
 
 use super::{
     ground::{Ground, Sabotage},
@@ -18,7 +18,8 @@ use super::{
 use crate::{
     app::{Compiled, summary_of},
     store::{
-        Append, AppendError, EventRow, Granted, Held, LockOrder, NewEvent, Owner, Replica, Summary, WorkflowRef, WorkflowRow,
+        Append, AppendError, EventRow, Granted, Held, LockOrder, NewEvent, Owner, Replica, Summary, WorkflowRef,
+        WorkflowRow,
     },
 };
 
@@ -42,6 +43,10 @@ pub(super) struct Tables {
     pub(super) fenced: u64,
     /// Shards that another had held before.
     pub(super) takeovers: u64,
+    /// Executions that had a parent.
+    pub(super) children: u64,
+    /// Locks that were taken.
+    pub(super) taken: u64,
 }
 
 struct Shard {
@@ -58,6 +63,9 @@ struct Observed {
     tasks: BTreeSet<String>,
     /// What has ended since it was last retried, in words.
     ends: BTreeSet<String>,
+    /// Locks that it has asked for, and those of them that it has.
+    asked: BTreeMap<Holder, Lock>,
+    has: BTreeMap<Holder, Lock>,
 }
 
 /// Events of which there is one for each step, instance or voter.
@@ -66,7 +74,27 @@ const ENDS: [&str; 4] = ["step_completed", "step_failed", "ballot_cast", "step_c
 impl Observed {
     fn new(compiled: &Compiled) -> Self {
         let execution = Execution::new(Arc::clone(&compiled.plan));
-        Self { execution, hash: [0; 32], tasks: BTreeSet::new(), ends: BTreeSet::new() }
+        let (tasks, ends, asked, has) = Default::default();
+        Self { execution, hash: [0; 32], tasks, ends, asked, has }
+    }
+
+    /// Follows which locks it has; answers with one that it has just got.
+    fn follow_locks(&mut self, event: &Event) -> Option<Lock> {
+        let holder = match event {
+            Event::TurnTaken => Some(Holder::Execution),
+            Event::MutexTaken { unit, .. } => Some(Holder::Unit(*unit)),
+            _ => None,
+        };
+        let got = holder.and_then(|holder| Some((holder, self.asked.remove(&holder)?)));
+        self.has.extend(got.clone());
+        let execution = &self.execution;
+        self.has.retain(|holder, _| execution.holds(*holder));
+        for effect in execution.locks_wanted() {
+            if let Effect::Acquire { holder, lock } = effect {
+                self.asked.insert(holder, lock);
+            }
+        }
+        got.map(|(_, lock)| lock)
     }
 
     /// Is this the second result of something (I3)?
@@ -164,10 +192,25 @@ impl Database {
         if was_over && observed.execution.status().is_terminal() {
             self.ground.breach(|| format!("something happened to {id} after its end: {decoded:?}"));
         }
+        let got = observed.follow_locks(&decoded);
         if let Event::StepScheduled { task, .. } = &decoded {
             let task = observed.execution.plan().task_id(id, *task);
             if !observed.tasks.insert(task.clone()) {
                 self.ground.breach(|| format!("I3: the task {task} is in the log twice"));
+            }
+        }
+        if let Event::Accepted { parent: Some(parent), .. } = &decoded {
+            tables.children += 1;
+            if !tables.has_task(&parent.task_id) {
+                self.ground.breach(|| format!("I3: {id} is the child of {}, which never went out", parent.task_id));
+            }
+        }
+        if let Some(lock) = got {
+            tables.taken += 1;
+            let has = tables.observed.values().flat_map(|observed| observed.has.values());
+            let holders = has.filter(|held| (held.kind, &held.name) == (lock.kind, &lock.name)).count();
+            if holders > lock.limit as usize {
+                self.ground.breach(|| format!("{id} has got {lock:?}, which {holders} have now"));
             }
         }
     }
@@ -268,6 +311,11 @@ impl Tables {
         let log = self.events.get(&id).map(Vec::as_slice).unwrap_or_default();
         let rest = &log[log.len().min(after as usize)..];
         Page { rows: rest.iter().take(limit).cloned().collect(), is_last: rest.len() <= limit }
+    }
+
+    /// Has everything ended?
+    pub(super) fn have_ended(&self) -> bool {
+        self.summaries.values().all(|summary| summary.ended_at.is_some())
     }
 
     pub(super) fn summary(&self, id: ExecutionId) -> Option<Summary> {

@@ -7,12 +7,13 @@ use workflow::Holder;
 
 use crate::store::{Deed, Granted, LockKey, LockOrder, LockRow, Summary};
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Locks {
     rows: BTreeMap<i64, Row>,
     last: i64,
 }
 
+#[derive(Debug)]
 struct Row {
     execution: ExecutionId,
     holder: Holder,
@@ -43,7 +44,9 @@ impl Locks {
         }
         let keys: BTreeSet<_> = orders.iter().map(|order| order.key).collect();
         let others = keys.into_iter().flat_map(|key| self.grant(key)).collect();
-        let has = |order: &&LockOrder| order.is_acquire() && self.find(order).is_some_and(|ticket| self.rows[&ticket].is_granted);
+        let has = |order: &&LockOrder| {
+            order.is_acquire() && self.find(order).is_some_and(|ticket| self.rows[&ticket].is_granted)
+        };
         let asked = orders.iter().filter(has).map(|order| (order.execution, order.holder, order.key)).collect();
         Granted { asked, others }
     }

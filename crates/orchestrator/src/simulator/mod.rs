@@ -53,6 +53,7 @@ mod clients;
 mod communication;
 mod connection;
 mod database;
+mod doors;
 mod ground;
 mod history;
 mod locks;

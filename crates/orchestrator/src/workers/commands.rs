@@ -147,7 +147,12 @@ impl Worker {
     }
 
     /// Answers a caller with what is known now, as soon as all of that is committed (I1).
-    pub(super) fn answer<T: Send + 'static>(&mut self, id: ExecutionId, reply: Reply<T>, show: impl FnOnce(&Live) -> T) {
+    pub(super) fn answer<T: Send + 'static>(
+        &mut self,
+        id: ExecutionId,
+        reply: Reply<T>,
+        show: impl FnOnce(&Live) -> T,
+    ) {
         let Some(live) = self.find(id) else { return };
         let shown = show(live);
         if live.pending == 0 {

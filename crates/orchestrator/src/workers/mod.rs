@@ -47,11 +47,7 @@ pub(crate) use self::{
     runner::{Chore, Outside, run as run_errands},
     writer::Fenced,
 };
-use self::{
-    live::Live,
-    runner::Answer,
-    worker::Worker,
-};
+use self::{live::Live, runner::Answer, worker::Worker};
 use crate::{
     Settings,
     app::{ChildReport, Compiled, Loaded, Plans, Snapshot},

@@ -96,7 +96,14 @@ pub(crate) async fn run(
     let executions = ExecutionServiceClient::new(executions)
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-    let runner = Arc::new(Runner { workers, executions, communication, store, calls: Semaphore::new(CALLS), turn: AtomicUsize::new(0) });
+    let runner = Arc::new(Runner {
+        workers,
+        executions,
+        communication,
+        store,
+        calls: Semaphore::new(CALLS),
+        turn: AtomicUsize::new(0),
+    });
     let chores = ReceiverStream::new(chores).map(|chore| {
         let runner = Arc::clone(&runner);
         async move { runner.perform(chore).await }.boxed()
@@ -274,7 +281,11 @@ impl Runner {
         let execution = answer.execution.unwrap_or_default();
         // Whatever else has this id is nobody's child, or another's.
         if !execution.parent.as_ref().is_some_and(|found| found.task_id == parent.task_id) {
-            return Err(Error::new(errors::Code::Exists, "id_taken", format!("the id {child} belongs to something else")));
+            return Err(Error::new(
+                errors::Code::Exists,
+                "id_taken",
+                format!("the id {child} belongs to something else"),
+            ));
         }
         if parent.detached {
             return Ok(Answer::Done(Ok(Payload::from_value(&json!({ "execution_id": child.to_string() })))));
@@ -286,8 +297,8 @@ impl Runner {
     }
 
     async fn send(&self, message: Message) -> Result<Answer, Error> {
-        let mut client = MessageServiceClient::new(self.communication()?)
-            .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
+        let mut client =
+            MessageServiceClient::new(self.communication()?).max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
         let sent = self.call(client.send_message(SendMessageRequest { message: Some(message) })).await?;
         Ok(Answer::Done(Ok(Payload::from_value(&json!({ "message_id": sent.into_inner().message_id })))))
     }
@@ -311,7 +322,9 @@ impl Runner {
         let ended = match self.store.ended(&ids).await {
             Ok(ended) => ended,
             // The next sweep looks again.
-            Err(error) => return tracing::warn!(error = errors::chain(&error), "cannot look which children have ended"),
+            Err(error) => {
+                return tracing::warn!(error = errors::chain(&error), "cannot look which children have ended");
+            }
         };
         for (id, task, child) in children {
             if ended.contains(&child) {

@@ -84,10 +84,8 @@ async fn so_many_executions_of_a_key_run_at_once_and_the_others_see_their_place(
         }
         ids.push(id);
     }
-    let request = ListExecutionsRequest {
-        statuses: vec![ExecutionStatus::Queued.into()],
-        ..ListExecutionsRequest::default()
-    };
+    let request =
+        ListExecutionsRequest { statuses: vec![ExecutionStatus::Queued.into()], ..ListExecutionsRequest::default() };
     let queued = world.executions().list_executions(request).await.unwrap().into_inner().executions;
     assert_eq!(queued.len(), 3);
     // Another key is another line.
@@ -147,7 +145,8 @@ async fn who_gives_up_gives_up_its_place_and_a_retry_takes_a_new_one(place: Data
     world.go(&ids[0], &json!("fail")).await;
     world.until(&ids[0], ExecutionStatus::Failed).await;
     world.waits_for(&ids[2], "signal", "go").await;
-    let retry = contracts::orchestrator::v1::RetryExecutionRequest { execution_id: ids[0].clone(), ..Default::default() };
+    let retry =
+        contracts::orchestrator::v1::RetryExecutionRequest { execution_id: ids[0].clone(), ..Default::default() };
     world.executions().retry_execution(retry).await.unwrap();
     world.waits_for(&ids[0], "turn", "; 0 are before it").await;
     world.go(&ids[2], &json!(null)).await;

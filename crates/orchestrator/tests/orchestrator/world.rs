@@ -186,7 +186,8 @@ impl World {
             sweep_interval: Duration::from_secs(1),
             ..Settings::default()
         };
-        let (communication, registry, addresses) = (Communication::default(), Registry::default(), Addresses::default());
+        let (communication, registry, addresses) =
+            (Communication::default(), Registry::default(), Addresses::default());
         let cluster = (!place.is_sqlite()).then(|| addresses.cluster("first"));
         let replica = Replica::start(&settings, &communication, &[], &registry, cluster).await;
         addresses.0.lock().unwrap().insert("first".to_owned(), replica.service.link());

@@ -12,8 +12,7 @@ use super::small;
 use crate::{
     hash::HashSet,
     store::{
-        Held, Granted, LockKey, LockOrder, LockRow,
-        id_of, key,
+        Granted, Held, LockKey, LockOrder, LockRow, id_of, key,
         locks::{Deed, GRANTED_AT_ONCE, holder_of, holder_text, rounds, shown},
     },
 };
@@ -71,9 +70,9 @@ pub(super) async fn change(postgres: &Postgres, owner: &str, orders: &[LockOrder
     let asked = sqlx::query(ASKED).bind(ids).bind(holders).bind(keys).fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
     connection.give_back();
-    let asked = asked.iter().map(|row| {
-        Ok((id_of(row.try_get(0)?)?, holder_of(row.try_get(1)?)?, LockKey::read(row.try_get(2)?)?))
-    });
+    let asked = asked
+        .iter()
+        .map(|row| Ok((id_of(row.try_get(0)?)?, holder_of(row.try_get(1)?)?, LockKey::read(row.try_get(2)?)?)));
     let asked: Vec<_> = asked.collect::<sqlx::Result<_>>()?;
     let others = woken.iter().map(|key| id_of(key)).collect::<sqlx::Result<Vec<_>>>()?;
     Ok(Granted { asked, others })
@@ -115,7 +114,8 @@ async fn acquire(connection: &mut PgConnection, orders: &[&LockOrder]) -> sqlx::
         return Ok(());
     }
     let (ids, holders, keys) = names(orders);
-    let query = sqlx::query(ACQUIRE).bind(keys).bind(texts).bind(ids).bind(holders).bind(shards).bind(mosts).bind(times);
+    let query =
+        sqlx::query(ACQUIRE).bind(keys).bind(texts).bind(ids).bind(holders).bind(shards).bind(mosts).bind(times);
     query.execute(connection).await.map(drop)
 }
 

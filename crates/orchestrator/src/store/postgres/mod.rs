@@ -15,8 +15,8 @@ use tracing::Instrument as _;
 use workflow::Holder;
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
-    WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
+    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// Connections for the lease and for commits alone: one each, and a second way where one of them has gone silent.

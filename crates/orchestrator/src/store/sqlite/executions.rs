@@ -32,7 +32,8 @@ pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Op
 }
 
 pub(super) async fn ended(sqlite: &Sqlite, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
-    let mut query = QueryBuilder::<sqlx::Sqlite>::new("SELECT id FROM executions WHERE ended_at IS NOT NULL AND id IN (");
+    let mut query =
+        QueryBuilder::<sqlx::Sqlite>::new("SELECT id FROM executions WHERE ended_at IS NOT NULL AND id IN (");
     let mut list = query.separated(", ");
     for id in ids {
         list.push_bind(key(*id));

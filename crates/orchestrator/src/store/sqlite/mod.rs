@@ -15,8 +15,8 @@ use tracing::Instrument as _;
 use workflow::Holder;
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
-    WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
+    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A SQLite file.
