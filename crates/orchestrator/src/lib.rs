@@ -84,7 +84,7 @@ pub async fn start(
     let redis = Redis::open(&settings.redis, "orchestrator")?;
     let replica_id = ReplicaId::generate(clock.as_ref()).to_string();
     let core = Core { store: Arc::clone(&store), redis: redis.clone(), replica_id: replica_id.clone(), clock };
-    let app = core.run(settings, peers, tasks, edge).await?;
+    let app = Box::pin(core.run(settings, peers, tasks, edge)).await?;
     let api = Api::new(app);
     let executions = ExecutionServiceServer::new(api.clone())
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
@@ -105,7 +105,13 @@ struct Core {
 
 impl Core {
     /// Takes the shards, rebuilds every execution that has not ended, and goes on with all of them.
-    async fn run(self, settings: Settings, peers: Peers, tasks: &Tasks, edge: Shutdown) -> Result<Arc<App>, StartError> {
+    async fn run(
+        self,
+        settings: Settings,
+        peers: Peers,
+        tasks: &Tasks,
+        edge: Shutdown,
+    ) -> Result<Arc<App>, StartError> {
         let Self { store, redis, replica_id, clock } = self;
         let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
         let shards = store.make_shards(settings.shards).await?;

@@ -143,7 +143,7 @@ impl Api {
         Ok(Response::new(ReportChildResponse { wanted }))
     }
 
-    async fn review_locks(&self, request: ReviewLocksRequest) -> Result<Response<ReviewLocksResponse>, Status> {
+    fn review_locks(&self, request: &ReviewLocksRequest) -> Result<Response<ReviewLocksResponse>, Status> {
         self.app.review_locks(wire::execution_id(&request.execution_id)?)?;
         Ok(Response::new(ReviewLocksResponse {}))
     }
@@ -394,7 +394,7 @@ impl ExecutionService for Api {
             request,
             review_locks,
             |request: &ReviewLocksRequest| wire::execution_id(&request.execution_id),
-            |request| self.review_locks(request)
+            async |request| self.review_locks(&request)
         )
     }
 

@@ -52,13 +52,12 @@ impl Locks {
     }
 
     fn grant(&mut self, key: LockKey) -> Vec<ExecutionId> {
-        let mut holders = self.rows.values().filter(|row| row.key == key && row.is_granted).count();
+        let holders = self.rows.values().filter(|row| row.key == key && row.is_granted).count();
         let mut woken = Vec::new();
         for row in self.rows.values_mut().filter(|row| row.key == key && !row.is_granted) {
-            if holders >= row.most as usize {
+            if holders + woken.len() >= row.most as usize {
                 break;
             }
-            holders += 1;
             row.is_granted = true;
             woken.push(row.execution);
         }

@@ -56,9 +56,11 @@ impl Worker {
             }
         }
         for effect in effects {
-            match self.note_lock(id, effect) {
-                Ok(order) => self.open.share(id).locks.extend(order),
-                Err(effect) => self.open.share(id).effects.push(effect),
+            if matches!(effect, Effect::Acquire { .. } | Effect::Release { .. }) {
+                let order = self.note_lock(id, &effect);
+                self.open.share(id).locks.extend(order);
+            } else {
+                self.open.share(id).effects.push(effect);
             }
         }
         self.arm(id);
@@ -261,7 +263,7 @@ impl Worker {
             Effect::Run(errand) => self.begin_errand(id, errand),
             Effect::CancelChild { child, reason } => self.cancel_child(id, child, reason),
             Effect::Acquire { .. } | Effect::Release { .. } => {
-                let order = self.note_lock(id, effect).ok().flatten();
+                let order = self.note_lock(id, &effect);
                 self.lock_orders.extend(order);
             }
             Effect::Ended => {

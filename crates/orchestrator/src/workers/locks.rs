@@ -19,26 +19,31 @@ pub(super) struct Waiting {
 }
 
 impl Worker {
-    /// Notes who waits, and makes the order for it; any other effect comes back.
-    pub(super) fn note_lock(&mut self, id: ExecutionId, effect: Effect) -> Result<Option<Numbered>, Effect> {
+    /// Notes who waits for a lock, and makes the order for it; nothing for any other effect.
+    pub(super) fn note_lock(&mut self, id: ExecutionId, effect: &Effect) -> Option<Numbered> {
         match effect {
             Effect::Acquire { holder, lock } => {
                 self.waits += 1;
                 let number = self.waits;
                 if let Some(live) = self.live.get_mut(&id) {
-                    live.locks.insert(holder, Waiting { number, lock: lock.clone() });
+                    live.locks.insert(*holder, Waiting { number, lock: lock.clone() });
                 }
-                Ok(self.acquire(id, holder, number, &lock))
+                self.acquire(id, *holder, number, lock)
             }
             Effect::Release { holder, lock } => {
-                let Some(live) = self.live.get_mut(&id) else { return Ok(None) };
-                if live.locks.get(&holder).is_some_and(|waiting| waiting.lock == lock) {
-                    live.locks.remove(&holder);
+                let live = self.live.get_mut(&id)?;
+                if live.locks.get(holder).is_some_and(|waiting| waiting.lock == *lock) {
+                    live.locks.remove(holder);
                 }
-                let key = live.execution.namespace().map(|namespace| LockKey::new(namespace, &lock));
-                Ok(key.and_then(|key| self.release_order(id, holder, key)))
+                let key = LockKey::new(live.execution.namespace()?, lock);
+                self.release_order(id, *holder, key)
             }
-            other => Err(other),
+            Effect::Dispatch(_)
+            | Effect::Withdraw { .. }
+            | Effect::Run(_)
+            | Effect::CancelChild { .. }
+            | Effect::FindVoters { .. }
+            | Effect::Ended => None,
         }
     }
 

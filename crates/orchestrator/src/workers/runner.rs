@@ -280,7 +280,7 @@ impl Runner {
         let answer = self.call(self.executions.clone().start_execution(request)).await?.into_inner();
         let execution = answer.execution.unwrap_or_default();
         // Whatever else has this id is nobody's child, or another's.
-        if !execution.parent.as_ref().is_some_and(|found| found.task_id == parent.task_id) {
+        if execution.parent.as_ref().is_none_or(|found| found.task_id != parent.task_id) {
             return Err(Error::new(
                 errors::Code::Exists,
                 "id_taken",

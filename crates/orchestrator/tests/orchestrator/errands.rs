@@ -26,7 +26,7 @@ fn wait_for(name: &str) -> Value {
     json!({ "name": name, "steps": [{ "id": "wait", "signal": { "name": "go" } }], "output": "${{ steps.wait.output }}" })
 }
 
-fn parent_of(name: &str, child: &str, more: Value) -> Value {
+fn parent_of(name: &str, child: &str, more: &Value) -> Value {
     let mut step = json!({ "id": "child", "workflow": { "name": child, "input": { "n": 1 } } });
     step.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({ "name": name, "steps": [step], "output": "${{ steps.child.output }}" })
@@ -80,7 +80,7 @@ impl World {
 async fn a_child_ends_and_its_parent_goes_on(place: Database) {
     let world = World::on(&place).await;
     world.define(&wait_for("inner")).await;
-    let parent = world.define(&parent_of("outer", "inner", json!({}))).await;
+    let parent = world.define(&parent_of("outer", "inner", &json!({}))).await;
     // Enough that some have their child with another replica.
     for n in 0..8 {
         let id = world.begin(&parent, &json!({})).await.id;
@@ -101,7 +101,7 @@ async fn what_becomes_of_a_child_is_what_becomes_of_its_step(place: Database) {
     ] });
     world.define(&failing).await;
     world.define(&wait_for("waiting")).await;
-    let parent = world.define(&parent_of("outer", "inner", json!({}))).await;
+    let parent = world.define(&parent_of("outer", "inner", &json!({}))).await;
     let failed = world.until(&world.begin(&parent, &json!({})).await.id, ExecutionStatus::Failed).await;
     let failure = failed.failure.unwrap();
     assert_eq!((failure.code.as_str(), failure.step_id.as_str()), ("too_late", "child"));
@@ -112,13 +112,13 @@ async fn what_becomes_of_a_child_is_what_becomes_of_its_step(place: Database) {
     let again = world.until(&failed.id, ExecutionStatus::Failed).await;
     assert_ne!(again.steps[0].child_id, failed.steps[0].child_id);
 
-    let parent = world.define(&parent_of("patient", "waiting", json!({}))).await;
+    let parent = world.define(&parent_of("patient", "waiting", &json!({}))).await;
     let id = world.begin(&parent, &json!({})).await.id;
     world.cancel(&world.child(&id, "child").await).await;
     let failed = world.until(&id, ExecutionStatus::Failed).await;
     assert_eq!(failed.failure.unwrap().code, "child_cancelled");
 
-    let parent = world.define(&parent_of("lost", "nowhere", json!({}))).await;
+    let parent = world.define(&parent_of("lost", "nowhere", &json!({}))).await;
     let failed = world.until(&world.begin(&parent, &json!({})).await.id, ExecutionStatus::Failed).await;
     assert_eq!(failed.failure.unwrap().code, "workflow_not_found");
 }
@@ -126,8 +126,8 @@ async fn what_becomes_of_a_child_is_what_becomes_of_its_step(place: Database) {
 async fn a_cancel_reaches_the_children_and_theirs(place: Database) {
     let world = World::on(&place).await;
     world.define(&wait_for("inmost")).await;
-    world.define(&parent_of("inner", "inmost", json!({}))).await;
-    let parent = world.define(&parent_of("outer", "inner", json!({ "for_each": [1, 2, 3] }))).await;
+    world.define(&parent_of("inner", "inmost", &json!({}))).await;
+    let parent = world.define(&parent_of("outer", "inner", &json!({ "for_each": [1, 2, 3] }))).await;
     let id = world.begin(&parent, &json!({})).await.id;
     let children = eventually("three children", async || {
         let instances = world.get(&id).await.steps.remove(0).instances;
@@ -150,7 +150,7 @@ async fn a_cancel_reaches_the_children_and_theirs(place: Database) {
 async fn a_detached_child_outlives_its_parent(place: Database) {
     let world = World::on(&place).await;
     world.define(&wait_for("inner")).await;
-    let parent = world.define(&parent_of("outer", "inner", json!({ "detach": true }))).await;
+    let parent = world.define(&parent_of("outer", "inner", &json!({ "detach": true }))).await;
     let ended = world.until(&world.begin(&parent, &json!({})).await.id, ExecutionStatus::Completed).await;
     let child = read(&ended.output)["execution_id"].as_str().unwrap().to_owned();
     let found = world.get(&child).await;
@@ -182,7 +182,7 @@ async fn a_recursion_has_an_end_or_is_ended(place: Database) {
 async fn children_and_parents_find_each_other_after_a_crash(place: Database) {
     let world = World::on(&place).await;
     world.define(&wait_for("inner")).await;
-    let parent = world.define(&parent_of("outer", "inner", json!({}))).await;
+    let parent = world.define(&parent_of("outer", "inner", &json!({}))).await;
     let mut pairs = Vec::new();
     for _ in 0..8 {
         let id = world.begin(&parent, &json!({})).await.id;
