@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use workflow::{Command, Effect, Errand, ErrandKind, Execution, Failure, Plan, Start, Status, Voter};
 
 use super::agents;
+use crate::workers::failed_child;
 
 /// A workflow.
 pub(super) struct Generated {
@@ -227,7 +228,7 @@ pub(super) fn ideal(
             let signal = signal_command(1_000_000 + u128::from(task.unit.step));
             let outcome = match execution.transition(signal, clock.now()) {
                 Ok(_) => Ok(Payload::null()),
-                Err(refused) => Err(Failure::fatal("refused", refused.to_string())),
+                Err(refused) => Err(Failure::fatal("signal_unknown", refused.to_string())),
             };
             Command::TaskEnded { task, agent_id: None, begun_at: None, outcome }
         } else {
@@ -255,7 +256,7 @@ fn answer(execution: &Execution, effect: Effect, plan: &Arc<Plan>, id: Execution
         Effect::Run(Errand { task, what: ErrandKind::Start { child, input, .. } }) => {
             let outcome = match ideal(plan, plan, child, input, seed) {
                 (Status::Completed, output) => Ok(output.unwrap_or_else(Payload::null)),
-                (Status::Failed, _) => Err(Failure::fatal("asked_for", "as asked")),
+                (Status::Failed, _) => Err(failed_child(child, None)),
                 // It goes on until it is not waited for any more.
                 _ => return None,
             };

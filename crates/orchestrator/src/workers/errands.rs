@@ -214,7 +214,7 @@ fn outcome(id: ExecutionId, execution: &Execution) -> Option<Result<domain::Payl
 
 /// The failure of a step whose child failed.
 pub(crate) fn failed_child(id: ExecutionId, failure: Option<Failure>) -> Failure {
-    let failure = failure.unwrap_or_else(|| Failure::fatal("failed", "it does not say why"));
+    let failure = failure.unwrap_or_else(|| Failure::fatal("internal", "it does not say why"));
     let message = format!("the child execution {id} failed: {}", failure.message);
     // The step that is named is one of the child.
     Failure { message, step_id: None, retryable: false, ..failure }

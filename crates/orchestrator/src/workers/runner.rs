@@ -314,7 +314,7 @@ impl Runner {
         let replicas = self.communication.clone().now();
         let any = replicas.get(self.turn.fetch_add(1, Ordering::Relaxed) % replicas.len().max(1));
         let any = any.map(|replica| replica.link.clone());
-        any.ok_or_else(|| Error::unavailable("unavailable", "there is no communication"))
+        any.ok_or_else(|| tonic::Status::unavailable("there is no communication").into())
     }
 
     async fn look(&self, children: Vec<(ExecutionId, TaskKey, ExecutionId)>) {
