@@ -88,7 +88,7 @@ impl Observed {
         let got = holder.and_then(|holder| Some((holder, self.asked.remove(&holder)?)));
         self.has.extend(got.clone());
         let execution = &self.execution;
-        self.has.retain(|holder, _| execution.holds(*holder));
+        self.has.retain(|holder, _| execution.lock_of(*holder).is_some());
         for effect in execution.locks_wanted() {
             if let Effect::Acquire { holder, lock } = effect {
                 self.asked.insert(holder, lock);

@@ -43,15 +43,15 @@ impl Locks {
             }
         }
         let keys: BTreeSet<_> = orders.iter().map(|order| order.key).collect();
-        let others = keys.into_iter().flat_map(|key| self.grant(key)).collect();
+        let woken = keys.into_iter().flat_map(|key| self.grant(key)).collect();
         let has = |order: &&LockOrder| {
             order.is_acquire() && self.find(order).is_some_and(|ticket| self.rows[&ticket].is_granted)
         };
         let asked = orders.iter().filter(has).map(|order| (order.execution, order.holder, order.key)).collect();
-        Granted { asked, others }
+        Granted::new(asked, woken)
     }
 
-    fn grant(&mut self, key: LockKey) -> Vec<ExecutionId> {
+    fn grant(&mut self, key: LockKey) -> Vec<(ExecutionId, Holder, LockKey)> {
         let holders = self.rows.values().filter(|row| row.key == key && row.is_granted).count();
         let mut woken = Vec::new();
         for row in self.rows.values_mut().filter(|row| row.key == key && !row.is_granted) {
@@ -59,7 +59,7 @@ impl Locks {
                 break;
             }
             row.is_granted = true;
-            woken.push(row.execution);
+            woken.push((row.execution, row.holder, key));
         }
         woken
     }

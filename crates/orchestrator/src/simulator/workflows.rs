@@ -222,7 +222,10 @@ pub(super) fn ideal(
         if execution.status().is_terminal() {
             break;
         }
-        let told = execution.errands().find(|errand| matches!(errand.what, ErrandKind::Tell { .. }));
+        let told = execution
+            .errands()
+            .filter_map(|task| execution.errand(task))
+            .find(|errand| matches!(errand.what, ErrandKind::Tell { .. }));
         let command = if let Some(Errand { task, .. }) = told {
             // To itself: refused where nothing in it waits for such a signal, or ever will.
             let signal = signal_command(1_000_000 + u128::from(task.unit.step));

@@ -113,6 +113,18 @@ pub(crate) struct Granted {
     pub(crate) others: Vec<ExecutionId>,
 }
 
+impl Granted {
+    /// `woken`: everybody who has just got it. Whoever asked for one lock may have waited for another.
+    pub(crate) fn new(
+        asked: Vec<(ExecutionId, Holder, LockKey)>,
+        mut woken: Vec<(ExecutionId, Holder, LockKey)>,
+    ) -> Self {
+        let answered: crate::hash::HashSet<_> = asked.iter().copied().collect();
+        woken.retain(|holder| !answered.contains(holder));
+        Self { asked, others: woken.into_iter().map(|(id, ..)| id).collect() }
+    }
+}
+
 /// A holder as the tables keep it.
 pub(super) fn holder_text(holder: Holder) -> String {
     serde_json::to_string(&holder).unwrap_or_default()

@@ -11,7 +11,7 @@ use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
     exchange::Delivery,
     hash::HashMap,
-    store::{Held, Summary},
+    store::{Held, LockKey, Summary},
 };
 
 /// A task that was dispatched: volatile, and made anew after a restart.
@@ -112,6 +112,13 @@ impl Live {
 
     pub(super) fn namespace(&self) -> String {
         self.execution.namespace().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Does it have this lock, or wait for it?
+    pub(super) fn wants(&self, holder: Holder, key: LockKey) -> bool {
+        let lock = self.execution.lock_of(holder);
+        let namespace = self.execution.namespace();
+        lock.zip(namespace).is_some_and(|(lock, namespace)| LockKey::new(namespace, &lock) == key)
     }
 
     pub(super) fn summary(&self) -> Summary {

@@ -6,7 +6,6 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use domain::ExecutionId;
 use lifecycle::{Shutdown, crash_point};
 use tokio::sync::mpsc;
 
@@ -88,14 +87,13 @@ async fn tell(
     Granted { asked, others }: Granted,
 ) {
     let asked: HashSet<_> = asked.into_iter().collect();
-    let told: HashSet<ExecutionId> = asked.iter().map(|(id, ..)| *id).collect();
     for (number, order) in numbers.iter().zip(orders) {
         let (id, holder) = (order.execution, order.holder);
         if order.is_acquire() && asked.contains(&(id, holder, order.key)) {
             workers.tell(id, Input::Granted { id, holder, number: *number }).await;
         }
     }
-    for id in others.into_iter().filter(|id| !told.contains(id)) {
+    for id in others {
         if workers.shared.holdings.held(id).is_some() {
             workers.tell(id, Input::Review { id }).await;
         } else {

@@ -70,13 +70,19 @@ impl Worker {
         }
     }
 
-    /// Asks again for every lock that an execution waits for.
+    /// Asks again for every lock that an execution waits for: behind what waits for its commit. That may give the same lock back,
+    /// and would take it from whoever was answered before that.
     pub(super) fn review(&mut self, id: ExecutionId) {
         let Some(live) = self.live.get(&id) else { return };
+        let is_committed = live.pending == 0;
         let waiting = live.locks.iter().map(|(holder, waiting)| (*holder, waiting.clone())).collect::<Vec<_>>();
         for (holder, Waiting { number, lock }) in waiting {
             let order = self.acquire(id, holder, number, &lock);
-            self.lock_orders.extend(order);
+            if is_committed {
+                self.lock_orders.extend(order);
+            } else {
+                self.open.share(id).locks.extend(order);
+            }
         }
     }
 
@@ -96,7 +102,7 @@ impl Worker {
         for LockRow { execution: id, holder, key, is_granted, has_ended, .. } in rows {
             let is_lost = match self.live.get(&id) {
                 Some(live) if live.pending > 0 => false,
-                Some(live) if live.execution.holds(holder) => {
+                Some(live) if live.wants(holder, key) => {
                     if is_granted && live.locks.contains_key(&holder) {
                         self.review(id);
                     }
@@ -111,5 +117,49 @@ impl Worker {
                 self.lock_orders.extend(order);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Payload, SignalId};
+    use serde_json::json;
+
+    use super::*;
+    use crate::workers::bench::{commit, shared, worker};
+
+    fn orders(worker: &mut Worker) -> Vec<(u64, bool)> {
+        worker.lock_orders.drain(..).map(|ordered| (ordered.number, ordered.order.is_acquire())).collect()
+    }
+
+    #[tokio::test]
+    async fn who_looks_at_a_lock_while_it_is_being_given_back_asks_for_it_after_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let definition = json!({ "name": "keyed", "config": { "concurrency_key": "one" }, "steps": [
+            { "id": "wait", "signal": { "name": "go" } },
+            { "id": "end", "depends_on": ["wait"],
+              "end": { "status": "failed", "error": { "code": "asked_for", "message": "as asked" } } },
+        ] });
+        let (mut worker, id) = worker(&shared(directory.path()).await, &definition).await;
+        assert_eq!(orders(&mut worker), [(1, true)]);
+        worker.granted(id, Holder::Execution, 1);
+        commit(&mut worker).await;
+
+        let signal = Command::Signal {
+            id: SignalId::from_parts(1, 1),
+            name: "go".to_owned(),
+            payload: Payload::null(),
+            sender: String::new(),
+        };
+        worker.decide(id, signal).unwrap();
+        worker.decide(id, Command::Retry { lost: None }).unwrap();
+        // Before the commit the database says still that it has the lock.
+        worker.review(id);
+        assert_eq!(orders(&mut worker), []);
+        commit(&mut worker).await;
+        assert_eq!(orders(&mut worker), [(0, false), (2, true), (2, true)]);
+        // Of what is committed it asks at once.
+        worker.review(id);
+        assert_eq!(orders(&mut worker), [(2, true)]);
     }
 }

@@ -9,6 +9,8 @@
 //! others are committed without it.
 
 mod batch;
+#[cfg(test)]
+mod bench;
 mod commands;
 mod commit;
 mod errands;

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::atomic::Ordering};
 
 use domain::{ExecutionId, Timestamp};
 use lifecycle::Shutdown;
-use workflow::{Command, Effect, Errand, TaskKey};
+use workflow::{Command, Effect, TaskKey};
 
 use super::{Input, Live, Workers, live::Out, timers::Timer, worker::Worker};
 use crate::metrics;
@@ -71,7 +71,7 @@ pub(super) struct Lost {
     /// Voters that nobody looks for.
     searches: Vec<Effect>,
     /// Errands that nobody does.
-    errands: Vec<Errand>,
+    errands: Vec<TaskKey>,
     /// Locks that nobody has asked for.
     locks: Vec<Effect>,
     /// The state has something to do at a time, and no timer for it.
@@ -128,17 +128,15 @@ impl Worker {
             matches!(effect, Effect::FindVoters { unit, .. }
                 if live.searches.get(unit).is_some_and(|search| is_armed(search.again_at, Timer::Voters(*unit))))
         };
-        let is_done = |errand: &Errand| {
-            let doing = live.errands.get(&errand.task);
-            doing.is_some_and(|doing| is_armed(doing.again_at, Timer::Errand(errand.task)))
-        };
+        let is_done =
+            |task: &TaskKey| live.errands.get(task).is_some_and(|doing| is_armed(doing.again_at, Timer::Errand(*task)));
         let is_asked =
             |effect: &Effect| matches!(effect, Effect::Acquire { holder, .. } if live.locks.contains_key(holder));
         let due = live.execution.next_due();
         Lost {
             tasks: live.execution.tasks_out().into_iter().filter(|task| !is_known(task)).collect(),
             searches: live.execution.searches().filter(|effect| !is_sought(effect)).collect(),
-            errands: live.execution.errands().filter(|errand| !is_done(errand)).collect(),
+            errands: live.execution.errands().filter(|task| !is_done(task)).collect(),
             locks: live.execution.locks_wanted().filter(|effect| !is_asked(effect)).collect(),
             timer: live.due != due || !is_armed(due, Timer::Due),
             wakeup: !live.is_ended() && live.execution.wakeups() == 0,
@@ -151,6 +149,7 @@ impl Worker {
         let lost = self.lost(id, live);
         let stale: Vec<_> = live.tasks.keys().filter(|task| !live.execution.is_current(**task)).copied().collect();
         let orders: Vec<_> = lost.tasks.iter().filter_map(|task| live.execution.task_order(*task)).collect();
+        let errands: Vec<_> = lost.errands.iter().filter_map(|task| live.execution.errand(*task)).collect();
         let idle: Vec<_> = live.errands.keys().filter(|task| !live.execution.is_current(**task)).copied().collect();
         let repairs = lost.count();
         for task in idle {
@@ -159,7 +158,7 @@ impl Worker {
         for task in stale.into_iter().chain(lost.tasks) {
             self.forget(id, task);
         }
-        let errands = lost.errands.into_iter().map(Effect::Run);
+        let errands = errands.into_iter().map(Effect::Run);
         for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches).chain(errands).chain(lost.locks) {
             if let (Effect::FindVoters { unit, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
                 live.searches.remove(unit);
@@ -181,90 +180,20 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use domain::{Clock, ManualClock, Namespace, Payload, WorkflowId};
     use serde_json::json;
-    use tokio::sync::{mpsc, oneshot};
-    use workflow::{Limits, Start};
 
     use super::*;
-    use crate::{
-        Settings,
-        app::Plans,
-        store::{self, Held, WorkflowRow},
-        workers::{Holdings, Shared, Starting, worker::Ends, writer::Outcome},
-    };
+    use crate::workers::bench;
 
     /// A worker with one execution that waits for a task, for voters and for time.
     async fn worker(directory: &std::path::Path) -> (Worker, ExecutionId) {
-        let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
-        let mut settings = Settings::default();
-        settings.database.path = directory.join("orchestrator.db");
-        let store = store::open(&settings.database).await.unwrap();
         let definition = json!({"name": "waits", "steps": [
             {"id": "task", "agent_type": "x"},
             {"id": "sleep", "sleep": "1h"},
             {"id": "decision", "decision": {"question": "?", "options": ["a", "b"], "strategy": "majority",
                                             "voters": {"capability": "judge", "count": 3}}},
         ]});
-        let namespace = Namespace::default();
-        let row = WorkflowRow {
-            id: WorkflowId::from_parts(1, 1),
-            namespace: namespace.clone(),
-            is_archived: false,
-            newest: 1,
-            created_at: clock.now(),
-            updated_at: clock.now(),
-            version: 1,
-            name: "waits".to_owned(),
-            description: String::new(),
-            definition: definition.to_string(),
-            step_count: 3,
-        };
-        store.create_workflow(&row).await.unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(clock);
-        let plans = Arc::new(Plans::new(Arc::clone(&store), 1, Limits::default(), None, true, &clock));
-        let compiled = plans.compiled(&namespace, row.id, 1).await.unwrap();
-        let shared = Arc::new(Shared {
-            store,
-            plans,
-            clock,
-            watchers: Arc::default(),
-            settings,
-            owner: "rep".to_owned(),
-            holdings: Holdings::new(1),
-            is_alone: true,
-            live: 0.into(),
-            repaired: 0.into(),
-        });
-        let ends = Ends {
-            inputs: mpsc::channel(1).1,
-            jobs: mpsc::channel(8).0,
-            committed: mpsc::channel(1).1,
-            frames: mpsc::channel(1).0,
-            searches: mpsc::channel(8).0,
-            chores: mpsc::channel(8).0,
-            locks: mpsc::channel(8).0,
-        };
-        let mut worker = Worker::new(0, shared, ends);
-        let held = Held { shard: 0, epoch: 1 };
-        worker.shared.holdings.expect(held);
-        worker.take_shards(&[held], Vec::new());
-        let id = ExecutionId::from_parts(1, 1);
-        let start = Start {
-            execution_id: id,
-            namespace,
-            workflow_id: row.id,
-            workflow_version: 1,
-            input: Payload::null(),
-            traceparent: String::new(),
-            parent: None,
-        };
-        worker.start(Starting { start, is_fresh: true, compiled, reply: oneshot::channel().0, ended: None });
-        worker.flush().await;
-        worker.committed(Outcome::Committed);
-        (worker, id)
+        bench::worker(&bench::shared(directory).await, &definition).await
     }
 
     #[tokio::test]

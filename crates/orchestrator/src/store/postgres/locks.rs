@@ -38,7 +38,8 @@ const GRANT: &str = "WITH keys AS (SELECT unnest($1::bytea[]) AS key), \
             SELECT ticket, most FROM locks WHERE locks.key = keys.key AND NOT granted ORDER BY ticket LIMIT $2) AS first \
         WINDOW line AS (PARTITION BY key ORDER BY ticket)) \
     UPDATE locks SET granted = true FROM waiting JOIN holding USING (key) \
-    WHERE locks.ticket = waiting.ticket AND holders + place <= waiting.most RETURNING locks.execution_id";
+    WHERE locks.ticket = waiting.ticket AND holders + place <= waiting.most \
+    RETURNING locks.execution_id, locks.holder, locks.key";
 const ASKED: &str = "SELECT locks.execution_id, locks.holder, locks.key FROM locks \
                      JOIN unnest($1::bytea[], $2::text[], $3::bytea[]) AS given (execution_id, holder, key) \
                      USING (execution_id, holder, key) WHERE granted";
@@ -60,7 +61,7 @@ pub(super) async fn change(postgres: &Postgres, owner: &str, orders: &[LockOrder
         release(&mut transaction, &releases).await?;
         acquire(&mut transaction, &acquires).await?;
     }
-    let woken: Vec<Vec<u8>> = sqlx::query_scalar(GRANT)
+    let woken = sqlx::query(GRANT)
         .bind(keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>())
         .bind(GRANTED_AT_ONCE)
         .fetch_all(&mut *transaction)
@@ -70,12 +71,12 @@ pub(super) async fn change(postgres: &Postgres, owner: &str, orders: &[LockOrder
     let asked = sqlx::query(ASKED).bind(ids).bind(holders).bind(keys).fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
     connection.give_back();
-    let asked = asked
-        .iter()
-        .map(|row| Ok((id_of(row.try_get(0)?)?, holder_of(row.try_get(1)?)?, LockKey::read(row.try_get(2)?)?)));
-    let asked: Vec<_> = asked.collect::<sqlx::Result<_>>()?;
-    let others = woken.iter().map(|key| id_of(key)).collect::<sqlx::Result<Vec<_>>>()?;
-    Ok(Granted { asked, others })
+    let rows = |rows: Vec<PgRow>| rows.iter().map(granted).collect::<sqlx::Result<Vec<_>>>();
+    Ok(Granted::new(rows(asked)?, rows(woken)?))
+}
+
+fn granted(row: &PgRow) -> sqlx::Result<(ExecutionId, Holder, LockKey)> {
+    Ok((id_of(row.try_get(0)?)?, holder_of(row.try_get(1)?)?, LockKey::read(row.try_get(2)?)?))
 }
 
 async fn held(connection: &mut PgConnection, owner: &str, orders: &[LockOrder]) -> sqlx::Result<HashSet<Held>> {

@@ -32,15 +32,23 @@ pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Op
 }
 
 pub(super) async fn ended(sqlite: &Sqlite, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
-    let mut query =
-        QueryBuilder::<sqlx::Sqlite>::new("SELECT id FROM executions WHERE ended_at IS NOT NULL AND id IN (");
-    let mut list = query.separated(", ");
-    for id in ids {
-        list.push_bind(key(*id));
+    /// A statement takes 32,766 parameters.
+    const AT_ONCE: usize = 1_000;
+    let mut ended = Vec::new();
+    for ids in ids.chunks(AT_ONCE) {
+        let mut query =
+            QueryBuilder::<sqlx::Sqlite>::new("SELECT id FROM executions WHERE ended_at IS NOT NULL AND id IN (");
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(key(*id));
+        }
+        query.push(")");
+        let keys: Vec<Vec<u8>> = query.build_query_scalar().fetch_all(&sqlite.reader).await?;
+        for key in keys {
+            ended.push(id_of(&key)?);
+        }
     }
-    query.push(")");
-    let keys: Vec<Vec<u8>> = query.build_query_scalar().fetch_all(&sqlite.reader).await?;
-    keys.iter().map(|key| id_of(key)).collect()
+    Ok(ended)
 }
 
 pub(super) async fn live(sqlite: &Sqlite, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {

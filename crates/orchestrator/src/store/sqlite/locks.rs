@@ -17,7 +17,7 @@ const GRANT: &str = "WITH first AS (SELECT ticket, most FROM locks WHERE key = ?
     waiting AS (SELECT ticket, row_number() OVER line AS place, min(most) OVER line AS most FROM first \
                 WINDOW line AS (ORDER BY ticket)) \
     UPDATE locks SET granted = 1 WHERE ticket IN (SELECT ticket FROM waiting \
-    WHERE place + (SELECT count(*) FROM locks WHERE key = ?1 AND granted) <= most) RETURNING execution_id";
+    WHERE place + (SELECT count(*) FROM locks WHERE key = ?1 AND granted) <= most) RETURNING execution_id, holder";
 
 pub(super) async fn change(sqlite: &Sqlite, owner: &str, orders: &[LockOrder]) -> sqlx::Result<Granted> {
     let mut transaction = sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -30,23 +30,22 @@ pub(super) async fn change(sqlite: &Sqlite, owner: &str, orders: &[LockOrder]) -
             done.push(order);
         }
     }
-    let mut granted = Granted::default();
+    let (mut woken, mut asked) = (Vec::new(), Vec::new());
     for key in keys {
-        let woken: Vec<Vec<u8>> =
-            sqlx::query_scalar(GRANT).bind(key.to_vec()).bind(GRANTED_AT_ONCE).fetch_all(&mut *transaction).await?;
-        for key in woken {
-            granted.others.push(id_of(&key)?);
+        let rows = sqlx::query(GRANT).bind(key.to_vec()).bind(GRANTED_AT_ONCE).fetch_all(&mut *transaction).await?;
+        for row in rows {
+            woken.push((id_of(row.try_get(0)?)?, holder_of(row.try_get(1)?)?, key));
         }
     }
     for order in done.into_iter().filter(|order| order.is_acquire()) {
         let query = "SELECT 1 FROM locks WHERE execution_id = ? AND holder = ? AND key = ? AND granted";
         let query = sqlx::query(query).bind(key(order.execution)).bind(holder_text(order.holder));
         if query.bind(order.key.to_vec()).fetch_optional(&mut *transaction).await?.is_some() {
-            granted.asked.push((order.execution, order.holder, order.key));
+            asked.push((order.execution, order.holder, order.key));
         }
     }
     transaction.commit().await?;
-    Ok(granted)
+    Ok(Granted::new(asked, woken))
 }
 
 async fn is_held(connection: &mut SqliteConnection, owner: &str, held: Held) -> sqlx::Result<bool> {
