@@ -45,7 +45,8 @@ impl Worker {
             return self.start(starting);
         }
         let most = self.shared.settings.max_executions;
-        if self.shared.live.load(Ordering::Relaxed) >= most {
+        let is_full = self.shared.live.load(Ordering::Relaxed) >= most;
+        if is_full && !self.has_room_below(starting.start.parent.as_ref()) {
             let _ = starting.reply.send(Err(OrchestratorError::TooManyExecutions(most)));
             return;
         }
@@ -59,7 +60,10 @@ impl Worker {
         let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, held, self.batch);
         self.insert(id, live);
         match self.decide(id, Command::Start(start)) {
-            Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
+            Ok(()) => {
+                self.count_child(id);
+                self.answer(id, reply, |live| live.snapshot(false));
+            }
             Err(rejected) => {
                 self.remove(id);
                 let _ = reply.send(Err(OrchestratorError::Rejected(rejected)));

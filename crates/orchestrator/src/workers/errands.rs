@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use domain::{ExecutionId, Timestamp};
 use tokio::sync::mpsc;
-use workflow::{Command, Errand, ErrandKind, Execution, Failure, Status, TaskKey};
+use workflow::{Command, Errand, ErrandKind, Execution, Failure, Parent, Status, TaskKey};
 
 use super::{
     Live, Reply,
-    runner::{Answer, Chore},
+    runner::{Answer, Asking, Chore},
     timers::Timer,
     worker::Worker,
 };
@@ -22,8 +22,11 @@ use crate::{app::ChildReport, error::OrchestratorError};
 /// Before an errand is tried again, doubled each time, up to the longest.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
-/// Executions that one sweep of a worker looks after: many are looked after in turn.
+/// What one sweep of a worker asks others about, and children of which it asks the database at once: many have their turn.
 const LOOKED_AFTER: usize = 256;
+const CHILDREN_LOOKED_AFTER: usize = 4_096;
+/// Chores that wait: beyond it what is found out otherwise is not ordered.
+const MOST_WAITING: usize = 16_384;
 
 /// An errand that is under way: volatile, and begun anew after a restart.
 #[derive(Clone, Debug, Default)]
@@ -100,16 +103,17 @@ impl Worker {
     }
 
     pub(super) fn cancel_child(&mut self, id: ExecutionId, child: ExecutionId, reason: &'static str) {
+        // Its errand is not looked for: there may be thousands. The next sweep forgets those that are over.
         let Some(live) = self.live.get(&id) else { return };
-        let task = live.errands.iter().find(|(_, doing)| doing.child == Some(child)).map(|(task, _)| *task);
         self.chores.push_back(Chore::CancelChild { namespace: live.namespace(), child, reason });
-        if let Some(task) = task {
-            self.forget_errand(id, task);
-        }
     }
 
     /// The execution has ended, and its parent waits for that.
     pub(super) fn report_end(&mut self, id: ExecutionId) {
+        if self.chores.len() >= MOST_WAITING {
+            // They hold outputs. Its parent looks by itself.
+            return;
+        }
         let Some(live) = self.live.get(&id) else { return };
         let parent = live.execution.parent().filter(|parent| !parent.detached).cloned();
         if let (Some(parent), Some(outcome)) = (parent, outcome(id, &live.execution)) {
@@ -150,6 +154,31 @@ impl Worker {
         }
     }
 
+    /// May a child be started though there are too many executions? All of them may wait for children, and end after those alone.
+    /// So there is room for some at each depth: for the deepest of all there is always, and depth has a limit.
+    pub(super) fn has_room_below(&self, parent: Option<&Parent>) -> bool {
+        /// Of `max_executions`.
+        const SHARE: usize = 32;
+        let room = (self.shared.settings.max_executions / SHARE).max(1);
+        parent.is_some_and(|parent| self.children.get(&parent.depth).is_none_or(|count| *count < room))
+    }
+
+    /// It is here now.
+    pub(super) fn count_child(&mut self, id: ExecutionId) {
+        let parent = self.live.get(&id).and_then(|live| live.execution.parent());
+        if let Some(depth) = parent.map(|parent| parent.depth) {
+            *self.children.entry(depth).or_default() += 1;
+        }
+    }
+
+    /// It was here.
+    pub(super) fn discount_child(&mut self, live: &Live) {
+        let count = live.execution.parent().and_then(|parent| self.children.get_mut(&parent.depth));
+        if let Some(count) = count {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     /// Hands chores to the runner, as far as it has room: for one it has.
     pub(super) fn hand_out(&mut self, permit: mpsc::Permit<'_, Chore>, runner: &mpsc::Sender<Chore>) {
         let mut permit = Some(permit);
@@ -180,8 +209,12 @@ impl Worker {
             };
             self.round.extend(self.live.iter().filter(|(_, live)| is_kin(live)).map(|(id, _)| *id));
         }
-        let (mut children, mut waiting) = (Vec::new(), Vec::new());
-        for _ in 0..LOOKED_AFTER {
+        if self.chores.len() >= MOST_WAITING || !self.lock_orders.is_empty() {
+            // What was ordered before is not done yet.
+            return;
+        }
+        let (mut children, mut asked, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        while asked.len() + waiting.len() < LOOKED_AFTER && children.len() < CHILDREN_LOOKED_AFTER {
             let Some(id) = self.round.pop_front() else { break };
             let Some(live) = self.live.get(&id).filter(|live| live.pending == 0 && !live.is_ended()) else { continue };
             if !live.locks.is_empty() {
@@ -190,7 +223,7 @@ impl Worker {
             let accepted = live.errands.iter().filter(|(_, doing)| doing.is_accepted);
             children.extend(accepted.filter_map(|(task, doing)| Some((id, *task, doing.child?))));
             if let Some(parent) = live.execution.parent().filter(|parent| !parent.detached).cloned() {
-                self.chores.push_back(Chore::Ask { namespace: live.namespace(), child: id, parent });
+                asked.push(Asking { namespace: live.namespace(), child: id, parent });
             }
         }
         for id in waiting {
@@ -198,6 +231,9 @@ impl Worker {
         }
         if !children.is_empty() {
             self.chores.push_back(Chore::Look { children });
+        }
+        if !asked.is_empty() {
+            self.chores.push_back(Chore::Ask { asked });
         }
     }
 }

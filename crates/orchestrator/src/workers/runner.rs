@@ -27,7 +27,7 @@ use contracts::{
 };
 use domain::{ExecutionId, MessageId, Payload, SignalId};
 use errors::Error;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use lifecycle::{Shutdown, crash_point};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
@@ -41,12 +41,20 @@ use crate::{api, store::Store};
 pub(super) const QUEUE: usize = 1_024;
 /// Chores that are under way, most of which wait for another try.
 const UNDER_WAY: usize = 1_024;
-/// Calls at once.
-const CALLS: usize = 64;
+/// Calls at once to executions: enough that those whose shard is moving, which wait for its owner, hold nobody else up.
+const CALLS: usize = 512;
+/// Calls at once to communication.
+const MAILS: usize = 64;
+/// Of what a sweep asks, calls at once, and how long each may take: none of it is urgent.
+const ASKED_AT_ONCE: usize = 8;
+const ASKED_FOR: Duration = Duration::from_secs(2);
 /// How long a call may take: the owner of a shard may be looked for meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Tries of what no worker has tried again, and the pause before the second, doubled each time.
 const TRIES: u32 = 8;
+/// Tries to cancel a child that is not there. It is about to start, or never will: those are many where a parent ends that was
+/// about to start many. One that starts later than that asks whether it is wanted.
+const TRIES_FOR_NOBODY: u32 = 3;
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// Something to do.
@@ -58,12 +66,20 @@ pub(crate) enum Chore {
     CancelChild { namespace: String, child: ExecutionId, reason: &'static str },
     /// This child has ended.
     Report { namespace: String, child: ExecutionId, parent: Parent, outcome: Result<Payload, Failure> },
-    /// Does its parent still want this child? Answered with [`Input::Unwanted`] where it does not.
-    Ask { namespace: String, child: ExecutionId, parent: Parent },
+    /// Are these children still wanted? Answered with [`Input::Unwanted`] for each that is not.
+    Ask { asked: Vec<Asking> },
     /// Which of these children have ended? Answered with [`Input::Again`] for each.
     Look { children: Vec<(ExecutionId, TaskKey, ExecutionId)> },
     /// The execution may have got a lock.
     Review { id: ExecutionId },
+}
+
+/// A child that asks its parent whether it is still wanted.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(super) namespace: String,
+    pub(super) child: ExecutionId,
+    pub(super) parent: Parent,
 }
 
 /// What came of an errand.
@@ -102,6 +118,7 @@ pub(crate) async fn run(
         communication,
         store,
         calls: Semaphore::new(CALLS),
+        mails: Semaphore::new(MAILS),
         turn: AtomicUsize::new(0),
     });
     let chores = ReceiverStream::new(chores).map(|chore| {
@@ -125,6 +142,7 @@ struct Runner {
     communication: Links,
     store: Arc<dyn Store>,
     calls: Semaphore,
+    mails: Semaphore,
     /// Of the replicas of communication, whose turn it is.
     turn: AtomicUsize,
 }
@@ -138,18 +156,7 @@ impl Runner {
                 crash_point("orchestrator.errand.after");
                 self.workers.tell(id, Input::Errand { id, task, answer }).await;
             }
-            Chore::CancelChild { namespace, child, reason } => {
-                let request =
-                    CancelExecutionRequest { namespace, execution_id: child.to_string(), reason: reason.to_owned() };
-                crash_point("orchestrator.child.cancel");
-                // One that is not there may be about to start.
-                let may_come = |error: &Error| error.reason == "execution_not_found";
-                let cancel = |mut client: Client| {
-                    let request = request.clone();
-                    async move { client.cancel_execution(request).await }.boxed()
-                };
-                self.insist(may_come, cancel).await;
-            }
+            Chore::CancelChild { namespace, child, reason } => self.cancel(namespace, child, reason).await,
             Chore::Report { namespace, child, parent, outcome } => {
                 let request = report(namespace, &parent, Some(outcome));
                 crash_point("orchestrator.child.report");
@@ -157,19 +164,12 @@ impl Runner {
                     let request = request.clone();
                     async move { client.report_child(request).await }.boxed()
                 };
-                if self.insist(|_| false, tell).await.is_none() {
+                if self.insist(tries, tell).await.is_none() {
                     tracing::debug!(execution.id = %child, "a parent was not told of the end of its child; it looks by itself");
                 }
             }
-            Chore::Ask { namespace, child, parent } => {
-                let request = report(namespace, &parent, None);
-                let is_unwanted = match self.call(self.executions.clone().report_child(request)).await {
-                    Ok(answer) => !answer.into_inner().wanted,
-                    Err(error) => error.reason == "execution_not_found",
-                };
-                if is_unwanted {
-                    self.workers.tell(child, Input::Unwanted { id: child }).await;
-                }
+            Chore::Ask { asked } => {
+                stream::iter(asked).for_each_concurrent(ASKED_AT_ONCE, |asking| self.ask(asking)).await;
             }
             Chore::Look { children } => self.look(children).await,
             Chore::Review { id } => {
@@ -178,36 +178,60 @@ impl Runner {
                     let request = request.clone();
                     async move { client.review_locks(request).await }.boxed()
                 };
-                self.insist(|_| false, tell).await;
+                self.insist(tries, tell).await;
             }
         }
     }
 
-    /// One call.
-    async fn call<T>(&self, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Error> {
-        // It is never closed.
-        let _permit = self.calls.acquire().await;
-        match contracts::deadline::within(TIMEOUT, call).await {
-            Ok(answer) => answer.map_err(Error::from),
-            Err(_) => Err(Error::new(errors::Code::Timeout, "timeout", "no answer in time")),
+    async fn cancel(&self, namespace: String, child: ExecutionId, reason: &'static str) {
+        let request = CancelExecutionRequest { namespace, execution_id: child.to_string(), reason: reason.to_owned() };
+        crash_point("orchestrator.child.cancel");
+        let is_nobody = |error: &Error| error.reason == "execution_not_found";
+        let tries = |error: &Error| if is_nobody(error) { TRIES_FOR_NOBODY } else { tries(error) };
+        let cancel = |mut client: Client| {
+            let request = request.clone();
+            async move { client.cancel_execution(request).await }.boxed()
+        };
+        self.insist(tries, cancel).await;
+    }
+
+    async fn ask(&self, Asking { namespace, child, parent }: Asking) {
+        let request = report(namespace, &parent, None);
+        let mut client = self.executions.clone();
+        // Where nobody answers it asks again with another sweep.
+        let Ok(answer) = contracts::deadline::within(ASKED_FOR, client.report_child(request)).await else { return };
+        let is_unwanted = match answer.map_err(Error::from) {
+            Ok(answer) => !answer.into_inner().wanted,
+            Err(error) => error.reason == "execution_not_found",
+        };
+        if is_unwanted {
+            self.workers.tell(child, Input::Unwanted { id: child }).await;
         }
     }
 
-    /// The same again and again, for a while; nothing where that was in vain. `may_help`: what another try may mend as well.
+    /// One call to an execution.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Error> {
+        once(&self.calls, call).await
+    }
+
+    /// The same again and again, for a while; nothing where that was in vain. `tries`: how many, where it ends with this.
     async fn insist<T>(
         &self,
-        may_help: impl Fn(&Error) -> bool,
+        tries: impl Fn(&Error) -> u32,
         call: impl Fn(Client) -> BoxFuture<'static, Result<T, tonic::Status>>,
     ) -> Option<T> {
-        for again in 0..TRIES {
-            match self.call(call(self.executions.clone())).await {
+        let mut tried = 0;
+        loop {
+            let error = match self.call(call(self.executions.clone())).await {
                 Ok(answer) => return Some(answer),
-                Err(error) if error.code.is_transient() || may_help(&error) => {}
-                Err(_) => return None,
+                Err(error) => error,
+            };
+            tried += 1;
+            if tried >= tries(&error) {
+                return None;
             }
-            tokio::time::sleep(TRY_AGAIN * 2_u32.pow(again)).await;
+            tokio::time::sleep(TRY_AGAIN * 2_u32.pow(tried - 1)).await;
         }
-        None
     }
 
     async fn errand(
@@ -299,13 +323,13 @@ impl Runner {
     async fn send(&self, message: Message) -> Result<Answer, Error> {
         let mut client =
             MessageServiceClient::new(self.communication()?).max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-        let sent = self.call(client.send_message(SendMessageRequest { message: Some(message) })).await?;
+        let sent = once(&self.mails, client.send_message(SendMessageRequest { message: Some(message) })).await?;
         Ok(Answer::Done(Ok(Payload::from_value(&json!({ "message_id": sent.into_inner().message_id })))))
     }
 
     async fn publish(&self, request: PublishRequest) -> Result<Answer, Error> {
         let mut client = TopicServiceClient::new(self.communication()?);
-        self.call(client.publish(request)).await?;
+        once(&self.mails, client.publish(request)).await?;
         Ok(Answer::Done(Ok(Payload::null())))
     }
 
@@ -334,6 +358,20 @@ impl Runner {
     }
 }
 
+/// One call, where so many are allowed at once.
+async fn once<T>(allowed: &Semaphore, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Error> {
+    // It is never closed.
+    let _permit = allowed.acquire().await;
+    match contracts::deadline::within(TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(Error::from),
+        Err(_) => Err(Error::new(errors::Code::Timeout, "timeout", "no answer in time")),
+    }
+}
+
+fn tries(error: &Error) -> u32 {
+    if error.code.is_transient() { TRIES } else { 1 }
+}
+
 fn report(namespace: String, parent: &Parent, outcome: Option<Result<Payload, Failure>>) -> ReportChildRequest {
     use report_child_request::Outcome;
     let outcome = outcome.map(|outcome| match outcome {
@@ -357,4 +395,48 @@ fn millis(id: ExecutionId) -> u64 {
 fn random(task_id: &str) -> u128 {
     let hash = blake3::hash(task_id.as_bytes());
     hash.as_bytes()[..10].iter().fold(0, |random, byte| (random << 8) | u128::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::watch, time::Instant};
+    use tonic::{body::Body, codegen::http};
+
+    use super::*;
+    use crate::workers::bench;
+
+    #[tokio::test]
+    async fn children_that_never_were_hold_up_nothing_else_when_they_are_cancelled() {
+        let directory = tempfile::tempdir().unwrap();
+        let (shared, shutdown) = (bench::shared(directory.path()).await, Shutdown::new());
+        let store = Arc::clone(&shared.store);
+        let workers = Workers { shared, inputs: vec![mpsc::channel(1).0].into(), shutdown: shutdown.clone() };
+        let (asked, mut was_asked) = watch::channel(false);
+        let executions = Link::new(tower::service_fn(move |request: http::Request<Body>| {
+            if request.uri().path().ends_with("/ReviewLocks") {
+                asked.send_replace(true);
+            }
+            let nobody = tonic::Status::from(Error::not_found("execution_not_found", "there is no such execution"));
+            async move { Err::<http::Response<Body>, _>(nobody) }
+        }));
+        let communication = Links::watched(watch::channel(Arc::from([])).1);
+        let (chores, queue) = mpsc::channel(QUEUE);
+        let id = |number: usize| ExecutionId::from_parts(1, number as u128);
+        // From here on time goes by where all wait, and only there.
+        tokio::time::pause();
+        let begun = Instant::now();
+        let orders = async {
+            for number in 0..2 * UNDER_WAY {
+                let (namespace, child) = ("default".to_owned(), id(number));
+                chores.send(Chore::CancelChild { namespace, child, reason: "it is not wanted" }).await.unwrap();
+            }
+            chores.send(Chore::Review { id: id(1) }).await.unwrap();
+            was_asked.wait_for(|asked| *asked).await.unwrap();
+        };
+        tokio::select! {
+            _ = run(workers, Outside { executions, communication, store }, queue, shutdown) => panic!("it ends"),
+            () = orders => {}
+        }
+        assert!(begun.elapsed() < Duration::from_secs(3), "after {:?}", begun.elapsed());
+    }
 }

@@ -102,6 +102,8 @@ pub(super) struct Worker {
     pub(super) waits: u64,
     /// Executions to look after before all are looked at again.
     pub(super) round: VecDeque<ExecutionId>,
+    /// How many children it has of each depth that have not ended.
+    pub(super) children: HashMap<u32, usize>,
     /// What communication is to be told.
     pub(super) outbox: VecDeque<Said>,
     /// Shards that are being given up.
@@ -128,6 +130,7 @@ impl Worker {
             lock_orders: VecDeque::new(),
             waits: 0,
             round: VecDeque::new(),
+            children: HashMap::default(),
             live: HashMap::default(),
             ended: HashMap::default(),
             ended_order: VecDeque::new(),
@@ -150,6 +153,7 @@ impl Worker {
         let batch = self.shared.settings.batch;
         let mut inbox = Vec::with_capacity(batch);
         let mut is_draining = false;
+        let (frames, runner, locks) = (self.frames.clone(), self.runner.clone(), self.lock_keeper.clone());
         loop {
             self.flush().await;
             self.finish_leaving();
@@ -162,7 +166,6 @@ impl Worker {
             }
             let has_room = self.has_room() && !is_draining;
             let wait = self.until_due();
-            let (frames, runner, locks) = (self.frames.clone(), self.runner.clone(), self.lock_keeper.clone());
             // All arms are cancel-safe. Commits come first: they free memory and answer callers.
             tokio::select! {
                 biased;
@@ -282,6 +285,7 @@ impl Worker {
         if self.live.insert(id, live).is_none() {
             let count = self.shared.live.fetch_add(1, Ordering::Relaxed) + 1;
             crate::metrics::live(count);
+            self.count_child(id);
         }
     }
 
@@ -291,6 +295,7 @@ impl Worker {
         let count = self.shared.live.fetch_sub(1, Ordering::Relaxed) - 1;
         crate::metrics::live(count);
         self.disarm_all(id, &mut live);
+        self.discount_child(&live);
         Some(live)
     }
 

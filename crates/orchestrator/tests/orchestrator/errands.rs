@@ -179,6 +179,17 @@ async fn a_recursion_has_an_end_or_is_ended(place: Database) {
     assert_eq!(failed.failure.unwrap().code, "nested_too_deep");
 }
 
+#[tokio::test]
+async fn where_all_that_may_live_wait_for_children_those_are_started_all_the_same() {
+    let world = World::with(|settings| settings.max_executions = 1).await;
+    world.define(&wait_for("inmost")).await;
+    world.define(&parent_of("inner", "inmost", &json!({}))).await;
+    let id = world.begin(&world.define(&parent_of("outer", "inner", &json!({}))).await, &json!({})).await.id;
+    let child = world.child(&id, "child").await;
+    world.go(&world.child(&child, "child").await, &json!("deep")).await;
+    assert_eq!(read(&world.until(&id, ExecutionStatus::Completed).await.output), json!("deep"));
+}
+
 async fn children_and_parents_find_each_other_after_a_crash(place: Database) {
     let world = World::on(&place).await;
     world.define(&wait_for("inner")).await;
