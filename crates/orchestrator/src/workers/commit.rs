@@ -30,7 +30,7 @@ impl Worker {
     pub(super) fn decide(&mut self, id: ExecutionId, command: Command) -> Result<(), Rejected> {
         let now = self.shared.now();
         let Some(live) = self.live.get_mut(&id) else { return Ok(()) };
-        let Transition { events, effects } = live.execution.transition(command, now)?;
+        let Transition { events, mut effects } = live.execution.transition(command, now)?;
         if events.is_empty() {
             self.arm(id);
             return Ok(());
@@ -55,13 +55,12 @@ impl Worker {
                 metrics::step_failed(&live.compiled.name, &step.id);
             }
         }
-        for effect in effects {
-            if matches!(effect, Effect::Acquire { .. } | Effect::Release { .. }) {
-                let order = self.note_lock(id, &effect);
-                self.open.share(id).locks.extend(order);
-            } else {
-                self.open.share(id).effects.push(effect);
-            }
+        let is_lock = |effect: &mut Effect| matches!(effect, Effect::Acquire { .. } | Effect::Release { .. });
+        let locks: Vec<_> = effects.extract_if(.., is_lock).collect();
+        share.effects.append(&mut effects);
+        for effect in locks {
+            let order = self.note_lock(id, &effect);
+            self.open.share(id).locks.extend(order);
         }
         self.arm(id);
         Ok(())
@@ -248,12 +247,8 @@ impl Worker {
             }
             Effect::Withdraw { task, reason } => {
                 let task_id = live.task_id(id, task);
-                let is_errand = live.errands.contains_key(&task);
-                self.forget_errand(id, task);
                 self.forget(id, task);
-                if !is_errand {
-                    self.say(id, Outgoing::Cancel { task_id, reason });
-                }
+                self.say(id, Outgoing::Cancel { task_id, reason });
             }
             Effect::FindVoters { unit, voters, count, quorum } => {
                 let search = Search { target: voters, count, quorum, since: now, again_at: None };
