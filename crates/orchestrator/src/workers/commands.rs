@@ -59,9 +59,10 @@ impl Worker {
         };
         let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, held, self.batch);
         self.insert(id, live);
+        let parent = start.parent.clone();
         match self.decide(id, Command::Start(start)) {
             Ok(()) => {
-                self.count_child(id);
+                self.count_child(parent.as_ref());
                 self.answer(id, reply, |live| live.snapshot(false));
             }
             Err(rejected) => {

@@ -163,11 +163,10 @@ impl Worker {
         parent.is_some_and(|parent| self.children.get(&parent.depth).is_none_or(|count| *count < room))
     }
 
-    /// It is here now.
-    pub(super) fn count_child(&mut self, id: ExecutionId) {
-        let parent = self.live.get(&id).and_then(|live| live.execution.parent());
-        if let Some(depth) = parent.map(|parent| parent.depth) {
-            *self.children.entry(depth).or_default() += 1;
+    /// An execution with this parent is here now.
+    pub(super) fn count_child(&mut self, parent: Option<&Parent>) {
+        if let Some(parent) = parent {
+            *self.children.entry(parent.depth).or_default() += 1;
         }
     }
 
@@ -209,15 +208,16 @@ impl Worker {
             };
             self.round.extend(self.live.iter().filter(|(_, live)| is_kin(live)).map(|(id, _)| *id));
         }
-        if self.chores.len() >= MOST_WAITING || !self.lock_orders.is_empty() {
-            // What was ordered before is not done yet.
+        if self.chores.len() >= MOST_WAITING {
             return;
         }
+        // What was ordered before may not be done yet.
+        let asks_for_locks = self.lock_orders.is_empty();
         let (mut children, mut asked, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         while asked.len() + waiting.len() < LOOKED_AFTER && children.len() < CHILDREN_LOOKED_AFTER {
             let Some(id) = self.round.pop_front() else { break };
             let Some(live) = self.live.get(&id).filter(|live| live.pending == 0 && !live.is_ended()) else { continue };
-            if !live.locks.is_empty() {
+            if asks_for_locks && !live.locks.is_empty() {
                 waiting.push(id);
             }
             let accepted = live.errands.iter().filter(|(_, doing)| doing.is_accepted);

@@ -17,8 +17,8 @@ use crate::{
 
 /// Orders that may wait; beyond it workers keep them.
 pub(super) const QUEUE: usize = 1_024;
-/// Orders of one transaction.
-const MOST: usize = 256;
+/// Orders of one transaction. With SQLite it holds commits up for as long as it takes.
+const MOST: usize = 64;
 /// Before orders that have failed are done again.
 const AGAIN: Duration = Duration::from_millis(250);
 

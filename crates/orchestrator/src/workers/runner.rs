@@ -363,9 +363,22 @@ async fn once<T>(allowed: &Semaphore, call: impl Future<Output = Result<T, tonic
     // It is never closed.
     let _permit = allowed.acquire().await;
     match contracts::deadline::within(TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(Error::from),
+        Ok(answer) => answer.map_err(refusal),
         Err(_) => Err(Error::new(errors::Code::Timeout, "timeout", "no answer in time")),
     }
+}
+
+/// Why a call came to nothing. Whoever refuses it says so with details. A connection that breaks within an answer says no more than
+/// that it does not know, and a replica of an older release that it does not know the call: both may be mended by another try.
+fn refusal(status: tonic::Status) -> Error {
+    use tonic::Code;
+    let is_unanswered = matches!(status.code(), Code::Unknown | Code::Internal | Code::Unimplemented);
+    let is_unanswered = is_unanswered && status.details().is_empty();
+    let mut error = Error::from(status);
+    if is_unanswered {
+        error.code = errors::Code::Unavailable;
+    }
+    error
 }
 
 fn tries(error: &Error) -> u32 {
@@ -404,6 +417,17 @@ mod tests {
 
     use super::*;
     use crate::workers::bench;
+
+    #[test]
+    fn an_answer_that_breaks_off_is_no_refusal() {
+        let is_final = |status| !refusal(status).code.is_transient();
+        assert!(!is_final(tonic::Status::unknown("error reading a body from connection")));
+        assert!(!is_final(tonic::Status::unimplemented("")));
+        assert!(!is_final(tonic::Status::unavailable("the connection broke")));
+        assert!(is_final(Error::internal(std::io::Error::other("a bug")).into()));
+        assert!(is_final(Error::not_found("agent_not_found", "there is no such agent").into()));
+        assert!(is_final(tonic::Status::out_of_range("the message is too large")));
+    }
 
     #[tokio::test]
     async fn children_that_never_were_hold_up_nothing_else_when_they_are_cancelled() {

@@ -13,7 +13,7 @@ use crate::metrics;
 pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infallible> {
     /// Every so many sweeps memory is compared with the database.
     const DATABASE_EVERY: u32 = 12;
-    let (mut sweeps, mut ticket) = (0_u32, 0);
+    let (mut sweeps, mut ticket, mut held) = (0_u32, 0, Vec::new());
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
@@ -29,7 +29,14 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
                 Err(error) => tracing::warn!(error = errors::chain(&error), "the sweeper cannot read the executions"),
             }
         }
-        ticket = look_at_locks(&workers, ticket).await;
+        let shards = workers.shared.holdings.shards();
+        if shards != held {
+            // Whoever had a shard before may have died before it gave back what had ended.
+            ticket = look_at_all_locks(&workers).await;
+            held = shards;
+        } else {
+            ticket = look_at_locks(&workers, ticket).await.unwrap_or(ticket);
+        }
         let mut known = known.map(IntoIterator::into_iter);
         for worker in workers.inputs.iter() {
             let known = known.as_mut().and_then(Iterator::next);
@@ -38,15 +45,28 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
     }
 }
 
-/// Shows to the workers what the database has of locks, after a ticket, at most so much at a time; answers with the last.
-async fn look_at_locks(workers: &Workers, after: i64) -> i64 {
+/// From the first to the last; answers where it stopped because they could not be read.
+async fn look_at_all_locks(workers: &Workers) -> i64 {
+    let mut ticket = 0;
+    loop {
+        match look_at_locks(workers, ticket).await {
+            Some(0) => return 0,
+            None => return ticket,
+            Some(last) => ticket = last,
+        }
+    }
+}
+
+/// Shows to the workers what the database has of locks, after a ticket, at most so much at a time; answers with the last, or zero
+/// where there are no more. None where they could not be read.
+async fn look_at_locks(workers: &Workers, after: i64) -> Option<i64> {
     const AT_ONCE: i64 = 1_000;
     let shared = &workers.shared;
     let rows = match shared.store.lock_rows(&shared.holdings.shards(), after, AT_ONCE).await {
         Ok(rows) => rows,
         Err(error) => {
             tracing::warn!(error = errors::chain(&error), "the sweeper cannot read the locks");
-            return after;
+            return None;
         }
     };
     let is_last = rows.len() < AT_ONCE as usize;
@@ -60,7 +80,7 @@ async fn look_at_locks(workers: &Workers, after: i64) -> i64 {
             let _ = worker.send(Input::Locks { rows }).await;
         }
     }
-    if is_last { 0 } else { last }
+    Some(if is_last { 0 } else { last })
 }
 
 /// What should wake an execution, and does not.

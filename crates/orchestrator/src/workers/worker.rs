@@ -282,10 +282,12 @@ impl Worker {
     }
 
     pub(super) fn insert(&mut self, id: ExecutionId, live: Live) {
-        if self.live.insert(id, live).is_none() {
+        self.count_child(live.execution.parent());
+        if let Some(old) = self.live.insert(id, live) {
+            self.discount_child(&old);
+        } else {
             let count = self.shared.live.fetch_add(1, Ordering::Relaxed) + 1;
             crate::metrics::live(count);
-            self.count_child(id);
         }
     }
 

@@ -7,11 +7,16 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use store::Sqlite;
 use workflow::Holder;
 
-use crate::store::{
-    Granted, Held, LockKey, LockOrder, LockRow, id_of, key,
-    locks::{Deed, GRANTED_AT_ONCE, holder_of, holder_text, shown},
+use crate::{
+    hash::HashSet,
+    store::{
+        Granted, Held, LockKey, LockOrder, LockRow, id_of, key,
+        locks::{Deed, GRANTED_AT_ONCE, holder_of, holder_text, shown},
+    },
 };
 
+const HELD: &str = "SELECT shards.id, shards.epoch FROM json_each(?) AS claimed JOIN shards ON shards.id = claimed.value ->> 0 \
+                    AND shards.epoch = claimed.value ->> 1 WHERE shards.owner = ?";
 /// The first who wait get it while there is room for them and all before them.
 const GRANT: &str = "WITH first AS (SELECT ticket, most FROM locks WHERE key = ?1 AND NOT granted ORDER BY ticket LIMIT ?2), \
     waiting AS (SELECT ticket, row_number() OVER line AS place, min(most) OVER line AS most FROM first \
@@ -23,12 +28,11 @@ pub(super) async fn change(sqlite: &Sqlite, owner: &str, orders: &[LockOrder]) -
     let mut transaction = sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
     let mut keys = BTreeSet::new();
     let mut done = Vec::with_capacity(orders.len());
-    for order in orders {
-        if is_held(&mut transaction, owner, order.held).await? {
-            perform(&mut transaction, order).await?;
-            keys.insert(order.key);
-            done.push(order);
-        }
+    let held = held(&mut transaction, owner, orders).await?;
+    for order in orders.iter().filter(|order| held.contains(&order.held)) {
+        perform(&mut transaction, order).await?;
+        keys.insert(order.key);
+        done.push(order);
     }
     let (mut woken, mut asked) = (Vec::new(), Vec::new());
     for key in keys {
@@ -48,10 +52,11 @@ pub(super) async fn change(sqlite: &Sqlite, owner: &str, orders: &[LockOrder]) -
     Ok(Granted::new(asked, woken))
 }
 
-async fn is_held(connection: &mut SqliteConnection, owner: &str, held: Held) -> sqlx::Result<bool> {
-    let query = "SELECT 1 FROM shards WHERE id = ? AND epoch = ? AND owner = ?";
-    let query = sqlx::query(query).bind(held.shard).bind(held.epoch).bind(owner.to_owned());
-    Ok(query.fetch_optional(connection).await?.is_some())
+async fn held(connection: &mut SqliteConnection, owner: &str, orders: &[LockOrder]) -> sqlx::Result<HashSet<Held>> {
+    let claimed: BTreeSet<_> = orders.iter().map(|order| (order.held.shard, order.held.epoch)).collect();
+    let claimed = serde_json::to_string(&claimed).unwrap_or_default();
+    let rows = sqlx::query(HELD).bind(claimed).bind(owner.to_owned()).fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(Held { shard: row.try_get(0)?, epoch: row.try_get(1)? })).collect()
 }
 
 async fn perform(connection: &mut SqliteConnection, order: &LockOrder) -> sqlx::Result<()> {
