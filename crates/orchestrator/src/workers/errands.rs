@@ -37,6 +37,8 @@ pub(super) struct Doing {
     is_accepted: bool,
     /// How often in a row it came to nothing.
     failures: u32,
+    /// Why it did the last time.
+    pub(super) trouble: Option<String>,
     pub(super) again_at: Option<Timestamp>,
 }
 
@@ -81,12 +83,13 @@ impl Worker {
             }
             Answer::Accepted => {
                 let doing = live.errands.entry(task).or_default();
-                (doing.is_accepted, doing.failures) = (true, 0);
+                (doing.is_accepted, doing.failures, doing.trouble) = (true, 0, None);
             }
-            Answer::Again => {
+            Answer::Again { why } => {
                 let doing = live.errands.entry(task).or_default();
                 let pause = TRY_AGAIN.saturating_mul(2_u32.saturating_pow(doing.failures.min(16)));
                 doing.failures += 1;
+                doing.trouble = Some(why);
                 let at = now + pause.min(TRY_AGAIN_AT_MOST);
                 let old = doing.again_at.replace(at);
                 self.rearm(id, old, Some(at), Timer::Errand(task));

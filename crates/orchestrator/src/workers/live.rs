@@ -153,4 +153,8 @@ impl Overlay for Live {
     fn place(&self, holder: Holder) -> Option<u32> {
         self.places.get(&holder).copied()
     }
+
+    fn trouble(&self, task: TaskKey) -> Option<&str> {
+        self.errands.get(&task)?.trouble.as_deref()
+    }
 }

@@ -90,7 +90,7 @@ pub(crate) enum Answer {
     /// The child goes on, and will report its end.
     Accepted,
     /// It may be done when it is tried again.
-    Again,
+    Again { why: String },
 }
 
 /// Whom the runner calls.
@@ -289,7 +289,7 @@ impl Runner {
             Ok(answer) => answer,
             Err(error) if error.code.is_transient() => {
                 tracing::debug!(task.id = task_id, error = errors::chain(&error), "an errand is to be tried again");
-                Answer::Again
+                Answer::Again { why: error.to_string() }
             }
             Err(error) => Answer::Done(Err(Failure::fatal(error.reason, error.message))),
         }

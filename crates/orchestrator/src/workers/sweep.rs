@@ -30,12 +30,12 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
             }
         }
         let shards = workers.shared.holdings.shards();
-        if shards != held {
+        if shards == held {
+            ticket = look_at_locks(&workers, ticket).await.unwrap_or(ticket);
+        } else {
             // Whoever had a shard before may have died before it gave back what had ended.
             ticket = look_at_all_locks(&workers).await;
             held = shards;
-        } else {
-            ticket = look_at_locks(&workers, ticket).await.unwrap_or(ticket);
         }
         let mut known = known.map(IntoIterator::into_iter);
         for worker in workers.inputs.iter() {

@@ -262,11 +262,15 @@ async fn what_cannot_be_told_fails_its_step_and_what_cannot_now_is_told_later(pl
         let failed = world.until(&world.begin(&workflow, &json!({})).await.id, ExecutionStatus::Failed).await;
         assert_eq!(failed.failure.unwrap().code, *code);
     }
-    for replica in [&world.communication].into_iter().chain(world.mates.iter().map(|mate| &mate.communication)) {
-        replica.mail.full.store(3, Ordering::SeqCst);
-    }
+    let fill = |refusals: usize| {
+        let replicas = [&world.communication].into_iter().chain(world.mates.iter().map(|mate| &mate.communication));
+        replicas.for_each(|replica| replica.mail.full.store(refusals, Ordering::SeqCst));
+    };
+    fill(usize::MAX);
     let workflow = world.define(&telling("patient", &json!({ "agent_id": "agt_1" }))).await;
     let id = world.begin(&workflow, &json!({})).await.id;
+    world.waits_for(&id, "result", "so far in vain: for now").await;
+    fill(0);
     world.until(&id, ExecutionStatus::Completed).await;
     world.holds(&[&id]).await;
 }

@@ -27,7 +27,7 @@ impl World {
         explained.waits.into_iter().next()
     }
 
-    async fn waits_for(&self, id: &str, kind: &str, text: &str) {
+    pub(crate) async fn waits_for(&self, id: &str, kind: &str, text: &str) {
         eventually(&format!("{kind} {text}"), async || {
             let wait = self.wait(id).await?;
             (wait.kind == kind && wait.text.contains(text)).then_some(())

@@ -58,6 +58,10 @@ impl Overlay for Nowhere {
     fn place(&self, _: Holder) -> Option<u32> {
         None
     }
+
+    fn trouble(&self, _: TaskKey) -> Option<&str> {
+        None
+    }
 }
 
 /// One execution and everything around it.
