@@ -256,33 +256,8 @@ impl Runner {
                 };
                 self.start(child, &parent, request).await
             }
-            ErrandKind::Tell { to: Telling::Signal { execution, name }, payload } => {
-                let signal_id = SignalId::from_parts(millis(id), random(task_id)).to_string();
-                let request = SignalExecutionRequest {
-                    namespace,
-                    execution_id: execution,
-                    name,
-                    payload: bytes(&payload),
-                    sender: task_id.to_owned(),
-                    signal_id: signal_id.clone(),
-                };
-                let told = self.call(self.executions.clone().signal_execution(request)).await;
-                told.map(|_| Answer::Done(Ok(Payload::from_value(&json!({ "signal_id": signal_id })))))
-            }
-            ErrandKind::Tell { to: Telling::Agent(agent_id), payload } => {
-                let message = Message {
-                    id: MessageId::from_parts(millis(id), random(task_id)).to_string(),
-                    namespace,
-                    recipient: Some(Recipient::AgentId(agent_id)),
-                    payload: bytes(&payload),
-                    correlation_id: id.to_string(),
-                    traceparent,
-                    ..Message::default()
-                };
-                self.send(message).await
-            }
-            ErrandKind::Tell { to: Telling::Topic(topic), payload } => {
-                self.publish(PublishRequest { namespace, topic, payload: bytes(&payload) }).await
+            ErrandKind::Tell { to, payload } => {
+                self.tell(id, namespace, task_id, traceparent, to, bytes(&payload)).await
             }
         };
         match done {
@@ -292,6 +267,41 @@ impl Runner {
                 Answer::Again { why: error.to_string() }
             }
             Err(error) => Answer::Done(Err(Failure::fatal(error.reason, error.message))),
+        }
+    }
+
+    async fn tell(
+        &self,
+        id: ExecutionId,
+        namespace: String,
+        task_id: &str,
+        traceparent: String,
+        to: Telling,
+        payload: bytes::Bytes,
+    ) -> Result<Answer, Error> {
+        match to {
+            Telling::Signal { execution, name } => {
+                let signal_id = SignalId::from_parts(millis(id), random(task_id)).to_string();
+                let output = Payload::from_value(&json!({ "signal_id": signal_id }));
+                let sender = task_id.to_owned();
+                let request =
+                    SignalExecutionRequest { namespace, execution_id: execution, name, payload, sender, signal_id };
+                self.call(self.executions.clone().signal_execution(request)).await?;
+                Ok(Answer::Done(Ok(output)))
+            }
+            Telling::Agent(agent_id) => {
+                let message = Message {
+                    id: MessageId::from_parts(millis(id), random(task_id)).to_string(),
+                    namespace,
+                    recipient: Some(Recipient::AgentId(agent_id)),
+                    payload,
+                    correlation_id: id.to_string(),
+                    traceparent,
+                    ..Message::default()
+                };
+                self.send(message).await
+            }
+            Telling::Topic(topic) => self.publish(PublishRequest { namespace, topic, payload }).await,
         }
     }
 
