@@ -31,6 +31,7 @@ use contracts::{
 };
 use domain::{Clock, ReplicaId};
 use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Shutdown, Tasks, crash_point};
+use tokio::sync::mpsc;
 use tonic::service::Routes;
 
 use self::{
@@ -38,7 +39,7 @@ use self::{
     app::{App, Plans, Replicas},
     store::{Replica, Store},
     watch::Watchers,
-    workers::{Holdings, Keeper, Shared, Workers},
+    workers::{Chore, Holdings, Keeper, Outside, Shared, Workers},
 };
 pub use self::{
     app::{Cluster, Connect},
@@ -83,8 +84,8 @@ pub async fn start(
     let redis = Redis::open(&settings.redis, "orchestrator")?;
     let replica_id = ReplicaId::generate(clock.as_ref()).to_string();
     let core = Core { store: Arc::clone(&store), redis: redis.clone(), replica_id: replica_id.clone(), clock };
-    let app = core.run(settings, peers, tasks, edge).await?;
-    let api = Api::new(Arc::new(app));
+    let app = Box::pin(core.run(settings, peers, tasks, edge)).await?;
+    let api = Api::new(app);
     let executions = ExecutionServiceServer::new(api.clone())
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
@@ -104,12 +105,17 @@ struct Core {
 
 impl Core {
     /// Takes the shards, rebuilds every execution that has not ended, and goes on with all of them.
-    async fn run(self, settings: Settings, peers: Peers, tasks: &Tasks, edge: Shutdown) -> Result<App, StartError> {
+    async fn run(
+        self,
+        settings: Settings,
+        peers: Peers,
+        tasks: &Tasks,
+        edge: Shutdown,
+    ) -> Result<Arc<App>, StartError> {
         let Self { store, redis, replica_id, clock } = self;
         let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
         let shards = store.make_shards(settings.shards).await?;
-        let limits =
-            workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps, errands: false };
+        let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
         let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, is_alone, &clock));
         follow_versions(&plans, tasks);
         let watchers = Arc::new(Watchers::default());
@@ -134,10 +140,24 @@ impl Core {
         keeper.begin().await?;
         let shutdown = tasks.shutdown();
         tasks.spawn("shard keeper", OnExit::StopService, keeper.run(shutdown.clone()));
-        let exchange = exchange::run(workers.clone(), peers.communication, ends.outgoing, replica_id, shutdown.clone());
+        let exchange =
+            exchange::run(workers.clone(), peers.communication.clone(), ends.outgoing, replica_id, shutdown.clone());
         tasks.spawn("task exchange", OnExit::StopService, exchange);
-        Ok(App { store, plans, workers, replicas, watchers, clock, command_timeout, edge })
+        let app = App { store, plans, workers, replicas, watchers, clock, command_timeout, edge };
+        let app = Arc::new(app);
+        run_errands(&app, peers.communication, ends.chores, tasks);
+        Ok(app)
     }
+}
+
+/// Does errands until a drain, over this orchestrator's own calls: it passes on what concerns another.
+fn run_errands(app: &Arc<App>, communication: Links, chores: mpsc::Receiver<Chore>, tasks: &Tasks) {
+    let api = ExecutionServiceServer::new(Api::new(Arc::clone(app)))
+        .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
+    let outside = Outside { executions: Link::local(api), communication, store: Arc::clone(&app.store) };
+    let errands = workers::run_errands(app.workers.clone(), outside, chores, tasks.shutdown().clone());
+    tasks.spawn("errands", OnExit::StopService, errands);
 }
 
 /// Hears which workflows other replicas write, until a drain.

@@ -21,7 +21,7 @@ pub struct Settings {
     pub queue: usize,
     /// Commands and results that a worker takes at once before it hands their events to the log. Default 1024.
     pub batch: usize,
-    /// Executions that have not ended; beyond it new ones are refused as `too_many_executions`. Default 100000.
+    /// Executions that have not ended; beyond it new ones are refused as `too_many_executions`, but for some children. Default 100000.
     pub max_executions: usize,
     /// The largest definition of a workflow. Default 4MiB.
     pub max_definition: ByteSize,

@@ -277,4 +277,58 @@ pub(super) const KINDS: &[Kind] = &[
         output: |_| json!(6),
         events: &[("step_completed", 7), ("completed", 1)],
     },
+    Kind {
+        name: "family",
+        definition: || {
+            let child = json!({ "name": "chain", "input": { "n": "${{ item }}" } });
+            let each = json!({ "id": "each", "for_each": "${{ input.items }}", "workflow": child });
+            json!({ "steps": [each], "output": "${{ steps.each.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!((0..6).map(|item| n * 10 + item + 1).collect::<Vec<_>>()),
+        events: &[("step_completed", 7), ("completed", 1)],
+    },
+    Kind {
+        name: "orphan",
+        definition: || {
+            // Nobody gives its child the signal.
+            let child = json!({ "id": "child", "workflow": { "name": "approval" }, "timeout": "200ms",
+                                "retry": { "max_attempts": 1 }, "on_failure": { "fallback": "${{ input.n }}" } });
+            json!({ "steps": [child], "output": "${{ steps.child.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_failed", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "in-line",
+        definition: || {
+            let mut first = echo("first", &json!("${{ input.n }}"));
+            first["mutex"] = json!({ "name": "kill", "scope": "global" });
+            let mut second = echo("second", &json!("${{ steps.first.output }}"));
+            second["mutex"] = json!({ "name": "kill", "scope": "global" });
+            second["depends_on"] = json!(["first"]);
+            let config = json!({ "concurrency_key": "kill", "concurrency_limit": 2 });
+            json!({ "steps": [first, second], "config": config, "output": "${{ steps.second.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("turn_taken", 1), ("mutex_taken", 2), ("step_completed", 2), ("completed", 1)],
+    },
+    Kind {
+        name: "told",
+        definition: || {
+            let told = json!({ "execution": "${{ execution.id }}", "signal": "told", "payload": "${{ input.n }}" });
+            let tell = json!({ "id": "tell", "emit": told });
+            let hear = json!({ "id": "hear", "signal": { "name": "told" } });
+            json!({ "steps": [tell, hear], "output": "${{ steps.hear.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("signal_received", 1), ("step_completed", 2), ("completed", 1)],
+    },
 ];

@@ -148,6 +148,10 @@ pub(crate) struct StepRun {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     iteration: Option<u32>,
+    /// The child execution of the present or last attempt, where the step has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    child_id: Option<String>,
 }
 
 impl StepRun {
@@ -167,6 +171,7 @@ impl StepRun {
             instances: step.instances.into_iter().map(Self::from_wire).collect::<Result<_, _>>()?,
             steps: step.steps.into_iter().map(Self::from_wire).collect::<Result<_, _>>()?,
             iteration: Some(step.iteration).filter(|iteration| *iteration > 0),
+            child_id: wire::text(step.child_id),
         })
     }
 }
@@ -218,6 +223,19 @@ impl ExecutionSummary {
     }
 }
 
+/// The execution, and the task in it, that a child execution belongs to.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Parent {
+    /// Whose child it is.
+    execution_id: String,
+    /// The task that waits for its end.
+    task_id: String,
+    /// It goes on when its parent ends, which does not wait for it.
+    detached: bool,
+    /// How many executions there are above it.
+    depth: u32,
+}
+
 /// One run of one workflow version, with input, output and steps.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Execution {
@@ -231,13 +249,27 @@ pub(crate) struct Execution {
     output: Payload,
     /// In the order of the definition.
     steps: Vec<StepRun>,
+    /// Whose child it is; absent where it is nobody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    parent: Option<Parent>,
+    /// Of one that is queued: how many wait before it for their turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    queued_before: Option<u32>,
 }
 
 impl Execution {
     fn from_wire(execution: Option<wire_api::Execution>) -> Result<Self, Problem> {
         let mut execution = execution.ok_or_else(|| app::lacking("an execution"))?;
         let steps = std::mem::take(&mut execution.steps);
+        let parent = |parent: wire_api::Parent| {
+            let wire_api::Parent { execution_id, task_id, detached, depth } = parent;
+            Parent { execution_id, task_id, detached, depth }
+        };
         Ok(Self {
+            parent: execution.parent.take().map(parent),
+            queued_before: execution.queued_before,
             input: wire::payload(&execution.input)?.unwrap_or_else(Payload::empty_object),
             output: wire::payload(&execution.output)?.unwrap_or_else(Payload::null),
             steps: steps.into_iter().map(StepRun::from_wire).collect::<Result<_, _>>()?,
@@ -312,7 +344,7 @@ pub(crate) struct Wait {
     step_id: Option<String>,
     /// The instance or voter.
     index: Option<u32>,
-    /// `agent`, `result`, `retry`, `signal`, `time`, `votes`, `resume` or `slot`.
+    /// `agent`, `result`, `retry`, `signal`, `time`, `votes`, `resume`, `slot`, `lock`, `turn` or `child`.
     kind: String,
     /// A sentence for people.
     text: String,

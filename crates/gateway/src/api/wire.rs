@@ -59,6 +59,8 @@ states! {
 
     /// Where an execution is.
     ExecutionStatus = orchestrator::ExecutionStatus {
+        /// It waits for its turn among those with its `concurrency_key`.
+        Queued,
         /// Steps run or wait.
         Running,
         /// Nothing new starts.
@@ -129,7 +131,7 @@ impl ExecutionStatus {
     pub(crate) const fn is_terminal(self) -> bool {
         match self {
             Self::Completed | Self::Failed | Self::Cancelled => true,
-            Self::Running | Self::Paused | Self::Compensating => false,
+            Self::Queued | Self::Running | Self::Paused | Self::Compensating => false,
         }
     }
 }

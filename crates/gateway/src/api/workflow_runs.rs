@@ -202,6 +202,8 @@ pub(crate) struct LatestExecution {
 pub(crate) enum LatestStatus {
     /// There never was one.
     NeverExecuted,
+    /// It waits for its turn among those with its `concurrency_key`.
+    Queued,
     /// Steps run or wait.
     Running,
     /// Nothing new starts.
@@ -219,6 +221,7 @@ pub(crate) enum LatestStatus {
 impl From<ExecutionStatus> for LatestStatus {
     fn from(status: ExecutionStatus) -> Self {
         match status {
+            ExecutionStatus::Queued => Self::Queued,
             ExecutionStatus::Running => Self::Running,
             ExecutionStatus::Paused => Self::Paused,
             ExecutionStatus::Compensating => Self::Compensating,
@@ -295,7 +298,9 @@ pub(crate) async fn cancel_workflow(
         let request = wire_api::ListExecutionsRequest {
             namespace: context.namespace.clone(),
             workflow_id: id.to_string(),
-            statuses: vec![ExecutionStatus::Running.into(), ExecutionStatus::Paused.into()],
+            statuses: [ExecutionStatus::Queued, ExecutionStatus::Running, ExecutionStatus::Paused]
+                .map(i32::from)
+                .to_vec(),
             page_size: store::PageSize::MOST,
             page_token,
             ..wire_api::ListExecutionsRequest::default()

@@ -428,6 +428,20 @@ macro_rules! change {
                 self.called("check_liveness", request)?;
                 Ok(Response::new(orchestrator::CheckLivenessResponse::default()))
             }
+
+            async fn report_child(
+                &self,
+                _: Request<orchestrator::ReportChildRequest>,
+            ) -> Result<Response<orchestrator::ReportChildResponse>, Status> {
+                Err(Status::unimplemented("the gateway does not call this"))
+            }
+
+            async fn review_locks(
+                &self,
+                _: Request<orchestrator::ReviewLocksRequest>,
+            ) -> Result<Response<orchestrator::ReviewLocksResponse>, Status> {
+                Err(Status::unimplemented("the gateway does not call this"))
+            }
         }
     };
 }

@@ -6,10 +6,10 @@ use contracts::orchestrator::v1::{
     CancelExecutionRequest, CancelExecutionResponse, CheckLivenessRequest, CheckLivenessResponse, Execution,
     ExplainExecutionRequest, ExplainExecutionResponse, GetExecutionRequest, GetExecutionResponse, ListEventsRequest,
     ListEventsResponse, ListExecutionsRequest, ListExecutionsResponse, PauseExecutionRequest, PauseExecutionResponse,
-    ResumeExecutionRequest, ResumeExecutionResponse, RetryExecutionRequest, RetryExecutionResponse,
-    SignalExecutionRequest, SignalExecutionResponse, StartExecutionRequest, StartExecutionResponse,
-    VerifyExecutionRequest, VerifyExecutionResponse, WatchEventsRequest, execution_service_server::ExecutionService,
-    start_execution_request::Workflow,
+    ReportChildRequest, ReportChildResponse, ResumeExecutionRequest, ResumeExecutionResponse, RetryExecutionRequest,
+    RetryExecutionResponse, ReviewLocksRequest, ReviewLocksResponse, SignalExecutionRequest, SignalExecutionResponse,
+    StartExecutionRequest, StartExecutionResponse, VerifyExecutionRequest, VerifyExecutionResponse, WatchEventsRequest,
+    execution_service_server::ExecutionService, report_child_request, start_execution_request::Workflow,
 };
 use domain::{ExecutionId, Payload, SignalId, Timestamp};
 use errors::Error;
@@ -24,7 +24,7 @@ use super::{
     watch_events, wire,
 };
 use crate::{
-    app::StartCall,
+    app::{ChildReport, StartCall},
     store::{ExecutionFilter, Summary, WorkflowRef},
 };
 
@@ -70,6 +70,7 @@ impl Api {
             input: wire::payload("input", &request.input, Payload::empty_object)?,
             wait: wait.map_err(|error| Error::invalid_field("wait", "invalid_duration", error))?.unwrap_or_default(),
             traceparent: request.traceparent,
+            parent: request.parent.map(wire::parent).transpose()?,
         };
         let snapshot = self.app.start(call).await?;
         Ok(Response::new(StartExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
@@ -123,6 +124,28 @@ impl Api {
         let command = Command::Signal { id, name: request.name, payload, sender: request.sender };
         let execution = self.command(&request.namespace, &request.execution_id, command).await?;
         Ok(Response::new(SignalExecutionResponse { execution }))
+    }
+
+    async fn report_child(&self, request: ReportChildRequest) -> Result<Response<ReportChildResponse>, Status> {
+        use report_child_request::Outcome;
+        let outcome = match request.outcome {
+            Some(Outcome::Output(output)) => Some(Ok(wire::payload("output", &output, Payload::null)?)),
+            Some(Outcome::Failure(failure)) => Some(Err(wire::failure_of(failure)?)),
+            None => None,
+        };
+        let report = ChildReport {
+            namespace: wire::namespace(&request.namespace)?,
+            parent: wire::execution_id(&request.execution_id)?,
+            task_id: request.task_id,
+            outcome,
+        };
+        let wanted = self.app.child_ended(report).await?;
+        Ok(Response::new(ReportChildResponse { wanted }))
+    }
+
+    fn review_locks(&self, request: &ReviewLocksRequest) -> Result<Response<ReviewLocksResponse>, Status> {
+        self.app.review_locks(wire::execution_id(&request.execution_id)?)?;
+        Ok(Response::new(ReviewLocksResponse {}))
     }
 
     async fn explain(&self, request: ExplainExecutionRequest) -> Result<Response<ExplainExecutionResponse>, Status> {
@@ -346,6 +369,32 @@ impl ExecutionService for Api {
             verify_execution,
             |request: &VerifyExecutionRequest| wire::execution_id(&request.execution_id),
             |request| self.verify(request)
+        )
+    }
+
+    async fn report_child(
+        &self,
+        request: Request<ReportChildRequest>,
+    ) -> Result<Response<ReportChildResponse>, Status> {
+        routed!(
+            self,
+            request,
+            report_child,
+            |request: &ReportChildRequest| wire::execution_id(&request.execution_id),
+            |request| self.report_child(request)
+        )
+    }
+
+    async fn review_locks(
+        &self,
+        request: Request<ReviewLocksRequest>,
+    ) -> Result<Response<ReviewLocksResponse>, Status> {
+        routed!(
+            self,
+            request,
+            review_locks,
+            |request: &ReviewLocksRequest| wire::execution_id(&request.execution_id),
+            async |request| self.review_locks(&request)
         )
     }
 

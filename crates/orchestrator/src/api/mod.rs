@@ -8,6 +8,7 @@ mod workflows;
 
 use std::sync::Arc;
 
+pub(crate) use self::wire::{failure, of_parent, outcome};
 use crate::app::App;
 
 /// Both services.

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use contracts::orchestrator::v1 as wire;
 use domain::{ExecutionId, Namespace, Payload, Timestamp, WorkflowId};
 use errors::Error;
-use workflow::{Counts, Explanation, Failure, Plan, Status, StepState, StepView, TaskPlace};
+use workflow::{Counts, Explanation, Failure, Parent, Plan, Status, StepState, StepView, TaskPlace};
 
 use crate::{
     app::{Snapshot, Verification},
     store::{EventRow, Summary, WorkflowRow},
+    workers::{cancelled_child, failed_child},
 };
 
 pub(super) fn namespace(field: &str) -> Result<Namespace, Error> {
@@ -61,7 +62,8 @@ fn bytes_or_empty(payload: Option<&Payload>) -> Bytes {
 
 pub(super) fn status(status: Status) -> wire::ExecutionStatus {
     match status {
-        Status::Queued | Status::Running => wire::ExecutionStatus::Running,
+        Status::Queued => wire::ExecutionStatus::Queued,
+        Status::Running => wire::ExecutionStatus::Running,
         Status::Paused => wire::ExecutionStatus::Paused,
         Status::Compensating => wire::ExecutionStatus::Compensating,
         Status::Completed => wire::ExecutionStatus::Completed,
@@ -74,6 +76,7 @@ pub(super) fn status_of(field: i32) -> Result<Status, Error> {
     let invalid = || Error::invalid_field("statuses", "unknown_status", format!("{field} is not a status"));
     match wire::ExecutionStatus::try_from(field).map_err(|_| invalid())? {
         wire::ExecutionStatus::Unspecified => Err(invalid()),
+        wire::ExecutionStatus::Queued => Ok(Status::Queued),
         wire::ExecutionStatus::Running => Ok(Status::Running),
         wire::ExecutionStatus::Paused => Ok(Status::Paused),
         wire::ExecutionStatus::Compensating => Ok(Status::Compensating),
@@ -101,13 +104,32 @@ fn counts(counts: Counts) -> wire::StepCounts {
     }
 }
 
-fn failure(failure: &Failure) -> wire::Failure {
+pub(crate) fn failure(failure: &Failure) -> wire::Failure {
     wire::Failure {
         code: failure.code.clone(),
         message: failure.message.clone(),
         details: bytes_or_empty(failure.details.as_ref()),
         step_id: failure.step_id.clone().unwrap_or_default(),
     }
+}
+
+/// What a failure was made of; a child's is its parent's as it is.
+pub(super) fn failure_of(field: wire::Failure) -> Result<Failure, Error> {
+    let details = (!field.details.is_empty()).then(|| payload("failure.details", &field.details, Payload::null));
+    let step_id = non_empty(&field.step_id).map(str::to_owned);
+    let wire::Failure { code, message, .. } = field;
+    Ok(Failure { details: details.transpose()?, step_id, ..Failure::fatal(code, message) })
+}
+
+pub(super) fn parent(field: wire::Parent) -> Result<Parent, Error> {
+    let execution_id = execution_id(&field.execution_id)?;
+    let wire::Parent { task_id, detached, depth, .. } = field;
+    Ok(Parent { execution_id, task_id, detached, depth })
+}
+
+pub(crate) fn of_parent(parent: Parent) -> wire::Parent {
+    let Parent { execution_id, task_id, detached, depth } = parent;
+    wire::Parent { execution_id: execution_id.to_string(), task_id, detached, depth }
 }
 
 pub(super) fn summary(summary: &Summary) -> wire::Execution {
@@ -126,7 +148,23 @@ pub(super) fn summary(summary: &Summary) -> wire::Execution {
         ended_at: summary.ended_at.map(timestamp),
         last_sequence: summary.last_sequence,
         steps: Vec::new(),
+        parent: None,
+        queued_before: None,
     }
+}
+
+/// How a child has ended, as its parent sees it; nothing while it goes on.
+pub(crate) fn outcome(child: &wire::Execution) -> Result<Option<Result<Payload, Failure>>, Error> {
+    let id = execution_id(&child.id)?;
+    Ok(match status_of(child.status().into())? {
+        Status::Completed => Some(Ok(payload("output", &child.output, Payload::null)?)),
+        Status::Failed => Some(Err(failed_child(id, child.failure.clone().map(failure_of).transpose()?))),
+        Status::Cancelled => {
+            let reason = child.failure.as_ref().map_or("", |failure| failure.message.as_str());
+            Some(Err(cancelled_child(id, reason)))
+        }
+        Status::Queued | Status::Running | Status::Paused | Status::Compensating => None,
+    })
 }
 
 /// Bytes of the outputs of steps in one answer: what else is in it fits beside them.
@@ -145,6 +183,8 @@ pub(super) fn execution(snapshot: &Snapshot) -> wire::Execution {
         output: bytes_or_empty(snapshot.output.as_ref()),
         step_counts: Some(counts),
         steps,
+        parent: snapshot.parent.clone().map(of_parent),
+        queued_before: snapshot.queued_before,
         ..summary(&snapshot.summary)
     }
 }
@@ -185,6 +225,7 @@ fn step(view: &StepView, snapshot: &Snapshot, room: &mut usize) -> wire::StepRun
         instances: view.instances.iter().map(|view| step(view, snapshot, room)).collect(),
         steps: view.steps.iter().map(|view| step(view, snapshot, room)).collect(),
         iteration: view.iteration,
+        child_id: view.child.map(|id| id.to_string()).unwrap_or_default(),
         progress: bytes_or_empty(shown.and_then(|shown| shown.progress.as_ref())),
     }
 }

@@ -9,7 +9,7 @@ use domain::{ExecutionId, Namespace, Payload};
 use store::Page;
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
-use workflow::{Command, Explanation, Start, Status};
+use workflow::{Command, Explanation, Failure, Holder, Parent, Start, Status};
 
 use super::{App, Compiled, Snapshot};
 use crate::{
@@ -32,6 +32,18 @@ pub(crate) struct StartCall {
     pub(crate) wait: Duration,
     /// What it is to go on with; empty: the call's own trace.
     pub(crate) traceparent: String,
+    /// Whose child it is to be.
+    pub(crate) parent: Option<Parent>,
+}
+
+/// What a child tells its parent, or asks it.
+#[derive(Clone, Debug)]
+pub(crate) struct ChildReport {
+    pub(crate) namespace: Namespace,
+    pub(crate) parent: ExecutionId,
+    pub(crate) task_id: String,
+    /// Absent where it has not ended.
+    pub(crate) outcome: Option<Result<Payload, Failure>>,
 }
 
 /// What the sweeper's measure says now.
@@ -97,7 +109,7 @@ impl App {
             workflow_version: compiled.version,
             input: call.input.clone(),
             traceparent: call.traceparent.clone(),
-            parent: None,
+            parent: call.parent.clone(),
         };
         Ok((start, compiled))
     }
@@ -145,7 +157,13 @@ impl App {
         let (reply, answer) = oneshot::channel();
         let namespace = namespace.clone();
         self.workers.call(id, Input::Get { id, namespace, with_steps, reply })?;
-        self.workers.answer(answer).await
+        let mut snapshot = self.workers.answer(answer).await?;
+        if snapshot.summary.status == Status::Queued {
+            let places = self.store.lock_places(id).await?;
+            snapshot.queued_before =
+                places.into_iter().find(|(holder, _)| *holder == Holder::Execution).map(|(_, before)| before);
+        }
+        Ok(snapshot)
     }
 
     /// Gives an execution a command; answers when what follows is committed.
@@ -160,13 +178,27 @@ impl App {
         self.workers.answer(answer).await
     }
 
+    /// How a child of an execution ended, or a question whether it is still waited for; answers whether it is, or was.
+    pub(crate) async fn child_ended(&self, report: ChildReport) -> Result<bool, OrchestratorError> {
+        let (reply, answer) = oneshot::channel();
+        let id = report.parent;
+        self.workers.call(id, Input::Child { report, reply })?;
+        self.workers.answer(answer).await
+    }
+
+    /// An execution is to look at the locks that it waits for.
+    pub(crate) fn review_locks(&self, id: ExecutionId) -> Result<(), OrchestratorError> {
+        self.workers.call(id, Input::Review { id })
+    }
+
     pub(crate) async fn explain(
         &self,
         namespace: Namespace,
         id: ExecutionId,
     ) -> Result<(Status, Explanation), OrchestratorError> {
         let (reply, answer) = oneshot::channel();
-        self.workers.call(id, Input::Explain { id, namespace, reply })?;
+        let places = self.store.lock_places(id).await?;
+        self.workers.call(id, Input::Explain { id, namespace, places, reply })?;
         self.workers.answer(answer).await
     }
 

@@ -16,7 +16,7 @@ use workflow::Status;
 
 pub use self::replicas::{Cluster, Connect};
 pub(crate) use self::{
-    calls::StartCall,
+    calls::{ChildReport, StartCall},
     history::{Loaded, load},
     plans::{Compiled, Plans},
     replicas::Replicas,
@@ -51,7 +51,8 @@ fn not_found(workflow: &WorkflowRef) -> OrchestratorError {
     })
 }
 
-const STATUSES: [(Status, &str); 6] = [
+const STATUSES: [(Status, &str); 7] = [
+    (Status::Queued, "queued"),
     (Status::Running, "running"),
     (Status::Paused, "paused"),
     (Status::Compensating, "compensating"),

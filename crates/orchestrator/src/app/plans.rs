@@ -156,7 +156,7 @@ fn key(namespace: &Namespace, workflow: &WorkflowRef) -> String {
 
 /// What was stored was checked then, so today's limits do not matter.
 fn compile(workflow_id: WorkflowId, version: u32, written: &Given) -> Result<Compiled, OrchestratorError> {
-    let limits = Limits { max_bytes: usize::MAX, max_steps: usize::MAX, errands: true };
+    let limits = Limits { max_bytes: usize::MAX, max_steps: usize::MAX };
     let definition =
         Definition::parse(written.definition.as_bytes(), limits).map_err(OrchestratorError::DefinitionInvalid)?;
     // Patterns are the user's: an engine without backtracking cannot be kept busy by them.

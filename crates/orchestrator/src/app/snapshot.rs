@@ -1,7 +1,7 @@
 //! An execution as it is shown.
 
 use domain::{AgentId, ExecutionId, Namespace, Payload};
-use workflow::{Execution, Failure, StepView, TaskKey, TaskPlace};
+use workflow::{Execution, Failure, Parent, StepView, TaskKey, TaskPlace};
 
 use super::Compiled;
 use crate::{
@@ -23,6 +23,9 @@ pub(crate) struct Snapshot {
     pub(crate) summary: Summary,
     pub(crate) input: Option<Payload>,
     pub(crate) output: Option<Payload>,
+    pub(crate) parent: Option<Parent>,
+    /// How many wait before it for their turn, where somebody asked.
+    pub(crate) queued_before: Option<u32>,
     /// Empty where nobody asked for them.
     pub(crate) steps: Vec<StepView>,
     pub(crate) tasks: HashMap<TaskKey, Shown>,
@@ -37,6 +40,8 @@ impl Snapshot {
             summary: summary_of(execution, hash, shard, compiled),
             input: execution.input().cloned(),
             output: execution.output().cloned(),
+            parent: execution.parent().cloned(),
+            queued_before: None,
             steps: Vec::new(),
             tasks: HashMap::default(),
             seeking: HashSet::default(),

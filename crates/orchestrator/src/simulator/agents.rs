@@ -57,8 +57,11 @@ pub(super) fn of(task: &Task, turn: u64) -> String {
 
 /// What becomes of a task: the same, whoever does it and whenever.
 pub(super) fn outcome(seed: u64, task_id: &str, is_vote: bool) -> Outcome {
+    // Which number a vote has depends on what came before it.
+    let (before, frame) = task_id.split_once('@').unwrap_or((task_id, ""));
+    let attempt = frame.split_once('/').map_or("", |(_, attempt)| attempt);
     let mut hasher = DefaultHasher::new();
-    (seed, task_id).hash(&mut hasher);
+    (seed, before, attempt).hash(&mut hasher);
     let luck = hasher.finish() % 100;
     let output = |value: serde_json::Value| Outcome::Output(value.to_string().into_bytes().into());
     match luck {

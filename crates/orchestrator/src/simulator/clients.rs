@@ -108,6 +108,7 @@ impl Run {
             input: self.input.clone(),
             wait: if world.ground.chance(0.3) { world.ground.while_of(1..5_000) } else { Duration::ZERO },
             traceparent: String::new(),
+            parent: None,
         }
     }
 

@@ -6,6 +6,7 @@ use ::store::Page;
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
 use tokio::sync::oneshot;
+use workflow::Holder;
 
 use super::{
     database::{Database, Tables},
@@ -13,8 +14,8 @@ use super::{
     process::Process,
 };
 use crate::store::{
-    Append, AppendError, EventRow, ExecutionFilter, Held, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
-    WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
+    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A pool of connections.
@@ -140,9 +141,28 @@ impl Store for Connection {
         unreachable!("nobody lists in a history")
     }
 
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+        let ids = ids.to_vec();
+        self.read("a read of what has ended", move |tables| tables.ended(&ids)).await
+    }
+
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
         let shards = shards.to_vec();
         self.read("a read of what lives", move |tables| tables.live(&shards)).await
+    }
+
+    async fn change_locks(&self, owner: &str, orders: &[LockOrder]) -> sqlx::Result<Granted> {
+        let (owner, orders) = (owner.to_owned(), orders.to_vec());
+        self.ask("a change of locks", true, move |database| database.change_locks(&owner, &orders)).await
+    }
+
+    async fn lock_rows(&self, shards: &[u32], after: i64, limit: i64) -> sqlx::Result<Vec<LockRow>> {
+        let shards = shards.to_vec();
+        self.read("a read of locks", move |tables| tables.locks.rows(&tables.summaries, &shards, after, limit)).await
+    }
+
+    async fn lock_places(&self, _: ExecutionId) -> sqlx::Result<Vec<(Holder, u32)>> {
+        self.read("a read of places", |_| Vec::new()).await
     }
 
     async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {

@@ -9,12 +9,18 @@ use std::{
 use ::store::Page;
 use domain::{ExecutionId, WorkflowId};
 use tokio::time::Instant;
-use workflow::{Event, Execution, Recorded, chain};
+use workflow::{Effect, Event, Execution, Holder, Lock, Recorded, chain};
 
-use super::ground::{Ground, Sabotage};
+use super::{
+    ground::{Ground, Sabotage},
+    locks::Locks,
+};
 use crate::{
     app::{Compiled, summary_of},
-    store::{Append, AppendError, EventRow, Held, NewEvent, Owner, Replica, Summary, WorkflowRef, WorkflowRow},
+    store::{
+        Append, AppendError, EventRow, Granted, Held, LockOrder, NewEvent, Owner, Replica, Summary, WorkflowRef,
+        WorkflowRow,
+    },
 };
 
 /// One for all replicas; it outlives them.
@@ -28,14 +34,19 @@ pub(super) struct Tables {
     workflows: BTreeMap<WorkflowId, WorkflowRow>,
     compiled: BTreeMap<WorkflowId, Arc<Compiled>>,
     events: BTreeMap<ExecutionId, Vec<EventRow>>,
-    summaries: BTreeMap<ExecutionId, Summary>,
+    pub(super) summaries: BTreeMap<ExecutionId, Summary>,
     shards: Vec<Shard>,
     replicas: BTreeMap<String, (Replica, Instant)>,
     observed: BTreeMap<ExecutionId, Observed>,
+    pub(super) locks: Locks,
     pub(super) commits: u64,
     pub(super) fenced: u64,
     /// Shards that another had held before.
     pub(super) takeovers: u64,
+    /// Executions that had a parent.
+    pub(super) children: u64,
+    /// Locks that were taken.
+    pub(super) taken: u64,
 }
 
 struct Shard {
@@ -52,6 +63,9 @@ struct Observed {
     tasks: BTreeSet<String>,
     /// What has ended since it was last retried, in words.
     ends: BTreeSet<String>,
+    /// Locks that it has asked for, and those of them that it has.
+    asked: BTreeMap<Holder, Lock>,
+    has: BTreeMap<Holder, Lock>,
 }
 
 /// Events of which there is one for each step, instance or voter.
@@ -60,7 +74,27 @@ const ENDS: [&str; 4] = ["step_completed", "step_failed", "ballot_cast", "step_c
 impl Observed {
     fn new(compiled: &Compiled) -> Self {
         let execution = Execution::new(Arc::clone(&compiled.plan));
-        Self { execution, hash: [0; 32], tasks: BTreeSet::new(), ends: BTreeSet::new() }
+        let (tasks, ends, asked, has) = Default::default();
+        Self { execution, hash: [0; 32], tasks, ends, asked, has }
+    }
+
+    /// Follows which locks it has; answers with one that it has just got.
+    fn follow_locks(&mut self, event: &Event) -> Option<Lock> {
+        let holder = match event {
+            Event::TurnTaken => Some(Holder::Execution),
+            Event::MutexTaken { unit, .. } => Some(Holder::Unit(*unit)),
+            _ => None,
+        };
+        let got = holder.and_then(|holder| Some((holder, self.asked.remove(&holder)?)));
+        self.has.extend(got.clone());
+        let execution = &self.execution;
+        self.has.retain(|holder, _| execution.lock_of(*holder).is_some());
+        for effect in execution.locks_wanted() {
+            if let Effect::Acquire { holder, lock } = effect {
+                self.asked.insert(holder, lock);
+            }
+        }
+        got.map(|(_, lock)| lock)
     }
 
     /// Is this the second result of something (I3)?
@@ -158,12 +192,38 @@ impl Database {
         if was_over && observed.execution.status().is_terminal() {
             self.ground.breach(|| format!("something happened to {id} after its end: {decoded:?}"));
         }
+        let got = observed.follow_locks(&decoded);
         if let Event::StepScheduled { task, .. } = &decoded {
             let task = observed.execution.plan().task_id(id, *task);
             if !observed.tasks.insert(task.clone()) {
                 self.ground.breach(|| format!("I3: the task {task} is in the log twice"));
             }
         }
+        if let Event::Accepted { parent: Some(parent), .. } = &decoded {
+            tables.children += 1;
+            if !tables.has_task(&parent.task_id) {
+                self.ground.breach(|| format!("I3: {id} is the child of {}, which never went out", parent.task_id));
+            }
+        }
+        if let Some(lock) = got {
+            tables.taken += 1;
+            let has = tables.observed.values().flat_map(|observed| observed.has.values());
+            let holders = has.filter(|held| (held.kind, &held.name) == (lock.kind, &lock.name)).count();
+            if holders > lock.limit as usize {
+                self.ground.breach(|| format!("{id} has got {lock:?}, which {holders} have now"));
+            }
+        }
+    }
+
+    /// One transaction.
+    pub(super) fn change_locks(&self, owner: &str, orders: &[LockOrder]) -> Granted {
+        let mut tables = self.tables();
+        let is_held = |order: &&LockOrder| {
+            let shard = &tables.shards[order.held.shard as usize];
+            shard.owner == owner && shard.epoch == order.held.epoch
+        };
+        let orders: Vec<_> = orders.iter().filter(is_held).cloned().collect();
+        tables.locks.change(&orders)
     }
 
     /// What the summary says, the log says (I5); and nobody is left without a wake-up between two transitions (I7).
@@ -253,8 +313,18 @@ impl Tables {
         Page { rows: rest.iter().take(limit).cloned().collect(), is_last: rest.len() <= limit }
     }
 
+    /// Has everything ended?
+    pub(super) fn have_ended(&self) -> bool {
+        self.summaries.values().all(|summary| summary.ended_at.is_some())
+    }
+
     pub(super) fn summary(&self, id: ExecutionId) -> Option<Summary> {
         self.summaries.get(&id).cloned()
+    }
+
+    pub(super) fn ended(&self, ids: &[ExecutionId]) -> Vec<ExecutionId> {
+        let has_ended = |id: &&ExecutionId| self.summaries.get(id).is_some_and(|found| found.ended_at.is_some());
+        ids.iter().filter(has_ended).copied().collect()
     }
 
     pub(super) fn live(&self, shards: &[u32]) -> Vec<ExecutionId> {

@@ -32,6 +32,8 @@ pub(super) struct Tally {
     repeated: u64,
     lives: u64,
     takeovers: u64,
+    children: u64,
+    locks: u64,
 }
 
 impl Tally {
@@ -44,6 +46,8 @@ impl Tally {
         self.repeated += other.repeated;
         self.lives += other.lives;
         self.takeovers += other.takeovers;
+        self.children += other.children;
+        self.locks += other.locks;
     }
 
     pub(super) const fn has_seen_everything(&self) -> bool {
@@ -53,6 +57,8 @@ impl Tally {
             && self.repeated > 0
             && self.lives > self.histories
             && self.takeovers > 0
+            && self.children > 0
+            && self.locks > 0
     }
 }
 
@@ -126,8 +132,9 @@ async fn prepare(world: &Arc<World>) -> Vec<Arc<Run>> {
     let plans = Plans::new(world.store(), 10, Limits::default(), None, true, &clock);
     let mut known = Vec::new();
     let count = ground.dice().random_range(1..=2);
-    for number in 0..count {
-        let generated = workflows::generate(&mut ground.dice(), number);
+    let mut all: Vec<_> = (0..count).map(|number| workflows::generate(&mut ground.dice(), number)).collect();
+    all.push(workflows::Generated { definition: workflows::child_definition(), is_certain: true });
+    for (number, generated) in all.into_iter().enumerate() {
         ground.tell("workflow", || format!("{number}: {}", generated.definition));
         let id = World::workflow_id(number);
         let row = WorkflowRow {
@@ -138,7 +145,7 @@ async fn prepare(world: &Arc<World>) -> Vec<Arc<Run>> {
             created_at: clock.now(),
             updated_at: clock.now(),
             version: 1,
-            name: format!("simulated-{number}"),
+            name: generated.definition["name"].as_str().unwrap().to_owned(),
             description: String::new(),
             definition: generated.definition.to_string(),
             step_count: 1,
@@ -153,13 +160,14 @@ async fn prepare(world: &Arc<World>) -> Vec<Arc<Run>> {
         world.database.add_compiled(&compiled);
         known.push((generated.is_certain, compiled));
     }
+    let (_, child) = known.pop().unwrap();
     let count = ground.dice().random_range(2..=6);
     let run = |number: usize| {
         let (workflow, items) = { (ground.one_of(known.len()), ground.one_of(4)) };
         let (is_certain, compiled) = &known[workflow];
         let (id, input) = (ExecutionId::from_parts(1, 1 + number as u128), workflows::input(items));
         let plan = Arc::clone(&compiled.plan);
-        let expected = is_certain.then(|| workflows::ideal(&plan, id, input.clone(), ground.seed));
+        let expected = is_certain.then(|| workflows::ideal(&plan, &child.plan, id, input.clone(), ground.seed));
         let (is_accepted, is_done) = Default::default();
         Arc::new(Run { id, workflow, plan, input, expected, is_accepted, is_done })
     };
@@ -172,7 +180,10 @@ fn is_over(world: &World, runs: &[Arc<Run>]) -> bool {
         run.is_done.load(Ordering::SeqCst)
             && tables.execution(run.id).is_some_and(|execution| execution.status().is_terminal())
     };
-    runs.iter().all(has_ended) && world.communication.left_over().is_empty()
+    runs.iter().all(has_ended)
+        && tables.have_ended()
+        && tables.locks.is_empty()
+        && world.communication.left_over().is_empty()
 }
 
 fn unfinished(world: &World, runs: &[Arc<Run>]) -> String {
@@ -182,7 +193,13 @@ fn unfinished(world: &World, runs: &[Arc<Run>]) -> String {
         format!("{} is {status:?}, its client done: {}", run.id, run.is_done.load(Ordering::SeqCst))
     };
     let runs: Vec<_> = runs.iter().map(state).collect();
-    format!("{}; communication has {:?}", runs.join(", "), world.communication.left_over())
+    let children: Vec<_> = tables.summaries.values().map(|found| (found.id, found.status)).collect();
+    let locks = &tables.locks;
+    format!(
+        "{}; of all {children:?}; locks: {locks:?}; communication has {:?}",
+        runs.join(", "),
+        world.communication.left_over()
+    )
 }
 
 /// When all have ended: is it as it should be, and does everybody say the same?
@@ -209,11 +226,12 @@ async fn finish(world: &Arc<World>, runs: &[Arc<Run>]) {
             Err(OrchestratorError::Stopping) => continue,
             found => ground.breach(|| format!("I7: {found:?}")),
         }
-        for run in runs {
-            match app.verify(&Namespace::default(), run.id).await {
+        let all: Vec<_> = world.database.tables().summaries.keys().copied().collect();
+        for id in all {
+            match app.verify(&Namespace::default(), id).await {
                 Ok(found) if found.faults.is_empty() => {}
                 Err(OrchestratorError::Stopping) => {}
-                found => ground.breach(|| format!("I5, I6: {}: {found:?}", run.id)),
+                found => ground.breach(|| format!("I5, I6: {id}: {found:?}")),
             }
         }
     }
@@ -231,5 +249,7 @@ fn tally(world: &World, runs: &[Arc<Run>]) -> Tally {
         repeated: world.communication.repeated(),
         lives: world.lived(),
         takeovers: tables.takeovers,
+        children: tables.children,
+        locks: tables.taken,
     }
 }

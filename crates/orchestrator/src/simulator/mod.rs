@@ -6,7 +6,8 @@
 //! What goes wrong: a replica ends before a commit, after it, or at any point of its code that waits for something; it is
 //! stopped for longer than its lease, and goes on; it leaves; its clock jumps. The database is slow, fails, or does what it is
 //! told and is not heard. Streams are late and break with what is under way on them; communication begins anew; tasks go
-//! through the message broker, sessions are lost, agents bring results twice, and to others than they had the task from.
+//! through the message broker, sessions are lost, agents bring results twice, and to others than they had the task from. Calls
+//! between replicas break before they happen or after ([`doors`]).
 //!
 //! What is checked, as it happens ([`database`], [`communication`], [`clients`]) and at the end ([`history`]):
 //! - I1: what a caller is shown is committed, and so is every result that is acknowledged.
@@ -17,6 +18,8 @@
 //! - I6: the hashes fit.
 //! - I7: no sweeper has anything to repair, at any time, and at the end nobody finds anything stuck.
 //! - No result is left with communication, and no task.
+//! - A lock that executions share is held by no more than its limit at any time, everybody in its queue gets their turn, and when
+//!   all have ended nobody has any. A child belongs to a task that went out, is there once, and ends, also where nobody wants it.
 //!
 //! It can fail. [`Sabotage`] breaks the simulated world in five ways, each of which a test sees found out. These were broken
 //! in the real code by hand, each alone; the number is the first history that was found to be wrong:
@@ -37,6 +40,11 @@
 //! | timers are not armed after a takeover | 11 | I7 |
 //! | tasks of a stream that has ended are not looked for | 46 | I8 |
 //! | what was not said for lack of a lease is not said later | 166 | I8 |
+//! | a lock is asked for, or given back, before the commit | 68 | two have it |
+//! | locks are compared with what waits for its commit | 918 | two have it |
+//! | what has ended keeps its locks where its process died | 8 | the end |
+//! | a child does not ask whether it is wanted | 33 | the end |
+//! | a parent does not look which children have ended | 448 | the end |
 //!
 //! Two more changed nothing, since something else keeps the same promise: a replica that hears of results of shards that it
 //! has lost may not speak of them, and before a shard is held again nothing of its last epoch is under way.
@@ -53,8 +61,10 @@ mod clients;
 mod communication;
 mod connection;
 mod database;
+mod doors;
 mod ground;
 mod history;
+mod locks;
 mod process;
 mod registry;
 mod workflows;

@@ -7,9 +7,10 @@ use domain::{Clock as _, ExecutionId, ManualClock, Namespace, Payload, SignalId,
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
-use workflow::{Command, Effect, Execution, Failure, Plan, Start, Status, Voter};
+use workflow::{Command, Effect, Errand, ErrandKind, Execution, Failure, Plan, Start, Status, Voter};
 
 use super::agents;
+use crate::workers::failed_child;
 
 /// A workflow.
 pub(super) struct Generated {
@@ -27,7 +28,16 @@ pub(super) fn generate(rng: &mut ChaCha8Rng, number: usize) -> Generated {
     if !is_certain && rng.random_bool(0.3) {
         config["timeout"] = json!(format!("{}s", rng.random_range(2..=20)));
     }
+    if rng.random_bool(0.2) {
+        let limit = rng.random_range(1..=2);
+        config["concurrency_key"] = json!(format!("at most {limit}"));
+        config["concurrency_limit"] = json!(limit);
+    }
     definition["config"] = config;
+    if steps_of(&definition).any(|step| step.get("emit").is_some()) {
+        // What came of it names a signal whose id nobody foresees.
+        definition["output"] = json!("done");
+    }
     Generated { definition, is_certain }
 }
 
@@ -43,8 +53,16 @@ fn step(rng: &mut ChaCha8Rng, number: usize, is_certain: bool) -> Value {
             step.insert("max_parallel".into(), json!(rng.random_range(1..=3)));
         }
         14..16 => decision(rng, &mut step, is_certain),
-        16..18 => signal(rng, &mut step, is_certain),
+        16 => signal(rng, &mut step, is_certain),
+        17 => child(rng, &mut step, is_certain),
+        18 => {
+            let told = json!({ "execution": "${{ execution.id }}", "signal": SIGNAL, "payload": { "number": "any" } });
+            step.insert("emit".into(), told);
+        }
         _ => drop(step.insert("sleep".into(), format!("{}ms", rng.random_range(50..=3_000)).into())),
+    }
+    if !step.contains_key("workflow") && rng.random_bool(0.15) {
+        step.insert("mutex".into(), json!({ "name": MUTEX, "scope": "global" }));
     }
     if !upstream.is_empty() {
         step.insert("depends_on".into(), json!(upstream));
@@ -80,6 +98,43 @@ fn task(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>, is_certain: bool) {
         let (key, value) = target(rng);
         step.insert("compensate".into(), json!({ key: value, "action": "undo" }));
     }
+}
+
+/// A child, which ends in one way only.
+fn child(rng: &mut ChaCha8Rng, step: &mut Map<String, Value>, is_certain: bool) {
+    let waits = rng.random_bool(0.3);
+    let fails = !waits && rng.random_bool(0.3);
+    let input = json!({ "items": "${{ input.items }}", "waits": waits, "fails": fails });
+    step.insert("workflow".into(), json!({ "name": CHILD, "input": input }));
+    if waits {
+        step.insert("timeout".into(), json!("2s"));
+    } else if !is_certain && rng.random_bool(0.3) {
+        step.insert("timeout".into(), json!(format!("{}ms", rng.random_range(100..=3_000))));
+    }
+    if !is_certain && rng.random_bool(0.3) {
+        step.insert("for_each".into(), "${{ input.items }}".into());
+    }
+    step.insert("retry".into(), json!({ "max_attempts": rng.random_range(1..=2), "initial_interval": "100ms" }));
+}
+
+/// What children are executions of. With a mutex that their parents do not hold meanwhile.
+pub(super) fn child_definition() -> Value {
+    json!({ "name": CHILD, "steps": [
+        { "id": "nap", "sleep": "300ms", "mutex": { "name": MUTEX, "scope": "global" } },
+        { "id": "task", "agent_type": "worker", "on_failure": "continue", "depends_on": ["nap"] },
+        { "id": "wait", "when": "input.waits", "signal": { "name": "never" } },
+        { "id": "end", "when": "input.fails", "depends_on": ["task"],
+          "end": { "status": "failed", "error": { "code": "asked_for", "message": "as asked" } } },
+    ], "output": "${{ input.items }}" })
+}
+
+/// The name of it.
+const CHILD: &str = "simulated-child";
+/// The one mutex that executions share.
+const MUTEX: &str = "shared";
+
+fn steps_of(definition: &Value) -> impl Iterator<Item = &Value> {
+    definition["steps"].as_array().into_iter().flatten()
 }
 
 fn target(rng: &mut ChaCha8Rng) -> (&'static str, Value) {
@@ -139,8 +194,14 @@ pub(super) fn input(items: usize) -> Payload {
     Payload::from_value(&json!({ "items": (0..items).collect::<Vec<_>>(), "yes": true, "no": false }))
 }
 
-/// Runs an execution in a world without trouble.
-pub(super) fn ideal(plan: &Arc<Plan>, id: ExecutionId, input: Payload, seed: u64) -> (Status, Option<Payload>) {
+/// Runs an execution in a world without trouble. A child never needs `child` itself.
+pub(super) fn ideal(
+    plan: &Arc<Plan>,
+    child: &Arc<Plan>,
+    id: ExecutionId,
+    input: Payload,
+    seed: u64,
+) -> (Status, Option<Payload>) {
     /// More than any small execution takes.
     const PATIENCE: usize = 10_000;
     let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
@@ -161,12 +222,26 @@ pub(super) fn ideal(plan: &Arc<Plan>, id: ExecutionId, input: Payload, seed: u64
         if execution.status().is_terminal() {
             break;
         }
-        let command = commands.pop().or_else(|| next(&execution, id, seed)).unwrap_or_else(|| {
-            if let Some(due) = execution.next_due() {
-                clock.set(clock.now().max(due));
-            }
-            Command::Tick
-        });
+        let told = execution
+            .errands()
+            .filter_map(|task| execution.errand(task))
+            .find(|errand| matches!(errand.what, ErrandKind::Tell { .. }));
+        let command = if let Some(Errand { task, .. }) = told {
+            // To itself: refused where nothing in it waits for such a signal, or ever will.
+            let signal = signal_command(1_000_000 + u128::from(task.unit.step));
+            let outcome = match execution.transition(signal, clock.now()) {
+                Ok(_) => Ok(Payload::null()),
+                Err(refused) => Err(Failure::fatal("signal_unknown", refused.to_string())),
+            };
+            Command::TaskEnded { task, agent_id: None, begun_at: None, outcome }
+        } else {
+            commands.pop().or_else(|| next(&execution, child, id, seed)).unwrap_or_else(|| {
+                if let Some(due) = execution.next_due() {
+                    clock.set(clock.now().max(due));
+                }
+                Command::Tick
+            })
+        };
         // A signal that comes after the end.
         let _ = execution.transition(command, clock.now());
     }
@@ -174,9 +249,22 @@ pub(super) fn ideal(plan: &Arc<Plan>, id: ExecutionId, input: Payload, seed: u64
 }
 
 /// What the outside owes to an execution, where it owes something.
-fn next(execution: &Execution, id: ExecutionId, seed: u64) -> Option<Command> {
-    let effect = execution.outstanding().into_iter().next()?;
+fn next(execution: &Execution, child: &Arc<Plan>, id: ExecutionId, seed: u64) -> Option<Command> {
+    execution.outstanding().into_iter().find_map(|effect| answer(execution, effect, child, id, seed))
+}
+
+fn answer(execution: &Execution, effect: Effect, plan: &Arc<Plan>, id: ExecutionId, seed: u64) -> Option<Command> {
     match effect {
+        Effect::Acquire { holder, .. } => Some(Command::Granted { holder }),
+        Effect::Run(Errand { task, what: ErrandKind::Start { child, input, .. } }) => {
+            let outcome = match ideal(plan, plan, child, input, seed) {
+                (Status::Completed, output) => Ok(output.unwrap_or_else(Payload::null)),
+                (Status::Failed, _) => Err(failed_child(child, None)),
+                // It goes on until it is not waited for any more.
+                _ => return None,
+            };
+            Some(Command::TaskEnded { task, agent_id: None, begun_at: None, outcome })
+        }
         Effect::Dispatch(order) => {
             let task_id = execution.plan().task_id(id, order.task);
             let outcome = match agents::outcome(seed, &task_id, order.action == "vote") {

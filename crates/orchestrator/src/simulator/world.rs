@@ -19,11 +19,12 @@ use super::{
     communication::Communication,
     connection::Connection,
     database::Database,
+    doors::Doors,
     ground::{Ground, ReplicaClock, Trouble},
     process::Process,
     registry::Registry,
 };
-use crate::{Core, Peers, Settings, app::App, error::OrchestratorError, store::Store};
+use crate::{Core, Peers, Settings, api::Api, app::App, error::OrchestratorError, store::Store};
 
 /// How long shards belong to a replica that is not heard of.
 const LEASE: Duration = Duration::from_secs(2);
@@ -38,6 +39,7 @@ pub(super) struct World {
     pub(super) database: Arc<Database>,
     pub(super) communication: Arc<Communication>,
     registry: Link,
+    doors: Doors,
     settings: Settings,
     /// Is there to be one replica at a time, which takes everything when it starts?
     pub(super) is_alone: bool,
@@ -94,6 +96,7 @@ impl World {
         Arc::new(Self {
             communication: Communication::new(ground, &database, posts),
             registry: Registry::link(ground),
+            doors: Doors::new(ground),
             database,
             settings,
             is_alone,
@@ -162,12 +165,17 @@ impl World {
         let replica_id = format!("rep_{lives:03}_{number}");
         let core =
             Core { store: Arc::clone(&store), redis: None, replica_id: replica_id.clone(), clock: life.clock.clone() };
-        let peers = Peers { registry: self.registry.clone(), communication: self.communication.links(), cluster: None };
+        let (doors, cluster) = (self.doors.clone(), Some(self.doors.cluster(&replica_id)));
+        let peers = Peers { registry: self.registry.clone(), communication: self.communication.links(), cluster };
         let (settings, is_alone, ground) = (self.settings.clone(), self.is_alone, Arc::clone(&self.ground));
         let own = life.clone();
         life.process.spawn(async move {
             match core.run(settings, peers, &tasks, edge).await {
-                Ok(app) => drop(own.app.set(Arc::new(app))),
+                Ok(app) => {
+                    let api = Api::new(Arc::clone(&app));
+                    doors.open(&replica_id, own.process.clone(), api);
+                    drop(own.app.set(app));
+                }
                 Err(error) => return own.process.kill(&format!("cannot start: {}", errors::chain(&error))),
             }
             ground.tell(&own.process, || "serves".to_owned());

@@ -3,6 +3,7 @@
 //! Everything about executions is written by [`Store::append`] alone: events and summaries together, in one transaction that
 //! checks the epoch of every shard that it touches (I2).
 
+mod locks;
 mod postgres;
 mod rows;
 mod sqlite;
@@ -15,8 +16,9 @@ use ::store::{Database, Migrations, OpenError, Page};
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
 use sqlx::migrate::Migrator;
-use workflow::{Counts, Failure, Status};
+use workflow::{Counts, Failure, Holder, Status};
 
+pub(crate) use self::locks::{Deed, Granted, LockKey, LockOrder, LockRow};
 use self::{
     postgres::PostgresStore,
     rows::{counts_list, counts_of, id_of, key, parsed, unreadable},
@@ -174,7 +176,7 @@ pub(crate) struct ExecutionFilter {
 }
 
 /// A shard that a replica may write, and the epoch under which it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Held {
     pub(crate) shard: u32,
     pub(crate) epoch: i64,
@@ -205,8 +207,18 @@ pub(crate) trait Store: Send + Sync {
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>>;
+    /// Which of these executions have ended.
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>>;
     /// The executions of these shards that have not ended.
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>>;
+
+    /// Has orders about locks done in their order, as far as `owner` holds the shards of the executions under the epochs that
+    /// they name, and gives what is free to those that wait, the first first. All or nothing.
+    async fn change_locks(&self, owner: &str, orders: &[LockOrder]) -> sqlx::Result<Granted>;
+    /// Who has locks or waits for them, of the executions of these shards, in the order of tickets.
+    async fn lock_rows(&self, shards: &[u32], after: i64, limit: i64) -> sqlx::Result<Vec<LockRow>>;
+    /// How many wait before an execution for the locks that it waits for.
+    async fn lock_places(&self, id: ExecutionId) -> sqlx::Result<Vec<(Holder, u32)>>;
 
     /// Makes the shards where there are none yet; answers how many there are.
     async fn make_shards(&self, count: u32) -> sqlx::Result<u32>;

@@ -11,6 +11,7 @@ use super::{
     WorkflowRow, Written, open,
 };
 
+mod locks;
 mod plans;
 mod silence;
 
@@ -23,7 +24,15 @@ testkit::conformance! {
     executions_are_listed_newest_first_and_filtered
     a_workflow_keeps_its_versions
     a_name_belongs_to_one_active_workflow
+    locks_are_given_in_the_order_of_those_who_ask
+    orders_of_who_lost_the_shard_are_not_done
+    which_executions_have_ended_is_told_of_many_at_once
 }
+
+use locks::{
+    locks_are_given_in_the_order_of_those_who_ask, orders_of_who_lost_the_shard_are_not_done,
+    which_executions_have_ended_is_told_of_many_at_once,
+};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
 const LEASE: Duration = Duration::from_mins(1);

@@ -4,6 +4,7 @@ use domain::ExecutionId;
 use tracing::Span;
 use workflow::{Effect, TaskKey};
 
+use super::lock_keeper::Numbered;
 use crate::{
     hash::{HashMap, HashSet},
     store::NewEvent,
@@ -22,6 +23,7 @@ pub(super) struct Share {
     pub(super) newest: Option<u64>,
     pub(super) replies: Vec<Answer>,
     pub(super) effects: Vec<Effect>,
+    pub(super) locks: Vec<Numbered>,
     /// Results to acknowledge.
     pub(super) acks: Vec<String>,
     /// Tasks whose result was void, and which may be nowhere once that is acknowledged.
@@ -38,6 +40,7 @@ impl Default for Share {
             newest: None,
             replies: Vec::new(),
             effects: Vec::new(),
+            locks: Vec::new(),
             acks: Vec::new(),
             voided: Vec::new(),
             cancels: Vec::new(),

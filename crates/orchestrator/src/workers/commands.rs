@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use domain::{ExecutionId, Namespace};
 use tokio::sync::oneshot;
-use workflow::{Command, Execution, Explanation, Status};
+use workflow::{Command, Execution, Explanation, Holder, Status};
 
 use super::{Census, Comparison, Input, Live, Reply, Starting, worker::Worker};
 use crate::{
@@ -45,7 +45,8 @@ impl Worker {
             return self.start(starting);
         }
         let most = self.shared.settings.max_executions;
-        if self.shared.live.load(Ordering::Relaxed) >= most {
+        let is_full = self.shared.live.load(Ordering::Relaxed) >= most;
+        if is_full && !self.has_room_below(starting.start.parent.as_ref()) {
             let _ = starting.reply.send(Err(OrchestratorError::TooManyExecutions(most)));
             return;
         }
@@ -58,8 +59,12 @@ impl Worker {
         };
         let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, held, self.batch);
         self.insert(id, live);
+        let parent = start.parent.clone();
         match self.decide(id, Command::Start(start)) {
-            Ok(()) => self.answer(id, reply, |live| live.snapshot(false)),
+            Ok(()) => {
+                self.count_child(parent.as_ref());
+                self.answer(id, reply, |live| live.snapshot(false));
+            }
             Err(rejected) => {
                 self.remove(id);
                 let _ = reply.send(Err(OrchestratorError::Rejected(rejected)));
@@ -92,7 +97,7 @@ impl Worker {
 
     /// Is a command answered by how things are? Where it has decided something, the commit finds out whether another has the
     /// shard by now. Where it has not, nobody does: once the lease has ended, memory may be old.
-    fn is_certain(&self, id: ExecutionId) -> bool {
+    pub(super) fn is_certain(&self, id: ExecutionId) -> bool {
         self.open.has_events(id) || self.shared.holdings.may_speak_of(id).is_some()
     }
 
@@ -107,9 +112,18 @@ impl Worker {
         self.answer(id, reply, |live| live.snapshot(with_steps));
     }
 
-    pub(super) fn explain(&mut self, id: ExecutionId, namespace: Namespace, reply: Reply<(Status, Explanation)>) {
+    pub(super) fn explain(
+        &mut self,
+        id: ExecutionId,
+        namespace: Namespace,
+        places: Vec<(Holder, u32)>,
+        reply: Reply<(Status, Explanation)>,
+    ) {
         if self.find(id).is_none() {
-            return self.load(id, Some(Input::Explain { id, namespace, reply }));
+            return self.load(id, Some(Input::Explain { id, namespace, places, reply }));
+        }
+        if let Some(live) = self.live.get_mut(&id) {
+            live.places = places.into_iter().collect();
         }
         if self.is_foreign(id, &namespace) {
             let _ = reply.send(Err(OrchestratorError::ExecutionNotFound(id)));
@@ -133,12 +147,17 @@ impl Worker {
         self.live.get(&id).or_else(|| self.ended.get(&id))
     }
 
-    fn is_foreign(&self, id: ExecutionId, namespace: &Namespace) -> bool {
+    pub(super) fn is_foreign(&self, id: ExecutionId, namespace: &Namespace) -> bool {
         self.find(id).is_none_or(|live| live.execution.namespace() != Some(namespace))
     }
 
     /// Answers a caller with what is known now, as soon as all of that is committed (I1).
-    fn answer<T: Send + 'static>(&mut self, id: ExecutionId, reply: Reply<T>, show: impl FnOnce(&Live) -> T) {
+    pub(super) fn answer<T: Send + 'static>(
+        &mut self,
+        id: ExecutionId,
+        reply: Reply<T>,
+        show: impl FnOnce(&Live) -> T,
+    ) {
         let Some(live) = self.find(id) else { return };
         let shown = show(live);
         if live.pending == 0 {

@@ -30,7 +30,7 @@ impl Worker {
     pub(super) fn decide(&mut self, id: ExecutionId, command: Command) -> Result<(), Rejected> {
         let now = self.shared.now();
         let Some(live) = self.live.get_mut(&id) else { return Ok(()) };
-        let Transition { events, effects } = live.execution.transition(command, now)?;
+        let Transition { events, mut effects } = live.execution.transition(command, now)?;
         if events.is_empty() {
             self.arm(id);
             return Ok(());
@@ -55,7 +55,13 @@ impl Worker {
                 metrics::step_failed(&live.compiled.name, &step.id);
             }
         }
-        share.effects.extend(effects);
+        let is_lock = |effect: &mut Effect| matches!(effect, Effect::Acquire { .. } | Effect::Release { .. });
+        let locks: Vec<_> = effects.extract_if(.., is_lock).collect();
+        share.effects.append(&mut effects);
+        for effect in locks {
+            let order = self.note_lock(id, &effect);
+            self.open.share(id).locks.extend(order);
+        }
         self.arm(id);
         Ok(())
     }
@@ -130,6 +136,7 @@ impl Worker {
                 crash_point("orchestrator.effect.before");
                 self.perform(id, effect);
             }
+            self.lock_orders.extend(share.locks);
             for task_id in share.acks {
                 crash_point("orchestrator.ack.before");
                 self.say(id, Outgoing::Ack { task_id });
@@ -248,11 +255,16 @@ impl Worker {
                 live.searches.entry(unit).or_insert(search);
                 self.search(id, unit);
             }
-            // No definition that asks for these is accepted yet.
-            Effect::Run(_) | Effect::CancelChild { .. } | Effect::Acquire { .. } | Effect::Release { .. } => {}
+            Effect::Run(errand) => self.begin_errand(id, errand),
+            Effect::CancelChild { child, reason } => self.cancel_child(id, child, reason),
+            Effect::Acquire { .. } | Effect::Release { .. } => {
+                let order = self.note_lock(id, &effect);
+                self.lock_orders.extend(order);
+            }
             Effect::Ended => {
                 let took = now.since(live.execution.created_at().unwrap_or(now));
                 metrics::ended(&live.compiled.name, live.execution.status(), took);
+                self.report_end(id);
             }
         }
     }
@@ -294,6 +306,8 @@ impl Worker {
         }
         live.tasks.clear();
         live.searches.clear();
+        live.errands.clear();
+        live.locks.clear();
         if self.ended.insert(id, live).is_none() {
             self.ended_order.push_back(id);
         }

@@ -6,11 +6,12 @@ use domain::{AgentId, ExecutionId, Payload, Timestamp};
 use tokio::sync::oneshot;
 use workflow::{Execution, Holder, Overlay, Target, TaskKey, TaskOrder, TaskPlace, Unit};
 
+use super::{errands::Doing, locks::Waiting};
 use crate::{
     app::{Compiled, Loaded, Shown, Snapshot, summary_of},
     exchange::Delivery,
     hash::HashMap,
-    store::{Held, Summary},
+    store::{Held, LockKey, Summary},
 };
 
 /// A task that was dispatched: volatile, and made anew after a restart.
@@ -76,6 +77,11 @@ pub(super) struct Live {
     pub(super) due: Option<Timestamp>,
     pub(super) tasks: HashMap<TaskKey, Out>,
     pub(super) searches: HashMap<Unit, Search>,
+    pub(super) errands: HashMap<TaskKey, Doing>,
+    /// Locks that are asked for.
+    pub(super) locks: HashMap<Holder, Waiting>,
+    /// Its places in the queues of locks, where somebody asked.
+    pub(super) places: HashMap<Holder, u32>,
     /// Callers that wait for its end.
     pub(super) waiting: Vec<oneshot::Sender<Snapshot>>,
 }
@@ -93,12 +99,26 @@ impl Live {
             due: None,
             tasks: HashMap::default(),
             searches: HashMap::default(),
+            errands: HashMap::default(),
+            locks: HashMap::default(),
+            places: HashMap::default(),
             waiting: Vec::new(),
         }
     }
 
     pub(super) fn is_ended(&self) -> bool {
         self.execution.status().is_terminal()
+    }
+
+    pub(super) fn namespace(&self) -> String {
+        self.execution.namespace().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Does it have this lock, or wait for it?
+    pub(super) fn wants(&self, holder: Holder, key: LockKey) -> bool {
+        let lock = self.execution.lock_of(holder);
+        let namespace = self.execution.namespace();
+        lock.zip(namespace).is_some_and(|(lock, namespace)| LockKey::new(namespace, &lock) == key)
     }
 
     pub(super) fn summary(&self) -> Summary {
@@ -130,7 +150,11 @@ impl Overlay for Live {
         self.tasks.get(&task).map_or(TaskPlace::Unknown, |out| out.place.clone())
     }
 
-    fn place(&self, _: Holder) -> Option<u32> {
-        None
+    fn place(&self, holder: Holder) -> Option<u32> {
+        self.places.get(&holder).copied()
+    }
+
+    fn trouble(&self, task: TaskKey) -> Option<&str> {
+        self.errands.get(&task)?.trouble.as_deref()
     }
 }

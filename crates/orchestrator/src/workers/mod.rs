@@ -9,12 +9,18 @@
 //! others are committed without it.
 
 mod batch;
+#[cfg(test)]
+mod bench;
 mod commands;
 mod commit;
+mod errands;
 mod holdings;
 mod keeper;
 mod leaving;
 mod live;
+mod lock_keeper;
+mod locks;
+mod runner;
 mod sweep;
 mod timers;
 mod updates;
@@ -34,16 +40,22 @@ use contracts::Link;
 use domain::{Clock, ExecutionId, Namespace, Timestamp};
 use lifecycle::{OnExit, Tasks};
 use tokio::sync::{mpsc, oneshot};
-use workflow::{Command, Execution, Explanation, Status, Unit, Voter};
+use workflow::{Command, Execution, Explanation, Holder, Status, TaskKey, Unit, Voter};
 
-pub(crate) use self::{holdings::Holdings, keeper::Keeper, writer::Fenced};
-use self::{live::Live, worker::Worker};
+pub(crate) use self::{
+    errands::{cancelled_child, failed_child},
+    holdings::Holdings,
+    keeper::Keeper,
+    runner::{Chore, Outside, run as run_errands},
+    writer::Fenced,
+};
+use self::{live::Live, runner::Answer, worker::Worker};
 use crate::{
     Settings,
-    app::{Compiled, Loaded, Plans, Snapshot},
+    app::{ChildReport, Compiled, Loaded, Plans, Snapshot},
     error::OrchestratorError,
     exchange::{Said, TaskUpdate},
-    store::{Held, Store},
+    store::{Held, LockRow, Store},
     watch::Watchers,
 };
 
@@ -84,6 +96,8 @@ pub(crate) enum Input {
     Explain {
         id: ExecutionId,
         namespace: Namespace,
+        /// Its places in the queues of locks.
+        places: Vec<(Holder, u32)>,
         reply: Reply<(Status, Explanation)>,
     },
     /// Whoever waited for the end of an execution that had to be loaded again.
@@ -101,6 +115,40 @@ pub(crate) enum Input {
         id: ExecutionId,
         unit: Unit,
         found: Vec<Voter>,
+    },
+    /// What came of an errand.
+    Errand {
+        id: ExecutionId,
+        task: TaskKey,
+        answer: Answer,
+    },
+    /// An errand is to be done again.
+    Again {
+        id: ExecutionId,
+        task: TaskKey,
+    },
+    /// A child of an execution has ended, or asks whether it is still wanted.
+    Child {
+        report: ChildReport,
+        reply: Reply<bool>,
+    },
+    /// The parent of an execution does not want it any more.
+    Unwanted {
+        id: ExecutionId,
+    },
+    /// An execution may have got a lock that it waits for.
+    Review {
+        id: ExecutionId,
+    },
+    /// A wait for a lock is over.
+    Granted {
+        id: ExecutionId,
+        holder: Holder,
+        number: u64,
+    },
+    /// What the database has of locks.
+    Locks {
+        rows: Vec<LockRow>,
     },
     /// What was to be said of tasks for a while was not: it is to be said anew.
     Anew,
@@ -140,12 +188,19 @@ impl Input {
             | Self::Explain { id, .. }
             | Self::Await { id, .. }
             | Self::Settle { id, .. }
-            | Self::Voters { id, .. } => Some(*id),
+            | Self::Voters { id, .. }
+            | Self::Errand { id, .. }
+            | Self::Again { id, .. }
+            | Self::Unwanted { id }
+            | Self::Review { id }
+            | Self::Granted { id, .. } => Some(*id),
+            Self::Child { report, .. } => Some(report.parent),
             Self::Update(update) => Some(update.execution),
             Self::Anew
             | Self::Adopt { .. }
             | Self::GiveUp { .. }
             | Self::Sweep { .. }
+            | Self::Locks { .. }
             | Self::Census { .. }
             | Self::Compare { .. } => None,
         }
@@ -202,9 +257,10 @@ pub(crate) struct Workers {
     shutdown: lifecycle::Shutdown,
 }
 
-/// The ends that the exchange holds.
+/// The ends that others hold: the exchange, and who does errands.
 pub(crate) struct ExchangeEnds {
     pub(crate) outgoing: mpsc::Receiver<Vec<Said>>,
+    pub(crate) chores: mpsc::Receiver<Chore>,
 }
 
 impl Workers {
@@ -216,6 +272,8 @@ impl Workers {
         let (frames, outgoing) = mpsc::channel(FRAMES);
         let (jobs, jobs_in) = mpsc::channel(count * (MAX_IN_FLIGHT + 1));
         let (searches, searches_in) = mpsc::channel(voters::QUEUE);
+        let (chores, chores_in) = mpsc::channel(runner::QUEUE);
+        let (locks, locks_in) = mpsc::channel(lock_keeper::QUEUE);
         let (mut inputs, mut committed, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..count {
             let (input, input_in) = mpsc::channel(shared.settings.queue);
@@ -233,15 +291,21 @@ impl Workers {
                 committed: done,
                 frames: frames.clone(),
                 searches: searches.clone(),
+                chores: chores.clone(),
+                locks: locks.clone(),
             };
             let worker = Worker::new(index, Arc::clone(shared), ends);
             tasks.spawn("shard worker", OnExit::StopService, worker.run(tasks.shutdown().clone()));
         }
+        // The keeper of locks ends with the last of them.
+        drop(locks);
         let shutdown = tasks.shutdown();
         tasks.spawn("sweeper", OnExit::StopService, sweep::run(workers.clone(), shutdown.clone()));
+        let keeper = lock_keeper::run(workers.clone(), locks_in, chores, shutdown.clone());
+        tasks.spawn("lock keeper", OnExit::StopService, keeper);
         let finder = voters::run(workers.clone(), registry, searches_in, shutdown.clone());
         tasks.spawn("voter search", OnExit::StopService, finder);
-        (workers, ExchangeEnds { outgoing })
+        (workers, ExchangeEnds { outgoing, chores: chores_in })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -13,7 +13,7 @@ use crate::metrics;
 pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infallible> {
     /// Every so many sweeps memory is compared with the database.
     const DATABASE_EVERY: u32 = 12;
-    let mut sweeps = 0_u32;
+    let (mut sweeps, mut ticket, mut held) = (0_u32, 0, Vec::new());
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
@@ -29,12 +29,58 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
                 Err(error) => tracing::warn!(error = errors::chain(&error), "the sweeper cannot read the executions"),
             }
         }
+        let shards = workers.shared.holdings.shards();
+        if shards == held {
+            ticket = look_at_locks(&workers, ticket).await.unwrap_or(ticket);
+        } else {
+            // Whoever had a shard before may have died before it gave back what had ended.
+            ticket = look_at_all_locks(&workers).await;
+            held = shards;
+        }
         let mut known = known.map(IntoIterator::into_iter);
         for worker in workers.inputs.iter() {
             let known = known.as_mut().and_then(Iterator::next);
             let _ = worker.send(Input::Sweep { known }).await;
         }
     }
+}
+
+/// From the first to the last; answers where it stopped because they could not be read.
+async fn look_at_all_locks(workers: &Workers) -> i64 {
+    let mut ticket = 0;
+    loop {
+        match look_at_locks(workers, ticket).await {
+            Some(0) => return 0,
+            None => return ticket,
+            Some(last) => ticket = last,
+        }
+    }
+}
+
+/// Shows to the workers what the database has of locks, after a ticket, at most so much at a time; answers with the last, or zero
+/// where there are no more. None where they could not be read.
+async fn look_at_locks(workers: &Workers, after: i64) -> Option<i64> {
+    const AT_ONCE: i64 = 1_000;
+    let shared = &workers.shared;
+    let rows = match shared.store.lock_rows(&shared.holdings.shards(), after, AT_ONCE).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            tracing::warn!(error = errors::chain(&error), "the sweeper cannot read the locks");
+            return None;
+        }
+    };
+    let is_last = rows.len() < AT_ONCE as usize;
+    let last = rows.last().map_or(0, |row| row.ticket);
+    let mut shares: Vec<Vec<_>> = workers.inputs.iter().map(|_| Vec::new()).collect();
+    for row in rows {
+        shares[workers.index(row.execution)].push(row);
+    }
+    for (worker, rows) in workers.inputs.iter().zip(shares) {
+        if !rows.is_empty() {
+            let _ = worker.send(Input::Locks { rows }).await;
+        }
+    }
+    Some(if is_last { 0 } else { last })
 }
 
 /// What should wake an execution, and does not.
@@ -44,6 +90,10 @@ pub(super) struct Lost {
     tasks: Vec<TaskKey>,
     /// Voters that nobody looks for.
     searches: Vec<Effect>,
+    /// Errands that nobody does.
+    errands: Vec<TaskKey>,
+    /// Locks that nobody has asked for.
+    locks: Vec<Effect>,
     /// The state has something to do at a time, and no timer for it.
     timer: bool,
     /// It has not ended, and waits for nothing at all.
@@ -56,7 +106,8 @@ impl Lost {
     }
 
     fn count(&self) -> usize {
-        self.tasks.len() + self.searches.len() + usize::from(self.timer) + usize::from(self.wakeup)
+        let works = self.tasks.len() + self.searches.len() + self.errands.len() + self.locks.len();
+        works + usize::from(self.timer) + usize::from(self.wakeup)
     }
 }
 
@@ -75,6 +126,7 @@ impl Worker {
                 self.load(id, None);
             }
         }
+        self.look_after();
         metrics::stuck(self.index, repairs);
         if repairs > 0 {
             tracing::warn!(repairs, "executions were stuck, and were repaired");
@@ -96,10 +148,16 @@ impl Worker {
             matches!(effect, Effect::FindVoters { unit, .. }
                 if live.searches.get(unit).is_some_and(|search| is_armed(search.again_at, Timer::Voters(*unit))))
         };
+        let is_done =
+            |task: &TaskKey| live.errands.get(task).is_some_and(|doing| is_armed(doing.again_at, Timer::Errand(*task)));
+        let is_asked =
+            |effect: &Effect| matches!(effect, Effect::Acquire { holder, .. } if live.locks.contains_key(holder));
         let due = live.execution.next_due();
         Lost {
             tasks: live.execution.tasks_out().into_iter().filter(|task| !is_known(task)).collect(),
             searches: live.execution.searches().filter(|effect| !is_sought(effect)).collect(),
+            errands: live.execution.errands().filter(|task| !is_done(task)).collect(),
+            locks: live.execution.locks_wanted().filter(|effect| !is_asked(effect)).collect(),
             timer: live.due != due || !is_armed(due, Timer::Due),
             wakeup: !live.is_ended() && live.execution.wakeups() == 0,
         }
@@ -111,11 +169,17 @@ impl Worker {
         let lost = self.lost(id, live);
         let stale: Vec<_> = live.tasks.keys().filter(|task| !live.execution.is_current(**task)).copied().collect();
         let orders: Vec<_> = lost.tasks.iter().filter_map(|task| live.execution.task_order(*task)).collect();
+        let errands: Vec<_> = lost.errands.iter().filter_map(|task| live.execution.errand(*task)).collect();
+        let idle: Vec<_> = live.errands.keys().filter(|task| !live.execution.is_current(**task)).copied().collect();
         let repairs = lost.count();
+        for task in idle {
+            self.forget_errand(id, task);
+        }
         for task in stale.into_iter().chain(lost.tasks) {
             self.forget(id, task);
         }
-        for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches) {
+        let errands = errands.into_iter().map(Effect::Run);
+        for effect in orders.into_iter().map(Effect::Dispatch).chain(lost.searches).chain(errands).chain(lost.locks) {
             if let (Effect::FindVoters { unit, .. }, Some(live)) = (&effect, self.live.get_mut(&id)) {
                 live.searches.remove(unit);
             }
@@ -136,88 +200,20 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use domain::{Clock, ManualClock, Namespace, Payload, WorkflowId};
     use serde_json::json;
-    use tokio::sync::{mpsc, oneshot};
-    use workflow::{Limits, Start};
 
     use super::*;
-    use crate::{
-        Settings,
-        app::Plans,
-        store::{self, Held, WorkflowRow},
-        workers::{Holdings, Shared, Starting, worker::Ends, writer::Outcome},
-    };
+    use crate::workers::bench;
 
     /// A worker with one execution that waits for a task, for voters and for time.
     async fn worker(directory: &std::path::Path) -> (Worker, ExecutionId) {
-        let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
-        let mut settings = Settings::default();
-        settings.database.path = directory.join("orchestrator.db");
-        let store = store::open(&settings.database).await.unwrap();
         let definition = json!({"name": "waits", "steps": [
             {"id": "task", "agent_type": "x"},
             {"id": "sleep", "sleep": "1h"},
             {"id": "decision", "decision": {"question": "?", "options": ["a", "b"], "strategy": "majority",
                                             "voters": {"capability": "judge", "count": 3}}},
         ]});
-        let namespace = Namespace::default();
-        let row = WorkflowRow {
-            id: WorkflowId::from_parts(1, 1),
-            namespace: namespace.clone(),
-            is_archived: false,
-            newest: 1,
-            created_at: clock.now(),
-            updated_at: clock.now(),
-            version: 1,
-            name: "waits".to_owned(),
-            description: String::new(),
-            definition: definition.to_string(),
-            step_count: 3,
-        };
-        store.create_workflow(&row).await.unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(clock);
-        let plans = Arc::new(Plans::new(Arc::clone(&store), 1, Limits::default(), None, true, &clock));
-        let compiled = plans.compiled(&namespace, row.id, 1).await.unwrap();
-        let shared = Arc::new(Shared {
-            store,
-            plans,
-            clock,
-            watchers: Arc::default(),
-            settings,
-            owner: "rep".to_owned(),
-            holdings: Holdings::new(1),
-            is_alone: true,
-            live: 0.into(),
-            repaired: 0.into(),
-        });
-        let ends = Ends {
-            inputs: mpsc::channel(1).1,
-            jobs: mpsc::channel(8).0,
-            committed: mpsc::channel(1).1,
-            frames: mpsc::channel(1).0,
-            searches: mpsc::channel(8).0,
-        };
-        let mut worker = Worker::new(0, shared, ends);
-        let held = Held { shard: 0, epoch: 1 };
-        worker.shared.holdings.expect(held);
-        worker.take_shards(&[held], Vec::new());
-        let id = ExecutionId::from_parts(1, 1);
-        let start = Start {
-            execution_id: id,
-            namespace,
-            workflow_id: row.id,
-            workflow_version: 1,
-            input: Payload::null(),
-            traceparent: String::new(),
-            parent: None,
-        };
-        worker.start(Starting { start, is_fresh: true, compiled, reply: oneshot::channel().0, ended: None });
-        worker.flush().await;
-        worker.committed(Outcome::Committed);
-        (worker, id)
+        bench::worker(&bench::shared(directory).await, &definition).await
     }
 
     #[tokio::test]

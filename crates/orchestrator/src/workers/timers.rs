@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Dispatch(TaskKey),
     /// Look for voters again.
     Voters(Unit),
+    /// An errand came to nothing; try again.
+    Errand(TaskKey),
 }
 
 impl Worker {
@@ -58,6 +60,11 @@ impl Worker {
         for (unit, search) in &live.searches {
             if let Some(at) = search.again_at {
                 self.timers.remove(&(at, id, Timer::Voters(*unit)));
+            }
+        }
+        for (task, doing) in &live.errands {
+            if let Some(at) = doing.again_at {
+                self.timers.remove(&(at, id, Timer::Errand(*task)));
             }
         }
     }
@@ -102,6 +109,12 @@ impl Worker {
                 if let Some(out) = live.tasks.get_mut(&task) {
                     out.again_at = None;
                     self.dispatch_again(id, task);
+                }
+            }
+            Timer::Errand(task) => {
+                if let Some(doing) = live.errands.get_mut(&task) {
+                    doing.again_at = None;
+                    self.errand_again(id, task);
                 }
             }
             Timer::Voters(unit) => {

@@ -17,6 +17,8 @@ use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
     batch::{After, Open},
     leaving::Leaving,
+    lock_keeper::Numbered,
+    runner::Chore,
     timers::Timer,
     voters::Wanted,
     writer::{self, Job, Outcome},
@@ -43,6 +45,8 @@ pub(super) struct Ends {
     pub(super) committed: mpsc::Receiver<Outcome>,
     pub(super) frames: mpsc::Sender<Vec<Said>>,
     pub(super) searches: mpsc::Sender<Wanted>,
+    pub(super) chores: mpsc::Sender<Chore>,
+    pub(super) locks: mpsc::Sender<Numbered>,
 }
 
 /// What a read of a log has come to, with its number.
@@ -88,6 +92,18 @@ pub(super) struct Worker {
     pub(super) generation: u64,
     /// How often in a row the database has refused the events of an execution.
     pub(super) refusals: HashMap<ExecutionId, u32>,
+    runner: mpsc::Sender<Chore>,
+    /// What the runner is to do.
+    pub(super) chores: VecDeque<Chore>,
+    lock_keeper: mpsc::Sender<Numbered>,
+    /// What the keeper of locks is to do.
+    pub(super) lock_orders: VecDeque<Numbered>,
+    /// Numbers waits for locks.
+    pub(super) waits: u64,
+    /// Executions to look after before all are looked at again.
+    pub(super) round: VecDeque<ExecutionId>,
+    /// How many children it has of each depth that have not ended.
+    pub(super) children: HashMap<u32, usize>,
     /// What communication is to be told.
     pub(super) outbox: VecDeque<Said>,
     /// Shards that are being given up.
@@ -108,6 +124,13 @@ impl Worker {
             committed: ends.committed,
             frames: ends.frames,
             searches: ends.searches,
+            runner: ends.chores,
+            chores: VecDeque::new(),
+            lock_keeper: ends.locks,
+            lock_orders: VecDeque::new(),
+            waits: 0,
+            round: VecDeque::new(),
+            children: HashMap::default(),
             live: HashMap::default(),
             ended: HashMap::default(),
             ended_order: VecDeque::new(),
@@ -130,15 +153,19 @@ impl Worker {
         let batch = self.shared.settings.batch;
         let mut inbox = Vec::with_capacity(batch);
         let mut is_draining = false;
+        let (frames, runner, locks) = (self.frames.clone(), self.runner.clone(), self.lock_keeper.clone());
         loop {
             self.flush().await;
             self.finish_leaving();
             if is_draining && self.in_flight.is_empty() && self.open.is_empty() {
+                for order in std::mem::take(&mut self.lock_orders) {
+                    // The keeper goes on until the last worker has ended. Not waited for: it may wait for this one.
+                    let _ = self.lock_keeper.try_send(order);
+                }
                 return Ok(());
             }
             let has_room = self.has_room() && !is_draining;
             let wait = self.until_due();
-            let frames = self.frames.clone();
             // All arms are cancel-safe. Commits come first: they free memory and answer callers.
             tokio::select! {
                 biased;
@@ -146,6 +173,8 @@ impl Worker {
                 Ok(permit) = frames.reserve(), if !self.outbox.is_empty() => {
                     permit.send(self.next_frame());
                 }
+                Ok(permit) = locks.reserve(), if !self.lock_orders.is_empty() => self.order_locks(permit, &locks),
+                Ok(permit) = runner.reserve(), if !self.chores.is_empty() => self.hand_out(permit, &runner),
                 Some((id, number, loaded)) = self.loads.next(), if !self.loads.is_empty() => {
                     if self.loading.get(&id).is_some_and(|loading| loading.number == number) {
                         self.loaded(id, loaded);
@@ -219,11 +248,18 @@ impl Worker {
             Input::Start(starting) => self.start(*starting),
             Input::Command { id, namespace, command, reply } => self.command(id, namespace, command, reply),
             Input::Get { id, namespace, with_steps, reply } => self.get(id, namespace, with_steps, reply),
-            Input::Explain { id, namespace, reply } => self.explain(id, namespace, reply),
+            Input::Explain { id, namespace, places, reply } => self.explain(id, namespace, places, reply),
             Input::Await { id, ended } => self.wait_for_end(id, ended),
             Input::Update(update) => self.update(update),
             Input::Settle { id, task_id } => self.settle(id, task_id),
             Input::Voters { id, unit, found } => self.voters(id, unit, found),
+            Input::Errand { id, task, answer } => self.errand_answered(id, task, answer),
+            Input::Again { id, task } => self.errand_again(id, task),
+            Input::Child { report, reply } => self.child(report, reply),
+            Input::Unwanted { id } => self.unwanted(id),
+            Input::Review { id } => self.review(id),
+            Input::Granted { id, holder, number } => self.granted(id, holder, number),
+            Input::Locks { rows } => self.compare_locks(rows),
             Input::Anew => self.locate_all(),
             Input::Sweep { known } => self.sweep(known),
             Input::Census { known, reply } => drop(reply.send(self.census(&known))),
@@ -246,7 +282,10 @@ impl Worker {
     }
 
     pub(super) fn insert(&mut self, id: ExecutionId, live: Live) {
-        if self.live.insert(id, live).is_none() {
+        self.count_child(live.execution.parent());
+        if let Some(old) = self.live.insert(id, live) {
+            self.discount_child(&old);
+        } else {
             let count = self.shared.live.fetch_add(1, Ordering::Relaxed) + 1;
             crate::metrics::live(count);
         }
@@ -258,6 +297,7 @@ impl Worker {
         let count = self.shared.live.fetch_sub(1, Ordering::Relaxed) - 1;
         crate::metrics::live(count);
         self.disarm_all(id, &mut live);
+        self.discount_child(&live);
         Some(live)
     }
 
@@ -354,10 +394,17 @@ impl Worker {
             Input::Command { reply, .. } | Input::Get { reply, .. } => drop(reply.send(Err(why()))),
             Input::Explain { reply, .. } => drop(reply.send(Err(why()))),
             Input::Start(starting) => drop(starting.reply.send(Err(why()))),
+            Input::Child { reply, .. } => drop(reply.send(Err(why()))),
             Input::Update(update) => self.acknowledge_now(&update),
             Input::Settle { id, task_id } => self.say(id, Outgoing::Ack { task_id }),
             Input::Await { .. }
             | Input::Voters { .. }
+            | Input::Errand { .. }
+            | Input::Again { .. }
+            | Input::Unwanted { .. }
+            | Input::Review { .. }
+            | Input::Granted { .. }
+            | Input::Locks { .. }
             | Input::Adopt { .. }
             | Input::GiveUp { .. }
             | Input::Anew
@@ -384,6 +431,7 @@ fn turn_away(input: Input) {
         Input::Command { reply, .. } | Input::Get { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
         Input::Explain { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
         Input::Start(starting) => drop(starting.reply.send(Err(OrchestratorError::Moved))),
+        Input::Child { reply, .. } => drop(reply.send(Err(OrchestratorError::Moved))),
         _ => {}
     }
 }

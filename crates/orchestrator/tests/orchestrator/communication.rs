@@ -11,19 +11,22 @@ use contracts::{
     communication::v1::{
         ExchangeTasksRequest, ExchangeTasksResponse, Serving, Task, TaskBegun, TaskFailure, TaskHandedOver, TaskResult,
         TaskUnknown, TaskUpdate,
+        message_service_server::MessageServiceServer,
         orchestrator_event::Event,
         serving,
         task::Target,
         task_result::Outcome,
         task_service_server::{TaskService, TaskServiceServer},
         task_update::Update,
+        topic_service_server::TopicServiceServer,
     },
 };
 use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, service::Routes};
 
+use crate::mail::Mail;
 use crate::world::{eventually, new_id};
 
 type Frame = Result<ExchangeTasksResponse, Status>;
@@ -47,15 +50,23 @@ pub(crate) struct Heard {
 
 /// Cloning is cheap; all clones are one service.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Communication(Arc<Mutex<Heard>>);
+pub(crate) struct Communication {
+    heard: Arc<Mutex<Heard>>,
+    /// What it was given for others.
+    pub(crate) mail: Mail,
+}
 
 impl Communication {
     pub(crate) fn link(&self) -> Link {
-        Link::new(TaskServiceServer::new(self.clone()).max_decoding_message_size(contracts::MAX_MESSAGE_BYTES))
+        let tasks = TaskServiceServer::new(self.clone()).max_decoding_message_size(contracts::MAX_MESSAGE_BYTES);
+        let routes = Routes::new(tasks)
+            .add_service(MessageServiceServer::new(self.mail.clone()))
+            .add_service(TopicServiceServer::new(self.mail.clone()));
+        Link::new(routes.prepare())
     }
 
     pub(crate) fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap()
+        self.heard.lock().unwrap()
     }
 
     pub(crate) fn echo(&self) {

@@ -6,7 +6,10 @@
 mod communication;
 mod control;
 mod durability;
+mod errands;
 mod exchange;
+mod locks;
+mod mail;
 mod reading;
 mod registry;
 mod tasks;

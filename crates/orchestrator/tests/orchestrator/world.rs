@@ -1,6 +1,11 @@
 //! An orchestrator on a real database file, between services that the test plays.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use contracts::{
     Link, Links, Replica as Peer,
@@ -13,10 +18,12 @@ use contracts::{
 };
 use domain::{ExecutionId, SystemClock};
 use lifecycle::{Shutdown, Tasks};
-use orchestrator::{Peers, Service, Settings};
+use orchestrator::{Cluster, Peers, Service, Settings};
 use serde_json::{Value, json};
+use settings::{Database, Place};
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tower::ServiceExt as _;
 
 use crate::{communication::Communication, registry::Registry};
 
@@ -29,6 +36,40 @@ pub(crate) struct World {
     pub(crate) others: Vec<Communication>,
     pub(crate) registry: Registry,
     replica: Replica,
+    /// Others on the same database, each with a communication service of its own.
+    pub(crate) mates: Vec<Mate>,
+    addresses: Addresses,
+}
+
+/// Another replica of a cluster.
+pub(crate) struct Mate {
+    pub(crate) replica: Replica,
+    pub(crate) communication: Communication,
+}
+
+/// Where the replicas of a cluster are reached. Cloning is cheap.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<String, Link>>>);
+
+impl Addresses {
+    /// A way to whoever has this address when it is called.
+    fn connect(&self, address: &str) -> Link {
+        let (addresses, address) = (self.clone(), address.to_owned());
+        Link::new(tower::service_fn(move |request| {
+            let link = addresses.0.lock().unwrap().get(&address).cloned();
+            async move {
+                match link {
+                    Some(link) => link.oneshot(request).await,
+                    None => Err(tonic::Status::unavailable("nobody is there").into()),
+                }
+            }
+        }))
+    }
+
+    fn cluster(&self, address: &str) -> Cluster {
+        let addresses = self.clone();
+        Cluster { address: address.to_owned(), connect: Arc::new(move |address| addresses.connect(address)) }
+    }
 }
 
 /// A running orchestrator.
@@ -44,6 +85,7 @@ impl Replica {
         communication: &Communication,
         others: &[Communication],
         registry: &Registry,
+        cluster: Option<Cluster>,
     ) -> Self {
         let tasks = Tasks::new(Shutdown::new());
         let peer = |(place, replica): (usize, &Communication)| Peer {
@@ -52,7 +94,7 @@ impl Replica {
         };
         let communication: Arc<[_]> = [communication].into_iter().chain(others).enumerate().map(peer).collect();
         let communication = Links::watched(watch::channel(communication).1);
-        let peers = Peers { registry: registry.link(), communication, cluster: None };
+        let peers = Peers { registry: registry.link(), communication, cluster };
         let (clock, edge) = (Arc::new(SystemClock), Shutdown::new());
         let service = orchestrator::start(settings.clone(), peers, clock, &tasks, edge.clone()).await.unwrap();
         Self { edge, tasks, service }
@@ -113,16 +155,60 @@ impl World {
         change(&mut settings);
         let (communication, registry) = (Communication::default(), Registry::default());
         let others: Vec<_> = (1..count).map(|_| Communication::default()).collect();
-        let replica = Replica::start(&settings, &communication, &others, &registry).await;
+        let replica = Replica::start(&settings, &communication, &others, &registry, None).await;
         for communication in others.iter().chain([&communication]) {
             communication.attached(1).await;
         }
-        Self { directory, settings, communication, others, registry, replica }
+        let (mates, addresses) = Default::default();
+        Self { directory, settings, communication, others, registry, replica, mates, addresses }
+    }
+
+    /// On this database: alone where that is a file, and else two replicas that reach each other.
+    pub(crate) async fn on(place: &Database) -> Self {
+        let mut world = Self { mates: Vec::new(), ..Self::begin_on(place).await };
+        if !place.is_sqlite() {
+            world.join().await;
+            // Each has its share.
+            eventually("a share of the shards", async || {
+                let owners = world.shard_owners().await;
+                (owners == 2).then_some(())
+            })
+            .await;
+        }
+        world
+    }
+
+    async fn begin_on(place: &Database) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            database: place.clone(),
+            lease: Duration::from_secs(2),
+            sweep_interval: Duration::from_secs(1),
+            ..Settings::default()
+        };
+        let (communication, registry, addresses) =
+            (Communication::default(), Registry::default(), Addresses::default());
+        let cluster = (!place.is_sqlite()).then(|| addresses.cluster("first"));
+        let replica = Replica::start(&settings, &communication, &[], &registry, cluster).await;
+        addresses.0.lock().unwrap().insert("first".to_owned(), replica.service.link());
+        let (others, mates) = Default::default();
+        Self { directory, settings, communication, others, registry, replica, mates, addresses }
+    }
+
+    /// One more replica.
+    pub(crate) async fn join(&mut self) {
+        let address = mate_address(self.mates.len());
+        let communication = Communication::default();
+        communication.heard().echoes = self.communication.heard().echoes;
+        let cluster = Some(self.addresses.cluster(&address));
+        let replica = Replica::start(&self.settings, &communication, &[], &self.registry, cluster).await;
+        self.addresses.0.lock().unwrap().insert(address, replica.service.link());
+        self.mates.push(Mate { replica, communication });
     }
 
     /// Another orchestrator on the same database.
     pub(crate) async fn second(&self) -> Replica {
-        Replica::start(&self.settings, &Communication::default(), &[], &self.registry).await
+        Replica::start(&self.settings, &Communication::default(), &[], &self.registry, None).await
     }
 
     pub(crate) fn replica(&self) -> &Replica {
@@ -130,17 +216,23 @@ impl World {
     }
 
     pub(crate) async fn crash_and_start(self) -> Self {
-        let Self { directory, settings, communication, others, registry, replica } = self;
+        let Self { directory, settings, communication, others, registry, replica, mates, addresses } = self;
+        addresses.0.lock().unwrap().clear();
+        for (mate, number) in mates.iter().zip(0..) {
+            addresses.0.lock().unwrap().insert(mate_address(number), mate.replica.service.link());
+        }
         replica.crash().await;
-        let replica = Replica::start(&settings, &communication, &others, &registry).await;
-        Self { directory, settings, communication, others, registry, replica }
+        let cluster = (!settings.database.is_sqlite()).then(|| addresses.cluster("again"));
+        let replica = Replica::start(&settings, &communication, &others, &registry, cluster).await;
+        addresses.0.lock().unwrap().insert("again".to_owned(), replica.service.link());
+        Self { directory, settings, communication, others, registry, replica, mates, addresses }
     }
 
     pub(crate) async fn stop_and_start(self) -> Self {
-        let Self { directory, settings, communication, others, registry, replica } = self;
+        let Self { directory, settings, communication, others, registry, replica, mates, addresses } = self;
         replica.stop().await;
-        let replica = Replica::start(&settings, &communication, &others, &registry).await;
-        Self { directory, settings, communication, others, registry, replica }
+        let replica = Replica::start(&settings, &communication, &others, &registry, None).await;
+        Self { directory, settings, communication, others, registry, replica, mates, addresses }
     }
 
     pub(crate) fn executions(&self) -> ExecutionServiceClient<Link> {
@@ -170,6 +262,12 @@ impl World {
     pub(crate) async fn get(&self, id: &str) -> Execution {
         let request = GetExecutionRequest { execution_id: id.to_owned(), ..GetExecutionRequest::default() };
         self.executions().get_execution(request).await.unwrap().into_inner().execution.unwrap()
+    }
+
+    /// The execution, where there is one.
+    pub(crate) async fn look(&self, id: &str) -> Option<Execution> {
+        let request = GetExecutionRequest { execution_id: id.to_owned(), ..GetExecutionRequest::default() };
+        self.executions().get_execution(request).await.ok()?.into_inner().execution
     }
 
     pub(crate) async fn until(&self, id: &str, status: ExecutionStatus) -> Execution {
@@ -209,6 +307,17 @@ impl World {
         self.executions().check_liveness(CheckLivenessRequest {}).await.unwrap().into_inner()
     }
 
+    /// How many replicas have shards.
+    async fn shard_owners(&self) -> i64 {
+        use sqlx::Connection as _;
+        let Ok(Place::Postgres(url)) = self.settings.database.place() else { return 1 };
+        let mut connection = sqlx::PgConnection::connect(url.reveal()).await.unwrap();
+        let query = "SELECT count(DISTINCT owner) FROM orchestrator.shards WHERE owner <> ''";
+        let owners = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        owners
+    }
+
     /// Runs SQL on the database file from outside.
     pub(crate) async fn sql(&self, statement: &'static str) {
         use sqlx::Connection as _;
@@ -217,6 +326,10 @@ impl World {
         sqlx::query(statement).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
     }
+}
+
+fn mate_address(number: usize) -> String {
+    format!("mate-{number}")
 }
 
 /// Steps one after the other, each of which an agent does.

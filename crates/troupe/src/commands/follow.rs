@@ -146,6 +146,9 @@ fn sentence(event: &Event, execution: &str, namespace: &str) -> Option<String> {
                  troupe signal {execution} {name}{namespace} --payload '{{\"approved\": true}}'"
             )
         }
+        "mutex_awaited" => format!("… {step}{instance} waits for the mutex {}", text("name")),
+        "turn_awaited" => format!("queued: it waits for its turn among those with the key {}", text("key")),
+        "turn_taken" => "it is its turn".to_owned(),
         "signal_received" => format!("  the signal {} came in", text("name")),
         "paused" => format!("paused; go on with `troupe resume {execution}{namespace}`"),
         "resumed" => "resumed".to_owned(),

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only those with this status
-    #[arg(short, long, value_parser = ["running", "paused", "compensating", "completed", "failed", "cancelled"])]
+    #[arg(short, long, value_parser = ["queued", "running", "paused", "compensating", "completed", "failed", "cancelled"])]
     status: Option<String>,
     /// Only those of this workflow, by name or id
     #[arg(short, long)]

@@ -58,8 +58,16 @@ fn heading(execution: &Value, context: &Context<'_>) -> std::io::Result<()> {
         number(execution, "workflow_version"),
         output.paint(tone_of(status), status),
     ))?;
-    let took = ps::took(execution);
-    output.line(output.paint(Tone::Faint, &format!("started {}, took {took}", age(text(execution, "created_at")))))
+    let started = format!("started {}, took {}", age(text(execution, "created_at")), ps::took(execution));
+    output.line(output.paint(Tone::Faint, &format!("{started}{}", bonds(execution))))
+}
+
+/// How many are before it, and whose child it is.
+fn bonds(execution: &Value) -> String {
+    let place = execution.get("queued_before").and_then(Value::as_u64);
+    let place = place.map(|before| format!(", {before} are before it")).unwrap_or_default();
+    let parent = execution.get("parent").map(|parent| format!(", a child of {}", text(parent, "execution_id")));
+    format!("{place}{}", printable(&parent.unwrap_or_default()))
 }
 
 fn was_tried_again(step: &Value) -> bool {
@@ -83,11 +91,25 @@ fn outcome(execution: &Value, context: &Context<'_>) -> std::io::Result<()> {
             output.line("")?;
             output.document(value)
         }
-        None if matches!(text(execution, "status"), "running" | "paused" | "compensating") => {
+        None if matches!(text(execution, "status"), "queued" | "running" | "paused" | "compensating") => {
             let hint = format!("what it waits for: troupe explain {}", ps::id(execution));
             output.line("")?;
             output.line(output.paint(Tone::Faint, &hint))
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_place_in_a_queue_and_the_parent_are_told() {
+        let child = json!({ "queued_before": 0, "parent": { "execution_id": "exe_1" } });
+        assert_eq!(bonds(&child), ", 0 are before it, a child of exe_1");
+        assert_eq!(bonds(&json!({})), "");
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::follow::{failure_sentence, step_of};
 use crate::{
     client::{Event, number, text},
-    output::{Cell, Tone, between, duration, moment, tone_of},
+    output::{Cell, Tone, between, duration, moment, printable, tone_of},
 };
 
 /// How wide the bars are, in characters.
@@ -135,7 +135,7 @@ impl Drawing<'_> {
         }
         let instances = step.get("instances").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         if instances.is_empty() || self.instances {
-            return String::new();
+            return printable(text(step, "child_id"));
         }
         let completed = instances.iter().filter(|instance| text(instance, "state") == "completed").count();
         format!("{completed} of {} instances", instances.len())

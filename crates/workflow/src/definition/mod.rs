@@ -79,15 +79,12 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Number of steps.
     pub max_steps: usize,
-    /// Whether the shell starts child executions, tells the outside, and keeps locks among executions: where it does not, a
-    /// definition that asks for that is refused.
-    pub errands: bool,
 }
 
 impl Default for Limits {
-    /// 4 MiB, 10,000 steps, and everything there is.
+    /// 4 MiB and 10,000 steps.
     fn default() -> Self {
-        Self { max_bytes: 4 << 20, max_steps: 10_000, errands: true }
+        Self { max_bytes: 4 << 20, max_steps: 10_000 }
     }
 }
 
@@ -141,9 +138,6 @@ impl Definition {
         let edges = graph::connect(&mut steps, &outline, found);
         let outputs = outline.scopes.iter().map(|scope| output(scope, &outline, found)).collect::<Vec<_>>();
         graph::check_reads(&outline, &edges, found);
-        if !limits.errands {
-            refuse_errands(document, &outline, found);
-        }
         let steps = steps.into_iter().collect::<Option<Vec<_>>>()?;
         let name = name?;
         if !found.faults.is_empty() {
@@ -165,26 +159,6 @@ impl Definition {
             by_id,
         };
         Some(Self { name, description, plan })
-    }
-}
-
-/// What a shell without errands cannot do.
-fn refuse_errands(document: &Value, outline: &Outline<'_>, found: &mut Found) {
-    let mut refuse = |pointer: String, field: &str| {
-        found.faults.push(&pointer, "unsupported", format!("`{field}` is not supported yet"));
-    };
-    if document.pointer("/config/concurrency_key").is_some_and(|key| !key.is_null()) {
-        refuse("/config/concurrency_key".to_owned(), "concurrency_key");
-    }
-    for entry in &outline.entries {
-        for field in ["workflow", "emit"] {
-            if entry.value.get(field).is_some_and(|value| !value.is_null()) {
-                refuse(format!("{}/{field}", entry.pointer), field);
-            }
-        }
-        if entry.value.pointer("/mutex/scope").and_then(Value::as_str) == Some("global") {
-            refuse(format!("{}/mutex/scope", entry.pointer), "global");
-        }
     }
 }
 

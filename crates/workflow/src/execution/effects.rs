@@ -9,7 +9,7 @@ use super::{
     state::{Phase, Run},
 };
 use crate::{
-    Effect, Errand, ErrandKind, Event, Holder, Parent, Purpose, Target, TaskKey, TaskOrder, Telling, Unit,
+    Effect, Errand, ErrandKind, Event, Holder, Lock, Parent, Purpose, Target, TaskKey, TaskOrder, Telling, Unit,
     decision::VOTE,
     plan::{StepKind, Voters},
 };
@@ -68,19 +68,23 @@ impl Execution {
         turn.chain(self.state.waiting.iter().filter_map(|unit| self.mutex_wanted(*unit)))
     }
 
-    /// The [`Effect::Run`] among what is owed now.
-    pub fn errands(&self) -> impl Iterator<Item = Errand> {
-        self.state.errands.iter().filter_map(|task| self.errand(*task))
+    /// The tasks of the [`Effect::Run`] among what is owed now.
+    pub fn errands(&self) -> impl Iterator<Item = TaskKey> {
+        self.state.errands.iter().copied()
     }
 
-    /// The locks that are shared with other executions and that it has, or waits for.
-    pub fn holds(&self, holder: Holder) -> bool {
+    /// The lock that is shared with other executions and that the holder has, or waits for.
+    pub fn lock_of(&self, holder: Holder) -> Option<Lock> {
         match holder {
-            Holder::Execution => self.state.end.is_none() && self.state.turn.is_some(),
+            Holder::Execution => {
+                let turn = self.state.turn.as_ref().filter(|_| self.state.end.is_none())?;
+                Some(turn.lock.clone())
+            }
             Holder::Unit(unit) => {
                 let run = self.state.run(unit).filter(|run| run.phase == Phase::Locking);
-                let waits = run.and_then(|run| run.mutex.as_ref()).is_some_and(|held| held.is_outside());
-                waits || self.state.is_kept_for(unit)
+                let waits = run.and_then(|run| run.mutex.as_ref()).filter(|held| held.is_outside());
+                let name = waits.map(|held| &held.key.name).or_else(|| self.state.kept_for(unit))?;
+                Some(global_mutex(name))
             }
         }
     }

@@ -38,6 +38,8 @@ pub trait Overlay {
     fn task(&self, task: TaskKey) -> TaskPlace;
     /// How many are before it in the queue of a lock, where that is known.
     fn place(&self, holder: Holder) -> Option<u32>;
+    /// Why the last try of an errand came to nothing, where it is to be tried again.
+    fn trouble(&self, task: TaskKey) -> Option<&str>;
 }
 
 /// What a wait is for.
@@ -200,6 +202,7 @@ impl Execution {
     fn unit_wait(&self, unit: Unit, overlay: &dyn Overlay) -> Option<Wait> {
         let run = self.state.run(unit)?;
         let name = self.name(unit);
+        let trouble = || overlay.trouble(unit.task(Purpose::Work, run.attempt));
         let (kind, text, until) = match (run.phase, &self.plan.steps[unit.step as usize].kind) {
             (Phase::Awaiting(until), _) => {
                 let signal = run.signal.as_deref().unwrap_or_default();
@@ -212,9 +215,18 @@ impl Execution {
             (Phase::Locking, _) => (WaitKind::Lock, self.lock_text(unit, run, &name, overlay), None),
             (Phase::Child(until), StepKind::Workflow(child)) => {
                 let id = self.child_of(unit, run).map(|id| format!(" ({id})")).unwrap_or_default();
-                (WaitKind::Child, format!("{name} waits for its child execution of `{}`{id}.", child.name), until)
+                let text = match trouble() {
+                    None => format!("{name} waits for its child execution of `{}`{id}.", child.name),
+                    Some(why) => {
+                        format!("{name} starts a child execution of `{}`{id}, so far in vain: {why}.", child.name)
+                    }
+                };
+                (WaitKind::Child, text, until)
             }
-            (Phase::Out, StepKind::Emit(_)) => (WaitKind::Result, format!("{name} is telling the outside."), None),
+            (Phase::Out, StepKind::Emit(_)) => {
+                let trouble = trouble().map(|why| format!(", so far in vain: {why}"));
+                (WaitKind::Result, format!("{name} is telling the outside{}.", trouble.unwrap_or_default()), None)
+            }
             _ => return self.task_wait(unit, run, Purpose::Work, overlay),
         };
         Some(Wait { kind, text: capital(&text), until, ..self.wait(unit, run) })

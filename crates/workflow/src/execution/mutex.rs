@@ -80,8 +80,9 @@ impl State {
         false
     }
 
-    /// Does the shell keep a mutex for the unit?
-    pub(super) fn is_kept_for(&self, unit: Unit) -> bool {
-        self.mutexes.values().any(|mutex| mutex.kept_for == Some(unit))
+    /// The mutex that the shell keeps for the unit.
+    pub(super) fn kept_for(&self, unit: Unit) -> Option<&String> {
+        let kept = self.mutexes.iter().find(|(_, mutex)| mutex.kept_for == Some(unit));
+        kept.map(|(key, _)| &key.name)
     }
 }

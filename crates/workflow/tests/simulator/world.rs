@@ -58,6 +58,10 @@ impl Overlay for Nowhere {
     fn place(&self, _: Holder) -> Option<u32> {
         None
     }
+
+    fn trouble(&self, _: TaskKey) -> Option<&str> {
+        None
+    }
 }
 
 /// One execution and everything around it.
@@ -286,7 +290,7 @@ impl World {
         if execution.tasks_out().into_iter().collect::<BTreeSet<_>>() != self.observer.out {
             return Err(format!("out are {:?}, the log says {:?}", execution.tasks_out(), self.observer.out));
         }
-        let errands: BTreeSet<_> = execution.errands().map(|errand| errand.task).collect();
+        let errands: BTreeSet<_> = execution.errands().collect();
         if errands != self.observer.errands {
             return Err(format!("errands are {errands:?}, the log says {:?}", self.observer.errands));
         }
@@ -353,8 +357,8 @@ impl World {
     fn recover(&mut self) -> Result<(), String> {
         let owed = self.execution.outstanding();
         // Whoever keeps the locks asks now and then whether they are still wanted.
-        self.granted = self.granted.filter(|holder| self.execution.holds(*holder));
-        self.queued.retain(|holder| self.execution.holds(*holder));
+        self.granted = self.granted.filter(|holder| self.execution.lock_of(*holder).is_some());
+        self.queued.retain(|holder| self.execution.lock_of(*holder).is_some());
         let out = self.execution.tasks_out().into_iter().collect();
         self.observer.dispatched(&owed, &out).map_err(|fault| format!("I4: {fault}\n{}", self.told()))?;
         for effect in &owed {

@@ -54,6 +54,16 @@ pub(super) async fn summary(postgres: &Postgres, id: ExecutionId) -> sqlx::Resul
     row?.as_ref().map(decode).transpose()
 }
 
+pub(super) async fn ended(postgres: &Postgres, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+    let ids: Vec<_> = ids.iter().map(|id| key(*id)).collect();
+    let query = "SELECT id FROM executions WHERE ended_at IS NOT NULL AND id = ANY($1)";
+    let mut connection = postgres.lend().await?;
+    let keys = sqlx::query_scalar(query).bind(ids).fetch_all(&mut *connection).await;
+    connection.give_back();
+    let keys: Vec<Vec<u8>> = keys?;
+    keys.iter().map(|key| id_of(key)).collect()
+}
+
 pub(super) async fn live(postgres: &Postgres, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
     let shards: Vec<_> = shards.iter().map(|shard| *shard as i32).collect();
     let query = "SELECT id FROM executions WHERE ended_at IS NULL AND shard = ANY($1) ORDER BY shard, id";

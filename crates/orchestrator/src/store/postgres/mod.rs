@@ -2,6 +2,7 @@
 
 mod append;
 mod executions;
+mod locks;
 mod shards;
 mod workflows;
 
@@ -11,10 +12,11 @@ use ::store::{Page, Postgres};
 use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
 use tracing::Instrument as _;
+use workflow::Holder;
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Held, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
-    WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
+    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// Connections for the lease and for commits alone: one each, and a second way where one of them has gone silent.
@@ -56,8 +58,25 @@ impl Store for PostgresStore {
         self.shared.limited(read).await
     }
 
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+        self.shared.limited(executions::ended(&self.shared, ids)).await
+    }
+
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
         self.shared.limited(executions::live(&self.shared, shards)).await
+    }
+
+    async fn change_locks(&self, owner: &str, orders: &[LockOrder]) -> sqlx::Result<Granted> {
+        let changed = locks::change(&self.shared, owner, orders).instrument(self.shared.span("UPDATE", "locks"));
+        self.shared.limited(changed).await
+    }
+
+    async fn lock_rows(&self, shards: &[u32], after: i64, limit: i64) -> sqlx::Result<Vec<LockRow>> {
+        self.shared.limited(locks::rows(&self.shared, shards, after, limit)).await
+    }
+
+    async fn lock_places(&self, id: ExecutionId) -> sqlx::Result<Vec<(Holder, u32)>> {
+        self.shared.limited(locks::places(&self.shared, id)).await
     }
 
     async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {

@@ -31,6 +31,26 @@ pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Op
     row.as_ref().map(decode).transpose()
 }
 
+pub(super) async fn ended(sqlite: &Sqlite, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+    /// A statement takes 32,766 parameters.
+    const AT_ONCE: usize = 1_000;
+    let mut ended = Vec::new();
+    for ids in ids.chunks(AT_ONCE) {
+        let mut query =
+            QueryBuilder::<sqlx::Sqlite>::new("SELECT id FROM executions WHERE ended_at IS NOT NULL AND id IN (");
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(key(*id));
+        }
+        query.push(")");
+        let keys: Vec<Vec<u8>> = query.build_query_scalar().fetch_all(&sqlite.reader).await?;
+        for key in keys {
+            ended.push(id_of(&key)?);
+        }
+    }
+    Ok(ended)
+}
+
 pub(super) async fn live(sqlite: &Sqlite, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
     let query = "SELECT id FROM executions WHERE ended_at IS NULL AND shard IN (SELECT value FROM json_each(?)) \
                  ORDER BY shard, id";

@@ -2,6 +2,7 @@
 
 mod append;
 mod executions;
+mod locks;
 mod shards;
 mod workflows;
 
@@ -11,10 +12,11 @@ use async_trait::async_trait;
 use domain::{ExecutionId, Namespace, Timestamp, WorkflowId};
 use store::{Page, Sqlite};
 use tracing::Instrument as _;
+use workflow::Holder;
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Held, Owner, Replica, Store, Summary, WorkflowFilter, WorkflowRef,
-    WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
+    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A SQLite file.
@@ -44,8 +46,24 @@ impl Store for SqliteStore {
         executions::list(&self.0, filter).instrument(self.0.span("SELECT", "executions")).await
     }
 
+    async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
+        executions::ended(&self.0, ids).await
+    }
+
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
         executions::live(&self.0, shards).await
+    }
+
+    async fn change_locks(&self, owner: &str, orders: &[LockOrder]) -> sqlx::Result<Granted> {
+        locks::change(&self.0, owner, orders).instrument(self.0.span("UPDATE", "locks")).await
+    }
+
+    async fn lock_rows(&self, shards: &[u32], after: i64, limit: i64) -> sqlx::Result<Vec<LockRow>> {
+        locks::rows(&self.0, shards, after, limit).await
+    }
+
+    async fn lock_places(&self, id: ExecutionId) -> sqlx::Result<Vec<(Holder, u32)>> {
+        locks::places(&self.0, id).await
     }
 
     async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {

@@ -15,7 +15,10 @@ const LARGE: &str = "
     INSERT INTO workflows SELECT 'wf_' || lpad(n::text, 26, '0'), 'default', 'name-' || n, 2,
         CASE n % 10 WHEN 0 THEN 'archived' ELSE 'active' END, now(), now() FROM generate_series(0, 4999) AS n;
     INSERT INTO workflow_versions SELECT 'wf_' || lpad(n::text, 26, '0'), version, 'name-' || n, '', '{}', 1
-        FROM generate_series(0, 4999) AS n, generate_series(1, 2) AS version;";
+        FROM generate_series(0, 4999) AS n, generate_series(1, 2) AS version;
+    INSERT INTO locks (key, name, execution_id, holder, shard, most, granted, asked_at)
+        SELECT sha256((n % 1000)::text::bytea), 'a name', decode(md5(n::text), 'hex'), '\"execution\"', n % 64, 1, n <= 1000, now()
+        FROM generate_series(1, 40000) AS n;";
 
 #[tokio::test]
 async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
@@ -67,6 +70,7 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
         store.workflow(&namespace, &reference, None).await.unwrap().unwrap();
         store.workflow(&namespace, &reference, Some(1)).await.unwrap().unwrap();
     }
+    locks::touch(store.as_ref(), held[0]).await;
     store.archive_workflow(id, NOW).await.unwrap();
     store.create_workflow(&workflow(1, "new")).await.unwrap();
     store.update_workflow(&WorkflowRow { version: 2, ..workflow(1, "new") }).await.unwrap();

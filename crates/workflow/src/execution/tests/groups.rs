@@ -172,7 +172,7 @@ fn for_each_goes_with_every_kind_of_work() {
     for vote in stage.out() {
         stage.end(&vote, Ok(json!({ "choice": "yes" })));
     }
-    let errands: Vec<_> = stage.execution.errands().collect();
+    let errands: Vec<_> = stage.execution.errands().filter_map(|task| stage.execution.errand(task)).collect();
     assert_eq!(errands.len(), 4);
     for errand in errands {
         if let ErrandKind::Tell { to: Telling::Topic(topic), payload } = &errand.what {
@@ -209,7 +209,13 @@ fn a_child_that_takes_too_long_is_cancelled_and_started_anew_under_another_id() 
     let mut stage = Stage::with(json!([{
         "id": "c", "timeout": "1m", "retry": { "max_attempts": 2, "jitter": false }, "workflow": { "name": "other" },
     }]));
-    let child = |stage: &Stage| match stage.execution.errands().next().map(|errand| errand.what) {
+    let child = |stage: &Stage| match stage
+        .execution
+        .errands()
+        .next()
+        .and_then(|task| stage.execution.errand(task))
+        .map(|errand| errand.what)
+    {
         Some(ErrandKind::Start { child, .. }) => Some(child),
         _ => None,
     };
@@ -404,7 +410,7 @@ fn a_mutex_is_given_back_with_the_last_of_those_that_share_it() {
     assert_eq!((stage.state("b"), stage.out()), (StepState::Completed, vec!["in[0]@1/1".to_owned()]));
     let released = Effect::Release { holder, lock };
     assert!(!stage.effects.contains(&released), "what the loop has left to itself has it still");
-    assert!(stage.execution.holds(holder));
+    assert!(stage.execution.lock_of(holder).is_some());
     stage.complete("in[0]@1/1");
     assert!(stage.effects.contains(&released));
     assert_eq!(stage.status(), Status::Completed);

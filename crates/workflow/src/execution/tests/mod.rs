@@ -154,6 +154,10 @@ impl Overlay for InHand {
     fn place(&self, _: Holder) -> Option<u32> {
         Some(2)
     }
+
+    fn trouble(&self, _: TaskKey) -> Option<&str> {
+        Some("the mailbox is full")
+    }
 }
 
 fn seconds(seconds: u64) -> Duration {
