@@ -26,6 +26,8 @@ const COMMIT_SECONDS: &str = "orchestrator_commit_seconds";
 const COMMIT_EVENTS: &str = "orchestrator_commit_events";
 /// Commits that failed.
 const COMMIT_FAILURES: &str = "orchestrator_commit_failures_total";
+/// Putting what was committed in its place, once, in seconds.
+const SETTLE_SECONDS: &str = "orchestrator_settle_seconds";
 /// Streams to replicas of communication that were opened.
 const EXCHANGES: &str = "orchestrator_exchanges_total";
 /// Tasks that no replica of communication had any more, and that were dispatched again.
@@ -70,6 +72,10 @@ pub(crate) fn committed(events: usize, took: Duration) {
 
 pub(crate) fn commit_failed() {
     counter!(COMMIT_FAILURES).increment(1);
+}
+
+pub(crate) fn settled(took: Duration) {
+    histogram!(SETTLE_SECONDS).record(took.as_secs_f64());
 }
 
 pub(crate) fn exchange_opened() {

@@ -56,6 +56,9 @@ pub enum OpenError {
         #[source]
         source: sqlx::migrate::MigrateError,
     },
+    /// What an earlier process left to be done could not be done.
+    #[error("cannot finish what was left to be done in the database")]
+    Finish(#[from] sqlx::Error),
 }
 
 impl Database {

@@ -23,7 +23,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 use testkit::Api;
 
-use self::table::{How, POINTS, Place, Point};
+use self::table::{How, POINTS, Point};
 use crate::{
     kill::{
         driver::{Accepted, Driver},
@@ -67,18 +67,19 @@ impl Wanted {
             Self::Few | Self::All => true,
             Self::Named(part) => point.name.contains(part),
         };
-        POINTS.iter().filter(|point| point.place == Place::Everywhere).filter(named).copied().collect()
+        POINTS.iter().filter(|point| point.is_on_sqlite()).filter(named).copied().collect()
     }
 
     fn on_cluster(&self) -> Vec<Point> {
+        let points: Vec<_> = POINTS.iter().filter(|point| point.is_in_cluster()).copied().collect();
         match self {
-            Self::All => POINTS.to_vec(),
-            Self::Named(part) => POINTS.iter().filter(|point| point.name.contains(part)).copied().collect(),
+            Self::All => points,
+            Self::Named(part) => points.into_iter().filter(|point| point.name.contains(part)).collect(),
             Self::Few => {
                 // Others each day: in two weeks all have had their turn.
                 let day = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() / 86_400);
-                let first = usize::try_from(day).unwrap_or(0) * FEW % POINTS.len();
-                POINTS.iter().cycle().skip(first).take(FEW).copied().collect()
+                let first = usize::try_from(day).unwrap_or(0) * FEW % points.len();
+                points.iter().cycle().skip(first).take(FEW).copied().collect()
             }
         }
     }

@@ -19,6 +19,8 @@ pub(super) enum Place {
     Everywhere,
     /// With several replicas, or with RabbitMQ.
     Cluster,
+    /// In one process, on SQLite.
+    Sqlite,
 }
 
 /// One of them.
@@ -32,6 +34,14 @@ pub(super) struct Point {
 }
 
 impl Point {
+    pub(super) fn is_in_cluster(&self) -> bool {
+        self.place != Place::Sqlite
+    }
+
+    pub(super) fn is_on_sqlite(&self) -> bool {
+        self.place != Place::Cluster
+    }
+
     /// The service whose process dies.
     pub(super) fn service(&self) -> &'static str {
         self.name.split('.').next().unwrap_or(self.name)
@@ -44,6 +54,10 @@ const fn load(name: &'static str, when: &'static str) -> Point {
 
 const fn broker(name: &'static str, when: &'static str) -> Point {
     Point { name, when, how: How::Load, place: Place::Cluster }
+}
+
+const fn sqlite(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::Load, place: Place::Sqlite }
 }
 
 const fn starts(name: &'static str, when: &'static str) -> Point {
@@ -69,6 +83,8 @@ pub(super) const POINTS: &[Point] = &[
     load("orchestrator.workflow.stored", "a definition is stored, and its caller not answered"),
     load("orchestrator.commit.before", "events are decided, and not committed"),
     load("orchestrator.commit.after", "events are committed, and nobody knows"),
+    sqlite("orchestrator.settle.before", "commits are put in their place, and that is not committed"),
+    sqlite("orchestrator.settle.after", "commits are in their place, and nobody knows"),
     load("orchestrator.answer.before", "events are committed, and callers not answered"),
     load("orchestrator.effect.before", "callers are answered, and the effect of an event is not performed"),
     load("orchestrator.ack.before", "a result is committed, and not acknowledged"),

@@ -34,7 +34,7 @@ pub static MIGRATIONS: Migrations = Migrations { service: "orchestrator", sqlite
 /// Opens the database that the settings name.
 pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match Database::open(settings, &MIGRATIONS).await? {
-        Database::Sqlite(sqlite) => Arc::new(SqliteStore::new(sqlite)),
+        Database::Sqlite(sqlite) => Arc::new(SqliteStore::open(sqlite).await?),
         Database::Postgres(postgres) => Arc::new(PostgresStore::new(postgres)),
     })
 }
@@ -100,6 +100,9 @@ pub(crate) enum AppendError {
     /// Another replica holds a shard now.
     #[error("a shard belongs to another replica now")]
     Fenced,
+    /// An event of this number is there already.
+    #[error("an event is written already")]
+    Repeated,
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
@@ -108,7 +111,7 @@ impl AppendError {
     /// Is it the fault of some execution in it, so that others could be written without that one?
     pub(crate) fn is_of_one(&self) -> bool {
         match self {
-            Self::Fenced => true,
+            Self::Fenced | Self::Repeated => true,
             Self::Database(error) => ::store::is_refused(error),
         }
     }
@@ -198,11 +201,29 @@ pub(crate) struct Owner {
     pub(crate) replica: Replica,
 }
 
+/// How much of its appends a store has put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrears {
+    None,
+    /// Some, for when there is nothing else to do.
+    Some,
+    /// So much that a part is to be done now.
+    Due,
+}
+
 /// Where everything is kept. Every call sees what was committed before it began.
 #[async_trait]
 pub(crate) trait Store: Send + Sync {
     /// Appends all or nothing, where `owner` holds the shards that it touches under the epochs that are claimed.
     async fn append(&self, owner: &str, append: &Append) -> Result<(), AppendError>;
+    /// What is left to do of the appends so far: nothing that a caller would see.
+    fn arrears(&self) -> Arrears {
+        Arrears::None
+    }
+    /// Does a part of it.
+    async fn settle(&self) -> sqlx::Result<()> {
+        Ok(())
+    }
     /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;

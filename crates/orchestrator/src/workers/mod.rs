@@ -21,6 +21,7 @@ mod live;
 mod lock_keeper;
 mod locks;
 mod runner;
+mod settling;
 mod sweep;
 mod timers;
 mod updates;

@@ -11,7 +11,7 @@ use lifecycle::crash_point;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument as _, Span};
 
-use super::Shared;
+use super::{Shared, settling::Settling};
 use crate::{
     hash::{HashMap, HashSet},
     metrics, spans,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Batches of one transaction.
-const MOST: usize = 256;
+pub(super) const MOST: usize = 256;
 /// Bytes of events of one transaction, beyond those of one batch.
 pub(super) const MOST_BYTES: usize = 16 << 20;
 
@@ -62,7 +62,8 @@ pub(super) async fn run(
     let mut valid = vec![0_u64; workers.len()];
     // Executions whose events were refused, and which their worker has not read again yet.
     let mut refused = HashSet::default();
-    while jobs.recv_many(&mut waiting, MOST).await > 0 {
+    let mut settling = Settling::new();
+    while settling.receive(&shared, &mut jobs, &mut waiting).await > 0 {
         pace.gather(executions(&waiting)).await;
         take_more(&mut jobs, &mut waiting);
         pace.begin(executions(&waiting));
@@ -84,6 +85,7 @@ pub(super) async fn run(
                 // A worker leaves room for every batch in flight; one that has ended needs no answer.
                 let _ = workers[worker].send(batch.outcome(committed, &refused)).await;
             }
+            settling.keep_up(&shared).await;
         }
     }
     Ok(())

@@ -146,7 +146,7 @@ async fn a_commit_that_fails_is_told_and_nothing_of_it_remains() {
     let workflow = world.define(&chain("two", &["a", "b"])).await;
     let execution = world.begin(&workflow, &json!({})).await;
     let task = world.communication.dispatched(1).await;
-    world.sql("CREATE TRIGGER broken BEFORE INSERT ON execution_events BEGIN SELECT RAISE(ABORT, 'broken'); END").await;
+    world.sql("CREATE TRIGGER broken BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'broken'); END").await;
     assert_eq!(reason(world.executions().start_execution(start_of(&workflow)).await), "not_committed");
     world.communication.complete(&task, "1");
     // The state is read back, and what is out is dispatched again.
@@ -194,7 +194,7 @@ async fn events_that_the_database_refuses_hold_nobody_else_up() {
     let poisoned = world.define(&poisoned).await;
     world
         .sql(
-            "CREATE TRIGGER broken BEFORE INSERT ON execution_events WHEN instr(CAST(NEW.data AS TEXT), 'poison') > 0 \
+            "CREATE TRIGGER broken BEFORE INSERT ON journal WHEN instr(NEW.data, CAST('poison' AS BLOB)) > 0 \
              BEGIN SELECT RAISE(ABORT, 'broken'); END",
         )
         .await;

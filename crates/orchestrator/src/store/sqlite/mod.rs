@@ -1,8 +1,9 @@
 //! One SQLite file. What it says about itself is in the migrations.
 
-mod append;
 mod executions;
+mod journal;
 mod locks;
+mod place;
 mod shards;
 mod workflows;
 
@@ -14,96 +15,116 @@ use store::{Page, Sqlite};
 use tracing::Instrument as _;
 use workflow::Holder;
 
+use self::journal::Journal;
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
+    Append, AppendError, Arrears, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
     WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A SQLite file.
-pub(super) struct SqliteStore(Sqlite);
+pub(super) struct SqliteStore {
+    sqlite: Sqlite,
+    journal: Journal,
+}
 
 impl SqliteStore {
-    pub(super) const fn new(sqlite: Sqlite) -> Self {
-        Self(sqlite)
+    /// With everything in its place that was committed before.
+    pub(super) async fn open(sqlite: Sqlite) -> sqlx::Result<Self> {
+        let journal = Journal::open(sqlite.clone()).await?;
+        Ok(Self { sqlite, journal })
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn append(&self, owner: &str, append: &Append) -> Result<(), AppendError> {
-        append::append(&self.0, owner, append).instrument(self.0.span("INSERT", "execution_events")).await
+        self.journal.append(owner, append).instrument(self.sqlite.span("INSERT", "journal")).await
+    }
+
+    fn arrears(&self) -> Arrears {
+        self.journal.arrears()
+    }
+
+    async fn settle(&self) -> sqlx::Result<()> {
+        self.journal.settle_some().await.map(drop)
     }
 
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
-        executions::events(&self.0, id, after, limit).instrument(self.0.span("SELECT", "execution_events")).await
+        self.journal.settle_of(id).await?;
+        executions::events(&self.sqlite, id, after, limit).instrument(self.sqlite.span("SELECT", "execution_events")).await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
-        executions::summary(&self.0, id).instrument(self.0.span("SELECT", "executions")).await
+        self.journal.settle_of(id).await?;
+        executions::summary(&self.sqlite, id).instrument(self.sqlite.span("SELECT", "executions")).await
     }
 
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>> {
-        executions::list(&self.0, filter).instrument(self.0.span("SELECT", "executions")).await
+        self.journal.settle().await?;
+        executions::list(&self.sqlite, filter).instrument(self.sqlite.span("SELECT", "executions")).await
     }
 
     async fn ended(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<ExecutionId>> {
-        executions::ended(&self.0, ids).await
+        self.journal.settle().await?;
+        executions::ended(&self.sqlite, ids).await
     }
 
     async fn live(&self, shards: &[u32]) -> sqlx::Result<Vec<ExecutionId>> {
-        executions::live(&self.0, shards).await
+        self.journal.settle().await?;
+        executions::live(&self.sqlite, shards).await
     }
 
     async fn change_locks(&self, owner: &str, orders: &[LockOrder]) -> sqlx::Result<Granted> {
-        locks::change(&self.0, owner, orders).instrument(self.0.span("UPDATE", "locks")).await
+        locks::change(&self.sqlite, owner, orders).instrument(self.sqlite.span("UPDATE", "locks")).await
     }
 
     async fn lock_rows(&self, shards: &[u32], after: i64, limit: i64) -> sqlx::Result<Vec<LockRow>> {
-        locks::rows(&self.0, shards, after, limit).await
+        self.journal.settle().await?;
+        locks::rows(&self.sqlite, shards, after, limit).await
     }
 
     async fn lock_places(&self, id: ExecutionId) -> sqlx::Result<Vec<(Holder, u32)>> {
-        locks::places(&self.0, id).await
+        locks::places(&self.sqlite, id).await
     }
 
     async fn make_shards(&self, count: u32) -> sqlx::Result<u32> {
-        shards::make(&self.0, count).await
+        shards::make(&self.sqlite, count).await
     }
 
     async fn announce(&self, replica: &Replica, lease: Duration) -> sqlx::Result<Vec<Replica>> {
-        shards::announce(&self.0, replica, lease).await
+        shards::announce(&self.sqlite, replica, lease).await
     }
 
     async fn claim(&self, owner: &str, most: usize, lease: Duration, take_over: bool) -> sqlx::Result<Vec<Held>> {
-        shards::claim(&self.0, owner, most, lease, take_over).await
+        shards::claim(&self.sqlite, owner, most, lease, take_over).await
     }
 
     async fn renew(&self, owner: &str, lease: Duration) -> sqlx::Result<Vec<Held>> {
-        shards::renew(&self.0, owner, lease).await
+        shards::renew(&self.sqlite, owner, lease).await
     }
 
     async fn release(&self, owner: &str, shards: &[u32]) -> sqlx::Result<()> {
-        shards::release(&self.0, owner, shards).await
+        shards::release(&self.sqlite, owner, shards).await
     }
 
     async fn leave(&self, owner: &str) -> sqlx::Result<()> {
-        shards::leave(&self.0, owner).await
+        shards::leave(&self.sqlite, owner).await
     }
 
     async fn owners(&self) -> sqlx::Result<Vec<Owner>> {
-        shards::owners(&self.0).await
+        shards::owners(&self.sqlite).await
     }
 
     async fn create_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
-        workflows::create(&self.0, row).instrument(self.0.span("INSERT", "workflows")).await
+        workflows::create(&self.sqlite, row).instrument(self.sqlite.span("INSERT", "workflows")).await
     }
 
     async fn update_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written> {
-        workflows::update(&self.0, row).instrument(self.0.span("UPDATE", "workflows")).await
+        workflows::update(&self.sqlite, row).instrument(self.sqlite.span("UPDATE", "workflows")).await
     }
 
     async fn archive_workflow(&self, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
-        workflows::archive(&self.0, id, now).await
+        workflows::archive(&self.sqlite, id, now).await
     }
 
     async fn workflow(
@@ -112,18 +133,22 @@ impl Store for SqliteStore {
         workflow: &WorkflowRef,
         version: Option<u32>,
     ) -> sqlx::Result<Option<WorkflowRow>> {
-        workflows::get(&self.0, namespace, workflow, version).instrument(self.0.span("SELECT", "workflows")).await
+        workflows::get(&self.sqlite, namespace, workflow, version).instrument(self.sqlite.span("SELECT", "workflows")).await
     }
 
     async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>> {
-        workflows::list(&self.0, filter).instrument(self.0.span("SELECT", "workflows")).await
+        workflows::list(&self.sqlite, filter).instrument(self.sqlite.span("SELECT", "workflows")).await
     }
 
     async fn ping(&self) -> sqlx::Result<()> {
-        self.0.ping().await
+        self.sqlite.ping().await
     }
 
     async fn close(&self) {
-        self.0.close().await;
+        // What is left stays in the journal; the next start sees to it.
+        if let Err(error) = self.journal.settle().await {
+            tracing::warn!(error = errors::chain(&error), "commits stay in the journal");
+        }
+        self.sqlite.close().await;
     }
 }
