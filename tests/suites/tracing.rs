@@ -181,7 +181,7 @@ async fn execute(api: &Api, workflow: &str) -> String {
 }
 
 /// The tree that an execution of two steps has, where `service` is how a service is called in traces.
-fn check_tree(spans: &BTreeMap<String, Span>, service: impl Fn(&str) -> String) {
+fn check_tree(spans: &BTreeMap<String, Span>, insert: &str, service: impl Fn(&str) -> String) {
     let call = "troupe.orchestrator.v1.ExecutionService/StartExecution";
     let at = |of: &str, name: &str| format!("{} {name}", service(of));
     let start = vec![
@@ -215,7 +215,6 @@ fn check_tree(spans: &BTreeMap<String, Span>, service: impl Fn(&str) -> String) 
     let commit = ("orchestrator", "orchestrator.commit");
     let commits = BTreeSet::from([below(&start, &[commit]), below(&result, &[commit])]);
     assert_eq!(paths(spans, "orchestrator.commit"), commits);
-    let insert = "INSERT execution_events";
     let inserts = paths(spans, insert);
     assert_eq!(inserts, commits.iter().map(|above| below(above, &[("orchestrator", insert)])).collect());
     // What came in comes through.
@@ -245,9 +244,9 @@ async fn one_execution_is_one_trace_and_its_log_lines_say_so() {
     let workflow = api.define(&two_steps()).await;
     let execution = execute(&api, &workflow).await;
     assert_eq!(api.ended(&execution).await["status"], "completed");
-    let spans = collector.whole(TRACE, "INSERT execution_events", 3).await;
-    check_tree(&spans, |_| "troupe-dev".to_owned());
-    assert_eq!(named(&spans, "INSERT execution_events")[0].attributes["db.system.name"], "sqlite");
+    let spans = collector.whole(TRACE, "INSERT journal", 3).await;
+    check_tree(&spans, "INSERT journal", |_| "troupe-dev".to_owned());
+    assert_eq!(named(&spans, "INSERT journal")[0].attributes["db.system.name"], "sqlite");
 
     let log = server.log();
     // The greeting is for people.
@@ -340,7 +339,7 @@ async fn one_execution_is_one_trace_over_all_processes_of_a_cluster() {
     assert_eq!(api.ended(&execution).await["status"], "completed");
     let mut spans = collector.whole(TRACE, "INSERT execution_events", 3).await;
     skip_forwarding(&mut spans);
-    check_tree(&spans, |service| format!("troupe-{service}"));
+    check_tree(&spans, "INSERT execution_events", |service| format!("troupe-{service}"));
     assert_eq!(named(&spans, "INSERT execution_events")[0].attributes["db.system.name"], "postgresql");
 }
 
