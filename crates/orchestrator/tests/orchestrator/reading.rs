@@ -141,6 +141,8 @@ async fn an_execution_that_nothing_will_wake_is_counted() {
     let workflow = world.define(&chain("one", &["a"])).await;
     let id = world.begin(&workflow, &json!({})).await.id;
     world.until(&id, ExecutionStatus::Completed).await;
+    // Who reads has it in its place.
+    assert_eq!(world.verify(&id).await.faults, [""; 0]);
     world.sql("UPDATE executions SET status = 'running', ended_at = NULL").await;
     let liveness = world.liveness().await;
     assert_eq!((liveness.stuck, liveness.stuck_execution_ids), (1, vec![id]));
