@@ -98,8 +98,15 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery>;
     /// Ends a hand-over. Unknown ones are ignored.
     fn settle(&self, delivery: &Delivery, settlement: Settlement);
+    /// Can nobody else have a message that is held here? Others can where the connection is lost over which it came.
+    fn has_alone(&self, _envelope: &Arc<Envelope>) -> bool {
+        true
+    }
     /// It is recorded how a message ended: with a letter where it died.
     fn recorded(&self, _envelope: &Arc<Envelope>, _letter: Option<&DeadLetter>) {}
+    /// A death was to be recorded of a message that others could have. Whether it was, or whether they have gone on with it, is
+    /// seen when it comes again.
+    fn doubted(&self, _envelope: &Arc<Envelope>) {}
     /// It is recorded that a task died.
     fn task_died(&self, _task: &Arc<Task>, _letter: &DeadLetter) {}
     /// Takes everything out of a mailbox that nobody holds, for good: its agent is gone.

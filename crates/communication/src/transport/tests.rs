@@ -189,7 +189,7 @@ impl Replica {
             created_at: delivery.envelope.message.created_at,
             status,
             deliveries: delivery.count,
-            agent_gone: false,
+            is_final: status == Status::Acked,
             delivered_at: None,
             acked_at: None,
             history: Vec::new(),

@@ -283,6 +283,15 @@ impl Transport for RabbitMq {
         self.local.settle(delivery, settlement);
     }
 
+    fn has_alone(&self, envelope: &Arc<Envelope>) -> bool {
+        self.held().is_delivered(envelope)
+    }
+
+    fn doubted(&self, envelope: &Arc<Envelope>) {
+        self.held().release(envelope, Verdict::Requeue);
+        self.settled.notify_one();
+    }
+
     fn recorded(&self, envelope: &Arc<Envelope>, letter: Option<&DeadLetter>) {
         let was_here = self.held().release(envelope, Verdict::Ack);
         self.settled.notify_one();

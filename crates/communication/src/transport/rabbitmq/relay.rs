@@ -226,7 +226,7 @@ fn accepted_again(envelope: &Envelope, deliveries: u32, at: Timestamp) -> Messag
         created_at: envelope.message.created_at,
         status: Status::Accepted,
         deliveries,
-        agent_gone: false,
+        is_final: false,
         delivered_at: None,
         acked_at: None,
         history: vec![HistoryEvent { status: Status::Accepted, at, detail }],
