@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use domain::{AgentId, DeadLetterId, MessageId, Namespace, SessionId, Timestamp};
+use domain::{AgentId, DeadLetterId, InstanceId, MessageId, Namespace, SessionId, Timestamp};
 use settings::Database;
 
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Span, Store, open};
@@ -33,6 +33,7 @@ fn envelope(sequence: i64) -> Arc<Envelope> {
         namespace: Namespace::default(),
         sender: None,
         agent: AgentId::from_parts(0, 1),
+        instance: None,
         kind: "message".to_owned(),
         payload: Bytes::from_static(b"1"),
         correlation_id: String::new(),
@@ -107,9 +108,10 @@ async fn messages_and_letters_read_back_as_they_were_written(place: Database) {
     let store = open(&place).await.unwrap();
     let message = Message {
         sender: Some(AgentId::from_parts(0, 9)),
-        kind: "question".to_owned(),
+        kind: "reply".to_owned(),
+        instance: Some(InstanceId::from_parts(7, 7)),
         payload: Bytes::from_static(br#"{"b":1,"a":"\u00e9"}"#),
-        correlation_id: "c-1".to_owned(),
+        correlation_id: format!("{}.1", InstanceId::from_parts(7, 7)),
         reply_to: Some(AgentId::from_parts(0, 8)),
         priority: 9,
         expires_at: Some(NOW + Duration::from_micros(1)),

@@ -109,8 +109,10 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn doubted(&self, _envelope: &Arc<Envelope>) {}
     /// It is recorded that a task died.
     fn task_died(&self, _task: &Arc<Task>, _letter: &DeadLetter) {}
-    /// Takes everything out of a mailbox that nobody holds, for good: its agent is gone.
+    /// Takes everything out of an agent's mailbox, and out of those of its instances, that nobody holds, for good: the agent is
+    /// gone.
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery>;
-    /// Acts on the time: what expired is reported, what was delayed comes back. Called several times a second.
+    /// Acts on the time: what expired is reported, what was delayed comes back, and what has waited for long for an instance of
+    /// an agent from whose mailbox nobody takes is in the agent's. Called several times a second.
     fn advance(&self, now: Timestamp, instant: Instant);
 }

@@ -65,6 +65,7 @@ impl Shared {
             settings.transport = TransportKind::Rabbitmq;
             settings.rabbitmq.url = Some(Secret::new(host));
             settings.delivery_limit = 3;
+            settings.answer_wait = Duration::from_secs(2);
             // A server that is killed and started holds the whole test up.
             settings.session_lease = DEADLINE * 5;
         };

@@ -65,6 +65,8 @@ pub(crate) struct RabbitMqLimits {
     pub(crate) queue: usize,
     /// Hand-overs before a message is dead.
     pub(crate) deliveries: u32,
+    /// How long an answer waits for the instance that has asked.
+    pub(crate) answer_wait: Duration,
 }
 
 /// Mailboxes and work queues in RabbitMQ.
@@ -139,7 +141,7 @@ impl RabbitMq {
         Self {
             clock,
             limits,
-            local: Direct::new(limits.mailbox),
+            local: Direct::new(limits.mailbox, None),
             inbound: OnceLock::new(),
             held: Arc::default(),
             outgoing: Outgoing::new(limits.mailbox, settings.publish_buffer.0),
@@ -214,12 +216,12 @@ impl RabbitMq {
 
     /// What nobody here has taken from a mailbox is the broker's again.
     fn give_back(&self, mailbox: &Mailbox) {
-        let waiting = self.local.empty(mailbox);
+        let waiting = self.local.clear(mailbox);
         self.held().give_back(waiting);
     }
 
     fn is_deleted(&self, mailbox: &Mailbox) -> bool {
-        self.mailboxes().deleted.contains_key(mailbox)
+        self.mailboxes().deleted.contains_key(&mailbox.agents())
     }
 
     /// The mailboxes to which nobody sends any more, since their agents have been gone for long enough.

@@ -254,7 +254,7 @@ async fn a_mailbox_whose_queue_is_somebody_elses_holds_nobody_up() {
     let queue = format!("mailbox.default.{other}");
     channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
     // Somebody here would take from it.
-    replica.transport.open(&Mailbox { namespace: Namespace::default(), agent: other });
+    replica.transport.open(&Mailbox::of_agent(Namespace::default(), other));
     let foreign = replica.record(&["1"], None).await.remove(0);
     let foreign = Envelope { sequence: i64::MAX, message: Message { agent: other, ..foreign.message.clone() } };
     replica.transport.publish(Arc::new(foreign));

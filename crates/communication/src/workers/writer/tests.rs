@@ -17,7 +17,7 @@ use crate::{
 
 async fn writer() -> Writer {
     let store = open(&Database::postgres(Servers::shared().database().await)).await.unwrap();
-    writer_of(Arc::new(Direct::new(MailboxLimits { messages: 100, bytes: 1_000 })), store)
+    writer_of(Arc::new(Direct::new(MailboxLimits { messages: 100, bytes: 1_000 }, None)), store)
 }
 
 fn writer_of(transport: Arc<dyn Transport>, store: Arc<dyn Store>) -> Writer {
@@ -42,6 +42,7 @@ fn message(expires_at: Option<Timestamp>) -> Message {
         namespace: Namespace::default(),
         sender: None,
         agent: AgentId::from_parts(1, 1),
+        instance: None,
         kind: String::new(),
         payload: Bytes::from_static(b"1"),
         correlation_id: String::new(),
@@ -130,7 +131,7 @@ impl Replica {
     fn new(url: &str, store: &Arc<dyn Store>) -> Self {
         let settings = RabbitMqSettings { url: Some(Secret::new(url)), ..RabbitMqSettings::default() };
         let mailbox = MailboxLimits { messages: 100, bytes: 1_000 };
-        let limits = RabbitMqLimits { mailbox, queue: 100, deliveries: 5 };
+        let limits = RabbitMqLimits { mailbox, queue: 100, deliveries: 5, answer_wait: Duration::from_secs(1) };
         let rabbitmq = Arc::new(RabbitMq::new(settings, limits, Arc::new(SystemClock)));
         let writer = writer_of(Arc::clone(&rabbitmq) as _, Arc::clone(store));
         let hub: Arc<dyn Sink> = Arc::clone(&writer.hub) as _;

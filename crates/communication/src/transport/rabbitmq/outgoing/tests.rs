@@ -17,6 +17,7 @@ fn envelope(sequence: i64, agent: u64) -> Arc<Envelope> {
         namespace: Namespace::default(),
         sender: None,
         agent: AgentId::from_parts(agent, 1),
+        instance: None,
         kind: String::new(),
         payload: Bytes::from_static(b"1"),
         correlation_id: String::new(),
