@@ -1,7 +1,8 @@
 //! How recorded messages get to mailboxes: one module per transport behind one trait; adding one touches nothing else. And in
 //! [`live`] what is told to whoever listens now, and kept nowhere.
 //!
-//! A transport keeps the order of each mailbox, knows what is held, and counts deliveries. It never decides what becomes of
+//! A transport keeps the order of each mailbox, as far as a broker lets it (the README says where one does not), knows what is
+//! held, and counts deliveries. It never decides what becomes of
 //! a message: limits, dead letters and the record are the business of `app`. Calls neither wait nor do I/O: a transport
 //! with a network behind it queues what goes out, and prefetches what comes in as fast as it is taken. A message whose
 //! settlement gets lost comes again, which every consumer must bear anyway.

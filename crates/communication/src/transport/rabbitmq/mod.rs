@@ -72,6 +72,8 @@ pub(crate) struct RabbitMqLimits {
 /// Mailboxes and work queues in RabbitMQ.
 pub(crate) struct RabbitMq {
     clock: Arc<dyn Clock>,
+    /// What was accepted earlier was accepted by others.
+    began: Timestamp,
     settings: settings::RabbitMq,
     limits: RabbitMqLimits,
     /// What was fetched.
@@ -139,6 +141,7 @@ impl Sink for Inbound {
 impl RabbitMq {
     pub(crate) fn new(settings: settings::RabbitMq, limits: RabbitMqLimits, clock: Arc<dyn Clock>) -> Self {
         Self {
+            began: clock.now(),
             clock,
             limits,
             local: Direct::new(limits.mailbox, None),

@@ -70,7 +70,7 @@ struct Relay<'a> {
 impl<'a> Relay<'a> {
     fn new(transport: &'a RabbitMq, store: &'a dyn Store) -> Self {
         // What was accepted before this replica began is none of its own.
-        Self { transport, store, before: transport.clock.now(), burying: HashSet::new() }
+        Self { transport, store, before: transport.began, burying: HashSet::new() }
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>> + Send) -> sqlx::Result<T> {
@@ -134,14 +134,21 @@ impl<'a> Relay<'a> {
 
     async fn publish_left(&self) -> sqlx::Result<()> {
         let outgoing = &self.transport.outgoing;
-        let mut after = 0;
+        // What comes behind one that is left is left too, for the sake of the order.
+        let (mut after, mut left) = (0, HashSet::new());
         // While the broker is away, they would only fill memory.
         while outgoing.is_empty_within(EVERY).await {
             let page = self.in_time(self.store.unrelayed(self.before, after, PAGE)).await?;
             for (envelope, is_revived) in page.rows {
                 after = envelope.sequence;
-                if outgoing.may_take(&envelope) {
+                let mailbox = envelope.message.mailbox();
+                if outgoing.is_outcast(&envelope) || left.contains(&mailbox) {
+                    continue;
+                }
+                if outgoing.may_take(&mailbox) {
                     outgoing.push_again(Arc::new(envelope), is_revived);
+                } else {
+                    left.insert(mailbox);
                 }
             }
             if page.is_last {
