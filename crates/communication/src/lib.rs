@@ -136,9 +136,14 @@ pub async fn start(
 fn transport(settings: &Settings, clock: &Arc<dyn Clock>) -> (Arc<dyn Transport>, Option<Arc<RabbitMq>>) {
     let mailbox = MailboxLimits { messages: settings.mailbox_limit, bytes: settings.mailbox_bytes.0 };
     match settings.transport {
-        TransportKind::Direct => (Arc::new(Direct::new(mailbox)), None),
+        TransportKind::Direct => (Arc::new(Direct::new(mailbox, Some(settings.answer_wait))), None),
         TransportKind::Rabbitmq => {
-            let limits = RabbitMqLimits { mailbox, queue: settings.queue_limit, deliveries: settings.delivery_limit };
+            let limits = RabbitMqLimits {
+                mailbox,
+                queue: settings.queue_limit,
+                deliveries: settings.delivery_limit,
+                answer_wait: settings.answer_wait,
+            };
             let rabbitmq = Arc::new(RabbitMq::new(settings.rabbitmq.clone(), limits, Arc::clone(clock)));
             (Arc::clone(&rabbitmq) as _, Some(rabbitmq))
         }

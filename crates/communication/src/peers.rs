@@ -68,7 +68,7 @@ pub(crate) fn agent_info(agent: Agent) -> Result<AgentInfo, Error> {
     let namespace = agent.namespace.parse().map_err(Error::internal)?;
     let id = agent.id.parse().map_err(Error::internal)?;
     Ok(AgentInfo {
-        mailbox: Mailbox { namespace, agent: id },
+        mailbox: Mailbox::of_agent(namespace, id),
         agent_type: agent.agent_type,
         capabilities: agent.capabilities,
         config: agent.config,
@@ -106,7 +106,7 @@ impl Registry for RegistryClient {
             Target::AgentType(name) => Wanted::AgentType(name.to_string()),
             Target::Capability(name) => Wanted::Capability(name.to_string()),
             Target::Agent(id) => {
-                return self.get(&Mailbox { namespace: namespace.clone(), agent: *id }).await.map(Some);
+                return self.get(&Mailbox::of_agent(namespace.clone(), *id)).await.map(Some);
             }
         };
         let mut client = self.client.clone();

@@ -55,6 +55,11 @@ pub struct Settings {
     pub mailbox_limit: usize,
     /// Payload bytes that one mailbox holds in memory; beyond, senders get `mailbox_full`. Default 256MiB.
     pub mailbox_bytes: ByteSize,
+    /// How long an answer waits for the instance of an agent that has asked, where that has no session any more, until any
+    /// session of the agent gets it; with RabbitMQ what is longer in its queue. Too short and it may come to one that has not
+    /// asked while the other reconnects. Default 20s.
+    #[serde(with = "humantime_serde")]
+    pub answer_wait: Duration,
     /// The largest payload of a message. Default 4MiB.
     pub max_payload: ByteSize,
     /// The largest output of a task; a larger one fails its attempt with `output_too_large`. Default 16MiB.
@@ -188,6 +193,7 @@ impl Default for Settings {
             delivery_limit: 5,
             mailbox_limit: 100_000,
             mailbox_bytes: ByteSize(256 << 20),
+            answer_wait: Duration::from_secs(20),
             max_payload: ByteSize(4 << 20),
             max_output: ByteSize(16 << 20),
             log_buffer: 65_536,
@@ -225,6 +231,7 @@ impl settings::Settings for Settings {
             ("live_buffer", self.live_buffer),
             ("live_buffer_bytes", self.live_buffer_bytes.0),
             ("heartbeat_interval", self.heartbeat_interval.as_millis() as usize),
+            ("answer_wait", self.answer_wait.as_millis() as usize),
             ("report_interval", self.report_interval.as_millis() as usize),
         ];
         let rabbitmq = &self.rabbitmq;

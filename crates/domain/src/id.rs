@@ -96,6 +96,8 @@ ids! {
     DeadLetterId = "dlt";
     /// An execution, `exe_…`.
     ExecutionId = "exe";
+    /// One process that works as an agent, over one session after another, `ins_…`.
+    InstanceId = "ins";
     /// A message, `msg_…`.
     MessageId = "msg";
     /// One process of a service, `rep_…`; new at every start.

@@ -9,7 +9,9 @@ mod payload;
 mod topic;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError, TimestampOutOfRange};
-pub use id::{AgentId, DeadLetterId, ExecutionId, IdError, MessageId, ReplicaId, SessionId, SignalId, WorkflowId};
+pub use id::{
+    AgentId, DeadLetterId, ExecutionId, IdError, InstanceId, MessageId, ReplicaId, SessionId, SignalId, WorkflowId,
+};
 pub use name::{NameError, Namespace, check_name};
 pub use payload::{Payload, PayloadError};
 pub use topic::{MAX_TOPIC, Topic, TopicError, TopicPattern};

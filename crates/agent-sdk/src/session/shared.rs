@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use contracts::communication::v1::{self as proto, agent_event::Event};
-use domain::{MessageId, Payload, SystemClock};
+use domain::{InstanceId, MessageId, Payload, SystemClock};
 use lifecycle::crash_point;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -81,10 +81,19 @@ pub(super) enum Admission {
 }
 
 /// What a session's stream, its handlers and their contexts share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
+    /// Of this process; answers to it come to none of the others that work as the same agent.
+    instance: InstanceId,
     state: Mutex<State>,
     next_correlation: AtomicU64,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let instance = InstanceId::generate(&SystemClock);
+        Self { instance, state: Mutex::default(), next_correlation: AtomicU64::default() }
+    }
 }
 
 impl Shared {
@@ -278,11 +287,17 @@ impl Shared {
         let _ = sending.receipt.send(outcome);
     }
 
+    /// The instance, where it waits for answers.
+    pub(super) fn asker(&self) -> Option<InstanceId> {
+        if self.state().replies.is_empty() { None } else { Some(self.instance) }
+    }
+
     /// Gets ready for the answer to a request.
     pub(crate) fn expect_reply(self: &Arc<Self>) -> Expected {
-        // Unique among all processes that ever spoke for this agent, so that no late answer meets another question.
-        let counter = u128::from(self.next_correlation.fetch_add(1, Ordering::Relaxed));
-        let correlation_id = format!("{}.{counter}", MessageId::generate(&SystemClock));
+        // Unique among all processes that ever spoke for this agent, so that no late answer meets another question; and it says
+        // where the answer goes.
+        let counter = self.next_correlation.fetch_add(1, Ordering::Relaxed);
+        let correlation_id = format!("{}.{counter}", self.instance);
         let (sender, receiver) = oneshot::channel();
         self.state().replies.insert(correlation_id.clone(), sender);
         Expected { shared: Arc::clone(self), correlation_id, receiver }

@@ -106,7 +106,8 @@ impl Session {
         &mut self,
         wire: &Arc<Wire>,
     ) -> Result<(Streaming<OpenSessionResponse>, proto::Welcome, Vec<ServerEvent>), Error> {
-        wire.push(Event::Hello(self.agent.hello.clone()));
+        let instance = self.shared.asker().map(|instance| instance.to_string()).unwrap_or_default();
+        wire.push(Event::Hello(proto::Hello { instance, ..self.agent.hello.clone() }));
         let mut incoming = self.client.open_session(Arc::clone(wire).requests()).await?.into_inner();
         let first = incoming
             .message()

@@ -220,6 +220,33 @@ async fn a_request_is_answered_by_the_action_and_its_reply_reaches_who_asked() {
 }
 
 #[tokio::test]
+async fn who_waits_for_an_answer_says_so_over_its_next_session() {
+    let agent = echo().action("ask", |task: Task| async move {
+        let to = Recipient::Capability("talk".to_owned());
+        task.context().call(to, "echo", &Value::Null, Duration::from_mins(1)).await
+    });
+    let mut server = Server::new();
+    let _running = Running::start(agent, &server);
+    let mut session = server.session().await;
+    assert_eq!(session.hello.instance, "", "it has not asked anything");
+    session.send([task("t1", "ask", &Value::Null)]).await;
+    let question = session.sent().await;
+    drop(session);
+    let mut session = server.session().await;
+    let (instance, _) = question.correlation_id.split_once('.').expect("an instance and a number");
+    assert!(instance.starts_with("ins_") && session.hello.instance == instance, "{:?}", session.hello);
+    let payload = r#"{"output":7}"#.into();
+    let answer = proto::Message {
+        r#type: "reply".to_owned(),
+        correlation_id: question.correlation_id,
+        payload,
+        ..proto::Message::default()
+    };
+    session.send([message("msg_1", answer)]).await;
+    assert_eq!(output(&session.result("t1").await), json!(7));
+}
+
+#[tokio::test]
 async fn a_message_is_handled_once_and_acknowledged_on_every_delivery() {
     let handled = Arc::new(AtomicUsize::new(0));
     let agent = {

@@ -22,7 +22,7 @@ use tracing::{Instrument as _, Span};
 use self::events::Said;
 use super::{Api, Context, outgoing::Outgoing, wire};
 use crate::{
-    app::{AgentInfo, Hub, Mailbox, Opening, Outbox, Submitted, ToAgent},
+    app::{AgentInfo, Hello, Hub, Mailbox, Opening, Outbox, Submitted, ToAgent},
     error::CommunicationError,
     spans,
 };
@@ -90,7 +90,7 @@ async fn run(
     let agent = context.directory.admit(&hello).await?;
     let session = SessionId::generate(&*context.clock);
     let mut open = Open { hub: &context.hub, id: session, reason: "closed" };
-    context.hub.open(opening(session, &agent, hello.max_in_flight), outbox.clone());
+    context.hub.open(opening(session, &agent, &hello), outbox.clone());
     tracing::debug!(session.id = %session, agent.id = %agent.mailbox.agent, "session open");
     let reader = Reader { context, session, mailbox: &agent.mailbox, outbox, sends: FuturesUnordered::new() };
     // Both arms are cancel-safe: a session that has been ended hears nothing more.
@@ -107,13 +107,14 @@ async fn run(
     ended
 }
 
-fn opening(session: SessionId, agent: &AgentInfo, credits: u32) -> Opening {
+fn opening(session: SessionId, agent: &AgentInfo, hello: &Hello) -> Opening {
     Opening {
         session,
         mailbox: agent.mailbox.clone(),
+        instance: hello.instance,
         agent_type: agent.agent_type.clone(),
         capabilities: agent.capabilities.clone(),
-        credits,
+        credits: hello.max_in_flight,
         config: agent.config.clone(),
     }
 }
@@ -197,7 +198,8 @@ impl Reader<'_> {
 
     async fn send(&mut self, reference: u64, draft: Result<crate::app::Draft, CommunicationError>) {
         let is_question = draft.as_ref().is_ok_and(crate::app::Draft::is_question);
-        self.context.hub.broker().owe(self.session, is_question);
+        let asker = draft.as_ref().ok().and_then(crate::app::Draft::asker);
+        self.context.hub.broker().owe(self.session, is_question, asker);
         let (submitted, span) = match draft {
             Ok(mut draft) => {
                 let span = spans::sent(&mut draft);

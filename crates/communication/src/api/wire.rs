@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use contracts::communication::v1 as proto;
-use domain::{AgentId, MessageId, Namespace, Timestamp};
+use domain::{AgentId, InstanceId, MessageId, Namespace, Timestamp};
 
 use crate::{
     app::{Draft, MAX_PRIORITY, Message, Outcome, Served, Status, Target, Task, ToAgent, Update, What},
@@ -77,6 +77,12 @@ pub(super) fn agent_id(at: impl Display, field: &str) -> Faulty<AgentId> {
 /// Absent where empty.
 pub(super) fn optional_agent_id(at: impl Display, field: &str) -> Faulty<Option<AgentId>> {
     if field.is_empty() { Ok(None) } else { agent_id(at, field).map(Some) }
+}
+
+/// Absent where empty.
+pub(super) fn optional_instance_id(at: impl Display, field: &str) -> Faulty<Option<InstanceId>> {
+    let fault = |error| CommunicationError::field(at, "invalid_id", error);
+    if field.is_empty() { Ok(None) } else { field.parse().map(Some).map_err(fault) }
 }
 
 fn message_id(at: impl Display, field: &str) -> Faulty<MessageId> {

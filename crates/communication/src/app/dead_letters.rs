@@ -262,7 +262,7 @@ fn missing(filter: &LetterFilter, after: Option<DeadLetterId>, page: &Page<DeadL
 /// Where the message of a letter goes. Its target is always an agent; where it were none, the replay finds out.
 fn mailbox(letter: &DeadLetter) -> Option<Mailbox> {
     let agent = letter.target.parse().ok()?;
-    Some(Mailbox { namespace: letter.namespace.clone(), agent })
+    Some(Mailbox::of_agent(letter.namespace.clone(), agent))
 }
 
 /// Room in mailboxes, taken to see whether there is enough; given back before the messages take their own.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::{AgentId, Clock, Namespace};
+use domain::{AgentId, Clock, InstanceId, Namespace};
 use errors::{Code, Error};
 use serde::{Deserialize, Serialize};
 use store::{Believe, Cache, Codec, Redis};
@@ -42,6 +42,8 @@ pub(crate) struct Hello {
     pub(crate) config: Bytes,
     /// At least 1.
     pub(crate) max_in_flight: u32,
+    /// It waits for answers to what it has asked over an earlier session.
+    pub(crate) instance: Option<InstanceId>,
 }
 
 /// The registry. Every call has a deadline.
@@ -101,7 +103,7 @@ impl Directory {
     /// Whom a session speaks for.
     pub(crate) async fn admit(&self, hello: &Hello) -> Result<Arc<AgentInfo>, CommunicationError> {
         if let Some(agent) = hello.agent {
-            return self.get(&Mailbox { namespace: hello.namespace.clone(), agent }).await;
+            return self.get(&Mailbox::of_agent(hello.namespace.clone(), agent)).await;
         }
         let register = async { self.registry.register(hello).await.map(|info| Some(Arc::new(info))) };
         let id = format!("{}/{}/{}", hello.namespace, hello.agent_type, hello.name);
@@ -123,7 +125,7 @@ impl Directory {
     /// The agent that a message goes to.
     pub(crate) async fn resolve(&self, namespace: &Namespace, target: &Target) -> Result<AgentId, CommunicationError> {
         if let Target::Agent(agent) = target {
-            let mailbox = Mailbox { namespace: namespace.clone(), agent: *agent };
+            let mailbox = Mailbox::of_agent(namespace.clone(), *agent);
             return Ok(self.get(&mailbox).await?.mailbox.agent);
         }
         match self.registry.select(namespace, target).await {
@@ -189,7 +191,7 @@ fn codec() -> Codec<Arc<AgentInfo>> {
     }
     fn decode(bytes: &[u8]) -> Option<Arc<AgentInfo>> {
         let written: Written = serde_json::from_slice(bytes).ok()?;
-        let mailbox = Mailbox { namespace: written.namespace.parse().ok()?, agent: written.id.parse().ok()? };
+        let mailbox = Mailbox::of_agent(written.namespace.parse().ok()?, written.id.parse().ok()?);
         let Written { agent_type, capabilities, config, .. } = written;
         Some(Arc::new(AgentInfo { mailbox, agent_type, capabilities, config: config.into() }))
     }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domain::{AgentId, Clock, MessageId, Namespace, Timestamp};
+use domain::{AgentId, Clock, InstanceId, MessageId, Namespace, Timestamp};
 use store::Page;
 use tokio::sync::oneshot;
 
 use super::{
     directory::Directory,
     journal::{Journal, Recorded},
-    model::{Message, Status, Target},
+    model::{Message, Status, Target, awaited_by, instance_of},
 };
 use crate::{
     error::CommunicationError,
@@ -42,6 +42,11 @@ impl Draft {
     /// Does its sender wait for an answer?
     pub(crate) fn is_question(&self) -> bool {
         self.sender.is_some() && (self.reply_to == self.sender || self.kind == REQUEST)
+    }
+
+    /// The instance of its sender that waits for an answer.
+    pub(crate) fn asker(&self) -> Option<InstanceId> {
+        if self.is_question() { instance_of(&self.correlation_id) } else { None }
     }
 }
 
@@ -126,12 +131,14 @@ impl Messages {
         let reply_to = draft.reply_to.or(if asks { draft.sender } else { None });
         let correlation_id =
             if asks && draft.correlation_id.is_empty() { id.to_string() } else { draft.correlation_id };
+        let kind = if draft.kind.is_empty() { "message".to_owned() } else { draft.kind };
         Message {
             id,
             namespace: draft.namespace,
             sender: draft.sender,
             agent,
-            kind: if draft.kind.is_empty() { "message".to_owned() } else { draft.kind },
+            instance: awaited_by(&kind, &correlation_id),
+            kind,
             payload: draft.payload,
             correlation_id,
             reply_to,

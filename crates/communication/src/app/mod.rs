@@ -19,7 +19,7 @@ pub(crate) use self::{
     messages::{Draft, Messages, Submitted},
     model::{
         DeadLetter, DeadTask, Envelope, HandOver, Kind, MAX_PRIORITY, Mailbox, Message, Outcome, Reason, Served,
-        Status, Target, Task, TaskId, ToAgent, ToOrchestrator, Update, What,
+        Status, Target, Task, TaskId, ToAgent, ToOrchestrator, Update, What, awaited_by,
     },
     outbox::{Outbox, Weigh},
     progress::{Progress, Shown, dropped},

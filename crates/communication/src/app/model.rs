@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use domain::{AgentId, DeadLetterId, MessageId, Namespace, SessionId, Timestamp};
+use domain::{AgentId, DeadLetterId, InstanceId, MessageId, Namespace, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// `execution/step[index]/attempt`; whoever consumes a task removes duplicates by it.
@@ -95,6 +95,8 @@ pub(crate) struct Message {
     pub(crate) sender: Option<AgentId>,
     /// Whose mailbox it goes to.
     pub(crate) agent: AgentId,
+    /// The agent's instance that waits for it: it goes to the mailbox of that.
+    pub(crate) instance: Option<InstanceId>,
     pub(crate) kind: String,
     pub(crate) payload: Bytes,
     pub(crate) correlation_id: String,
@@ -109,6 +111,17 @@ pub(crate) struct Message {
 /// A message of this kind is the answer to another.
 const REPLY: &str = "reply";
 
+/// The instance that asks, or has asked, by a correlation id: what that begins with, before the first dot.
+pub(crate) fn instance_of(correlation_id: &str) -> Option<InstanceId> {
+    let (instance, _) = correlation_id.split_once('.')?;
+    if instance.starts_with(InstanceId::PREFIX) { instance.parse().ok() } else { None }
+}
+
+/// The instance that waits for a message: that has asked for it.
+pub(crate) fn awaited_by(kind: &str, correlation_id: &str) -> Option<InstanceId> {
+    if kind == REPLY { instance_of(correlation_id) } else { None }
+}
+
 impl Message {
     /// Is it an answer that somebody may be waiting for while using up all of its credit?
     pub(crate) fn is_reply(&self) -> bool {
@@ -117,7 +130,7 @@ impl Message {
 
     /// The mailbox that it goes to.
     pub(crate) fn mailbox(&self) -> Mailbox {
-        Mailbox { namespace: self.namespace.clone(), agent: self.agent }
+        Mailbox { namespace: self.namespace.clone(), agent: self.agent, instance: self.instance }
     }
 }
 
@@ -129,11 +142,25 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
 }
 
-/// An agent's mailbox.
+/// An agent's mailbox, or that of one of its instances, which has answers that only that one waits for. What is left there by
+/// one that is gone goes into the agent's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Mailbox {
     pub(crate) namespace: Namespace,
     pub(crate) agent: AgentId,
+    pub(crate) instance: Option<InstanceId>,
+}
+
+impl Mailbox {
+    /// The agent's, from which any of its sessions takes.
+    pub(crate) const fn of_agent(namespace: Namespace, agent: AgentId) -> Self {
+        Self { namespace, agent, instance: None }
+    }
+
+    /// That of the same agent.
+    pub(crate) fn agents(&self) -> Self {
+        Self { instance: None, ..self.clone() }
+    }
 }
 
 /// Where a message is on its way.

@@ -70,8 +70,9 @@ pub(crate) struct MessageUpdate {
     pub(crate) created_at: Timestamp,
     pub(crate) status: Status,
     pub(crate) deliveries: u32,
-    /// Its agent is gone: it ends whatever hand-overs others have recorded meanwhile, since nobody goes on with it.
-    pub(crate) agent_gone: bool,
+    /// It ends whatever hand-overs others have recorded meanwhile: its agent has dealt with it, nobody else can have it, or there
+    /// is no agent any more.
+    pub(crate) is_final: bool,
     /// When it was last handed over, if it was.
     pub(crate) delivered_at: Option<Timestamp>,
     pub(crate) acked_at: Option<Timestamp>,

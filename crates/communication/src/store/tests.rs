@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use domain::{AgentId, DeadLetterId, MessageId, Namespace, SessionId, Timestamp};
+use domain::{AgentId, DeadLetterId, InstanceId, MessageId, Namespace, SessionId, Timestamp};
 use settings::Database;
 
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Span, Store, open};
@@ -33,6 +33,7 @@ fn envelope(sequence: i64) -> Arc<Envelope> {
         namespace: Namespace::default(),
         sender: None,
         agent: AgentId::from_parts(0, 1),
+        instance: None,
         kind: "message".to_owned(),
         payload: Bytes::from_static(b"1"),
         correlation_id: String::new(),
@@ -51,7 +52,7 @@ fn ended(sequence: i64, status: Status, acked_at: Option<Timestamp>) -> MessageU
         created_at: NOW,
         status,
         deliveries: 1,
-        agent_gone: false,
+        is_final: false,
         delivered_at: None,
         acked_at,
         history: Vec::new(),
@@ -83,16 +84,7 @@ fn update(sequence: i64, status: Status) -> MessageUpdate {
     let at = NOW + Duration::from_secs(1);
     let history = vec![HistoryEvent { status, at, detail: format!("\"{sequence}\"\n") }];
     let (delivered_at, acked_at) = (Some(at), (status == Status::Acked).then_some(at));
-    MessageUpdate {
-        sequence,
-        created_at: NOW,
-        status,
-        deliveries: 2,
-        agent_gone: false,
-        delivered_at,
-        acked_at,
-        history,
-    }
+    MessageUpdate { sequence, created_at: NOW, status, deliveries: 2, is_final: false, delivered_at, acked_at, history }
 }
 
 async fn replicas_that_change_the_same_messages_do_not_fail_each_other(place: Database) {
@@ -116,9 +108,10 @@ async fn messages_and_letters_read_back_as_they_were_written(place: Database) {
     let store = open(&place).await.unwrap();
     let message = Message {
         sender: Some(AgentId::from_parts(0, 9)),
-        kind: "question".to_owned(),
+        kind: "reply".to_owned(),
+        instance: Some(InstanceId::from_parts(7, 7)),
         payload: Bytes::from_static(br#"{"b":1,"a":"\u00e9"}"#),
-        correlation_id: "c-1".to_owned(),
+        correlation_id: format!("{}.1", InstanceId::from_parts(7, 7)),
         reply_to: Some(AgentId::from_parts(0, 8)),
         priority: 9,
         expires_at: Some(NOW + Duration::from_micros(1)),
@@ -196,9 +189,9 @@ async fn what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since(
     assert_eq!(change(2, Status::Accepted, 1).await, (Status::Delivered, 2, 2));
     assert_eq!(change(2, Status::Queued, 0).await, (Status::Delivered, 2, 2));
     assert_eq!(change(2, Status::Dead, 1).await, (Status::Delivered, 2, 2), "somebody has it since");
-    let gone = MessageUpdate { agent_gone: true, deliveries: 1, ..ended(2, Status::Dead, None) };
-    store.write(&Batch { updates: vec![gone], ..Batch::default() }).await.unwrap();
-    assert_eq!(change(2, Status::Acked, 3).await.0, Status::Dead, "without its agent nobody goes on with it");
+    let last = MessageUpdate { is_final: true, ..ended(2, Status::Dead, None) };
+    store.write(&Batch { updates: vec![last], ..Batch::default() }).await.unwrap();
+    assert_eq!(change(2, Status::Acked, 3).await.0, Status::Dead, "nobody else could have it");
     store.close().await;
 }
 

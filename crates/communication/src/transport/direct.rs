@@ -2,11 +2,13 @@
 //!
 //! A mailbox is ordered by priority, then by acceptance; a message that comes back takes its old place, so the order holds
 //! over redeliveries. A delayed message steps aside, lets others pass, and takes its old place when its delay is over.
+//!
+//! What is in the mailbox of an instance from which nobody takes goes into its agent's after a while.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use domain::Timestamp;
@@ -15,12 +17,14 @@ use super::{
     Delivery, Full, Settlement, Sink, Transport, Wanted,
     rooms::{MailboxLimits, Rooms},
 };
-use crate::app::{Envelope, MAX_PRIORITY, Mailbox, Reason};
+use crate::app::{Envelope, MAX_PRIORITY, Mailbox, Message, Reason};
 
 /// Mailboxes in memory.
 pub(crate) struct Direct {
     sink: OnceLock<Weak<dyn Sink>>,
     limits: MailboxLimits,
+    /// How long answers wait for an instance from whose mailbox nobody takes; absent where that is somebody else's business.
+    answer_wait: Option<Duration>,
     state: Mutex<State>,
 }
 
@@ -32,6 +36,10 @@ struct State {
     delayed: BTreeMap<(Instant, i64), Delivery>,
     /// Of everything that is not held.
     expiries: BTreeSet<(Timestamp, i64, Mailbox)>,
+    /// Mailboxes of instances from which somebody takes.
+    attended: HashSet<Mailbox>,
+    /// Others in which something waits, and since when.
+    left: HashMap<Mailbox, Instant>,
 }
 
 /// The more urgent first, then by acceptance.
@@ -56,8 +64,13 @@ fn place(envelope: &Envelope) -> Place {
 }
 
 impl Direct {
-    pub(crate) fn new(limits: MailboxLimits) -> Self {
-        Self { sink: OnceLock::new(), limits, state: Mutex::default() }
+    pub(crate) fn new(limits: MailboxLimits, answer_wait: Option<Duration>) -> Self {
+        Self { sink: OnceLock::new(), limits, answer_wait, state: Mutex::default() }
+    }
+
+    /// Takes everything out of one mailbox that nobody holds.
+    pub(super) fn clear(&self, mailbox: &Mailbox) -> Vec<Delivery> {
+        self.lock().clear(mailbox)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,6 +121,9 @@ impl State {
         if let Some(at) = delivery.envelope.message.expires_at {
             self.expiries.insert((at, delivery.envelope.sequence, mailbox.clone()));
         }
+        if mailbox.instance.is_some() && !self.attended.contains(&mailbox) {
+            self.left.entry(mailbox.clone()).or_insert_with(Instant::now);
+        }
         self.mailboxes.entry(mailbox).or_default().put(delivery);
     }
 
@@ -116,7 +132,48 @@ impl State {
         self.rooms.release(mailbox, bytes);
         if self.mailboxes.get(mailbox).is_some_and(|contents| contents.waiting.is_empty() && contents.away.is_empty()) {
             self.mailboxes.remove(mailbox);
+            self.left.remove(mailbox);
         }
+    }
+
+    fn clear(&mut self, mailbox: &Mailbox) -> Vec<Delivery> {
+        let Some(contents) = self.mailboxes.get_mut(mailbox) else { return Vec::new() };
+        contents.replies.clear();
+        let mut found: Vec<_> = std::mem::take(&mut contents.waiting).into_values().collect();
+        // What is held stays known, so that it can come back.
+        let mut delayed = Vec::new();
+        contents.away.retain(|sequence, away| match away {
+            Away::Held => true,
+            Away::Delayed(due) => {
+                delayed.push((*due, *sequence));
+                false
+            }
+        });
+        found.extend(delayed.iter().filter_map(|due| self.delayed.remove(due)));
+        for delivery in &found {
+            if let Some(at) = delivery.envelope.message.expires_at {
+                self.expiries.remove(&(at, delivery.envelope.sequence, mailbox.clone()));
+            }
+            self.give_back(mailbox, delivery.envelope.message.payload.len());
+        }
+        found
+    }
+
+    /// Puts what instances have left that are gone into the mailboxes of their agents; answers with these.
+    fn inherit(&mut self, before: Instant) -> BTreeSet<Mailbox> {
+        let gone: Vec<_> =
+            self.left.iter().filter(|(_, since)| **since <= before).map(|(left, _)| left.clone()).collect();
+        let mut woken = BTreeSet::new();
+        for mailbox in gone {
+            self.left.remove(&mailbox);
+            for Delivery { envelope, count } in self.clear(&mailbox) {
+                let message = Message { instance: None, ..envelope.message.clone() };
+                self.rooms.take(&message.mailbox(), message.payload.len());
+                self.put(Delivery { envelope: Arc::new(Envelope { message, ..*envelope }), count });
+            }
+            woken.insert(mailbox.agents());
+        }
+        woken
     }
 
     /// Takes out what has expired.
@@ -194,6 +251,21 @@ impl Transport for Direct {
         self.publish(envelope);
     }
 
+    fn open(&self, mailbox: &Mailbox) {
+        if mailbox.instance.is_some() {
+            let mut state = self.lock();
+            state.left.remove(mailbox);
+            state.attended.insert(mailbox.clone());
+        }
+    }
+
+    fn close(&self, mailbox: &Mailbox) {
+        let mut state = self.lock();
+        if state.attended.remove(mailbox) && state.mailboxes.contains_key(mailbox) {
+            state.left.insert(mailbox.clone(), Instant::now());
+        }
+    }
+
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery> {
         let mut state = self.lock();
         let contents = state.mailboxes.get_mut(mailbox)?;
@@ -229,32 +301,17 @@ impl Transport for Direct {
 
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery> {
         let mut state = self.lock();
-        let Some(contents) = state.mailboxes.get_mut(mailbox) else { return Vec::new() };
-        contents.replies.clear();
-        let mut found: Vec<_> = std::mem::take(&mut contents.waiting).into_values().collect();
-        // What is held stays known, so that it can come back.
-        let mut delayed = Vec::new();
-        contents.away.retain(|sequence, away| match away {
-            Away::Held => true,
-            Away::Delayed(due) => {
-                delayed.push((*due, *sequence));
-                false
-            }
-        });
-        found.extend(delayed.iter().filter_map(|due| state.delayed.remove(due)));
-        for delivery in &found {
-            if let Some(at) = delivery.envelope.message.expires_at {
-                state.expiries.remove(&(at, delivery.envelope.sequence, mailbox.clone()));
-            }
-            state.give_back(mailbox, delivery.envelope.message.payload.len());
-        }
-        found
+        let all: Vec<_> = state.mailboxes.keys().filter(|one| one.agents() == *mailbox).cloned().collect();
+        all.iter().flat_map(|mailbox| state.clear(mailbox)).collect()
     }
 
     fn advance(&self, now: Timestamp, instant: Instant) {
         let mut state = self.lock();
         let expired = state.expire(now);
-        let woken = state.undelay(instant);
+        let mut woken = state.undelay(instant);
+        if let Some(before) = self.answer_wait.and_then(|wait| instant.checked_sub(wait)) {
+            woken.append(&mut state.inherit(before));
+        }
         drop(state);
         let Some(sink) = self.sink() else { return };
         for delivery in expired {

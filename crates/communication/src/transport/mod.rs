@@ -1,7 +1,8 @@
 //! How recorded messages get to mailboxes: one module per transport behind one trait; adding one touches nothing else. And in
 //! [`live`] what is told to whoever listens now, and kept nowhere.
 //!
-//! A transport keeps the order of each mailbox, knows what is held, and counts deliveries. It never decides what becomes of
+//! A transport keeps the order of each mailbox, as far as a broker lets it (the README says where one does not), knows what is
+//! held, and counts deliveries. It never decides what becomes of
 //! a message: limits, dead letters and the record are the business of `app`. Calls neither wait nor do I/O: a transport
 //! with a network behind it queues what goes out, and prefetches what comes in as fast as it is taken. A message whose
 //! settlement gets lost comes again, which every consumer must bear anyway.
@@ -98,12 +99,21 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn take(&self, mailbox: &Mailbox, wanted: Wanted, now: Timestamp) -> Option<Delivery>;
     /// Ends a hand-over. Unknown ones are ignored.
     fn settle(&self, delivery: &Delivery, settlement: Settlement);
+    /// Can nobody else have a message that is held here? Others can where the connection is lost over which it came.
+    fn has_alone(&self, _envelope: &Arc<Envelope>) -> bool {
+        true
+    }
     /// It is recorded how a message ended: with a letter where it died.
     fn recorded(&self, _envelope: &Arc<Envelope>, _letter: Option<&DeadLetter>) {}
+    /// A death was to be recorded of a message that others could have. Whether it was, or whether they have gone on with it, is
+    /// seen when it comes again.
+    fn doubted(&self, _envelope: &Arc<Envelope>) {}
     /// It is recorded that a task died.
     fn task_died(&self, _task: &Arc<Task>, _letter: &DeadLetter) {}
-    /// Takes everything out of a mailbox that nobody holds, for good: its agent is gone.
+    /// Takes everything out of an agent's mailbox, and out of those of its instances, that nobody holds, for good: the agent is
+    /// gone.
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery>;
-    /// Acts on the time: what expired is reported, what was delayed comes back. Called several times a second.
+    /// Acts on the time: what expired is reported, what was delayed comes back, and what has waited for long for an instance of
+    /// an agent from whose mailbox nobody takes is in the agent's. Called several times a second.
     fn advance(&self, now: Timestamp, instant: Instant);
 }

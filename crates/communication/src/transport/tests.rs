@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use domain::{AgentId, Clock as _, DeadLetterId, MessageId, Namespace, SystemClock, Timestamp};
+use domain::{AgentId, Clock as _, DeadLetterId, InstanceId, MessageId, Namespace, SystemClock, Timestamp};
 use lapin::{
     Channel, Connection, ConnectionProperties,
     options::BasicGetOptions,
@@ -36,8 +36,11 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const LIMITS: MailboxLimits = MailboxLimits { messages: 100, bytes: 1 << 20 };
-const RABBITMQ_LIMITS: RabbitMqLimits = RabbitMqLimits { mailbox: LIMITS, queue: 100, deliveries: 5 };
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+const RABBITMQ_LIMITS: RabbitMqLimits =
+    RabbitMqLimits { mailbox: LIMITS, queue: 100, deliveries: 5, answer_wait: ANSWER_WAIT };
 const AGENT: AgentId = AgentId::from_parts(1, 1);
+const ASKER: InstanceId = InstanceId::from_parts(1, 1);
 
 /// What a transport has told.
 #[derive(Default)]
@@ -88,8 +91,13 @@ impl Drop for Replica {
     }
 }
 
+/// That of the instance that asks.
+fn answers() -> Mailbox {
+    Mailbox { instance: Some(ASKER), ..mailbox() }
+}
+
 fn mailbox() -> Mailbox {
-    Mailbox { namespace: Namespace::default(), agent: AGENT }
+    Mailbox::of_agent(Namespace::default(), AGENT)
 }
 
 impl Replica {
@@ -120,6 +128,10 @@ impl Replica {
 
     /// Records messages, and does not publish them.
     async fn record(&self, texts: &[&str], expires_at: Option<Timestamp>) -> Vec<Arc<Envelope>> {
+        self.record_as(texts, |message| Message { expires_at, ..message }).await
+    }
+
+    async fn record_as(&self, texts: &[&str], change: impl Fn(Message) -> Message) -> Vec<Arc<Envelope>> {
         let sequences = self.store.next_sequences(texts.len()).await.unwrap();
         let inserts: Vec<_> = texts
             .iter()
@@ -130,16 +142,17 @@ impl Replica {
                     namespace: Namespace::default(),
                     sender: None,
                     agent: AGENT,
+                    instance: None,
                     kind: "message".to_owned(),
                     payload: Bytes::copy_from_slice(text.as_bytes()),
                     correlation_id: "c".repeat(300),
                     reply_to: None,
                     priority: 5,
-                    expires_at,
+                    expires_at: None,
                     created_at: SystemClock.now(),
                     traceparent: String::new(),
                 };
-                Arc::new(Envelope { sequence, message })
+                Arc::new(Envelope { sequence, message: change(message) })
             })
             .collect();
         self.store.write(&Batch { inserts: inserts.clone(), ..Batch::default() }).await.unwrap();
@@ -151,10 +164,23 @@ impl Replica {
     }
 
     async fn send_until(&self, texts: &[&str], expires_at: Option<Timestamp>) -> Vec<i64> {
-        let envelopes = self.record(texts, expires_at).await;
+        self.publish(self.record(texts, expires_at).await)
+    }
+
+    /// Sends answers to an instance.
+    async fn answer(&self, texts: &[&str]) -> Vec<i64> {
+        let correlation_id = format!("{ASKER}.1");
+        let answer = |message| {
+            let (kind, correlation_id) = ("reply".to_owned(), correlation_id.clone());
+            Message { instance: Some(ASKER), kind, correlation_id, ..message }
+        };
+        self.publish(self.record_as(texts, answer).await)
+    }
+
+    fn publish(&self, envelopes: Vec<Arc<Envelope>>) -> Vec<i64> {
         let sequences = envelopes.iter().map(|envelope| envelope.sequence).collect();
         for envelope in envelopes {
-            self.transport.reserve(&mailbox(), envelope.message.payload.len()).unwrap();
+            self.transport.reserve(&envelope.message.mailbox(), envelope.message.payload.len()).unwrap();
             self.transport.publish(envelope);
         }
         sequences
@@ -180,7 +206,11 @@ impl Replica {
     }
 
     async fn take(&self) -> Delivery {
-        self.until(|replica| replica.transport.take(&mailbox(), Wanted::Any, SystemClock.now())).await
+        self.take_from(&mailbox()).await
+    }
+
+    async fn take_from(&self, mailbox: &Mailbox) -> Delivery {
+        self.until(|replica| replica.transport.take(mailbox, Wanted::Any, SystemClock.now())).await
     }
 
     async fn write(&self, delivery: &Delivery, status: Status) {
@@ -189,7 +219,7 @@ impl Replica {
             created_at: delivery.envelope.message.created_at,
             status,
             deliveries: delivery.count,
-            agent_gone: false,
+            is_final: status == Status::Acked,
             delivered_at: None,
             acked_at: None,
             history: Vec::new(),
@@ -253,7 +283,8 @@ macro_rules! every_transport {
             $(#[tokio::test]
             async fn $name() {
                 let (_folder, store) = super::store().await;
-                super::$name(super::Replica::new(super::Arc::new(super::Direct::new(super::LIMITS)), store)).await;
+                let direct = super::Direct::new(super::LIMITS, Some(super::ANSWER_WAIT));
+                super::$name(super::Replica::new(super::Arc::new(direct), store)).await;
             })*
         }
         mod rabbitmq {
@@ -272,6 +303,56 @@ every_transport! {
     what_is_delayed_lets_others_pass
     what_has_expired_is_said_and_not_handed_over
     what_is_held_while_its_mailbox_is_emptied_can_come_back
+    answers_are_for_the_instance_that_has_asked
+    answers_to_an_instance_that_is_gone_are_for_its_agent
+    a_deleted_agent_leaves_no_answers
+}
+
+async fn answers_are_for_the_instance_that_has_asked(replica: Replica) {
+    replica.transport.open(&mailbox());
+    replica.transport.open(&answers());
+    let sent = replica.answer(&["1", "2"]).await;
+    let first = replica.take_from(&answers()).await;
+    assert_eq!((first.envelope.sequence, first.count), (sent[0], 1));
+    replica.transport.settle(&first, Settlement::Return { not_before: None });
+    for (sequence, count) in [(sent[0], 2), (sent[1], 1)] {
+        let delivery = replica.take_from(&answers()).await;
+        assert_eq!((delivery.envelope.sequence, delivery.count), (sequence, count));
+        replica.finish(&delivery).await;
+    }
+    assert!(replica.is_empty());
+}
+
+async fn answers_to_an_instance_that_is_gone_are_for_its_agent(replica: Replica) {
+    replica.transport.open(&mailbox());
+    let begun = Instant::now();
+    let sent = replica.answer(&["1"]).await;
+    assert_eq!(replica.drain(1).await, sent);
+    assert!(begun.elapsed() >= ANSWER_WAIT, "it is waited for");
+    // One that goes with an answer in its hands.
+    replica.transport.open(&answers());
+    let sent = replica.answer(&["2", "3"]).await;
+    let held = replica.take_from(&answers()).await;
+    replica.transport.settle(&held, Settlement::Return { not_before: None });
+    replica.transport.close(&answers());
+    let mut came = Vec::new();
+    for _ in 0..2 {
+        let delivery = replica.take().await;
+        replica.finish(&delivery).await;
+        came.push((delivery.envelope.sequence, delivery.count));
+    }
+    came.sort_unstable();
+    assert_eq!(came, [(sent[0], 2), (sent[1], 1)]);
+    assert!(replica.is_empty());
+}
+
+async fn a_deleted_agent_leaves_no_answers(replica: Replica) {
+    replica.transport.open(&answers());
+    let sent = replica.answer(&["1"]).await;
+    let waits = replica.take_from(&answers()).await;
+    replica.transport.settle(&waits, Settlement::Return { not_before: None });
+    let left = replica.transport.empty(&mailbox());
+    assert_eq!(left.iter().map(|delivery| delivery.envelope.sequence).collect::<Vec<_>>(), sent);
 }
 
 async fn messages_keep_their_order(replica: Replica) {

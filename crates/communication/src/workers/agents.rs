@@ -100,7 +100,7 @@ impl Agents {
 
     async fn forget(&self, deleted: &AgentDeleted) {
         let (Ok(namespace), Ok(agent)) = (deleted.namespace.parse(), deleted.agent_id.parse()) else { return };
-        self.remove(&Mailbox { namespace, agent }).await;
+        self.remove(&Mailbox::of_agent(namespace, agent)).await;
     }
 
     async fn remove(&self, mailbox: &Mailbox) {
@@ -138,7 +138,7 @@ impl Agents {
             let page = in_time(PATIENCE, self.store.unfinished(after, PAGE)).await?;
             for (envelope, _) in page.rows {
                 after = envelope.sequence;
-                mailboxes.insert(envelope.message.mailbox());
+                mailboxes.insert(envelope.message.mailbox().agents());
             }
             if page.is_last {
                 return Ok(mailboxes);

@@ -132,7 +132,7 @@ impl Writer {
             match entry {
                 Entry::Send { message, reply } => sends.push((message, reply)),
                 Entry::Change(change) => {
-                    work.change(&change);
+                    work.change(&change, self.is_final(&change));
                     work.kept.push(Entry::Change(change));
                 }
                 Entry::DeadTask { task, letter } => {
@@ -155,6 +155,18 @@ impl Writer {
                 let sends = sent.chain(sends).map(|(message, reply)| Entry::Send { message, reply });
                 Err(Unwritten { error, entries: sends.chain(work.kept).collect() })
             }
+        }
+    }
+
+    /// Is it over with that, whatever others have recorded? What an agent has dealt with is. A death is where nobody else can
+    /// have the message: of one that came to others meanwhile, since the connection over which it came here is lost, these
+    /// know more. Hand-overs are never final: what is said late of them, over a lost connection, must take back nothing.
+    fn is_final(&self, change: &Change) -> bool {
+        let is_gone = |letter: &DeadLetter| letter.reason == Reason::AgentDeleted.as_str();
+        match change.status {
+            Status::Acked => true,
+            Status::Dead => change.letter.as_ref().is_some_and(is_gone) || self.transport.has_alone(&change.envelope),
+            Status::Accepted | Status::Queued | Status::Delivered => false,
         }
     }
 
@@ -186,7 +198,11 @@ impl Writer {
                 Entry::Change(Change { envelope, status: Status::Acked | Status::Dead, letter, .. }) => {
                     // The broker hears of the end only now.
                     crash_point("communication.end.recorded");
-                    self.transport.recorded(envelope, letter.as_ref());
+                    if work.is_final(envelope) {
+                        self.transport.recorded(envelope, letter.as_ref());
+                    } else {
+                        self.transport.doubted(envelope);
+                    }
                 }
                 Entry::DeadTask { task, letter } => {
                     self.transport.task_died(task, letter);
@@ -259,7 +275,7 @@ impl Writer {
 
 impl Work {
     /// Merges a change into the one update that its message gets.
-    fn change(&mut self, change: &Change) {
+    fn change(&mut self, change: &Change, is_final: bool) {
         let sequence = change.envelope.sequence;
         let place = *self.places.entry(sequence).or_insert_with(|| {
             self.batch.updates.push(MessageUpdate {
@@ -267,7 +283,7 @@ impl Work {
                 created_at: change.envelope.message.created_at,
                 status: change.status,
                 deliveries: change.deliveries,
-                agent_gone: false,
+                is_final: false,
                 delivered_at: None,
                 acked_at: None,
                 history: Vec::new(),
@@ -275,8 +291,7 @@ impl Work {
             self.batch.updates.len() - 1
         });
         let update = &mut self.batch.updates[place];
-        let is_gone = |letter: &DeadLetter| letter.reason == Reason::AgentDeleted.as_str();
-        update.agent_gone |= change.letter.as_ref().is_some_and(is_gone);
+        update.is_final |= is_final;
         // The broker may say late that it has a message, which was handed over since.
         let is_late = change.status == Status::Queued && change.deliveries < update.deliveries;
         if !is_late {
@@ -290,5 +305,10 @@ impl Work {
         }
         update.history.push(HistoryEvent { status: change.status, at: change.at, detail: change.detail.clone() });
         self.batch.letters.extend(change.letter.clone());
+    }
+
+    /// Was a message to end whatever others have recorded of it?
+    fn is_final(&self, envelope: &Envelope) -> bool {
+        self.places.get(&envelope.sequence).is_some_and(|place| self.batch.updates[*place].is_final)
     }
 }

@@ -170,6 +170,53 @@ async fn a_broker_that_restarts_loses_no_task() {
 }
 
 #[tokio::test]
+async fn the_documented_permissions_are_enough_for_all_of_it() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let shared = Shared::new(&servers).await;
+    let documented = include_str!("../../../../docs/cluster.md").split("set_permissions").nth(1).unwrap();
+    let patterns: Vec<_> = documented.split('\'').skip(1).step_by(2).take(3).collect();
+    servers.rabbitmqctl(&["add_user", "narrow", "narrow"]);
+    servers.rabbitmqctl(&[&["set_permissions", "-p", shared.virtual_host(), "narrow"], &patterns[..]].concat());
+    let shared = shared.of_user("narrow");
+    let (one, other) = (shared.replica().await, shared.replica().await);
+    let (id, peer) = (shared.agent("scorer"), shared.agent("peer"));
+    // Tasks that one replica has and the other takes.
+    let here = one.orchestrator("rep_1").await;
+    let mut busy = one.agent(&id, 1).await;
+    for task in 0..3 {
+        here.dispatch(&format!("e/{task}/1"), of_type("scorer")).await;
+    }
+    busy.task().await;
+    let mut idle = other.agent(&id, 3).await;
+    for _ in 0..2 {
+        idle.task().await;
+    }
+    // A message that dies, and an answer to an instance that is gone.
+    let mut receiver = other.agent(&peer, 1).await;
+    let correlation_id = format!("{}.1", domain::InstanceId::from_parts(1, 1));
+    let answer = proto::Message { r#type: "reply".to_owned(), correlation_id, ..to(&peer, "1") };
+    let sent = one.send(answer).await.unwrap();
+    assert_eq!(receiver.message().await.0.id, sent);
+    receiver.reject(&sent).await;
+    other.until_dead(1).await;
+    until_copied(&servers, shared.virtual_host()).await;
+}
+
+/// A copy of a dead letter is in its queue.
+async fn until_copied(servers: &Servers, virtual_host: &str) {
+    let (server, _) = servers.amqp().rsplit_once('/').unwrap();
+    let url = format!("{server}/{virtual_host}");
+    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let passive = || QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    until(async || {
+        let queue = channel.queue_declare("dlq.message".into(), passive(), FieldTable::default()).await.unwrap();
+        (queue.message_count() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_poison_task_that_ends_every_replica_dies_in_the_end_and_disturbs_nobody() {
     let shared = Shared::new(Servers::shared()).await;
     let one = shared.replica().await;

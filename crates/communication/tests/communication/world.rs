@@ -40,6 +40,18 @@ impl Shared {
         Self { registry: FakeRegistry::new(), database, host: rabbitmq.virtual_host() }
     }
 
+    /// As another user of RabbitMQ, whose name is its password.
+    pub(crate) fn of_user(mut self, user: &str) -> Self {
+        let (_, server) = self.host.rsplit_once('@').expect("the URL has a user");
+        self.host = format!("amqp://{user}:{user}@{server}");
+        self
+    }
+
+    /// The virtual host.
+    pub(crate) fn virtual_host(&self) -> &str {
+        self.host.rsplit_once('/').expect("the URL has a virtual host").1
+    }
+
     pub(crate) async fn replica(&self) -> World {
         self.replica_at(&self.host).await
     }
@@ -65,6 +77,7 @@ impl Shared {
             settings.transport = TransportKind::Rabbitmq;
             settings.rabbitmq.url = Some(Secret::new(host));
             settings.delivery_limit = 3;
+            settings.answer_wait = Duration::from_secs(2);
             // A server that is killed and started holds the whole test up.
             settings.session_lease = DEADLINE * 5;
         };

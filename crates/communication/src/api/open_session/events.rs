@@ -67,6 +67,7 @@ pub(super) fn hello(hello: proto::Hello, max_credits: u32) -> Result<Hello, Comm
         capabilities: hello.capabilities,
         config: hello.config,
         max_in_flight: hello.max_in_flight.clamp(1, max_credits),
+        instance: wire::optional_instance_id(at("instance"), &hello.instance)?,
     })
 }
 

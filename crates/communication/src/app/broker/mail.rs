@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use domain::{Clock, DeadLetterId, MessageId, SessionId};
+use domain::{Clock, DeadLetterId, InstanceId, MessageId, SessionId};
 use lifecycle::crash_point;
 
 use super::{Broker, QueueKey, Session, cool_down};
@@ -28,22 +28,47 @@ impl Broker {
         self.journal.has_room()
     }
 
-    /// A session takes from its mailbox, or does so no more, as it has something to expect from there. What it holds it keeps.
+    /// A session takes from its mailboxes, or does so no more, as it has something to expect from there. What it holds it keeps.
     pub(super) fn tend_mailbox(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.takes_mail != session.wants_mail())
         else {
             return;
         };
         session.takes_mail = session.wants_mail();
-        let mailbox = session.mailbox.clone();
-        let takers = self.mailboxes.entry(mailbox.clone()).or_default();
-        if !session.takes_mail {
-            takers.retain(|one| *one != id);
-            return self.close_unused(&mailbox);
+        let (takes_mail, mailboxes) = (session.takes_mail, session.mailboxes().cloned().collect::<Vec<_>>());
+        for mailbox in &mailboxes {
+            if takes_mail {
+                self.begin_to_take(mailbox, id);
+            } else {
+                self.take_no_more(mailbox, id);
+                self.close_unused(mailbox);
+            }
         }
+    }
+
+    fn begin_to_take(&mut self, mailbox: &Mailbox, id: SessionId) {
+        let takers = self.mailboxes.entry(mailbox.clone()).or_default();
         takers.push(id);
         if takers.len() == 1 {
-            self.transport.open(&mailbox);
+            self.transport.open(mailbox);
+        }
+    }
+
+    pub(super) fn take_no_more(&mut self, mailbox: &Mailbox, id: SessionId) {
+        if let Some(takers) = self.mailboxes.get_mut(mailbox) {
+            takers.retain(|one| *one != id);
+        }
+    }
+
+    /// A session takes from the mailbox of its instance too, from its first question on.
+    pub(super) fn take_answers(&mut self, id: SessionId, asker: Option<InstanceId>) {
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.answers.is_none()) else { return };
+        let Some(instance) = asker else { return };
+        let mailbox = Mailbox { instance: Some(instance), ..session.mailbox.clone() };
+        session.answers = Some(mailbox.clone());
+        if session.takes_mail {
+            self.begin_to_take(&mailbox, id);
+            self.wake_mailbox(&mailbox);
         }
     }
 
@@ -64,8 +89,9 @@ impl Broker {
                 session.mail = true;
             }
         }
-        // One message at a time to the least loaded, so that it is shared out.
-        while let Some(id) = self.pick(&key)
+        // One message at a time to the least loaded, so that it is shared out. Answers to one instance are not.
+        while mailbox.instance.is_none()
+            && let Some(id) = self.pick(&key)
             && self.pull_message(id, Wanted::Any)
         {}
         for id in ids {
@@ -81,13 +107,15 @@ impl Broker {
         }
     }
 
-    /// Gives a session the next message of its mailbox; false where there is none, or where too much waits to be recorded.
+    /// Gives a session the next message of its mailboxes; false where there is none, or where too much waits to be recorded.
     pub(super) fn pull_message(&mut self, id: SessionId, wanted: Wanted) -> bool {
         let Some(session) = self.sessions.get_mut(&id) else { return false };
         if !session.mail || !self.journal.has_room() {
             return false;
         }
-        let Some(delivery) = self.transport.take(&session.mailbox, wanted, self.clock.now()) else {
+        let now = self.clock.now();
+        let found = session.mailboxes().find_map(|mailbox| self.transport.take(mailbox, wanted, now));
+        let Some(delivery) = found else {
             // Without a reply there may still be others.
             session.mail &= wanted == Wanted::Reply;
             return false;

@@ -32,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::{AgentId, Clock, SessionId};
+use domain::{AgentId, Clock, InstanceId, SessionId};
 use errors::Error;
 
 use self::{
@@ -77,6 +77,8 @@ pub(crate) struct Limits {
 pub(crate) struct Opening {
     pub(crate) session: SessionId,
     pub(crate) mailbox: Mailbox,
+    /// It waits for answers to what it has asked over an earlier session.
+    pub(crate) instance: Option<InstanceId>,
     pub(crate) agent_type: String,
     pub(crate) capabilities: Vec<String>,
     pub(crate) credits: u32,
@@ -113,7 +115,7 @@ pub(crate) struct Broker {
     foreign: HashMap<TaskId, Foreign>,
     foreign_bytes: usize,
     sessions: HashMap<SessionId, Session>,
-    /// Whose sessions take from a mailbox.
+    /// The sessions that take from a mailbox.
     mailboxes: HashMap<Mailbox, Vec<SessionId>>,
     orchestrators: Orchestrators,
     /// Numbers hand-overs and delays.
@@ -173,6 +175,7 @@ impl Broker {
         }));
         let session = Session {
             id,
+            answers: opening.instance.map(|instance| Mailbox { instance: Some(instance), ..opening.mailbox.clone() }),
             mailbox: opening.mailbox,
             fits: fits.clone(),
             agent_type: opening.agent_type.into(),
@@ -209,14 +212,14 @@ impl Broker {
         for key in &session.fits {
             self.leave(key, id);
         }
-        if let Some(ids) = self.mailboxes.get_mut(&session.mailbox) {
-            ids.retain(|one| *one != id);
+        for mailbox in session.mailboxes() {
+            self.take_no_more(mailbox, id);
         }
         // What it held may be of queues that it has left: as a draining one, or as its agent changed.
         let mut touched: HashSet<_> = self.return_tasks(&session, why).into_iter().collect();
         touched.extend(session.fits.iter().cloned());
         self.return_messages(&session, why);
-        self.close_unused(&session.mailbox);
+        session.mailboxes().for_each(|mailbox| self.close_unused(mailbox));
         for key in &touched {
             self.serve(key);
         }
@@ -224,7 +227,7 @@ impl Broker {
             self.tell_waiting(key);
             self.shed(key);
         }
-        self.wake_mailbox(&session.mailbox);
+        session.mailboxes().for_each(|mailbox| self.wake_mailbox(mailbox));
         Some(Report { closed: true, ..report(&session) })
     }
 
@@ -326,12 +329,14 @@ impl Broker {
         self.orchestrators.end_all();
     }
 
-    /// A session waits for the receipt of a send, so it does not end before; with a question it waits for an answer too.
-    pub(crate) fn owe(&mut self, id: SessionId, is_question: bool) {
+    /// A session waits for the receipt of a send, so it does not end before; with a question it waits for an answer too, which
+    /// comes to the instance that asks, where the question says which that is.
+    pub(crate) fn owe(&mut self, id: SessionId, is_question: bool, asker: Option<InstanceId>) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.owed += 1;
             session.questions += usize::from(is_question);
             self.tend_mailbox(id);
+            self.take_answers(id, asker);
         }
     }
 

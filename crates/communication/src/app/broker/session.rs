@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) mailbox: Mailbox,
+    /// The mailbox of its instance, once that has asked something.
+    pub(crate) answers: Option<Mailbox>,
     /// The queues that it takes from: its agent's, its type's, its capabilities'.
     pub(crate) fits: Vec<Arc<QueueKey>>,
     pub(crate) credits: usize,
@@ -35,11 +37,11 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox<ToAgent>,
     /// Takes nothing new, and ends when it holds and is owed nothing.
     pub(crate) draining: bool,
-    /// It takes from its agent's mailbox.
+    /// It takes from its mailboxes.
     pub(crate) takes_mail: bool,
     /// Questions that it has sent and that are not answered: an answer that never comes counts until its end.
     pub(crate) questions: usize,
-    /// There may be something in its mailbox.
+    /// There may be something in one of them.
     pub(crate) mail: bool,
     /// Whose turn it is, so that neither tasks nor messages starve.
     pub(crate) mail_turn: bool,
@@ -54,6 +56,11 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) const fn agent(&self) -> AgentId {
         self.mailbox.agent
+    }
+
+    /// Those that it has: what only it waits for comes first.
+    pub(crate) fn mailboxes(&self) -> impl Iterator<Item = &Mailbox> {
+        self.answers.iter().chain([&self.mailbox])
     }
 
     /// Deliveries that it holds.
@@ -106,7 +113,7 @@ impl Session {
         self.replies < self.credits && self.outbox.is_open() && (!self.draining || self.load() > 0)
     }
 
-    /// Has it something to expect from its mailbox? One that drains has not, but for answers: others of its agent, perhaps on
+    /// Has it something to expect from its mailboxes? One that drains has not, but for answers: others of its agent, perhaps on
     /// another replica, are not to wait for its end.
     pub(crate) const fn wants_mail(&self) -> bool {
         !self.draining || self.questions > 0

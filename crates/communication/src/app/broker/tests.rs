@@ -53,7 +53,7 @@ impl Bench {
     pub(super) fn sharing(queue: usize, deliveries: u32, work: Option<Arc<dyn WorkQueues>>) -> Self {
         let spill_after = SPILL_AFTER;
         let limits = Limits { queue, deliveries, spill_after, output: 64, foreign_results: 16 };
-        let transport = Arc::new(Direct::new(MailboxLimits { messages: 16, bytes: 1_024 }));
+        let transport = Arc::new(Direct::new(MailboxLimits { messages: 16, bytes: 1_024 }, None));
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let mut broker = Broker::new(limits, transport, work, Arc::new(Journal::new(1_024)), Arc::clone(&clock) as _);
         let updates = Outbox::new(100_000);
@@ -76,10 +76,11 @@ impl Bench {
         self.sessions += 1;
         let session = SessionId::from_parts(0, self.sessions);
         let outbox = Outbox::new(100_000);
-        let mailbox = Mailbox { namespace: namespace.parse().unwrap(), agent };
+        let mailbox = Mailbox::of_agent(namespace.parse().unwrap(), agent);
         let opening = Opening {
             session,
             mailbox,
+            instance: None,
             agent_type: "clerk".to_owned(),
             capabilities: vec!["sort".to_owned()],
             credits,
@@ -372,7 +373,7 @@ fn an_agent_that_learns_something_gets_the_work_for_it() {
     let session = bench.open(AGENT, 1);
     bench.dispatch("a", Target::Capability("bind".into()), 0);
     assert!(matches!(&bench.told()[..], [(_, What::Waiting)]));
-    let mailbox = Mailbox { namespace: Namespace::default(), agent: AGENT };
+    let mailbox = Mailbox::of_agent(Namespace::default(), AGENT);
     bench.broker.refit(&mailbox, "clerk", &["sort".to_owned(), "bind".to_owned()]);
     assert_eq!(bench.given(session), ["a"]);
 }

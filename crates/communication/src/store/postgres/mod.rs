@@ -92,10 +92,10 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
         history = messages.history || changes.history \
         FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::int[], $5::timestamptz[], $6::timestamptz[], $7::text[], \
                          $8::boolean[]) \
-             AS changes (sequence, created_at, status, deliveries, delivered_at, acked_at, history, agent_gone) \
+             AS changes (sequence, created_at, status, deliveries, delivered_at, acked_at, history, is_final) \
         WHERE messages.sequence = changes.sequence AND messages.created_at = changes.created_at \
               AND messages.status NOT IN ('acked', 'dead') AND CASE \
-                  WHEN changes.agent_gone THEN TRUE \
+                  WHEN changes.is_final THEN TRUE \
                   WHEN changes.status = 'accepted' \
                       THEN messages.status <> 'accepted' AND messages.deliveries = changes.deliveries \
                   WHEN changes.status = 'queued' AND changes.deliveries = 0 THEN messages.status = 'accepted' \
@@ -125,7 +125,7 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
         .bind(column(updates, |update| time(update.delivered_at)))
         .bind(column(updates, |update| time(update.acked_at)))
         .bind(column(updates, |update| history_lines(&update.history)))
-        .bind(column(updates, |update| update.agent_gone))
+        .bind(column(updates, |update| update.is_final))
         .execute(connection)
         .await?;
     Ok(())

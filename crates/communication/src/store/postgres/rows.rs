@@ -6,7 +6,7 @@ use domain::Timestamp;
 use sqlx::{Row as _, postgres::PgRow};
 
 use crate::{
-    app::{DeadLetter, Envelope, Message, Status},
+    app::{DeadLetter, Envelope, Message, Status, awaited_by},
     store::{
         Record,
         rows::{faulty, history, kind, optional_agent, parsed, status, task},
@@ -26,14 +26,16 @@ pub(super) const ENVELOPE: &str = "sequence, namespace, id, agent_id, sender, ki
                                    priority, traceparent, created_at, expires_at, deliveries";
 
 pub(super) fn envelope(row: &PgRow) -> sqlx::Result<(Envelope, u32)> {
+    let (kind, correlation_id): (String, String) = (row.try_get("kind")?, row.try_get("correlation_id")?);
     let message = Message {
         id: parsed(row.try_get("id")?)?,
         namespace: parsed(row.try_get("namespace")?)?,
         sender: optional_agent(row.try_get("sender")?)?,
         agent: parsed(row.try_get("agent_id")?)?,
-        kind: row.try_get("kind")?,
+        instance: awaited_by(&kind, &correlation_id),
+        kind,
         payload: Bytes::from(row.try_get::<Vec<u8>, _>("payload")?),
-        correlation_id: row.try_get("correlation_id")?,
+        correlation_id,
         reply_to: optional_agent(row.try_get("reply_to")?)?,
         priority: small(row.try_get("priority")?)?,
         expires_at: moment(row, "expires_at")?,

@@ -86,7 +86,7 @@ async fn insert(connection: &mut SqliteConnection, envelopes: &[Arc<Envelope>]) 
 async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
     for chunk in updates.chunks(CHUNK) {
         let mut query = QueryBuilder::new(
-            "WITH changes (sequence, status, deliveries, delivered_at, acked_at, history, agent_gone) AS (",
+            "WITH changes (sequence, status, deliveries, delivered_at, acked_at, history, is_final) AS (",
         );
         query.push_values(chunk, |mut row, update| {
             row.push_bind(update.sequence)
@@ -95,7 +95,7 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
                 .push_bind(micros(update.delivered_at))
                 .push_bind(micros(update.acked_at))
                 .push_bind(history_lines(&update.history))
-                .push_bind(update.agent_gone);
+                .push_bind(update.is_final);
         });
         // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what
         // was handed over again is not taken back by whoever held it before, nor published again. That the broker has it tells
@@ -109,7 +109,7 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
              ended_at = COALESCE(messages.ended_at, changes.acked_at), \
              history = messages.history || changes.history \
              FROM changes WHERE messages.sequence = changes.sequence AND messages.status NOT IN ('acked', 'dead') \
-             AND CASE WHEN changes.agent_gone THEN TRUE \
+             AND CASE WHEN changes.is_final THEN TRUE \
              WHEN changes.status = 'accepted' \
                  THEN messages.status <> 'accepted' AND messages.deliveries = changes.deliveries \
              WHEN changes.status = 'queued' AND changes.deliveries = 0 THEN messages.status = 'accepted' \

@@ -71,6 +71,14 @@ async fn consume(transport: &RabbitMq, store: &dyn Store, refused: &mut Refused<
     }
 }
 
+/// What has arrived and is not here yet.
+struct Unknown {
+    mailbox: Mailbox,
+    sequence: i64,
+    tag: u64,
+    is_revived: bool,
+}
+
 /// One connection's consumers.
 struct Consuming<'a> {
     transport: &'a RabbitMq,
@@ -133,27 +141,29 @@ impl Consuming<'_> {
             if self.consumers.get(&mailbox).is_none() {
                 self.transport.verdict(tag, Verdict::Requeue);
             } else if !self.transport.held().attach(sequence, tag, is_revived) {
-                unknown.push((sequence, tag, is_revived));
+                unknown.push(Unknown { mailbox, sequence, tag, is_revived });
             }
         }
         self.look_up(&unknown).await?;
         self.tell().await
     }
 
-    async fn look_up(&mut self, arrivals: &[(i64, u64, bool)]) -> Result<(), LinkError> {
+    async fn look_up(&mut self, arrivals: &[Unknown]) -> Result<(), LinkError> {
         if arrivals.is_empty() {
             return Ok(());
         }
-        let sequences: Vec<_> = arrivals.iter().map(|(sequence, ..)| *sequence).collect();
+        let sequences: Vec<_> = arrivals.iter().map(|arrival| arrival.sequence).collect();
         let patience = self.transport.settings.timeout;
         let found = in_time(patience, self.store.by_sequence(&sequences)).await?;
         let mut found: HashMap<_, _> =
             found.into_iter().map(|(envelope, count, status)| (envelope.sequence, (envelope, count, status))).collect();
-        for (sequence, tag, is_revived) in arrivals {
+        for Unknown { mailbox, sequence, tag, is_revived } in arrivals {
             let handed = self.transport.held().take_handed(*sequence);
             match found.remove(sequence) {
                 Some((_, _, Status::Dead)) => self.transport.verdict(*tag, Verdict::DeadLetter),
-                Some((envelope, count, Status::Accepted | Status::Queued | Status::Delivered)) => {
+                Some((mut envelope, count, Status::Accepted | Status::Queued | Status::Delivered)) => {
+                    // An answer may have been left in the mailbox of its instance for long, and be in its agent's.
+                    envelope.message.instance = mailbox.instance;
                     // The count of one that was revived has begun again.
                     let count = if *is_revived { count } else { count.max(handed) };
                     self.transport.admit(Delivery { envelope: Arc::new(envelope), count }, *tag);

@@ -137,6 +137,11 @@ impl Held {
         std::mem::take(&mut self.verdicts)
     }
 
+    /// Does a delivery of the present connection stand behind it? Then the broker has it for nobody else.
+    pub(super) fn is_delivered(&self, envelope: &Arc<Envelope>) -> bool {
+        self.instances.get(&key(envelope)).is_some_and(|instance| !instance.tags.is_empty())
+    }
+
     /// Is a message here?
     pub(super) fn knows(&self, sequence: i64) -> bool {
         self.by_sequence.contains_key(&sequence)

@@ -1,6 +1,8 @@
 //! Connections to RabbitMQ, and what is declared there.
 //!
 //! - `mailbox.<namespace>.<agent>`: a queue per mailbox, made on first use, with one active consumer, so that the order holds.
+//! - `mailbox.<namespace>.<agent>.<instance>`: a queue per instance that has asked something, for the answers. What nobody takes
+//!   from there for a while goes into the agent's mailbox.
 //! - `tasks.<namespace>.type.<agent type>`, `tasks.<namespace>.capability.<name>`, `tasks.<namespace>.agent.<agent>`: the work
 //!   queues, made on first use, each with a consumer per replica that has sessions for it.
 //! - `crowded`: a fanout exchange, to a queue of each replica that goes with it: whose agents are busy.
@@ -37,6 +39,9 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// The dead-letter exchange.
 pub(super) const DEAD_LETTERS: &str = "dlx";
+/// How long an instance's queue that nobody uses is kept, after what was in it has gone to the agent's, which takes longer
+/// where that is full.
+const UNUSED: Duration = Duration::from_hours(1);
 /// Copies that a dead-letter queue keeps; older ones make room.
 const MOST_DEAD_LETTERS: i64 = 100_000;
 /// The record counts deliveries. The broker counts more, as what was fetched and given back; this only ends what would go
@@ -130,11 +135,23 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Makes the queue of a mailbox where there is none.
+    /// Makes the queue of a mailbox where there is none, and that of its agent's before.
     pub(super) async fn declare_mailbox(&mut self, mailbox: &Mailbox) -> Result<(), LinkError> {
+        let (limits, agents) = (self.transport.limits, mailbox_queue(&mailbox.agents()));
         let queue_type = self.transport.settings.queues.mailboxes;
-        let mut arguments = holding(queue_type, Kind::Message, self.transport.limits.mailbox.messages);
+        let mut arguments = holding(queue_type, Kind::Message, limits.mailbox.messages);
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        self.declare(&agents, arguments).await?;
+        if mailbox.instance.is_none() {
+            return Ok(());
+        }
+        // Of whatever type the others are: a classic one would lose what the agent's has no room for.
+        let mut arguments = holding(QueueType::Quorum, Kind::Message, limits.mailbox.messages);
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+        arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(agents.into()));
+        arguments.insert("x-message-ttl".into(), millis(limits.answer_wait));
+        arguments.insert("x-expires".into(), millis(limits.answer_wait + UNUSED));
         self.declare(&mailbox_queue(mailbox), arguments).await
     }
 
@@ -233,6 +250,10 @@ impl Drop for Link<'_> {
     }
 }
 
+fn millis(duration: Duration) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+}
+
 fn typed(queue_type: QueueType) -> FieldTable {
     let name = match queue_type {
         QueueType::Quorum => "quorum",
@@ -283,7 +304,8 @@ fn is_soft(error: &lapin::Error) -> bool {
 
 /// The name of the queue of a mailbox.
 pub(super) fn mailbox_queue(mailbox: &Mailbox) -> String {
-    format!("mailbox.{}.{}", mailbox.namespace, mailbox.agent)
+    let agents = format!("mailbox.{}.{}", mailbox.namespace, mailbox.agent);
+    mailbox.instance.map_or_else(|| agents.clone(), |instance| format!("{agents}.{instance}"))
 }
 
 /// The name of a work queue. A name of a namespace, type or capability has at most 128 bytes; where both are that long, the

@@ -65,11 +65,15 @@ pub(crate) struct RabbitMqLimits {
     pub(crate) queue: usize,
     /// Hand-overs before a message is dead.
     pub(crate) deliveries: u32,
+    /// How long an answer waits for the instance that has asked.
+    pub(crate) answer_wait: Duration,
 }
 
 /// Mailboxes and work queues in RabbitMQ.
 pub(crate) struct RabbitMq {
     clock: Arc<dyn Clock>,
+    /// What was accepted earlier was accepted by others.
+    began: Timestamp,
     settings: settings::RabbitMq,
     limits: RabbitMqLimits,
     /// What was fetched.
@@ -137,9 +141,10 @@ impl Sink for Inbound {
 impl RabbitMq {
     pub(crate) fn new(settings: settings::RabbitMq, limits: RabbitMqLimits, clock: Arc<dyn Clock>) -> Self {
         Self {
+            began: clock.now(),
             clock,
             limits,
-            local: Direct::new(limits.mailbox),
+            local: Direct::new(limits.mailbox, None),
             inbound: OnceLock::new(),
             held: Arc::default(),
             outgoing: Outgoing::new(limits.mailbox, settings.publish_buffer.0),
@@ -214,12 +219,12 @@ impl RabbitMq {
 
     /// What nobody here has taken from a mailbox is the broker's again.
     fn give_back(&self, mailbox: &Mailbox) {
-        let waiting = self.local.empty(mailbox);
+        let waiting = self.local.clear(mailbox);
         self.held().give_back(waiting);
     }
 
     fn is_deleted(&self, mailbox: &Mailbox) -> bool {
-        self.mailboxes().deleted.contains_key(mailbox)
+        self.mailboxes().deleted.contains_key(&mailbox.agents())
     }
 
     /// The mailboxes to which nobody sends any more, since their agents have been gone for long enough.
@@ -281,6 +286,15 @@ impl Transport for RabbitMq {
             self.held().end(&delivery.envelope);
         }
         self.local.settle(delivery, settlement);
+    }
+
+    fn has_alone(&self, envelope: &Arc<Envelope>) -> bool {
+        self.held().is_delivered(envelope)
+    }
+
+    fn doubted(&self, envelope: &Arc<Envelope>) {
+        self.held().release(envelope, Verdict::Requeue);
+        self.settled.notify_one();
     }
 
     fn recorded(&self, envelope: &Arc<Envelope>, letter: Option<&DeadLetter>) {

@@ -1,13 +1,14 @@
 //! What waits to be published: bounded for each mailbox and as a whole, in order.
 //!
-//! A mailbox that refuses a message is held back ([`Parked`]), so that it holds nobody else up and keeps its order: its first
-//! message is tried again now and then, and the others follow when that is taken.
+//! A mailbox that refuses messages holds nobody else up, and keeps its order ([`trust`]).
 //!
 //! Messages wait here as long as it takes, since they are recorded. Tasks do only while the broker takes them: before and
 //! after they wait with whoever dispatched them, where a session may take them meanwhile.
 
+mod item;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -17,9 +18,11 @@ use std::{
 
 use tokio::{sync::Notify, time::timeout};
 
+pub(super) use self::item::{Item, Original};
+use self::trust::Parked;
 use super::{link, properties::Identity};
 use crate::{
-    app::{DeadLetter, Envelope, Mailbox, Task, TaskId},
+    app::{DeadLetter, Envelope, Mailbox, TaskId},
     transport::{Full, MailboxLimits, Parcel, rooms::Rooms},
 };
 
@@ -31,65 +34,18 @@ const MOST: usize = 200_000;
 const MOST_TASKS: usize = 20_000;
 /// Copies of dead letters that wait while the broker is away; what comes later is in the record only.
 const MOST_LETTERS: usize = 10_000;
-/// For how long a queue is full after the broker has said so.
+/// For how long a queue is full, and a mailbox not trusted, after the broker has refused something.
 const FULL_FOR: Duration = Duration::from_secs(5);
-/// Full queues that are remembered.
+/// Full queues, and mailboxes that have refused something, that are remembered.
 const MOST_FULL: usize = 10_000;
 
 /// A broker refuses what its queue has no room for, and also what comes while the queue elects its leader.
 const MOST_REFUSALS: u32 = 8;
 
-/// Pause before a mailbox that has refused a message is tried again.
-const AFTER_REFUSAL: Duration = Duration::from_millis(250);
 /// Pauses before what ends the connection is tried again: the first and the longest.
 const OUTCAST_FOR: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
 /// Such things that are remembered.
 const MOST_OUTCASTS: usize = 10_000;
-
-/// What a dead letter was.
-#[derive(Clone, Debug)]
-pub(super) enum Original {
-    Message(Arc<Envelope>),
-    Task(Arc<Task>),
-}
-
-/// One thing to publish.
-#[derive(Clone, Debug)]
-pub(super) enum Item {
-    /// Into its mailbox; it may have been there before, and died.
-    Message { envelope: Arc<Envelope>, is_revived: bool, refusals: u32 },
-    /// Into its work queue.
-    Task(Parcel),
-    /// A copy into the dead-letter queue.
-    Letter { letter: Arc<DeadLetter>, original: Original },
-}
-
-impl Item {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Message { envelope, .. } => envelope.message.payload.len(),
-            Self::Task(parcel) => parcel.task.input.len(),
-            Self::Letter { letter, .. } => letter.payload.len(),
-        }
-    }
-
-    /// What a returned one is known by; of copies nobody asks.
-    pub(super) fn identity(&self) -> Option<Identity> {
-        match self {
-            Self::Message { envelope, .. } => Some(Identity::Message(envelope.sequence)),
-            Self::Task(parcel) => Some(Identity::Task(parcel.task.id.to_string())),
-            Self::Letter { .. } => None,
-        }
-    }
-
-    /// The task that it is.
-    pub(super) fn task(&self) -> Option<TaskId> {
-        match self {
-            Self::Task(parcel) => Some(Arc::clone(&parcel.task.id)),
-            Self::Message { .. } | Self::Letter { .. } => None,
-        }
-    }
-}
 
 /// What waits, and what is on its way.
 #[derive(Debug)]
@@ -117,17 +73,12 @@ struct State {
     bytes: usize,
     /// By the names of queues.
     full: HashMap<String, Instant>,
+    trusted: HashSet<Mailbox>,
+    /// When mailboxes have last refused a message.
+    refused: HashMap<Mailbox, Instant>,
     parked: HashMap<Mailbox, Parked>,
     /// What ends the connection: until when it is left alone, and for how long that is.
     outcasts: HashMap<Identity, (Instant, Duration)>,
-}
-
-/// A mailbox that has refused a message.
-#[derive(Debug)]
-struct Parked {
-    /// When the first is tried again; absent while it is on its way.
-    due: Option<Instant>,
-    items: VecDeque<Item>,
 }
 
 impl Outgoing {
@@ -213,6 +164,16 @@ impl Outgoing {
         self.filled.notify_one();
     }
 
+    /// A new connection: no mailbox has taken anything over it yet.
+    pub(super) fn begin_anew(&self) {
+        self.lock().trusted.clear();
+    }
+
+    /// A mailbox had no queue any more: the next one has to show what it takes.
+    pub(super) fn distrust(&self, mailbox: &Mailbox) {
+        self.lock().trusted.remove(mailbox);
+    }
+
     /// The broker takes what is published.
     pub(super) fn open(&self) {
         self.lock().is_open = true;
@@ -241,7 +202,7 @@ impl Outgoing {
         let emptied = async {
             loop {
                 let emptied = self.emptied.notified();
-                if self.lock().waiting.is_empty() {
+                if self.lock().is_empty() {
                     return;
                 }
                 emptied.await;
@@ -292,7 +253,7 @@ impl Outgoing {
             state.outcasts.remove(&identity);
         }
         if let Item::Message { envelope, .. } = item {
-            state.resume(&envelope.message.mailbox());
+            state.took(envelope.message.mailbox());
         }
     }
 
@@ -318,13 +279,15 @@ impl Outgoing {
         }
     }
 
-    /// Would the broker take a message now, as far as is known?
-    pub(super) fn may_take(&self, envelope: &Envelope) -> bool {
+    /// Is a message left alone, as it ends the connection?
+    pub(super) fn is_outcast(&self, envelope: &Envelope) -> bool {
+        self.lock().is_outcast(|| Identity::Message(envelope.sequence))
+    }
+
+    /// Would a mailbox take messages now, as far as is known?
+    pub(super) fn may_take(&self, mailbox: &Mailbox) -> bool {
         let mut state = self.lock();
-        let mailbox = envelope.message.mailbox();
-        !state.is_outcast(|| Identity::Message(envelope.sequence))
-            && !state.parked.contains_key(&mailbox)
-            && !state.is_full(|| link::mailbox_queue(&mailbox))
+        !state.has_refused(mailbox) && !state.is_full(|| link::mailbox_queue(mailbox))
     }
 
     /// The broker does not take it: the item, where that is to be tried again. A message that was refused often is left to the
@@ -346,8 +309,9 @@ impl Outgoing {
             state.now_full(queue);
         }
         state.done(&item);
-        if let Item::Message { envelope, .. } = &item {
-            state.try_later(&envelope.message.mailbox());
+        if let Some(mailbox) = item.mailbox() {
+            state.try_later(&mailbox);
+            state.has_not_taken(mailbox);
         }
         None
     }
@@ -377,68 +341,6 @@ impl State {
         let parked = if self.parked.is_empty() { None } else { self.parked.get_mut(&envelope.message.mailbox()) };
         let line = parked.map_or(&mut self.waiting, |parked| &mut parked.items);
         line.push_back(Item::Message { envelope, is_revived, refusals: 0 });
-    }
-
-    fn hold_back(&mut self, refused: Vec<Item>) {
-        let due = Some(Instant::now() + AFTER_REFUSAL);
-        let mut is_new = false;
-        for item in refused.into_iter().rev() {
-            let Item::Message { envelope, .. } = &item else { continue };
-            let parked = self.parked.entry(envelope.message.mailbox()).or_insert_with(|| {
-                is_new = true;
-                Parked { due, items: VecDeque::new() }
-            });
-            parked.due = due;
-            parked.items.push_front(item);
-        }
-        if !is_new {
-            return;
-        }
-        for item in std::mem::take(&mut self.waiting) {
-            let parked = match &item {
-                Item::Message { envelope, .. } => self.parked.get_mut(&envelope.message.mailbox()),
-                Item::Task(_) | Item::Letter { .. } => None,
-            };
-            parked.map_or(&mut self.waiting, |parked| &mut parked.items).push_back(item);
-        }
-    }
-
-    /// A mailbox has taken a message: the others follow.
-    fn resume(&mut self, mailbox: &Mailbox) {
-        if !self.parked.is_empty()
-            && let Some(parked) = self.parked.remove(mailbox)
-        {
-            for item in parked.items.into_iter().rev() {
-                self.waiting.push_front(item);
-            }
-        }
-    }
-
-    /// The first of a mailbox is given up: the next is tried soon.
-    fn try_later(&mut self, mailbox: &Mailbox) {
-        match self.parked.get_mut(mailbox) {
-            Some(parked) if parked.items.is_empty() => drop(self.parked.remove(mailbox)),
-            Some(parked) => parked.due = Some(Instant::now() + AFTER_REFUSAL),
-            None => {}
-        }
-    }
-
-    /// When a mailbox that was held back is tried again.
-    fn due(&self) -> Option<Instant> {
-        self.parked.values().filter_map(|parked| parked.due).min()
-    }
-
-    fn try_parked(&mut self) {
-        if self.parked.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        for parked in self.parked.values_mut().filter(|parked| parked.due.is_some_and(|due| due <= now)) {
-            if let Some(first) = parked.items.pop_front() {
-                parked.due = None;
-                self.waiting.push_back(first);
-            }
-        }
     }
 
     fn is_outcast(&self, identity: impl FnOnce() -> Identity) -> bool {
@@ -471,13 +373,26 @@ impl State {
         self.try_parked();
         let mut bytes = 0;
         let mut wave = Vec::with_capacity(self.waiting.len().min(most));
+        let mut doubtful = HashSet::new();
         while wave.len() < most
             && bytes < WAVE_BYTES
             && let Some(item) = self.waiting.pop_front()
         {
+            if let Some(mailbox) = item.mailbox().filter(|mailbox| !self.trusted.contains(mailbox)) {
+                if doubtful.contains(&mailbox) {
+                    self.parked.entry(mailbox).or_default().items.push_back(item);
+                    continue;
+                }
+                // Of one that was parked before this is the message that is tried.
+                if !self.parked.contains_key(&mailbox) {
+                    self.parked.insert(mailbox.clone(), Parked::default());
+                    doubtful.insert(mailbox);
+                }
+            }
             bytes += item.bytes();
             wave.push(item);
         }
+        self.park(&doubtful);
         wave
     }
 }

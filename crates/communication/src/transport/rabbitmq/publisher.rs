@@ -1,7 +1,8 @@
 //! To the broker: many messages and tasks are on their way at once, and each is with the broker when it confirms.
 //!
 //! A message that was not confirmed is published again, so it may be there twice; whoever consumes it sees that. A task that
-//! was not is its dispatcher's again. The waves keep the order: what one leaves behind comes first in the next.
+//! was not is its dispatcher's again. The waves keep the order: what one leaves behind comes first in the next. Within one the
+//! broker may refuse a message and take those behind it: [`outgoing`](super::outgoing) has what is done about that.
 //!
 //! While the broker blocks the connection, since it is short of memory or disk, nothing is published, and what is on its way
 //! has all the time that it takes. It is the connection that consumes which acknowledges, so that the broker can get rid of
@@ -110,6 +111,7 @@ async fn publish(transport: &RabbitMq, pause: &mut Duration, failures: &mut Fail
     link.channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let status = link.connection_status();
     transport.has_connected.store(true, Ordering::Release);
+    transport.outgoing.begin_anew();
     let mut declared = HashSet::new();
     loop {
         unblocked(transport, &status).await?;
@@ -303,7 +305,9 @@ fn settle(transport: &RabbitMq, declared: &mut HashSet<String>, wave: Vec<Item>,
             }
             (Confirmed::Returned, Item::Letter { .. }) => transport.outgoing.done(&item),
             (Confirmed::Returned, Item::Message { envelope, .. }) => {
-                declared.remove(&link::mailbox_queue(&envelope.message.mailbox()));
+                let mailbox = envelope.message.mailbox();
+                declared.remove(&link::mailbox_queue(&mailbox));
+                transport.outgoing.distrust(&mailbox);
                 again.push(item);
             }
             (Confirmed::Returned, Item::Task(parcel)) => {
@@ -318,10 +322,10 @@ fn settle(transport: &RabbitMq, declared: &mut HashSet<String>, wave: Vec<Item>,
     }
     transport.work.enqueued(&enqueued);
     transport.work.not_enqueued(&not_enqueued);
-    transport.outgoing.hold_back(refused);
     let is_left = !again.is_empty();
     if is_left {
         transport.outgoing.put_back(again);
     }
+    transport.outgoing.hold_back(refused);
     is_left
 }

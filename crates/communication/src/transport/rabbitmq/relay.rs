@@ -1,5 +1,6 @@
 //! What nobody looks after any more: messages whose replica has ended before it published them, messages that expire in the
-//! broker, or in the hands of somebody who is gone, where nobody sees the time pass, and, after each connection, messages that a broker has lost with its data.
+//! broker, or in the hands of somebody who is gone, where nobody sees the time pass, and, after each connection, messages that a
+//! broker has lost with its data.
 //!
 //! Every replica looks, and two may find the same: a message that is published twice is seen by whoever consumes it, and one
 //! dies once in the record.
@@ -69,7 +70,7 @@ struct Relay<'a> {
 impl<'a> Relay<'a> {
     fn new(transport: &'a RabbitMq, store: &'a dyn Store) -> Self {
         // What was accepted before this replica began is none of its own.
-        Self { transport, store, before: transport.clock.now(), burying: HashSet::new() }
+        Self { transport, store, before: transport.began, burying: HashSet::new() }
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>> + Send) -> sqlx::Result<T> {
@@ -133,14 +134,21 @@ impl<'a> Relay<'a> {
 
     async fn publish_left(&self) -> sqlx::Result<()> {
         let outgoing = &self.transport.outgoing;
-        let mut after = 0;
+        // What comes behind one that is left is left too, for the sake of the order.
+        let (mut after, mut left) = (0, HashSet::new());
         // While the broker is away, they would only fill memory.
         while outgoing.is_empty_within(EVERY).await {
             let page = self.in_time(self.store.unrelayed(self.before, after, PAGE)).await?;
             for (envelope, is_revived) in page.rows {
                 after = envelope.sequence;
-                if outgoing.may_take(&envelope) {
+                let mailbox = envelope.message.mailbox();
+                if outgoing.is_outcast(&envelope) || left.contains(&mailbox) {
+                    continue;
+                }
+                if outgoing.may_take(&mailbox) {
                     outgoing.push_again(Arc::new(envelope), is_revived);
+                } else {
+                    left.insert(mailbox);
                 }
             }
             if page.is_last {
@@ -171,30 +179,56 @@ impl<'a> Relay<'a> {
         }
         let mut link = Link::open(self.transport, "compares").await?;
         let mut lost = HashSet::new();
-        for (mailbox, count) in counts {
-            if self.lacks(&mut link, &mailbox, count).await? {
+        for (mailbox, counts) in self.gathered(counts) {
+            if self.lacks(&mut link, &mailbox, &counts).await? {
                 let queue = mailbox_queue(&mailbox);
-                tracing::warn!(queue, count, "messages are not with the broker: publishing them again");
-                lost.insert(mailbox);
+                tracing::warn!(queue, "messages are not with the broker: publishing them again");
+                lost.extend(counts.into_keys());
             }
         }
         link.close().await?;
         if lost.is_empty() { Ok(()) } else { Ok(self.accept_again(&lost).await?) }
     }
 
-    /// Does the broker have fewer messages of a mailbox than that?
-    async fn lacks(&self, link: &mut Link<'_>, mailbox: &Mailbox, count: u32) -> Result<bool, LinkError> {
-        let queue = match link.look_at(&mailbox_queue(mailbox)).await {
-            Ok(Some(queue)) => queue,
-            Ok(None) => return Ok(true),
-            Err(error @ LinkError::Forbidden { .. }) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox cannot be compared");
-                return Ok(false);
+    /// What was for an instance from which nobody takes here may be in its agent's mailbox: it is compared together with that.
+    fn gathered(&self, counts: HashMap<Mailbox, u32>) -> HashMap<Mailbox, HashMap<Mailbox, u32>> {
+        let mut gathered: HashMap<Mailbox, HashMap<Mailbox, u32>> = HashMap::new();
+        let mailboxes = self.transport.mailboxes();
+        for (mailbox, count) in counts {
+            let place = if mailboxes.open.contains(&mailbox) { mailbox.clone() } else { mailbox.agents() };
+            gathered.entry(place).or_default().insert(mailbox, count);
+        }
+        gathered
+    }
+
+    /// Does the broker have fewer messages than that, in a mailbox and those whose messages may be there? What only others
+    /// consume does not count.
+    async fn lacks(
+        &self,
+        link: &mut Link<'_>,
+        place: &Mailbox,
+        counts: &HashMap<Mailbox, u32>,
+    ) -> Result<bool, LinkError> {
+        let (mut expected, mut waiting) = (0, 0);
+        for mailbox in counts.keys().filter(|mailbox| *mailbox != place).chain([place]) {
+            let found = match link.look_at(&mailbox_queue(mailbox)).await {
+                Err(error @ LinkError::Forbidden { .. }) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox cannot be compared");
+                    return Ok(false);
+                }
+                found => found?.map(|queue| (queue.consumer_count(), queue.message_count())),
+            };
+            let is_ours = self.transport.mailboxes().open.contains(mailbox);
+            match found {
+                Some((1.., _)) if !is_ours && mailbox == place => return Ok(false),
+                Some((1.., _)) if !is_ours => {}
+                found => {
+                    expected += counts.get(mailbox).copied().unwrap_or_default();
+                    waiting += found.map_or(0, |(_, messages)| messages);
+                }
             }
-            Err(error) => return Err(error),
-        };
-        let is_ours = self.transport.mailboxes().open.contains(mailbox);
-        Ok((is_ours || queue.consumer_count() == 0) && queue.message_count() < count)
+        }
+        Ok(waiting < expected)
     }
 
     /// Records that what is unfinished of mailboxes has to be published again: then it is, like everything else that was left,
@@ -226,7 +260,7 @@ fn accepted_again(envelope: &Envelope, deliveries: u32, at: Timestamp) -> Messag
         created_at: envelope.message.created_at,
         status: Status::Accepted,
         deliveries,
-        agent_gone: false,
+        is_final: false,
         delivered_at: None,
         acked_at: None,
         history: vec![HistoryEvent { status: Status::Accepted, at, detail }],

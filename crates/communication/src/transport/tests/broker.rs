@@ -202,7 +202,7 @@ async fn what_expires_in_the_hands_of_somebody_who_is_gone_is_said_and_what_is_h
             created_at: envelope.message.created_at,
             status: Status::Delivered,
             deliveries: 1,
-            agent_gone: false,
+            is_final: false,
             delivered_at: Some(long_ago),
             acked_at: None,
             history: Vec::new(),
@@ -254,7 +254,7 @@ async fn a_mailbox_whose_queue_is_somebody_elses_holds_nobody_up() {
     let queue = format!("mailbox.default.{other}");
     channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
     // Somebody here would take from it.
-    replica.transport.open(&Mailbox { namespace: Namespace::default(), agent: other });
+    replica.transport.open(&Mailbox::of_agent(Namespace::default(), other));
     let foreign = replica.record(&["1"], None).await.remove(0);
     let foreign = Envelope { sequence: i64::MAX, message: Message { agent: other, ..foreign.message.clone() } };
     replica.transport.publish(Arc::new(foreign));
@@ -411,6 +411,21 @@ async fn what_a_session_holds_over_a_reconnect_comes_again_when_it_gives_it_back
     let (_folder, store) = store().await;
     let (replica, held) = held_over_a_reconnect(&servers, &servers.virtual_host(), store).await;
     replica.transport.settle(&held, Settlement::Return { not_before: None });
+    let again = replica.take().await;
+    assert_eq!((again.envelope.sequence, again.count), (held.envelope.sequence, 2));
+    replica.finish(&again).await;
+    assert!(replica.is_empty());
+}
+
+#[tokio::test]
+async fn what_may_have_died_comes_again_where_the_broker_has_brought_it_meanwhile() {
+    let servers = Servers::private(&["rabbitmq"]);
+    let (_folder, store) = store().await;
+    let (replica, held) = held_over_a_reconnect(&servers, &servers.virtual_host(), store).await;
+    assert!(replica.transport.has_alone(&held.envelope), "it came again, and stands behind the same");
+    replica.transport.settle(&held, Settlement::Done);
+    replica.transport.doubted(&held.envelope);
+    assert!(!replica.transport.has_alone(&held.envelope));
     let again = replica.take().await;
     assert_eq!((again.envelope.sequence, again.count), (held.envelope.sequence, 2));
     replica.finish(&again).await;

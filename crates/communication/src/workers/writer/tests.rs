@@ -2,21 +2,26 @@
 
 use bytes::Bytes;
 use domain::{AgentId, Clock as _, MessageId, Namespace, SystemClock, Timestamp};
-use settings::Database;
-use testkit::Servers;
+use lifecycle::{OnExit, Shutdown, Tasks};
+use settings::{Database, Secret};
+use testkit::{Network, Proxy, Servers};
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
+    RabbitMqSettings,
     app::{Broker, Limits},
-    store::{gated::Gated, open},
-    transport::{Direct, MailboxLimits},
+    store::{LetterFilter, Span, gated::Gated, open},
+    transport::{Delivery, Direct, MailboxLimits, RabbitMq, RabbitMqLimits, Settlement, Sink, Wanted},
 };
 
 async fn writer() -> Writer {
     let store = open(&Database::postgres(Servers::shared().database().await)).await.unwrap();
+    writer_of(Arc::new(Direct::new(MailboxLimits { messages: 100, bytes: 1_000 }, None)), store)
+}
+
+fn writer_of(transport: Arc<dyn Transport>, store: Arc<dyn Store>) -> Writer {
     let journal = Arc::new(Journal::new(100));
-    let transport: Arc<dyn Transport> = Arc::new(Direct::new(MailboxLimits { messages: 100, bytes: 1_000 }));
     let spill_after = Duration::from_secs(1);
     let limits = Limits { queue: 1, deliveries: 5, spill_after, output: 64, foreign_results: 1 };
     let clock = Arc::new(SystemClock);
@@ -37,6 +42,7 @@ fn message(expires_at: Option<Timestamp>) -> Message {
         namespace: Namespace::default(),
         sender: None,
         agent: AgentId::from_parts(1, 1),
+        instance: None,
         kind: String::new(),
         payload: Bytes::from_static(b"1"),
         correlation_id: String::new(),
@@ -105,4 +111,124 @@ async fn a_database_that_is_silent_is_not_waited_for_for_ever() {
     let write = timeout(Duration::from_mins(1), writer.write(writer.journal.take_now()));
     write.await.expect("the wait ends").unwrap_err();
     assert!(matches!(sent.await.unwrap(), Err(CommunicationError::NotRecorded)));
+}
+
+/// A replica with a broker, whose writer writes when it is told to.
+struct Replica {
+    writer: Writer,
+    rabbitmq: Arc<RabbitMq>,
+    tasks: Tasks,
+    _over: watch::Sender<bool>,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.tasks.shutdown().cut();
+    }
+}
+
+impl Replica {
+    fn new(url: &str, store: &Arc<dyn Store>) -> Self {
+        let settings = RabbitMqSettings { url: Some(Secret::new(url)), ..RabbitMqSettings::default() };
+        let mailbox = MailboxLimits { messages: 100, bytes: 1_000 };
+        let limits = RabbitMqLimits { mailbox, queue: 100, deliveries: 5, answer_wait: Duration::from_secs(1) };
+        let rabbitmq = Arc::new(RabbitMq::new(settings, limits, Arc::new(SystemClock)));
+        let writer = writer_of(Arc::clone(&rabbitmq) as _, Arc::clone(store));
+        let hub: Arc<dyn Sink> = Arc::clone(&writer.hub) as _;
+        rabbitmq.start(Arc::downgrade(&hub));
+        let (over, last) = watch::channel(false);
+        let tasks = Tasks::new(Shutdown::new());
+        tasks.spawn("rabbitmq", OnExit::StopService, Arc::clone(&rabbitmq).run(Arc::clone(store), last));
+        rabbitmq.open(&message(None).mailbox());
+        Self { writer, rabbitmq, tasks, _over: over }
+    }
+
+    /// Sends a message, and writes what is said of it until it is here.
+    async fn send(&self) -> Delivery {
+        let sent = self.writer.journal.send(message(None)).unwrap();
+        self.write().await;
+        sent.await.unwrap().unwrap();
+        self.take().await
+    }
+
+    async fn take(&self) -> Delivery {
+        let taken = async {
+            loop {
+                let now = SystemClock.now();
+                if let Some(taken) = self.rabbitmq.take(&message(None).mailbox(), Wanted::Any, now) {
+                    return taken;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_mins(1), taken).await.expect("it comes in time")
+    }
+
+    async fn write(&self) {
+        self.writer.write(self.writer.journal.take_now()).await.unwrap();
+    }
+
+    async fn end(&self, delivery: &Delivery, status: Status) {
+        self.rabbitmq.settle(delivery, Settlement::Done);
+        if status == Status::Dead {
+            self.writer.hub.broker().bury_message(delivery, Reason::Rejected, "");
+        } else {
+            self.writer.journal.note(entry(delivery, status));
+        }
+        self.write().await;
+    }
+
+    /// Records that somebody has it, for that many times.
+    async fn hand_over(&self, delivery: &Delivery, count: u32) {
+        let delivery = Delivery { count, ..delivery.clone() };
+        self.writer.journal.note(entry(&delivery, Status::Delivered));
+        self.write().await;
+    }
+
+    async fn status(&self, delivery: &Delivery) -> (Status, usize) {
+        let id = delivery.envelope.message.id.to_string();
+        let record = self.writer.store.message(&Namespace::default(), &id).await.unwrap().unwrap();
+        let all = LetterFilter::default();
+        let letters = self.writer.store.letters(&all, Span::NewestBefore(None), 9).await.unwrap();
+        (record.status, letters.rows.len())
+    }
+}
+
+fn entry(delivery: &Delivery, status: Status) -> Entry {
+    let (envelope, deliveries) = (Arc::clone(&delivery.envelope), delivery.count);
+    Entry::Change(Change { envelope, status, at: SystemClock.now(), deliveries, detail: String::new(), letter: None })
+}
+
+#[tokio::test]
+async fn what_ends_here_is_over_though_somebody_has_recorded_more_hand_overs_late() {
+    let store = open(&Database::postgres(Servers::shared().database().await)).await.unwrap();
+    let replica = Replica::new(&Servers::shared().virtual_host(), &store);
+    for (status, letters) in [(Status::Acked, 0), (Status::Dead, 1)] {
+        let held = replica.send().await;
+        // By somebody who had it before, and lost it with the connection to the broker.
+        replica.hand_over(&held, held.count + 2).await;
+        replica.end(&held, status).await;
+        assert_eq!(replica.status(&held).await, (status, letters), "the broker has it no more");
+    }
+}
+
+#[tokio::test]
+async fn what_another_replica_has_meanwhile_dies_only_there() {
+    let store = open(&Database::postgres(Servers::shared().database().await)).await.unwrap();
+    let host = Servers::shared().virtual_host();
+    let (_, server) = host.rsplit_once('@').unwrap();
+    let (address, _) = server.split_once('/').unwrap();
+    let proxy = Proxy::to(address.parse().unwrap()).await;
+    let fragile = Replica::new(&host.replace(address, &proxy.address().to_string()), &store);
+    let lost = fragile.send().await;
+    fragile.hand_over(&lost, lost.count).await;
+    proxy.set(Network::Cut);
+    let other = Replica::new(&host, &store);
+    let held = other.take().await;
+    assert_eq!(held.envelope.sequence, lost.envelope.sequence);
+    other.hand_over(&held, held.count).await;
+    fragile.end(&lost, Status::Dead).await;
+    assert_eq!(other.status(&held).await, (Status::Delivered, 0));
+    other.end(&held, Status::Dead).await;
+    assert_eq!(other.status(&held).await, (Status::Dead, 1));
 }
