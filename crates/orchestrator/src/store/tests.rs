@@ -11,6 +11,7 @@ use super::{
     WorkflowRow, Written, open,
 };
 
+mod journal;
 mod locks;
 mod plans;
 mod silence;

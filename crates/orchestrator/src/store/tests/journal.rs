@@ -1,0 +1,58 @@
+//! What SQLite puts off.
+
+use std::path::Path;
+
+use super::*;
+use crate::store::{Arrears, Store};
+
+async fn opened(path: &Path) -> (std::sync::Arc<dyn Store>, Vec<Held>) {
+    let store = open(&Database::sqlite(path)).await.unwrap();
+    store.make_shards(1).await.unwrap();
+    store.claim("one", 1, LEASE, true).await.unwrap();
+    let held = store.renew("one", LEASE).await.unwrap();
+    (store, held)
+}
+
+async fn begin(store: &dyn Store, held: &[Held], numbers: std::ops::Range<u128>) {
+    for number in numbers {
+        let first = summary(number);
+        store.append("one", &append(vec![event(&first, 1)], vec![first], held)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_process_left_in_the_journal_is_put_in_its_place_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orchestrator.db");
+    let (killed, held) = opened(&path).await;
+    begin(killed.as_ref(), &held, 1..4).await;
+    let second = Summary { last_sequence: 2, ..summary(1) };
+    killed.append("one", &append(vec![event(&second, 2)], vec![second.clone()], &held)).await.unwrap();
+    assert_eq!(killed.arrears(), Arrears::Some);
+    drop(killed);
+
+    let (store, held) = opened(&path).await;
+    assert_eq!(store.arrears(), Arrears::None);
+    assert_eq!(store.summary(second.id).await.unwrap(), Some(second.clone()));
+    assert_eq!(store.events(second.id, 0, 9).await.unwrap().rows.len(), 2);
+    let repeated = store.append("one", &append(vec![event(&second, 2)], vec![second.clone()], &held)).await;
+    assert!(matches!(repeated, Err(AppendError::Repeated)), "{repeated:?}");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_much_is_due_and_done_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, held) = opened(&folder.path().join("orchestrator.db")).await;
+    let first = summary(1);
+    let events: Vec<_> = (1..=1_500).map(|sequence| event(&first, sequence)).collect();
+    store.append("one", &append(events, vec![first.clone()], &held)).await.unwrap();
+    assert_eq!(store.arrears(), Arrears::Due);
+    begin(store.as_ref(), &held, 2..4).await;
+    store.settle().await.unwrap();
+    assert_eq!(store.arrears(), Arrears::Some, "the large commit alone was enough for once");
+    begin(store.as_ref(), &held, 4..5).await;
+    assert_eq!(store.live(&[0]).await.unwrap().len(), 4, "who reads has the rest put in its place");
+    assert_eq!(store.arrears(), Arrears::None);
+    store.close().await;
+}
