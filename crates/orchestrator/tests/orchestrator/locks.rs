@@ -108,7 +108,11 @@ async fn a_lock_is_kept_through_a_crash_and_given_back_by_those_that_ended_in_it
     let mut ids = Vec::new();
     for number in 0..6 {
         let id = world.begin(&workflow, &json!({ "of": "the printer" })).await.id;
-        world.waits_for(&id, if number == 0 { "signal" } else { "lock" }, "").await;
+        match number {
+            0 => world.waits_for(&id, "signal", "go").await,
+            // It has its place in the queue.
+            later => world.waits_for(&id, "lock", &format!("; {} are before it", later - 1)).await,
+        }
         ids.push(id);
     }
     // It ends as the process does, and may not have given its lock back.
@@ -136,7 +140,10 @@ async fn who_gives_up_gives_up_its_place_and_a_retry_takes_a_new_one(place: Data
     let mut ids = Vec::new();
     for number in 0..3 {
         let id = world.begin(&workflow, &json!({})).await.id;
-        world.waits_for(&id, if number == 0 { "signal" } else { "turn" }, "").await;
+        match number {
+            0 => world.waits_for(&id, "signal", "go").await,
+            later => world.waits_for(&id, "turn", &format!("; {} are before it", later - 1)).await,
+        }
         ids.push(id);
     }
     world.cancel(&ids[1]).await;
