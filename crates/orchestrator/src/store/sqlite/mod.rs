@@ -17,8 +17,8 @@ use workflow::Holder;
 
 use self::journal::Journal;
 use super::{
-    Append, AppendError, Arrears, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
-    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
+    Append, AppendError, Arrears, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store,
+    Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A SQLite file.
@@ -51,7 +51,9 @@ impl Store for SqliteStore {
 
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
         self.journal.settle_of(id).await?;
-        executions::events(&self.sqlite, id, after, limit).instrument(self.sqlite.span("SELECT", "execution_events")).await
+        executions::events(&self.sqlite, id, after, limit)
+            .instrument(self.sqlite.span("SELECT", "execution_events"))
+            .await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
@@ -133,7 +135,9 @@ impl Store for SqliteStore {
         workflow: &WorkflowRef,
         version: Option<u32>,
     ) -> sqlx::Result<Option<WorkflowRow>> {
-        workflows::get(&self.sqlite, namespace, workflow, version).instrument(self.sqlite.span("SELECT", "workflows")).await
+        workflows::get(&self.sqlite, namespace, workflow, version)
+            .instrument(self.sqlite.span("SELECT", "workflows"))
+            .await
     }
 
     async fn workflows(&self, filter: &WorkflowFilter) -> sqlx::Result<Page<WorkflowRow>> {
