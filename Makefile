@@ -81,6 +81,11 @@ bench-scale: ## Measure what grows: 100,000 waiting executions, a restart with t
 	cargo build --release --bin troupe
 	./tests/bench-scale.sh
 
+.PHONY: bench-scale-cluster
+bench-scale-cluster: ## The same of fresh clusters
+	cargo build --release --bin troupe
+	./tests/bench-scale.sh cluster
+
 .PHONY: bench-engine
 bench-engine: ## Measure the pure engine: transitions and replay
 	cargo bench --package workflow --bench engine
