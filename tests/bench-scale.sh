@@ -4,7 +4,7 @@
 # With the argument `cluster`, on fresh clusters of processes; what is restarted with there is a takeover.
 # docs/benchmarks.md says what each line means.
 #
-# WAITING (100000), FINISHED (200000), RUNS (10000, of each measured chain3 and kinds), DAGS (5), AGENTS (1000): how much of each.
+# WAITING (100000), FINISHED (200000), RUNS (60000, of each measured chain3 and kinds: fewer take so short that throughput says little), DAGS (5), AGENTS (1000): how much of each.
 # PARTS (waiting finished dag kinds): which. TROUPE_BIN: the program (target/release/troupe). HTTP: the address of the first
 # gateway of a cluster (127.0.0.1:18080).
 set -euo pipefail
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 bin=${TROUPE_BIN:-$PWD/target/release/troupe}
 waiting=${WAITING:-100000}
 finished=${FINISHED:-200000}
-runs=${RUNS:-10000}
+runs=${RUNS:-60000}
 dags=${DAGS:-5}
 agents=${AGENTS:-1000}
 case ${1:-server} in
@@ -203,10 +203,12 @@ measure_dag() {
 
 measure_kinds() {
     fresh kinds 1
-    bench kinds kinds20 --runs "$runs" --agents "$agents"
+    bench kinds kinds20 --runs "$runs" --agents "$agents" --cost
     figure "chain3 over $agents agents of one kind" kinds 'n(r[0]["throughput"]) + "/s"'
     figure "chain3 over $agents agents of 20 kinds" kinds 'n(r[1]["throughput"]) + "/s"'
     figure "ratio" kinds 'n(r[1]["against_one_kind"], 3)'
+    figure "CPU of the server per step, one kind" kinds 'n(cost(r[0], "server_cpu_us")) + " µs"'
+    figure "CPU of the server per step, 20 kinds" kinds 'n(cost(r[1], "server_cpu_us")) + " µs"'
 }
 
 for part in ${PARTS:-waiting finished dag kinds}; do "measure_$part"; done

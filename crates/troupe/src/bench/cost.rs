@@ -84,15 +84,20 @@ impl Cost {
         let Self { processes, items } = self;
         let mut text = format!("         {:<30}{:>14}{:>14}", "cost", "per run", "per step");
         for Item { words, per_run, per_step, .. } in items {
-            let per_step = per_step.map_or(String::new(), |value| format!("{value:.2}"));
+            let (per_run, per_step) = (number(*per_run), per_step.map(number).unwrap_or_default());
             // Writing to a text cannot fail.
-            let _ = write!(text, "\n         {words:<30}{per_run:>14.2}{per_step:>14}");
+            let _ = write!(text, "\n         {words:<30}{per_run:>14}{per_step:>14}");
         }
         if *processes > 1 {
             let _ = write!(text, "\n         summed over {processes} processes");
         }
         text
     }
+}
+
+/// With as many digits as tell something: hundreds of runs share a transaction.
+fn number(value: f64) -> String {
+    if value < 1.0 { format!("{value:.4}") } else { format!("{value:.1}") }
 }
 
 #[cfg(test)]
