@@ -76,6 +76,20 @@ bench-cluster: ## The same of a fresh cluster, with one process of each service 
 	cargo build --release --bin troupe
 	./tests/bench-cluster.sh
 
+.PHONY: bench-scale
+bench-scale: ## Measure what grows: 100,000 waiting executions, a restart with them, many finished ones, a large DAG, many kinds of agent
+	cargo build --release --bin troupe
+	./tests/bench-scale.sh
+
+.PHONY: bench-scale-cluster
+bench-scale-cluster: ## The same of fresh clusters
+	cargo build --release --bin troupe
+	./tests/bench-scale.sh cluster
+
+.PHONY: bench-engine
+bench-engine: ## Measure the pure engine: transitions and replay
+	cargo bench --package workflow --bench engine
+
 .PHONY: lint
 lint: fmt-check clippy proto-lint ## Every lint
 

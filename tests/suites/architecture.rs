@@ -35,7 +35,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("agent-runner", shared(&["agent-sdk", "expressions"])),
         ("gateway", shared(&[])),
         // The binary sees all of them, and so do the tests that drive it.
-        ("troupe", shared(&[SERVICES, &["rpc"]].concat())),
+        ("troupe", shared(&[SERVICES, &["agent-sdk", "rpc"]].concat())),
         ("testkit", set(&[])),
         ("troupe-tests", set(&["testkit"])),
         ("custom-agent", set(&["agent-sdk"])),

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod bench;
 mod cluster;
 mod contract;
 mod crash_points;

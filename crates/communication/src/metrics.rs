@@ -4,6 +4,8 @@
 pub(crate) const SESSIONS: &str = "troupe_sessions";
 /// Counter: sessions that ended, by `reason` (`closed` by either side, `lease_lost`, `faulty`, `broken`).
 pub(crate) const SESSIONS_ENDED: &str = "troupe_sessions_ended_total";
+/// Counter: frames of streams, by `stream` (`agents`, `orchestrators`) and `direction` (`in`, `out`); a frame is a batch of events.
+const FRAMES: &str = "troupe_frames_total";
 /// Gauge: tasks that wait in work queues, in nobody's hands.
 pub(crate) const TASKS_QUEUED: &str = "troupe_tasks_queued";
 /// Counter: tasks that went to work queues of the message broker.
@@ -37,3 +39,27 @@ pub(crate) const LIVE_SUBSCRIPTIONS: &str = "troupe_live_subscriptions";
 pub(crate) const COMMIT_ENTRIES: &str = "troupe_message_commit_entries";
 /// Histogram, seconds: how long one commit of the message log takes.
 pub(crate) const COMMIT_SECONDS: &str = "troupe_message_commit_seconds";
+
+/// Whose stream a frame is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stream {
+    Agents,
+    Orchestrators,
+}
+
+impl Stream {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Agents => "agents",
+            Self::Orchestrators => "orchestrators",
+        }
+    }
+
+    pub(crate) fn frame_in(self) {
+        ::metrics::counter!(FRAMES, "stream" => self.label(), "direction" => "in").increment(1);
+    }
+
+    pub(crate) fn frame_out(self) {
+        ::metrics::counter!(FRAMES, "stream" => self.label(), "direction" => "out").increment(1);
+    }
+}

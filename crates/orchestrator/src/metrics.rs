@@ -20,6 +20,8 @@ const SHARDS: &str = "orchestrator_shards";
 const STUCK: &str = "orchestrator_stuck_executions";
 /// Repairs of the sweeper.
 const REPAIRS: &str = "orchestrator_repairs_total";
+/// Deciding what a worker took in at once, in seconds: the engine's time, with events made into bytes.
+const DECIDE_SECONDS: &str = "orchestrator_decide_seconds";
 /// One commit of the log, in seconds.
 const COMMIT_SECONDS: &str = "orchestrator_commit_seconds";
 /// Events of one commit.
@@ -63,6 +65,10 @@ pub(crate) fn stuck(worker: usize, executions: usize) {
 
 pub(crate) fn repaired(repairs: u64) {
     counter!(REPAIRS).increment(repairs);
+}
+
+pub(crate) fn decided(took: Duration) {
+    histogram!(DECIDE_SECONDS).record(took.as_secs_f64());
 }
 
 pub(crate) fn committed(events: usize, took: Duration) {

@@ -2,13 +2,14 @@
 //!
 //! Logs go to standard error, so that a command's output stays clean: readable for people, JSON for machines; every line says
 //! to which trace and request it belongs. Spans go to an OpenTelemetry collector, where one is set. Metrics are recorded
-//! through the `metrics` facade; [`Telemetry::render_metrics`] prints them for Prometheus.
+//! through the `metrics` facade; [`Telemetry::render_metrics`] prints them for Prometheus, with what the [`process`] uses.
 //!
 //! Logs see no spans, and without a collector nobody does: every span is then disabled where it would be made, which is one
 //! look at a static, and none of its fields is computed.
 
 mod export;
 mod log;
+pub mod process;
 mod settings;
 
 use std::{io::IsTerminal as _, time::Duration};
@@ -92,11 +93,13 @@ impl Telemetry {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(PrometheusBuilder::install_recorder)
             .map_err(Error::Metrics)?;
+        process::describe();
         Ok(Self { metrics, spans, flush_timeout: settings.export_timeout })
     }
 
     /// All metrics in Prometheus' text format.
     pub fn render_metrics(&self) -> String {
+        process::record();
         self.metrics.run_upkeep();
         self.metrics.render()
     }
@@ -120,7 +123,7 @@ mod tests {
 
     /// What the hot paths rely on: whatever is logged, a span that nobody exports is not made.
     #[tokio::test]
-    async fn without_a_collector_no_span_is_ever_made() {
+    async fn without_a_collector_no_span_is_ever_made_and_metrics_say_what_the_process_uses() {
         let settings = Settings { otlp_endpoint: Some(String::new()), ..Settings::default() };
         let telemetry = Telemetry::install("test", &settings, "trace", LogFormat::Json).unwrap();
         let computed = std::cell::Cell::new(false);
@@ -134,5 +137,13 @@ mod tests {
         assert!(span.is_disabled());
         assert!(!computed.get());
         telemetry.flush().await;
+
+        // One recorder to a process, so this is looked at here.
+        let text = telemetry.render_metrics();
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        assert!(value("process_resident_memory_bytes ").is_some_and(|bytes| bytes > 1e6), "{text}");
+        assert!(value("process_cpu_seconds_total ").is_some(), "{text}");
+        #[cfg(target_os = "linux")]
+        assert!(value("process_io_write_bytes_total ").is_some(), "{text}");
     }
 }

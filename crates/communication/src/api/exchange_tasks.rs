@@ -15,6 +15,7 @@ use super::{Api, Context, outgoing::Outgoing, wire};
 use crate::{
     app::{Attachment, Hub, Outbox, Task, ToOrchestrator},
     error::CommunicationError,
+    metrics::Stream,
     spans,
 };
 
@@ -39,6 +40,7 @@ impl TaskService for Api {
 }
 
 fn encode(batch: Vec<ToOrchestrator>) -> ExchangeTasksResponse {
+    Stream::Orchestrators.frame_out();
     let mut response = ExchangeTasksResponse { updates: Vec::with_capacity(batch.len()), serving: Vec::new() };
     for said in batch {
         match said {
@@ -99,6 +101,7 @@ async fn read(
 ) -> Result<(), Error> {
     hear(attached, first, 1)?;
     while let Some(batch) = requests.message().await? {
+        Stream::Orchestrators.frame_in();
         hear(attached, batch.events, 0)?;
     }
     Ok(())

@@ -24,6 +24,7 @@ use super::{Api, Context, outgoing::Outgoing, wire};
 use crate::{
     app::{AgentInfo, Hello, Hub, Mailbox, Opening, Outbox, Submitted, ToAgent},
     error::CommunicationError,
+    metrics::Stream,
     spans,
 };
 
@@ -42,8 +43,11 @@ impl AgentSessionService for Api {
         let outbox = Outbox::new(limits.session_buffer);
         let millis = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         let (beat, lease) = (millis(limits.heartbeat_interval), millis(limits.session_lease));
-        let encode = move |batch: Vec<ToAgent>| OpenSessionResponse {
-            events: batch.into_iter().map(|event| wire::server_event(event, beat, lease)).collect(),
+        let encode = move |batch: Vec<ToAgent>| {
+            Stream::Agents.frame_out();
+            OpenSessionResponse {
+                events: batch.into_iter().map(|event| wire::server_event(event, beat, lease)).collect(),
+            }
         };
         let outgoing = Outgoing::new(outbox.clone(), encode);
         let (context, requests) = (Arc::clone(&self.0), request.into_inner());
@@ -158,6 +162,7 @@ impl Reader<'_> {
                 }
                 heard = timeout_at(deadline, requests.message()), if !is_full => {
                     let Some(batch) = heard.map_err(|_| CommunicationError::LeaseLost)?? else { return Ok(()) };
+                    Stream::Agents.frame_in();
                     self.hear(batch.events, 0).await?;
                     deadline = Instant::now() + lease;
                 }

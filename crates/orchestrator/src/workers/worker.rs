@@ -10,7 +10,7 @@ use std::{
 use domain::{ExecutionId, Timestamp};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use lifecycle::Shutdown;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -190,11 +190,8 @@ impl Worker {
                 () = wait, if has_room => {}
                 () = shutdown.draining(), if !is_draining => is_draining = true,
             }
-            while has_room
-                && self.has_room()
-                && let Some(input) = inbox.pop()
-            {
-                self.take(input);
+            if has_room && !inbox.is_empty() {
+                self.take_all(&mut inbox);
             }
             // Where nothing more may be decided, time decides nothing either.
             if has_room && inbox.is_empty() && !is_draining {
@@ -207,6 +204,17 @@ impl Worker {
     /// May more be decided? What is open is to fit into one commit.
     fn has_room(&self) -> bool {
         self.open.events < MOST_OPEN && self.open.bytes < writer::MOST_BYTES
+    }
+
+    /// Decides what has come in, from the end, as far as there is room.
+    fn take_all(&mut self, inbox: &mut Vec<Input>) {
+        let begun = Instant::now();
+        while self.has_room()
+            && let Some(input) = inbox.pop()
+        {
+            self.take(input);
+        }
+        crate::metrics::decided(begun.elapsed());
     }
 
     /// Finds out until when everything is read. Under load there is always something to read; what matters is since when.

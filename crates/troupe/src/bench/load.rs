@@ -7,6 +7,11 @@ use std::{
 
 use hdrhistogram::Histogram;
 
+use super::{
+    cost::{Before, Cost},
+    meter::Meter,
+};
+
 /// How much to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
@@ -29,6 +34,25 @@ pub(super) struct Measured {
     pub(super) first_error: Option<String>,
     /// From the start of the first call to the end of the last.
     pub(super) elapsed: Duration,
+}
+
+/// Warms up, then measures `plan`; where there is a meter also what it has cost, `steps` being those of one run.
+pub(super) async fn measure<F, Fut>(
+    plan: Plan,
+    meter: Option<&Meter>,
+    steps: u64,
+    call: F,
+) -> anyhow::Result<(Measured, Option<Cost>)>
+where
+    F: Fn(u64) -> Fut,
+    Fut: Future<Output = Result<(), String>>,
+{
+    drive(plan.warmup, plan.concurrency, &call).await;
+    let Some(meter) = meter else { return Ok((drive(plan.runs, plan.concurrency, &call).await, None)) };
+    let before = Before::read(meter).await?;
+    let measured = drive(plan.runs, plan.concurrency, &call).await;
+    let cost = before.cost(plan.runs, steps).await?;
+    Ok((measured, Some(cost)))
 }
 
 /// Calls `call` with numbers from 0 on until `count` calls have ended.

@@ -14,7 +14,9 @@ use contracts::{
 
 use super::{
     NAMESPACE,
+    cost::Before,
     load::{Plan, drive},
+    meter::Meter,
     report::{Report, millis},
 };
 
@@ -24,7 +26,8 @@ const PAYLOAD: usize = 1024;
 const PATIENCE: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
-pub(super) async fn measure(plan: Plan, link: &Link, agent: &str) -> anyhow::Result<Report> {
+/// `meter` tells what it has cost until all were acknowledged.
+pub(super) async fn measure(plan: Plan, link: &Link, agent: &str, meter: Option<&Meter>) -> anyhow::Result<Report> {
     let client = MessageServiceClient::new(link.clone());
     let payload = payload();
     let call = |_: u64| {
@@ -43,11 +46,18 @@ pub(super) async fn measure(plan: Plan, link: &Link, agent: &str) -> anyhow::Res
     };
     drive(plan.warmup, plan.concurrency, call).await;
     wait_until_acked(client.clone(), agent).await?;
+    let before = match meter {
+        Some(meter) => Some(Before::read(meter).await?),
+        None => None,
+    };
     let begun = Instant::now();
     let measured = drive(plan.runs, plan.concurrency, call).await;
     wait_until_acked(client.clone(), agent).await?;
-    let mut report = Report::new("message", plan, measured);
+    let mut report = Report::new("message", plan, 0, measured);
     report.all_acked_ms = Some(millis(begun.elapsed()));
+    if let Some(before) = before {
+        report.cost = Some(before.cost(plan.runs, 0).await?);
+    }
     Ok(report)
 }
 

@@ -2,39 +2,37 @@
 //!
 //! So many calls are out at once as `--concurrency` says, each begins when one ends, and every answer is checked: an answer
 //! with the wrong output is an error. What is measured includes the whole way, commits with fsync among it; nothing about the
-//! server is changed for it. All clients share one connection (in a cluster one to each replica) and run on one task, which is enough to keep a server of
-//! several cores busy.
+//! server is changed for it. All clients share one connection (in a cluster one to each replica) and run on one task, which is
+//! enough to keep a server of several cores busy.
+//!
+//! What a run has cost, and the memory of what waits, are the server's own words: its metrics before and after.
 
+mod cost;
+mod kinds;
 mod load;
 mod message;
+mod meter;
 mod report;
+mod services;
 mod setup;
+mod waiting;
 mod workflows;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
-use contracts::Link;
-use lifecycle::{Shutdown, Tasks};
-use rpc::Caller;
-use settings::Settings as _;
-use tonic::transport::Endpoint;
 
-use crate::{commands::Outcome, output::Output};
+use self::{load::Plan, meter::Meter, report::Report, services::Services};
+use crate::{cli::Global, commands::Outcome, output::Output};
 
 /// Where the workflow and agents of the benchmark live, so that they are in nobody's way.
 const NAMESPACE: &str = "bench";
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// Options of `troupe bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to measure; everything where nothing is named
+    /// What to measure; chain3, fan100 and message where nothing is named
     #[arg(value_enum)]
     workloads: Vec<Workload>,
     /// The server's gRPC address
@@ -46,12 +44,24 @@ pub(crate) struct Args {
     /// How many executions or messages to measure, of each workload
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     runs: Option<u64>,
-    /// How many are out at once
-    #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    concurrency: u32,
-    /// How many to do before measuring; a tenth of the runs where nothing is said
+    /// How many are out at once; 64 where nothing is said, of dag10k 1, of kinds20 as many as there are agents
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    concurrency: Option<u32>,
+    /// How many to do before measuring; a tenth of the runs where nothing is said, at least one
     #[arg(long)]
     warmup: Option<u64>,
+    /// Print what a run has cost: processor time, bytes written, transactions, events, frames
+    #[arg(long)]
+    cost: bool,
+    /// Where the server shows its metrics; of a cluster every process whose cost counts, with commas between them
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    metrics: Vec<String>,
+    /// Of kinds20: how many agents there are in all
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    agents: u32,
+    /// Of waiting: leave the executions waiting
+    #[arg(long)]
+    keep: bool,
 }
 
 /// What is measured.
@@ -63,6 +73,12 @@ pub(crate) enum Workload {
     Fan100,
     /// A message of 1 KiB to an echo agent's mailbox; counted when it is accepted
     Message,
+    /// An execution that waits for a signal, and what memory the server takes for it
+    Waiting,
+    /// An execution of 10,000 steps, of which one waits for 6,000
+    Dag10k,
+    /// The load of chain3 over one kind of agent and then over 20, all of whose agents this process is
+    Kinds20,
 }
 
 impl Workload {
@@ -71,38 +87,44 @@ impl Workload {
             Self::Chain3 => "chain3",
             Self::Fan100 => "fan100",
             Self::Message => "message",
+            Self::Waiting => "waiting",
+            Self::Dag10k => "dag10k",
+            Self::Kinds20 => "kinds20",
         }
     }
 
     /// Some seconds' worth.
     const fn default_runs(self) -> u64 {
         match self {
-            Self::Chain3 => 10_000,
+            Self::Chain3 | Self::Waiting | Self::Kinds20 => 10_000,
             Self::Fan100 => 300,
             Self::Message => 20_000,
+            Self::Dag10k => 5,
         }
     }
 }
 
-pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
+/// What every server should be able to do at once.
+const DEFAULT: [Workload; 3] = [Workload::Chain3, Workload::Fan100, Workload::Message];
+
+pub(crate) async fn run(args: Args, global: &Global, output: &Output) -> Outcome {
     let services = match &args.config {
-        Some(file) => Services::of_cluster(file, args.concurrency)?,
+        Some(file) => Services::of_cluster(file, args.agents.max(args.concurrency.unwrap_or(0)))?,
         None => Services::of_process(&args.grpc).await?,
     };
-    let agent = setup::agent(&services.registry).await.context("cannot set up the echo agent of the benchmark")?;
-    let workloads = if args.workloads.is_empty() { Workload::value_variants() } else { &args.workloads };
+    let bench = Bench { meter: meter(&args, global, &services)?, services, args };
+    let agent =
+        setup::agent(&bench.services.registry).await.context("cannot set up the echo agent of the benchmark")?;
+    let workloads = if bench.args.workloads.is_empty() { &DEFAULT[..] } else { &bench.args.workloads };
     let mut reports = Vec::new();
     for &workload in workloads {
-        let runs = args.runs.unwrap_or(workload.default_runs());
-        let plan = load::Plan { runs, concurrency: args.concurrency, warmup: args.warmup.unwrap_or(runs / 10) };
-        let report = match workload {
-            Workload::Chain3 | Workload::Fan100 => workflows::measure(workload, plan, &services.orchestrator).await?,
-            Workload::Message => message::measure(plan, &services.communication, &agent).await?,
-        };
+        let measured = bench.measure(workload, &agent).await?;
         if !output.is_json() {
-            output.line(report.text())?;
+            for report in &measured {
+                output.line(report.text())?;
+            }
         }
-        reports.push(report);
+        reports.extend(measured);
     }
     if output.is_json() {
         output.document(&reports)?;
@@ -111,57 +133,55 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is called.
-struct Services {
-    registry: Link,
-    orchestrator: Link,
-    communication: Link,
+/// The metrics of the process, or those that are named.
+fn meter(args: &Args, global: &Global, services: &Services) -> anyhow::Result<Option<Meter>> {
+    let own = [global.url.clone()];
+    let addresses = match (&args.metrics[..], &args.config) {
+        ([], Some(_)) => {
+            ensure!(
+                !args.cost,
+                "where the processes of a cluster show their metrics is not known: name it with --metrics"
+            );
+            return Ok(None);
+        }
+        ([], None) => &own[..],
+        (named, _) => named,
+    };
+    Meter::new(addresses, global.api_key.as_deref(), services.metrics_secret.as_ref()).map(Some)
 }
 
-impl Services {
-    /// All in one process.
-    async fn of_process(address: &str) -> anyhow::Result<Self> {
-        let link = connect(address).await?;
-        Ok(Self { registry: link.clone(), orchestrator: link.clone(), communication: link })
+/// A server, and how it is to be measured.
+struct Bench {
+    services: Services,
+    meter: Option<Meter>,
+    args: Args,
+}
+
+impl Bench {
+    async fn measure(&self, workload: Workload, agent: &str) -> anyhow::Result<Vec<Report>> {
+        let Self { services, meter, args } = self;
+        let (plan, meter) = (self.plan(workload), meter.as_ref());
+        let orchestrator = &services.orchestrator;
+        // Of the rest the cost is told where it is asked for.
+        let costs = meter.filter(|_| args.cost);
+        let report = match workload {
+            Workload::Chain3 | Workload::Fan100 => workflows::measure(workload, plan, orchestrator, costs).await?,
+            Workload::Dag10k => workflows::measure(workload, plan, orchestrator, meter).await?,
+            Workload::Message => message::measure(plan, &services.communication, agent, costs).await?,
+            Workload::Waiting => waiting::measure(plan, orchestrator, meter, args.cost, args.keep).await?,
+            Workload::Kinds20 => return Box::pin(kinds::measure(plan, services, args.agents, costs)).await,
+        };
+        Ok(vec![report])
     }
 
-    /// Each with replicas of its own.
-    fn of_cluster(file: &Path, concurrency: u32) -> anyhow::Result<Self> {
-        let settings = crate::serve::Settings::load(Some(file))?;
-        // What follows the replicas ends with the process.
-        let caller = Caller::new(Tasks::new(Shutdown::new()))
-            .with_token(settings.token()?)
-            .with_tls(settings.tls()?)
-            .with_max_calls(Caller::MAX_CALLS.max(concurrency as usize));
-        Ok(Self {
-            registry: caller.connect("registry", &settings.registry)?,
-            orchestrator: caller.connect("orchestrator", &settings.orchestrator)?,
-            communication: caller.connect("communication", &settings.communication)?,
-        })
-    }
-}
-
-async fn connect(address: &str) -> anyhow::Result<Link> {
-    let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(url)
-        .with_context(|| format!("{address:?} is no address; it looks like 127.0.0.1:50051"))?;
-    let channel = endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect().await.with_context(|| {
-        format!("no answer from {address}; start a server with `troupe dev`, or name one with --grpc or TROUPE_GRPC")
-    })?;
-    Ok(Link::new(channel))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_unreachable_server_is_told_with_what_to_do() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
-        drop(free);
-        let error = connect(&address).await.unwrap_err();
-        assert!(error.to_string().contains("troupe dev"), "{error}");
-        assert!(connect("no address").await.is_err());
+    fn plan(&self, workload: Workload) -> Plan {
+        let args = &self.args;
+        let runs = args.runs.unwrap_or(workload.default_runs());
+        let concurrency = args.concurrency.unwrap_or(match workload {
+            Workload::Chain3 | Workload::Fan100 | Workload::Message | Workload::Waiting => 64,
+            Workload::Dag10k => 1,
+            Workload::Kinds20 => args.agents,
+        });
+        Plan { runs, concurrency, warmup: args.warmup.unwrap_or((runs / 10).max(1)) }
     }
 }

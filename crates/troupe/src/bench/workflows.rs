@@ -1,4 +1,4 @@
-//! `chain3` and `fan100`: executions from their start to their output.
+//! `chain3`, `fan100` and `dag10k`: executions from their start to their output.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::{
     NAMESPACE, Workload,
-    load::{Plan, drive},
+    load::{self, Plan},
+    meter::Meter,
     report::Report,
 };
 
@@ -23,28 +24,25 @@ use super::{
 const WAIT: Duration = Duration::from_mins(1);
 /// Parallel steps of `fan100`.
 const WIDTH: usize = 100;
+/// Steps of `dag10k`, which is as many as a definition may have unless `orchestrator.max_steps` says otherwise.
+const DAG: usize = 10_000;
+/// Steps of it that one step waits for.
+const FAN_IN: usize = 6_000;
+/// How many of the others go side by side.
+const LANES: usize = 100;
 
-pub(super) async fn measure(workload: Workload, plan: Plan, link: &Link) -> anyhow::Result<Report> {
-    let case = Case::of(workload);
-    let workflow = define(&case.definition, link).await.context("cannot define the workflow of the benchmark")?;
-    let client = ExecutionServiceClient::new(link.clone())
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let call = |_: u64| {
-        let (mut client, request) = (client.clone(), case.request(&workflow));
-        let expected = &case.output;
-        async move {
-            let answer = client.start_execution(request).await.map_err(|status| status.to_string())?;
-            check(answer.into_inner().execution.as_ref(), expected)
-        }
-    };
-    drive(plan.warmup, plan.concurrency, call).await;
-    let measured = drive(plan.runs, plan.concurrency, call).await;
-    Ok(Report::new(workload.name(), plan, measured))
+/// `meter` tells what it has cost.
+pub(super) async fn measure(
+    workload: Workload,
+    plan: Plan,
+    link: &Link,
+    meter: Option<&Meter>,
+) -> anyhow::Result<Report> {
+    Load::of(vec![Case::of(workload)], link).await?.measure(workload.name(), plan, meter).await
 }
 
-/// A workload's workflow, and what goes in and must come out.
-struct Case {
+/// A workflow, and what goes in and must come out.
+pub(super) struct Case {
     definition: Value,
     input: Vec<u8>,
     output: Value,
@@ -53,15 +51,28 @@ struct Case {
 impl Case {
     fn of(workload: Workload) -> Self {
         match workload {
-            Workload::Chain3 | Workload::Message => {
-                // 200 bytes with the quotes around them and the field's name.
-                let input = json!({ "payload": "x".repeat(186) });
-                Self { definition: chain3(), input: input.to_string().into_bytes(), output: input }
+            Workload::Chain3 | Workload::Message | Workload::Waiting | Workload::Kinds20 => {
+                Self::chain3("bench-chain3", "echo")
             }
             Workload::Fan100 => {
                 Self { definition: fan100(), input: b"{}".to_vec(), output: (0..WIDTH).collect::<Vec<_>>().into() }
             }
+            Workload::Dag10k => {
+                let output = json!({ "joined": (0..FAN_IN).collect::<Vec<_>>(), "last": DAG - 1 });
+                Self { definition: dag10k(), input: b"{}".to_vec(), output }
+            }
         }
+    }
+
+    /// The chain, over agents of a type.
+    pub(super) fn chain3(name: &str, agent_type: &str) -> Self {
+        // 200 bytes with the quotes around them and the field's name.
+        let input = json!({ "payload": "x".repeat(186) });
+        Self { definition: chain3(name, agent_type), input: input.to_string().into_bytes(), output: input }
+    }
+
+    fn steps(&self) -> u64 {
+        self.definition["steps"].as_array().map_or(0, Vec::len) as u64
     }
 
     fn request(&self, workflow: &str) -> StartExecutionRequest {
@@ -75,14 +86,58 @@ impl Case {
     }
 }
 
-fn chain3() -> Value {
+/// Workflows that take turns; all have as many steps.
+pub(super) struct Load {
+    client: ExecutionServiceClient<Link>,
+    /// With their ids.
+    cases: Vec<(Case, String)>,
+}
+
+impl Load {
+    /// Stores the definitions.
+    pub(super) async fn of(cases: Vec<Case>, link: &Link) -> anyhow::Result<Self> {
+        let client = ExecutionServiceClient::new(link.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut stored = Vec::new();
+        for case in cases {
+            let workflow =
+                define(&case.definition, link).await.context("cannot define the workflow of the benchmark")?;
+            stored.push((case, workflow));
+        }
+        Ok(Self { client, cases: stored })
+    }
+
+    pub(super) async fn measure(
+        &self,
+        name: &'static str,
+        plan: Plan,
+        meter: Option<&Meter>,
+    ) -> anyhow::Result<Report> {
+        let steps = self.cases.first().map_or(0, |(case, _)| case.steps());
+        let call = |number: u64| {
+            let (case, workflow) = &self.cases[number as usize % self.cases.len()];
+            let (mut client, request) = (self.client.clone(), case.request(workflow));
+            async move {
+                let answer = client.start_execution(request).await.map_err(|status| status.to_string())?;
+                check(answer.into_inner().execution.as_ref(), &case.output)
+            }
+        };
+        let (measured, cost) = load::measure(plan, meter, steps, call).await?;
+        let mut report = Report::new(name, plan, steps, measured);
+        report.cost = cost;
+        Ok(report)
+    }
+}
+
+fn chain3(name: &str, agent_type: &str) -> Value {
     json!({
-        "name": "bench-chain3",
+        "name": name,
         "description": "3 sequential echo steps",
         "steps": [
-            { "id": "one", "agent_type": "echo", "input": "${{ input }}" },
-            { "id": "two", "agent_type": "echo", "input": "${{ steps.one.output }}", "depends_on": ["one"] },
-            { "id": "three", "agent_type": "echo", "input": "${{ steps.two.output }}", "depends_on": ["two"] },
+            { "id": "one", "agent_type": agent_type, "input": "${{ input }}" },
+            { "id": "two", "agent_type": agent_type, "input": "${{ steps.one.output }}", "depends_on": ["one"] },
+            { "id": "three", "agent_type": agent_type, "input": "${{ steps.two.output }}", "depends_on": ["two"] },
         ],
         "output": "${{ steps.three.output }}",
     })
@@ -103,8 +158,34 @@ fn fan100() -> Value {
     })
 }
 
+/// A step, [`FAN_IN`] that wait for it, one that waits for all of those and reads what each has said, and [`LANES`] lanes side by
+/// side after it, each step of which says its number; the last step waits for the last of every lane.
+fn dag10k() -> Value {
+    let step = |number: usize, depends_on: Vec<String>| json!({ "id": format!("s{number}"), "agent_type": "echo", "input": { "n": number }, "depends_on": depends_on });
+    let id = |number: usize| format!("s{number}");
+    let (source, join) = (0, FAN_IN + 1);
+    let mut steps = vec![step(source, vec![])];
+    steps.extend((1..join).map(|number| step(number, vec![id(source)])));
+    let read: Vec<_> = (1..join).map(|number| format!("${{{{ steps.s{number}.output.n - 1 }}}}")).collect();
+    let all: Vec<_> = (1..join).map(id).collect();
+    steps.push(json!({ "id": id(join), "agent_type": "echo", "input": read, "depends_on": all }));
+    let last = DAG - 1;
+    steps.extend((join + 1..last).map(|number| {
+        let before = if number - join > LANES { number - LANES } else { join };
+        step(number, vec![id(before)])
+    }));
+    steps.push(step(last, (last - LANES..last).map(id).collect()));
+    json!({
+        "name": "bench-dag10k",
+        "description": "10,000 steps, of which one waits for 6,000",
+        "steps": steps,
+        "output": { "joined": format!("${{{{ steps.s{join}.output }}}}"), "last": format!("${{{{ steps.s{last}.output.n }}}}") },
+        "config": { "max_parallel": FAN_IN },
+    })
+}
+
 /// Stores the definition, or finds it; answers with the workflow's id.
-async fn define(definition: &Value, link: &Link) -> anyhow::Result<String> {
+pub(super) async fn define(definition: &Value, link: &Link) -> anyhow::Result<String> {
     let mut client = WorkflowServiceClient::new(link.clone());
     let name = definition["name"].as_str().unwrap_or_default().to_owned();
     let request = ListWorkflowsRequest { namespace: NAMESPACE.to_owned(), name, ..ListWorkflowsRequest::default() };
@@ -122,7 +203,7 @@ async fn define(definition: &Value, link: &Link) -> anyhow::Result<String> {
 }
 
 /// Did the execution end well, with the right output?
-fn check(execution: Option<&Execution>, expected: &Value) -> Result<(), String> {
+pub(super) fn check(execution: Option<&Execution>, expected: &Value) -> Result<(), String> {
     let execution = execution.ok_or("an answer without an execution")?;
     if execution.status() != ExecutionStatus::Completed {
         let failure = execution.failure.as_ref().map_or("", |failure| &failure.message);
@@ -151,6 +232,18 @@ mod tests {
         assert_eq!(steps.len(), 101);
         assert_eq!(steps[100]["input"][99], "${{ steps.s99.output.n }}");
         assert_eq!(steps[100]["depends_on"].as_array().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn a_dag_has_10000_steps_each_once_and_one_waits_for_6000() {
+        let definition = dag10k();
+        let steps = definition["steps"].as_array().unwrap();
+        let ids: std::collections::HashSet<_> = steps.iter().map(|step| step["id"].as_str().unwrap()).collect();
+        assert_eq!((steps.len(), ids.len()), (DAG, DAG));
+        assert_eq!(steps[FAN_IN + 1]["depends_on"].as_array().unwrap().len(), FAN_IN);
+        assert_eq!(steps[FAN_IN + 1 + LANES]["depends_on"], json!([format!("s{}", FAN_IN + 1)]));
+        assert_eq!(steps[FAN_IN + 2 + LANES]["depends_on"], json!([format!("s{}", FAN_IN + 2)]));
+        assert_eq!(steps[DAG - 1]["depends_on"].as_array().unwrap().len(), LANES);
     }
 
     #[test]

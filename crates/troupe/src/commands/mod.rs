@@ -61,7 +61,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Outcome {
         Command::Certs(args) => certs::run(&args, output),
         Command::Healthcheck(args) => healthcheck::run(args, &cli.global.url, output).await,
         Command::Completions(args) => completions::run(&args),
-        Command::Bench(args) => Box::pin(bench::run(args, output)).await,
+        Command::Bench(args) => Box::pin(bench::run(args, &cli.global, output)).await,
         Command::Apply(args) => apply::run(args, &client()?).await,
         Command::Run(args) => run::run(args, &client()?).await,
         Command::Ps(args) => ps::run(args, &client()?).await,

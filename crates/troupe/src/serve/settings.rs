@@ -81,6 +81,13 @@ impl Settings {
         own.map_or_else(|| self.token(), |own| Ok(Some(own)))
     }
 
+    /// The same as text, for whoever reads metrics.
+    pub(crate) fn metrics_secret(&self) -> anyhow::Result<Option<Secret>> {
+        let own = Secret::given(self.metrics_token.as_ref(), self.metrics_token_file.as_deref())?;
+        let of_all = || Secret::given(self.token.as_ref(), self.token_file.as_deref());
+        Ok(own.map_or_else(of_all, |own| Ok(Some(own)))?)
+    }
+
     /// The certificates, where there are some.
     pub(crate) fn tls(&self) -> anyhow::Result<Option<Tls>> {
         self.tls.as_ref().map(Tls::load).transpose().context("serve.tls cannot be used")
