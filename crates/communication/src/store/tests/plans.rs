@@ -50,6 +50,22 @@ async fn large(store: &dyn Store) {
     store.write(&Batch { letters: letters.collect(), ..Batch::default() }).await.unwrap();
 }
 
+/// A plan that was made while there was little is kept while it becomes much, until the database looks at the table again.
+#[tokio::test]
+async fn a_table_that_was_empty_when_plans_were_made_is_not_read_from_end_to_end_as_it_grows() {
+    let url = Servers::shared().database().await;
+    let store = open(&Database::postgres(url.clone())).await.unwrap();
+    let before = Scans::default();
+    for first in (1..1_000).step_by(20) {
+        let sequences = first..first + 20;
+        store.write(&Batch { inserts: sequences.clone().map(envelope).collect(), ..Batch::default() }).await.unwrap();
+        let updates = sequences.map(|sequence| update(sequence, Status::Delivered)).collect();
+        store.write(&Batch { updates, ..Batch::default() }).await.unwrap();
+    }
+    store.close().await;
+    assert_eq!(Scans::of(&url).await.read_whole_since(&before), [].into());
+}
+
 #[tokio::test]
 async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
     let url = Servers::shared().database().await;
