@@ -182,11 +182,7 @@ async fn give_up(connection: &mut PgConnection, messages: &[(String, String)], a
 }
 
 async fn write_once(pool: &PgPool, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
-    // Rows are found one by one, through the index of their day. The planner does not count that only one day is looked at for
-    // each, and would rather read all of them from end to end; and it keeps the plan that it made when there were few.
-    const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
-                         SET LOCAL enable_mergejoin = off";
-    let mut transaction = pool.begin_with(BEGIN).await?;
+    let mut transaction = pool.begin().await?;
     let inserted = insert(&mut transaction, &batch.inserts).await?;
     update(&mut transaction, &batch.updates).await?;
     bury(&mut transaction, &batch.letters).await?;

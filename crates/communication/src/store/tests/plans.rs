@@ -59,6 +59,7 @@ async fn a_table_that_was_empty_when_plans_were_made_is_not_read_from_end_to_end
     for first in (1..1_000).step_by(20) {
         let sequences = first..first + 20;
         store.write(&Batch { inserts: sequences.clone().map(envelope).collect(), ..Batch::default() }).await.unwrap();
+        store.by_sequence(&sequences.clone().collect::<Vec<_>>()).await.unwrap();
         let updates = sequences.map(|sequence| update(sequence, Status::Delivered)).collect();
         store.write(&Batch { updates, ..Batch::default() }).await.unwrap();
     }
