@@ -9,6 +9,7 @@ use settings::Database;
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Span, Store, open};
 use crate::app::{DeadLetter, DeadTask, Envelope, HandOver, Kind, Message, Status};
 
+mod days;
 mod plans;
 
 testkit::conformance! {

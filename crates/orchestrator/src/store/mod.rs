@@ -4,6 +4,7 @@
 //! checks the epoch of every shard that it touches (I2).
 
 mod locks;
+mod pack;
 mod postgres;
 mod rows;
 mod sqlite;
@@ -50,7 +51,7 @@ pub(crate) struct NewEvent {
 }
 
 /// An event as it was read. The hash may have any length: who reads it checks it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EventRow {
     pub(crate) sequence: u64,
     pub(crate) at: Timestamp,

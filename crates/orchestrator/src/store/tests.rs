@@ -168,8 +168,8 @@ async fn a_log_of_large_events_is_read_in_pages(place: Database) {
     store.make_shards(1).await.unwrap();
     let held = store.claim("one", 1, LEASE, false).await.unwrap();
     let first = summary(1);
-    // Two of them fill a page, the third is larger than one.
-    let sizes = [8 << 20, 8 << 20, 17 << 20, 1, 1];
+    // Two of them nearly fill a page, the third is larger than one.
+    let sizes = [8_000_000, 8_000_000, 17 << 20, 1, 1];
     for (sequence, size) in (1..).zip(sizes) {
         let event = NewEvent { data: vec![b' '; size], ..event(&first, sequence) };
         store.append("one", &append(vec![event], vec![first.clone()], &held)).await.unwrap();

@@ -5,7 +5,9 @@ use contracts::orchestrator::v1::{
     WatchEventsRequest,
 };
 use futures::StreamExt as _;
+use prost::Message as _;
 use serde_json::json;
+use sqlx::Connection as _;
 
 use crate::world::{World, chain, reason};
 
@@ -109,29 +111,80 @@ async fn a_watcher_sees_every_event_once_and_then_the_end() {
     assert_eq!(reason(world.executions().watch_events(missing).await.map(|_| ())), "execution_not_found");
 }
 
+/// The events of a row of the log.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pack {
+    #[prost(message, repeated, tag = "1")]
+    events: Vec<Packed>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Packed {
+    #[prost(int64, tag = "1")]
+    at: i64,
+    #[prost(bytes = "vec", tag = "2")]
+    data: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    hash: Vec<u8>,
+}
+
+impl World {
+    /// Changes the log, which is that of one execution, behind the orchestrator's back.
+    async fn tamper(&self, change: fn(&mut Vec<Packed>)) {
+        let mut database = self.database().await;
+        let query = "SELECT data FROM execution_events ORDER BY sequence";
+        let packs: Vec<Vec<u8>> = sqlx::query_scalar(query).fetch_all(&mut database).await.unwrap();
+        let mut events: Vec<_> = packs.iter().flat_map(|pack| Pack::decode(pack.as_slice()).unwrap().events).collect();
+        change(&mut events);
+        sqlx::query("DELETE FROM execution_events WHERE sequence > 1").execute(&mut database).await.unwrap();
+        let count = u32::try_from(events.len()).unwrap();
+        let query = sqlx::query("UPDATE execution_events SET data = ?, count = ?");
+        query.bind(Pack { events }.encode_to_vec()).bind(count).execute(&mut database).await.unwrap();
+        database.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_log_that_somebody_changed_is_found_out() {
-    let changes = [
+    let changes: [(fn(&mut Vec<Packed>), _); 4] = [
         (
-            "UPDATE execution_events SET data = CAST(replace(data, 'two', 'tow') AS BLOB) WHERE sequence = 1",
+            |events| {
+                let text = String::from_utf8(events[0].data.clone()).unwrap();
+                events[0].data = text.replace("two", "tow").into_bytes();
+            },
             "event 1 is not what was written",
         ),
-        ("UPDATE execution_events SET at = at + 1 WHERE sequence = 3", "event 3 is not what was written"),
-        ("DELETE FROM execution_events WHERE sequence = 4", "event 4 is missing"),
-        ("DELETE FROM execution_events WHERE sequence > 5", "events after 5 are missing"),
-        ("UPDATE executions SET status = 'failed'", "the summary's status is not what the log replays to"),
+        (|events| events[2].at += 1, "event 3 is not what was written"),
+        (|events| drop(events.remove(3)), "event 4 is not what was written"),
+        (|events| events.truncate(5), "events after 5 are missing"),
     ];
     for (change, fault) in changes {
-        let world = World::start().await;
-        world.communication.echo();
-        let workflow = world.define(&chain("two", &["a", "b"])).await;
-        let id = world.begin(&workflow, &json!({ "to": "a" })).await.id;
-        world.until(&id, ExecutionStatus::Completed).await;
-        assert_eq!(world.verify(&id).await.faults, [""; 0]);
-        world.sql(change).await;
-        let faults = world.verify(&id).await.faults;
-        assert!(faults.len() == 1 && faults[0].starts_with(fault), "{change}: {faults:?}");
+        let (world, id) = completed().await;
+        world.tamper(change).await;
+        is_found_out(&world, &id, fault).await;
     }
+    let (world, id) = completed().await;
+    world.sql("UPDATE execution_events SET sequence = 2").await;
+    is_found_out(&world, &id, "event 1 is missing").await;
+    let (world, id) = completed().await;
+    world.sql("UPDATE executions SET status = 'failed'").await;
+    is_found_out(&world, &id, "the summary's status is not what the log replays to").await;
+}
+
+/// An execution that has completed, and all of its log is well.
+async fn completed() -> (World, String) {
+    let world = World::start().await;
+    world.communication.echo();
+    let workflow = world.define(&chain("two", &["a", "b"])).await;
+    let id = world.begin(&workflow, &json!({ "to": "a" })).await.id;
+    world.until(&id, ExecutionStatus::Completed).await;
+    assert_eq!(world.verify(&id).await.faults, [""; 0]);
+    (world, id)
+}
+
+async fn is_found_out(world: &World, id: &str, fault: &str) {
+    let faults = world.verify(id).await.faults;
+    assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use lifecycle::{Shutdown, Tasks};
 use orchestrator::{Cluster, Peers, Service, Settings};
 use serde_json::{Value, json};
 use settings::{Database, Place};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -320,11 +321,15 @@ impl World {
 
     /// Runs SQL on the database file from outside.
     pub(crate) async fn sql(&self, statement: &'static str) {
-        use sqlx::Connection as _;
+        let mut database = self.database().await;
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+        database.close().await.unwrap();
+    }
+
+    /// A connection of its own to the database file.
+    pub(crate) async fn database(&self) -> sqlx::SqliteConnection {
         let url = format!("sqlite://{}", self.settings.database.path.display());
-        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        sqlx::query(statement).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
+        sqlx::SqliteConnection::connect(&url).await.unwrap()
     }
 }
 

@@ -29,10 +29,13 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// Makes the partitions of the coming days, and drops empty old ones.
+    /// Makes the partitions of the coming days, and drops empty old ones. One replica at a time: making what another makes just
+    /// then fails, also where it says `IF NOT EXISTS`.
     async fn keep_days(&self) -> sqlx::Result<()> {
-        sqlx::query("SELECT keep_message_days((now() AT TIME ZONE 'UTC')::date)").execute(&self.0.pool).await?;
-        Ok(())
+        let mut transaction = self.0.pool.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtext('keep_message_days'))").execute(&mut *transaction).await?;
+        sqlx::query("SELECT keep_message_days((now() AT TIME ZONE 'UTC')::date)").execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 }
 

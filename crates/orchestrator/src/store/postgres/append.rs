@@ -1,8 +1,9 @@
-//! One commit of the log: one statement, which is its own transaction, however many events.
+//! One commit of the log: one statement, which is its own transaction, however many events there are.
 
+use domain::Timestamp;
 use store::Postgres;
 
-use crate::store::{Append, AppendError, Summary, counts_list, key};
+use crate::store::{Append, AppendError, Summary, counts_list, key, pack};
 
 /// Locks the claimed shards that the owner holds under the claimed epochs, and writes where that is all of them.
 ///
@@ -14,8 +15,8 @@ const APPEND: &str = "WITH held AS MATERIALIZED (\
         ON shards.id = claimed.id AND shards.epoch = claimed.epoch WHERE shards.owner = $3 \
         ORDER BY shards.id FOR SHARE OF shards), \
     events AS (\
-        INSERT INTO execution_events (execution_id, sequence, at, data, hash) \
-        SELECT * FROM unnest($4::bytea[], $5::bigint[], $6::timestamptz[], $7::bytea[], $8::bytea[]) \
+        INSERT INTO execution_events (execution_id, sequence, at, data, count, hash) \
+        SELECT *, '' FROM unnest($4::bytea[], $5::bigint[], $6::timestamptz[], $7::bytea[], $8::int[]) \
         WHERE (SELECT count(*) FROM held) = cardinality($1)), \
     summaries AS (\
         INSERT INTO executions (id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, \
@@ -34,7 +35,7 @@ const APPEND: &str = "WITH held AS MATERIALIZED (\
 pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) -> Result<(), AppendError> {
     let claims = append.held();
     let (ids, epochs): (Vec<_>, Vec<_>) = claims.iter().map(|held| (held.shard as i32, held.epoch)).unzip();
-    let (events, summaries) = (&append.events, &append.summaries);
+    let (parts, summaries) = (pack::parts(&append.events), &append.summaries);
     let failures = summaries.iter().map(failure_text).collect::<sqlx::Result<Vec<_>>>()?;
     let counts: Vec<_> =
         summaries.iter().flat_map(|summary| counts_list(summary.counts)).map(|count| count as i32).collect();
@@ -43,11 +44,11 @@ pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) ->
         .bind(ids)
         .bind(epochs)
         .bind(owner)
-        .bind(column(events, |event| key(event.execution)))
-        .bind(column(events, |event| event.sequence as i64))
-        .bind(column(events, |event| event.at.to_datetime()))
-        .bind(column(events, |event| event.data.as_slice()))
-        .bind(column(events, |event| event.hash.as_slice()))
+        .bind(column(&parts, |part| part.execution.as_slice()))
+        .bind(column(&parts, |part| part.sequence))
+        .bind(column(&parts, |part| Timestamp::from_micros(part.at).to_datetime()))
+        .bind(column(&parts, |part| part.data.as_slice()))
+        .bind(column(&parts, |part| part.count as i32))
         .bind(column(summaries, |summary| key(summary.id)))
         .bind(column(summaries, |summary| summary.namespace.as_str()))
         .bind(column(summaries, |summary| summary.shard as i32))
@@ -57,7 +58,7 @@ pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) ->
         .bind(column(summaries, |summary| summary.created_at.to_datetime()))
         .bind(column(summaries, |summary| crate::app::status_text(summary.status)))
         .bind(failures)
-        .bind(column(summaries, |summary| summary.ended_at.map(domain::Timestamp::to_datetime)))
+        .bind(column(summaries, |summary| summary.ended_at.map(Timestamp::to_datetime)))
         .bind(column(summaries, |summary| summary.last_sequence as i64))
         .bind(column(summaries, |summary| summary.last_hash.as_slice()))
         .bind(counts)

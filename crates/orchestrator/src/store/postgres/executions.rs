@@ -6,7 +6,11 @@ use sqlx::{QueryBuilder, Row as _, postgres::PgRow};
 use store::{PAGE_BYTES, Page, Postgres};
 
 use super::small;
-use crate::store::{EventRow, ExecutionFilter, Summary, counts_of, id_of, key, parsed, unreadable};
+use crate::store::{
+    EventRow, ExecutionFilter, Summary, counts_of, id_of, key,
+    pack::{self, Part},
+    parsed, unreadable,
+};
 
 const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, counts, \
                        failure, ended_at, last_sequence, last_hash";
@@ -18,31 +22,36 @@ pub(super) async fn events(
     limit: usize,
 ) -> sqlx::Result<Page<EventRow>> {
     let mut connection = postgres.lend().await?;
-    // The server would send the whole limit, however large: it is told where the page is full. The row after that is
-    // there as well, and says that there is more.
-    let query = "SELECT sequence, at, data, hash FROM (\
-                     SELECT sequence, at, data, hash, \
+    // The first row may begin before what is wanted. The server would send the whole limit, however large: it is told where the
+    // page is full. The row after that is there as well, and says that there is more.
+    let query = "SELECT execution_id, sequence, at, data, hash, count FROM (\
+                     SELECT execution_id, sequence, at, data, hash, count, \
                             sum(octet_length(data)) OVER (ORDER BY sequence) - octet_length(data) AS bytes_before, \
                             row_number() OVER (ORDER BY sequence) AS number \
-                     FROM execution_events WHERE execution_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3) AS page \
+                     FROM execution_events WHERE execution_id = $1 \
+                     AND sequence >= COALESCE((SELECT MAX(sequence) FROM execution_events \
+                                               WHERE execution_id = $1 AND sequence <= $2), 0) \
+                     ORDER BY sequence LIMIT $3) AS page \
                  WHERE bytes_before <= $4 OR number = 2 ORDER BY sequence";
     let rows = sqlx::query(query)
         .bind(key(id))
-        .bind(after as i64)
+        .bind(after as i64 + 1)
         .bind(limit as i64 + 1)
         .bind(PAGE_BYTES as i64)
         .fetch(&mut *connection);
     let decode = |row: &PgRow| {
-        Ok(EventRow {
-            sequence: row.try_get::<i64, _>(0)? as u64,
-            at: Timestamp::from_datetime(row.try_get(1)?),
-            data: row.try_get(2)?,
-            hash: row.try_get(3)?,
+        Ok(Part {
+            execution: row.try_get(0)?,
+            sequence: row.try_get(1)?,
+            at: Timestamp::from_datetime(row.try_get(2)?).as_micros(),
+            data: row.try_get(3)?,
+            hash: row.try_get(4)?,
+            count: row.try_get::<i32, _>(5)? as u32,
         })
     };
-    let page = Page::read(rows, limit, decode, |row| row.data.len()).await;
+    let parts = Page::read(rows, limit, decode, |part| part.data.len()).await;
     connection.give_back();
-    page
+    pack::page(parts?, after, limit)
 }
 
 pub(super) async fn summary(postgres: &Postgres, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

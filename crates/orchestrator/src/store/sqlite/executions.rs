@@ -4,24 +4,33 @@ use domain::{ExecutionId, Timestamp};
 use sqlx::{QueryBuilder, Row as _, sqlite::SqliteRow};
 use store::{Page, Sqlite};
 
-use crate::store::{EventRow, ExecutionFilter, Summary, counts_of, id_of, key, parsed, unreadable};
+use crate::store::{
+    EventRow, ExecutionFilter, Summary, counts_of, id_of, key,
+    pack::{self, Part},
+    parsed, unreadable,
+};
 
 const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, status, counts, \
                        failure, ended_at, last_sequence, last_hash";
 
 pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
-    let query = "SELECT sequence, at, data, hash FROM execution_events WHERE execution_id = ? AND sequence > ? \
-                 ORDER BY sequence LIMIT ?";
-    let rows = sqlx::query(query).bind(key(id)).bind(after as i64).bind(limit as i64 + 1).fetch(&sqlite.reader);
+    // The first row may begin before what is wanted.
+    let query = "SELECT execution_id, sequence, at, data, hash, count FROM execution_events WHERE execution_id = ?1 \
+                 AND sequence >= COALESCE((SELECT MAX(sequence) FROM execution_events \
+                                           WHERE execution_id = ?1 AND sequence <= ?2), 0) ORDER BY sequence LIMIT ?3";
+    let query = sqlx::query(query).bind(key(id)).bind(after as i64 + 1).bind(limit as i64 + 1);
     let decode = |row: &SqliteRow| {
-        Ok(EventRow {
-            sequence: row.try_get::<i64, _>(0)? as u64,
-            at: Timestamp::from_micros(row.try_get(1)?),
-            data: row.try_get(2)?,
-            hash: row.try_get(3)?,
+        Ok(Part {
+            execution: row.try_get(0)?,
+            sequence: row.try_get(1)?,
+            at: row.try_get(2)?,
+            data: row.try_get(3)?,
+            hash: row.try_get(4)?,
+            count: row.try_get(5)?,
         })
     };
-    Page::read(rows, limit, decode, |row| row.data.len()).await
+    let parts = Page::read(query.fetch(&sqlite.reader), limit, decode, |part| part.data.len()).await?;
+    pack::page(parts, after, limit)
 }
 
 pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

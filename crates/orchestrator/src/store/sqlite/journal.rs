@@ -19,7 +19,11 @@ use store::Sqlite;
 use super::place;
 use crate::{
     hash::HashMap,
-    store::{Append, AppendError, Arrears, NewEvent, Summary, counts_list, key, unreadable},
+    store::{
+        Append, AppendError, Arrears, Summary, counts_list, key,
+        pack::{self, Part},
+        unreadable,
+    },
 };
 
 /// What is put in its place at once: larger, and commits wait longer meanwhile; smaller, and an execution is written more often.
@@ -32,8 +36,8 @@ const MOST: usize = 64;
 const INSERT: &str = "INSERT INTO journal (data) SELECT ?1 WHERE \
     (SELECT count(*) FROM json_each(?2) AS claimed JOIN shards ON shards.id = claimed.key AND shards.epoch = claimed.value \
      WHERE shards.owner = ?3) = ?4 \
-    AND NOT EXISTS (SELECT 1 FROM json_each(?5) AS first JOIN execution_events ON execution_id = unhex(first.key) \
-                    AND sequence = first.value)";
+    AND NOT EXISTS (SELECT 1 FROM json_each(?5) AS first JOIN executions ON executions.id = unhex(first.key) \
+                    AND last_sequence >= first.value)";
 
 /// Was it for the shards that nothing was inserted?
 const HELD: &str = "SELECT count(*) FROM json_each(?1) AS claimed JOIN shards ON shards.id = claimed.key \
@@ -43,24 +47,9 @@ const HELD: &str = "SELECT count(*) FROM json_each(?1) AS claimed JOIN shards ON
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Commit {
     #[prost(message, repeated, tag = "1")]
-    pub(super) events: Vec<Event>,
+    parts: Vec<Part>,
     #[prost(message, repeated, tag = "2")]
     pub(super) summaries: Vec<Row>,
-}
-
-/// An event, as its table has it.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(super) struct Event {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) execution: Vec<u8>,
-    #[prost(int64, tag = "2")]
-    pub(super) sequence: i64,
-    #[prost(int64, tag = "3")]
-    pub(super) at: i64,
-    #[prost(bytes = "vec", tag = "4")]
-    pub(super) data: Vec<u8>,
-    #[prost(bytes = "vec", tag = "5")]
-    pub(super) hash: Vec<u8>,
 }
 
 /// A summary, as its table has it.
@@ -92,18 +81,6 @@ pub(super) struct Row {
     pub(super) last_sequence: i64,
     #[prost(bytes = "vec", tag = "13")]
     pub(super) last_hash: Vec<u8>,
-}
-
-impl From<&NewEvent> for Event {
-    fn from(event: &NewEvent) -> Self {
-        Self {
-            execution: key(event.execution),
-            sequence: event.sequence as i64,
-            at: event.at.as_micros(),
-            data: event.data.clone(),
-            hash: event.hash.to_vec(),
-        }
-    }
 }
 
 impl From<&Summary> for Row {
@@ -184,10 +161,8 @@ impl Journal {
         let claims = append.held();
         let claimed: BTreeMap<_, _> = claims.iter().map(|held| (held.shard, held.epoch)).collect();
         let claimed = json(&claimed);
-        let data = Commit {
-            events: append.events.iter().map(Event::from).collect(),
-            summaries: append.summaries.iter().map(Row::from).collect(),
-        };
+        let data =
+            Commit { parts: pack::parts(&append.events), summaries: append.summaries.iter().map(Row::from).collect() };
         let data = data.encode_to_vec();
         let bytes = data.len();
         let query = sqlx::query(INSERT).bind(data).bind(claimed.clone()).bind(owner.to_owned());
@@ -244,11 +219,11 @@ impl Journal {
     pub(super) async fn settle_some(&self) -> sqlx::Result<bool> {
         let _turn = self.turn.lock().await;
         let mut transaction = self.sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let (mut events, mut summaries) = (Vec::new(), BTreeMap::new());
-        let (mut bytes, mut newest, mut is_all) = (0, None, true);
+        let (mut parts, mut summaries) = (Vec::new(), BTreeMap::new());
+        let (mut events, mut bytes, mut newest, mut is_all) = (0, 0, None, true);
         let mut rows = sqlx::query("SELECT number, data FROM journal ORDER BY number").fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            if events.len() >= EVENTS_AT_ONCE || bytes >= BYTES_AT_ONCE {
+            if events >= EVENTS_AT_ONCE || bytes >= BYTES_AT_ONCE {
                 is_all = false;
                 break;
             }
@@ -256,7 +231,8 @@ impl Journal {
             let commit = Commit::decode(data).map_err(|_| unreadable("data"))?;
             bytes += data.len();
             newest = Some(row.try_get(0)?);
-            events.extend(commit.events);
+            events += commit.parts.iter().map(|part| part.events()).sum::<usize>();
+            parts.extend(commit.parts);
             // The later summary of an execution replaces the earlier.
             summaries.extend(commit.summaries.into_iter().map(|summary| (summary.id.clone(), summary)));
         }
@@ -265,16 +241,16 @@ impl Journal {
             *self.waiting() = Waiting::default();
             return Ok(true);
         };
-        // In the order of its table: neighbours are in one page.
-        events.sort_by(|one, other| (&one.execution, one.sequence).cmp(&(&other.execution, other.sequence)));
-        let count = events.len();
-        place::events(&mut transaction, events).await?;
+        // In the order of its table: neighbours are in one row, or one page at least.
+        parts.sort_by(|one: &Part, other| (&one.execution, one.sequence).cmp(&(&other.execution, other.sequence)));
+        parts.dedup_by(|next, one| one.absorb(next));
+        place::events(&mut transaction, parts).await?;
         place::summaries(&mut transaction, summaries.into_values().collect()).await?;
         sqlx::query("DELETE FROM journal WHERE number <= ?").bind(newest).execute(&mut *transaction).await?;
         crash_point("orchestrator.settle.before");
         transaction.commit().await?;
         crash_point("orchestrator.settle.after");
-        self.settled(newest, count, bytes, is_all);
+        self.settled(newest, events, bytes, is_all);
         Ok(is_all)
     }
 

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use sqlx::SqliteConnection;
 
-use super::journal::{Event, Row};
+use super::journal::Row;
+use crate::store::pack::Part;
 
 /// Rows per statement, the most first. The bind limit of SQLite is 32,766.
 const SIZES: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
@@ -15,8 +16,9 @@ const SIZES: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 /// A prepared text for each of [`SIZES`].
 type Texts = [String; SIZES.len()];
 
-static EVENTS: LazyLock<Texts> =
-    LazyLock::new(|| texts("INSERT INTO execution_events (execution_id, sequence, at, data, hash) VALUES ", 5, ""));
+static EVENTS: LazyLock<Texts> = LazyLock::new(|| {
+    texts("INSERT INTO execution_events (execution_id, sequence, at, data, hash, count) VALUES ", 6, "")
+});
 
 static SUMMARIES: LazyLock<Texts> = LazyLock::new(|| {
     let insert = "INSERT INTO executions (id, namespace, shard, workflow_id, workflow_name, workflow_version, created_at, \
@@ -32,9 +34,10 @@ fn texts(head: &str, columns: usize, tail: &str) -> Texts {
     SIZES.map(|size| format!("{head}{}{tail}", vec![row.as_str(); size].join(", ")))
 }
 
-pub(super) async fn events(connection: &mut SqliteConnection, events: Vec<Event>) -> sqlx::Result<()> {
-    insert(connection, &EVENTS, events, |query, event| {
-        query.bind(event.execution).bind(event.sequence).bind(event.at).bind(event.data).bind(event.hash)
+pub(super) async fn events(connection: &mut SqliteConnection, parts: Vec<Part>) -> sqlx::Result<()> {
+    insert(connection, &EVENTS, parts, |query, part| {
+        let Part { execution, sequence, at, data, hash, count } = part;
+        query.bind(execution).bind(sequence).bind(at).bind(data).bind(hash).bind(count)
     })
     .await
 }

@@ -14,7 +14,7 @@ async fn a_silent_connection_fails_a_commit_and_keeps_no_other_from_being_made()
     let proxy = Proxy::to(server).await;
     let url = servers.database().await.replace(&server.to_string(), &proxy.address().to_string());
     assert!(url.contains(&proxy.address().to_string()), "the way leads through the proxy");
-    let place = Database { statement_timeout: Duration::from_millis(200), ..Database::postgres(url) };
+    let place = Database { statement_timeout: Duration::from_secs(1), ..Database::postgres(url) };
     let store = open(&place).await.unwrap();
     store.make_shards(1).await.unwrap();
     let held = store.claim("one", 1, LEASE, false).await.unwrap();

@@ -1,0 +1,202 @@
+//! Several events of one execution in one row: one insert, one key and one look-up for all of them.
+//!
+//! A pack is a protobuf message with one repeated field, so one pack appended to another is the pack of both.
+
+use domain::Timestamp;
+use prost::Message as _;
+use store::Page;
+
+use super::{EventRow, NewEvent, key, unreadable};
+
+/// No pack grows beyond, unless one event does: whoever reads one event reads its whole pack.
+const MOST_BYTES: usize = 64 << 10;
+
+/// Successive events of one execution, as their table has them.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Part {
+    /// The execution's key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) execution: Vec<u8>,
+    /// Of the first event.
+    #[prost(int64, tag = "2")]
+    pub(super) sequence: i64,
+    /// Microseconds since the epoch, of the first event.
+    #[prost(int64, tag = "3")]
+    pub(super) at: i64,
+    /// A pack, or the only event itself.
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) data: Vec<u8>,
+    /// Of the only event.
+    #[prost(bytes = "vec", tag = "5")]
+    pub(super) hash: Vec<u8>,
+    /// How many events the pack has. None: `data` is the only event itself, as earlier releases wrote it.
+    #[prost(uint32, tag = "6")]
+    pub(super) count: u32,
+}
+
+impl Part {
+    /// How many events it has.
+    pub(super) const fn events(&self) -> usize {
+        if self.count == 0 { 1 } else { self.count as usize }
+    }
+
+    /// The next part: is it in this one now?
+    pub(super) fn absorb(&mut self, next: &Self) -> bool {
+        let is_pack = self.count > 0 && next.count > 0;
+        let fits = self.data.len() + next.data.len() <= MOST_BYTES;
+        let follows = self.execution == next.execution && self.sequence + i64::from(self.count) == next.sequence;
+        let is_absorbed = is_pack && fits && follows;
+        if is_absorbed {
+            self.data.extend_from_slice(&next.data);
+            self.count += next.count;
+        }
+        is_absorbed
+    }
+
+    fn unpack(self) -> sqlx::Result<Vec<EventRow>> {
+        let first = self.sequence as u64;
+        if self.count == 0 {
+            let at = Timestamp::from_micros(self.at);
+            return Ok(vec![EventRow { sequence: first, at, data: self.data, hash: self.hash }]);
+        }
+        let pack = Pack::decode(self.data.as_slice()).map_err(|_| unreadable("data"))?;
+        if pack.events.len() != self.events() {
+            return Err(unreadable("count"));
+        }
+        let row =
+            |(sequence, Packed { at, data, hash })| EventRow { sequence, at: Timestamp::from_micros(at), data, hash };
+        Ok((first..).zip(pack.events).map(row).collect())
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pack {
+    #[prost(message, repeated, tag = "1")]
+    events: Vec<Packed>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Packed {
+    #[prost(int64, tag = "1")]
+    at: i64,
+    #[prost(bytes = "vec", tag = "2")]
+    data: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    hash: Vec<u8>,
+}
+
+impl From<&NewEvent> for Packed {
+    fn from(event: &NewEvent) -> Self {
+        Self { at: event.at.as_micros(), data: event.data.clone(), hash: event.hash.to_vec() }
+    }
+}
+
+/// Events in the parts that they are written in.
+pub(super) fn parts(events: &[NewEvent]) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for events in events.chunk_by(|one, next| one.execution == next.execution && one.sequence + 1 == next.sequence) {
+        let mut rest = events;
+        while let Some(first) = rest.first() {
+            let (pack, after) = rest.split_at(count_that_fits(rest));
+            rest = after;
+            parts.push(Part {
+                execution: key(first.execution),
+                sequence: first.sequence as i64,
+                at: first.at.as_micros(),
+                data: Pack { events: pack.iter().map(Packed::from).collect() }.encode_to_vec(),
+                hash: Vec::new(),
+                count: pack.len() as u32,
+            });
+        }
+    }
+    parts
+}
+
+/// How many of these go into one pack, one at least.
+fn count_that_fits(events: &[NewEvent]) -> usize {
+    let mut bytes = 0;
+    let fits = |event: &&NewEvent| {
+        bytes += event.data.len();
+        bytes <= MOST_BYTES
+    };
+    events.iter().take_while(fits).count().max(1)
+}
+
+/// At most `limit` of the events after `after` from a page of the parts that have them.
+pub(super) fn page(parts: Page<Part>, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
+    let mut page = Page { rows: Vec::new(), is_last: parts.is_last };
+    for part in parts.rows {
+        page.rows.extend(part.unpack()?.into_iter().filter(|event| event.sequence > after));
+    }
+    if page.rows.len() > limit {
+        page.rows.truncate(limit);
+        page.is_last = false;
+    }
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::ExecutionId;
+
+    use super::*;
+
+    fn event(sequence: u64, bytes: usize) -> NewEvent {
+        let at = Timestamp::from_micros(sequence.cast_signed());
+        NewEvent { execution: ExecutionId::from_parts(1, 1), sequence, at, data: vec![b'1'; bytes], hash: [7; 32] }
+    }
+
+    fn read(sequence: u64, bytes: usize) -> EventRow {
+        let NewEvent { sequence, at, data, hash, .. } = event(sequence, bytes);
+        EventRow { sequence, at, data, hash: hash.to_vec() }
+    }
+
+    fn of_one(events: &[NewEvent]) -> Part {
+        let parts: [Part; 1] = parts(events).try_into().unwrap();
+        let [part] = parts;
+        part
+    }
+
+    #[test]
+    fn parts_read_back_also_where_one_has_absorbed_the_next() {
+        let mut part = of_one(&[event(3, 5), event(4, 0)]);
+        assert!(!part.absorb(&of_one(&[event(6, 9)])), "5 is between them");
+        assert!(part.absorb(&of_one(&[event(5, 9)])));
+        assert_eq!(part.clone().unpack().unwrap(), [read(3, 5), read(4, 0), read(5, 9)]);
+        let longer = Part { count: 4, ..part.clone() };
+        assert!(longer.unpack().is_err(), "one more is said to be there");
+        part.data.pop();
+        assert!(part.unpack().is_err(), "the end is missing");
+    }
+
+    #[test]
+    fn what_earlier_releases_wrote_is_one_event() {
+        let NewEvent { sequence, at, data, hash, execution } = event(1, 5);
+        let (sequence, at, hash) = (sequence.cast_signed(), at.as_micros(), hash.to_vec());
+        let mut part = Part { execution: key(execution), sequence, at, data, hash, count: 0 };
+        assert!(!part.absorb(&of_one(&[event(2, 5)])));
+        assert_eq!(part.unpack().unwrap(), [read(1, 5)]);
+    }
+
+    #[test]
+    fn no_part_grows_beyond_its_bound_unless_one_event_does() {
+        let sizes = [MOST_BYTES / 2, MOST_BYTES / 2, 1, MOST_BYTES + 1, 1];
+        let events: Vec<_> = (1..).zip(sizes).map(|(sequence, bytes)| event(sequence, bytes)).collect();
+        let mut parts = parts(&events);
+        assert_eq!(parts.iter().map(Part::events).collect::<Vec<_>>(), [2, 1, 1, 1]);
+        assert!(!parts[0].absorb(&of_one(&events[2..3])));
+    }
+
+    #[test]
+    fn a_page_has_what_is_wanted_of_its_parts() {
+        let parts = parts(&[event(1, 5), event(2, 5), event(3, 5)]);
+        let read = |after, limit, is_last| {
+            let page = page(Page { rows: parts.clone(), is_last }, after, limit).unwrap();
+            (page.rows.iter().map(|event| event.sequence).collect::<Vec<_>>(), page.is_last)
+        };
+        assert_eq!(read(1, 2, true), (vec![2, 3], true));
+        assert_eq!(read(0, 2, true), (vec![1, 2], false));
+        assert_eq!(read(0, 3, false), (vec![1, 2, 3], false));
+        assert_eq!(read(3, 3, true), (vec![], true));
+    }
+}
