@@ -11,6 +11,7 @@ mod settings;
 mod simulator;
 mod spans;
 mod store;
+mod violations;
 mod watch;
 mod workers;
 
@@ -38,6 +39,7 @@ use self::{
     api::Api,
     app::{App, Plans, Replicas},
     store::{Replica, Store},
+    violations::Violations,
     watch::Watchers,
     workers::{Chore, Holdings, Keeper, Outside, Shared, Workers},
 };
@@ -131,6 +133,7 @@ impl Core {
             is_alone,
             live: AtomicUsize::new(0),
             repaired: AtomicU64::new(0),
+            violations: Violations::new(),
         });
         let (address, connect) =
             peers.cluster.map_or_else(Default::default, |cluster| (cluster.address, Some(cluster.connect)));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
-use workflow::Status;
+use workflow::{Invariant, Status};
 
 /// Executions that ended (or were accepted, `status="started"`), by `workflow_type` and `status`.
 const EXECUTIONS: &str = "workflow_executions_total";
@@ -20,6 +20,8 @@ const SHARDS: &str = "orchestrator_shards";
 const STUCK: &str = "orchestrator_stuck_executions";
 /// Repairs of the sweeper.
 const REPAIRS: &str = "orchestrator_repairs_total";
+/// Invariants that did not hold, by `invariant` (`I1` to `I8`); must stay zero.
+const VIOLATIONS: &str = "orchestrator_invariant_violations_total";
 /// Deciding what a worker took in at once, in seconds: the engine's time, with events made into bytes.
 const DECIDE_SECONDS: &str = "orchestrator_decide_seconds";
 /// One commit of the log, in seconds.
@@ -65,6 +67,10 @@ pub(crate) fn stuck(worker: usize, executions: usize) {
 
 pub(crate) fn repaired(repairs: u64) {
     counter!(REPAIRS).increment(repairs);
+}
+
+pub(crate) fn violated(invariant: Invariant, times: u64) {
+    counter!(VIOLATIONS, "invariant" => invariant.as_str()).increment(times);
 }
 
 pub(crate) fn decided(took: Duration) {

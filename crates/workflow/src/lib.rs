@@ -8,6 +8,7 @@ mod event;
 mod execution;
 pub mod expression;
 mod failure;
+pub mod invariant;
 pub mod plan;
 mod task_id;
 mod unit;
@@ -21,6 +22,7 @@ pub use execution::{
     Counts, Execution, Explanation, Overlay, Status, StepState, StepView, TaskPlace, Transition, Wait, WaitKind,
 };
 pub use failure::Failure;
+pub use invariant::{Breach, Invariant};
 pub use plan::Plan;
 pub use unit::{FrameId, Holder, Purpose, StepIndex, TaskKey, Unit};
 

@@ -275,7 +275,10 @@ pub(super) fn explanation(at: Status, explanation: Explanation) -> wire::Explain
 }
 
 pub(super) fn verification(found: Verification) -> wire::VerifyExecutionResponse {
-    wire::VerifyExecutionResponse { events: found.events, faults: found.faults }
+    wire::VerifyExecutionResponse {
+        events: found.events,
+        faults: found.faults.into_iter().map(|breach| breach.what).collect(),
+    }
 }
 
 pub(super) fn workflow(row: WorkflowRow) -> wire::Workflow {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use domain::ExecutionId;
-use workflow::{Event, Execution, Recorded};
+use workflow::{
+    Breach, Event, Execution, Recorded,
+    invariant::{chained, follows},
+};
 
 use super::{Compiled, Plans};
 use crate::{error::OrchestratorError, store::Store};
@@ -17,6 +20,8 @@ pub(crate) struct Loaded {
     pub(crate) execution: Execution,
     /// Of the last event.
     pub(crate) hash: [u8; 32],
+    /// The first event that is not what was written (I6).
+    pub(crate) breach: Option<Breach>,
     pub(crate) compiled: Arc<Compiled>,
 }
 
@@ -36,10 +41,11 @@ pub(crate) async fn load(
             let hash = <[u8; 32]>::try_from(row.hash.as_slice()).map_err(|error| unreadable(error.to_string()))?;
             let mut next = match loaded.take() {
                 Some(loaded) => loaded,
-                None => begin(plans, id, &event, hash).await?,
+                None => begin(plans, id, &event).await?,
             };
-            if row.sequence != next.execution.last_sequence() + 1 {
-                return Err(unreadable(format!("event {} is missing", next.execution.last_sequence() + 1)));
+            follows(next.execution.last_sequence(), row.sequence).map_err(|breach| unreadable(breach.what))?;
+            if let Err(breach) = chained(&next.hash, row.sequence, row.at, &row.data, &row.hash) {
+                next.breach.get_or_insert(breach);
             }
             next.execution.apply(&Recorded { sequence: row.sequence, at: row.at, event });
             next.hash = hash;
@@ -51,10 +57,10 @@ pub(crate) async fn load(
     }
 }
 
-async fn begin(plans: &Plans, id: ExecutionId, first: &Event, hash: [u8; 32]) -> Result<Loaded, OrchestratorError> {
+async fn begin(plans: &Plans, id: ExecutionId, first: &Event) -> Result<Loaded, OrchestratorError> {
     let Event::Accepted { namespace, workflow_id, workflow_version, .. } = first else {
         return Err(OrchestratorError::Unreadable(id, "the first event is not `accepted`".to_owned()));
     };
     let compiled = plans.compiled(namespace, *workflow_id, *workflow_version).await?;
-    Ok(Loaded { execution: Execution::new(Arc::clone(&compiled.plan)), hash, compiled })
+    Ok(Loaded { execution: Execution::new(Arc::clone(&compiled.plan)), hash: [0; 32], breach: None, compiled })
 }

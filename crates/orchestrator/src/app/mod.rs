@@ -15,6 +15,8 @@ use lifecycle::Shutdown;
 use workflow::Status;
 
 pub use self::replicas::{Cluster, Connect};
+#[cfg(test)]
+pub(crate) use self::verify::differences;
 pub(crate) use self::{
     calls::{ChildReport, StartCall},
     history::{Loaded, load},

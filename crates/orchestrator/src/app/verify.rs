@@ -1,8 +1,11 @@
 //! Is an execution's log whole, and does it say what everybody else says (I5, I6)?
 
-use domain::{ExecutionId, Namespace, Timestamp};
+use domain::{ExecutionId, Namespace};
 use tokio::sync::oneshot;
-use workflow::{Event, Execution, Recorded, chain};
+use workflow::{
+    Breach, Event, Execution, Invariant, Recorded,
+    invariant::{Once, chained, follows},
+};
 
 use super::{App, summary_of};
 use crate::{
@@ -20,8 +23,7 @@ const ATTEMPTS: u32 = 5;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Verification {
     pub(crate) events: u64,
-    /// One sentence per fault.
-    pub(crate) faults: Vec<String>,
+    pub(crate) faults: Vec<Breach>,
 }
 
 /// A log as it was read.
@@ -31,11 +33,20 @@ struct Replayed {
 }
 
 impl App {
+    /// Looks whether everything holds that can be seen of an execution; what does not is counted, too.
     pub(crate) async fn verify(
         &self,
         namespace: &Namespace,
         id: ExecutionId,
     ) -> Result<Verification, OrchestratorError> {
+        let found = self.look_for_faults(namespace, id).await?;
+        for breach in &found.faults {
+            self.workers.shared().violations.note(id, breach);
+        }
+        Ok(found)
+    }
+
+    async fn look_for_faults(&self, namespace: &Namespace, id: ExecutionId) -> Result<Verification, OrchestratorError> {
         let mut found = Verification::default();
         for attempt in 1..=ATTEMPTS {
             let summary = self.summary(namespace, id).await?;
@@ -48,9 +59,7 @@ impl App {
             self.workers.call(id, Input::Compare { replayed: Box::new(replayed.execution), reply })?;
             let compared = tokio::time::timeout(self.command_timeout, answer).await;
             match compared.map_err(|_| OrchestratorError::TimedOut)?.map_err(|_| OrchestratorError::Stopping)? {
-                Comparison::Different => {
-                    found.faults.push("the state in memory is not what the log replays to".to_owned());
-                }
+                Comparison::Different(breach) => found.faults.push(breach),
                 // One that goes on all the time is never met where the log is; its log holds all the same.
                 Comparison::Ahead if attempt < ATTEMPTS && found.faults.is_empty() => continue,
                 Comparison::Same | Comparison::NotInMemory | Comparison::Ahead => {}
@@ -65,6 +74,7 @@ impl App {
         let namespace = &summary.namespace;
         let compiled = self.plans.compiled(namespace, summary.workflow_id, summary.workflow_version).await?;
         let mut replayed = Replayed { execution: Execution::new(compiled.plan.clone()), hash: [0; 32] };
+        let mut once = Once::default();
         loop {
             let page = self.store.events(summary.id, found.events, PAGE).await?;
             for row in page.rows {
@@ -72,25 +82,26 @@ impl App {
                     // Written since, with a summary of their own.
                     let now = self.store.summary(summary.id).await?.map_or(0, |now| now.last_sequence);
                     if row.sequence > now {
-                        found.faults.push(format!("the summary ends at event {now}, and the log does not"));
+                        let what = format!("the summary ends at event {now}, and the log does not");
+                        found.faults.push(Invariant::I5.breach(what));
                     }
                     return Ok(Some(replayed));
                 }
-                let expected = found.events + 1;
-                if row.sequence != expected {
-                    found.faults.push(format!("event {expected} is missing"));
-                    return Ok(None);
+                let read = follows(found.events, row.sequence)
+                    .and_then(|()| chained(&replayed.hash, row.sequence, row.at, &row.data, &row.hash));
+                match read {
+                    Ok(hash) => replayed.hash = hash,
+                    Err(breach) => {
+                        found.faults.push(breach);
+                        return Ok(None);
+                    }
                 }
                 found.events = row.sequence;
-                replayed.hash = chain(&replayed.hash, row.sequence, row.at, &row.data);
-                if row.hash != replayed.hash {
-                    found.faults.push(format!("event {} is not what was written: its hash does not fit", row.sequence));
-                    return Ok(None);
-                }
                 let Ok(event) = Event::decode(&row.data) else {
-                    found.faults.push(format!("event {} is not an event", row.sequence));
+                    found.faults.push(Invariant::I6.breach(format!("event {} is not an event", row.sequence)));
                     return Ok(None);
                 };
+                found.faults.extend(once.see(&event).err());
                 replayed.execution.apply(&Recorded { sequence: row.sequence, at: row.at, event });
             }
             if page.is_last {
@@ -98,7 +109,7 @@ impl App {
             }
         }
         if found.events < summary.last_sequence {
-            found.faults.push(format!("events after {} are missing", found.events));
+            found.faults.push(Invariant::I6.breach(format!("events after {} are missing", found.events)));
             return Ok(None);
         }
         Ok(Some(replayed))
@@ -113,20 +124,30 @@ impl App {
         let namespace = &summary.namespace;
         let compiled = self.plans.compiled(namespace, summary.workflow_id, summary.workflow_version).await?;
         let expected = summary_of(&replayed.execution, replayed.hash, summary.shard, &compiled);
-        let ended = |summary: &Summary| summary.ended_at.map(Timestamp::as_micros);
-        let same = [
-            ("id", expected.id == summary.id),
-            ("namespace", expected.namespace == summary.namespace),
-            ("shard", self.workers.shared().holdings.shard(summary.id) == summary.shard),
-            ("created_at", expected.created_at == summary.created_at),
-            ("status", expected.status == summary.status),
-            ("counts", expected.counts == summary.counts),
-            ("failure", expected.failure == summary.failure),
-            ("ended_at", ended(&expected) == ended(summary)),
-            ("last_hash", expected.last_hash == summary.last_hash),
-        ];
-        let wrong = same.into_iter().filter(|(_, is_same)| !is_same);
-        found.faults.extend(wrong.map(|(field, _)| format!("the summary's {field} is not what the log replays to")));
+        found.faults.extend(differences(&expected, summary));
+        if self.workers.shared().holdings.shard(summary.id) != summary.shard {
+            found.faults.push(difference("shard"));
+        }
         Ok(())
     }
+}
+
+/// I5: where a summary is not what the log replays to.
+pub(crate) fn differences(expected: &Summary, summary: &Summary) -> impl Iterator<Item = Breach> {
+    let same = [
+        ("id", expected.id == summary.id),
+        ("namespace", expected.namespace == summary.namespace),
+        ("created_at", expected.created_at == summary.created_at),
+        ("status", expected.status == summary.status),
+        ("counts", expected.counts == summary.counts),
+        ("failure", expected.failure == summary.failure),
+        ("ended_at", expected.ended_at == summary.ended_at),
+        ("last_sequence", expected.last_sequence == summary.last_sequence),
+        ("last_hash", expected.last_hash == summary.last_hash),
+    ];
+    same.into_iter().filter(|(_, is_same)| !is_same).map(|(field, _)| difference(field))
+}
+
+fn difference(field: &str) -> Breach {
+    Invariant::I5.breach(format!("the summary's {field} is not what the log replays to"))
 }

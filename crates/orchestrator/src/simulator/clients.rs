@@ -11,7 +11,7 @@ use std::{
 use domain::{ExecutionId, Namespace, Payload};
 use futures::{FutureExt as _, future::BoxFuture};
 use rand::Rng;
-use workflow::{Command, Plan, Rejected, Status};
+use workflow::{Command, Plan, Rejected, Status, invariant::shown_is_committed};
 
 use super::{workflows, world::World};
 use crate::{
@@ -135,9 +135,9 @@ impl Run {
                 world.ground.tell("client", || {
                     format!("hears that {} is {:?} at {}, upon {what}", self.id, shown.status, shown.last_sequence)
                 });
-                if !world.database.tables().has_committed(shown) {
-                    let sequence = shown.last_sequence;
-                    world.ground.breach(|| format!("I1: {what} of {} shows event {sequence}, not committed", self.id));
+                let committed = world.database.tables().committed(shown);
+                if let Err(breach) = shown_is_committed(shown.last_sequence, committed) {
+                    world.ground.breach(|| format!("{breach}, upon {what} of {}", self.id));
                 }
                 Meaning::Done
             }

@@ -9,14 +9,17 @@ use std::{
 use ::store::Page;
 use domain::{ExecutionId, WorkflowId};
 use tokio::time::Instant;
-use workflow::{Effect, Event, Execution, Holder, Lock, Recorded, chain};
+use workflow::{
+    Effect, Event, Execution, Holder, Lock, Recorded,
+    invariant::{Once, chained, continues_the_log},
+};
 
 use super::{
     ground::{Ground, Sabotage},
     locks::Locks,
 };
 use crate::{
-    app::{Compiled, summary_of},
+    app::{Compiled, differences, summary_of},
     store::{
         Append, AppendError, EventRow, Granted, Held, LockOrder, NewEvent, Owner, Replica, Summary, WorkflowRef,
         WorkflowRow,
@@ -61,21 +64,17 @@ struct Observed {
     hash: [u8; 32],
     /// Every task that ever went out.
     tasks: BTreeSet<String>,
-    /// What has ended since it was last retried, in words.
-    ends: BTreeSet<String>,
+    once: Once,
     /// Locks that it has asked for, and those of them that it has.
     asked: BTreeMap<Holder, Lock>,
     has: BTreeMap<Holder, Lock>,
 }
 
-/// Events of which there is one for each step, instance or voter.
-const ENDS: [&str; 4] = ["step_completed", "step_failed", "ballot_cast", "step_compensated"];
-
 impl Observed {
     fn new(compiled: &Compiled) -> Self {
         let execution = Execution::new(Arc::clone(&compiled.plan));
-        let (tasks, ends, asked, has) = Default::default();
-        Self { execution, hash: [0; 32], tasks, ends, asked, has }
+        let (tasks, once, asked, has) = Default::default();
+        Self { execution, hash: [0; 32], tasks, once, asked, has }
     }
 
     /// Follows which locks it has; answers with one that it has just got.
@@ -95,20 +94,6 @@ impl Observed {
             }
         }
         got.map(|(_, lock)| lock)
-    }
-
-    /// Is this the second result of something (I3)?
-    fn is_second(&mut self, event: &Event) -> bool {
-        if event.kind() == "retried" {
-            self.ends.clear();
-        }
-        if !ENDS.contains(&event.kind()) {
-            return false;
-        }
-        let fields: serde_json::Value =
-            serde_json::from_slice(&event.to_api_json(self.execution.plan())).unwrap_or_default();
-        let of = ["step", "index", "voter"].map(|name| fields[name].to_string()).join(" ");
-        !self.ends.insert(format!("{} {of}", event.kind()))
     }
 }
 
@@ -158,10 +143,8 @@ impl Database {
     fn write(&self, tables: &mut Tables, event: &NewEvent) {
         let id = event.execution;
         let log = tables.events.entry(id).or_default();
-        let expected = log.len() as u64 + 1;
-        if event.sequence != expected {
-            let sequence = event.sequence;
-            return self.ground.breach(|| format!("I2: event {sequence} of {id} is written where {expected} is next"));
+        if let Err(breach) = continues_the_log(log.len() as u64, event.sequence) {
+            return self.ground.breach(|| format!("{id}: {breach}"));
         }
         let mut data = event.data.clone();
         if self.ground.sabotage == Sabotage::ChangedEvents && tables.commits.is_multiple_of(11) {
@@ -180,12 +163,12 @@ impl Database {
         let Some(observed) = tables.observed.get_mut(&id) else {
             return self.ground.breach(|| format!("the log of {id} does not begin with its acceptance"));
         };
-        observed.hash = chain(&observed.hash, event.sequence, event.at, &event.data);
-        if observed.hash != event.hash {
-            self.ground.breach(|| format!("I6: event {} of {id} does not fit the chain", event.sequence));
+        match chained(&observed.hash, event.sequence, event.at, &event.data, &event.hash) {
+            Ok(hash) => observed.hash = hash,
+            Err(breach) => self.ground.breach(|| format!("{id}: {breach}")),
         }
-        if observed.is_second(&decoded) {
-            self.ground.breach(|| format!("I3: {id} has a result twice: {decoded:?}"));
+        if let Err(breach) = observed.once.see(&decoded) {
+            self.ground.breach(|| format!("{id}: {breach}"));
         }
         let was_over = observed.execution.status().is_terminal();
         observed.execution.apply(&Recorded { sequence: event.sequence, at: event.at, event: decoded.clone() });
@@ -194,10 +177,7 @@ impl Database {
         }
         let got = observed.follow_locks(&decoded);
         if let Event::StepScheduled { task, .. } = &decoded {
-            let task = observed.execution.plan().task_id(id, *task);
-            if !observed.tasks.insert(task.clone()) {
-                self.ground.breach(|| format!("I3: the task {task} is in the log twice"));
-            }
+            observed.tasks.insert(observed.execution.plan().task_id(id, *task));
         }
         if let Event::Accepted { parent: Some(parent), .. } = &decoded {
             tables.children += 1;
@@ -231,8 +211,8 @@ impl Database {
         let Some(observed) = tables.observed.get(&summary.id) else { return };
         let compiled = &tables.compiled[&summary.workflow_id];
         let expected = summary_of(&observed.execution, observed.hash, summary.shard, compiled);
-        if expected != *summary {
-            self.ground.breach(|| format!("I5: the log says {expected:?}, the summary {summary:?}"));
+        if let Some(breach) = differences(&expected, summary).next() {
+            self.ground.breach(|| format!("{breach}: the log says {expected:?}, the summary {summary:?}"));
         }
         if let Some(breach) = observed.execution.breaches().first() {
             self.ground.breach(|| format!("{}: {breach}", summary.id));
@@ -358,10 +338,13 @@ impl Tables {
         id.and_then(|id| self.observed.get(&id)).is_some_and(|observed| observed.tasks.contains(task_id))
     }
 
-    /// Is what was shown to a caller committed (I1)?
-    pub(super) fn has_committed(&self, shown: &Summary) -> bool {
+    /// Up to where what was shown to a caller is committed: nothing of it where it is another history.
+    pub(super) fn committed(&self, shown: &Summary) -> u64 {
         let log = self.events.get(&shown.id).map(Vec::as_slice).unwrap_or_default();
-        let newest = shown.last_sequence.checked_sub(1).and_then(|place| log.get(place as usize));
-        newest.is_some_and(|event| event.hash == shown.last_hash)
+        match shown.last_sequence.checked_sub(1).and_then(|place| log.get(place as usize)) {
+            Some(newest) if newest.hash == shown.last_hash => log.len() as u64,
+            Some(_) => 0,
+            None => log.len() as u64,
+        }
     }
 }

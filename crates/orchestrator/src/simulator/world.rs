@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use lifecycle::{Shutdown, Tasks};
 use rand::Rng;
 use tokio::sync::oneshot;
+use workflow::Invariant;
 
 use super::{
     communication::Communication,
@@ -270,9 +271,10 @@ impl World {
     pub(super) fn look(&self) {
         for life in self.alive() {
             let Some(app) = life.app() else { continue };
-            let repaired = app.workers.shared().repaired.load(Ordering::SeqCst);
-            if repaired > 0 {
-                self.ground.breach(|| format!("I7: the sweeper of {} has repaired {repaired}", life.process));
+            for invariant in Invariant::ALL {
+                if app.workers.shared().violations.count(invariant) > 0 {
+                    self.ground.breach(|| format!("{}: {} has counted it", invariant.as_str(), life.process));
+                }
             }
         }
     }

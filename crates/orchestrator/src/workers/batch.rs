@@ -19,8 +19,8 @@ pub(super) struct Share {
     pub(super) events: Vec<NewEvent>,
     /// From the first decision to the commit.
     pub(super) span: Span,
-    /// The number of its newest event in the batch, once that is in flight.
-    pub(super) newest: Option<u64>,
+    /// The numbers of its first and its newest event in the batch, once that is in flight.
+    pub(super) written: Option<(u64, u64)>,
     pub(super) replies: Vec<Answer>,
     pub(super) effects: Vec<Effect>,
     pub(super) locks: Vec<Numbered>,
@@ -37,7 +37,7 @@ impl Default for Share {
         Self {
             events: Vec::new(),
             span: Span::none(),
-            newest: None,
+            written: None,
             replies: Vec::new(),
             effects: Vec::new(),
             locks: Vec::new(),

@@ -16,6 +16,7 @@ use crate::{
     Settings,
     app::Plans,
     store::{self, Held, WorkflowRow},
+    violations::Violations,
 };
 
 /// What workers share, on a file of its own.
@@ -36,6 +37,7 @@ pub(super) async fn shared(directory: &Path) -> Arc<Shared> {
         is_alone: true,
         live: 0.into(),
         repaired: 0.into(),
+        violations: Violations::new(),
     })
 }
 

@@ -4,7 +4,10 @@ use std::sync::atomic::Ordering;
 
 use domain::{ExecutionId, Namespace};
 use tokio::sync::oneshot;
-use workflow::{Command, Execution, Explanation, Holder, Status};
+use workflow::{
+    Command, Execution, Explanation, Holder, Status,
+    invariant::{is_what_the_log_says, shown_is_committed},
+};
 
 use super::{Census, Comparison, Input, Live, Reply, Starting, worker::Worker};
 use crate::{
@@ -57,7 +60,7 @@ impl Worker {
             let _ = reply.send(Err(OrchestratorError::Moved));
             return;
         };
-        let live = Live::new(Loaded { execution, hash: [0; 32], compiled }, held, self.batch);
+        let live = Live::new(Loaded { execution, hash: [0; 32], breach: None, compiled }, held, self.batch);
         self.insert(id, live);
         let parent = start.parent.clone();
         match self.decide(id, Command::Start(start)) {
@@ -161,6 +164,7 @@ impl Worker {
         let Some(live) = self.find(id) else { return };
         let shown = show(live);
         if live.pending == 0 {
+            self.shared.violations.check(id, shown_is_committed(live.execution.last_sequence(), live.committed));
             let _ = reply.send(Ok(shown));
             return;
         }
@@ -200,6 +204,9 @@ impl Worker {
             return Comparison::Ahead;
         }
         // Memory is never behind the log.
-        if live.execution.is_same_as(replayed) { Comparison::Same } else { Comparison::Different }
+        match is_what_the_log_says(&live.execution, replayed) {
+            Ok(()) => Comparison::Same,
+            Err(breach) => Comparison::Different(breach),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::ExecutionId;
 use lifecycle::crash_point;
-use workflow::{Command, Effect, Event, Rejected, Transition, Unit, chain};
+use workflow::{Command, Effect, Event, Rejected, Transition, Unit, chain, invariant::continues_the_log};
 
 use super::{
     Input, Live,
@@ -78,7 +78,8 @@ impl Worker {
             if share.events.is_empty() {
                 continue;
             }
-            share.newest = share.events.last().map(|event| event.sequence);
+            share.written =
+                share.events.first().zip(share.events.last()).map(|(first, last)| (first.sequence, last.sequence));
             append.events.append(&mut share.events);
             if !share.span.is_disabled() {
                 traced.push(share.span.clone());
@@ -120,8 +121,10 @@ impl Worker {
     fn done(&mut self, after: After) {
         let number = after.number;
         for (id, share) in &after.shares {
-            let Some(newest) = share.newest else { continue };
+            let Some((first, newest)) = share.written else { continue };
             if let Some(live) = self.live.get_mut(id).filter(|live| live.since <= number) {
+                self.shared.violations.check(*id, continues_the_log(live.committed, first));
+                live.committed = newest;
                 live.pending -= 1;
                 self.refusals.remove(id);
             }
@@ -147,7 +150,7 @@ impl Worker {
             for (task_id, reason) in share.cancels {
                 self.say(id, Outgoing::Cancel { task_id, reason });
             }
-            if share.newest.is_some() {
+            if share.written.is_some() {
                 self.retire(id);
             }
         }
@@ -301,6 +304,7 @@ impl Worker {
             return;
         }
         let Some(mut live) = self.remove(id) else { return };
+        self.shared.violations.check(id, live.execution.rests());
         for ended in std::mem::take(&mut live.waiting) {
             let _ = ended.send(live.snapshot(false));
         }

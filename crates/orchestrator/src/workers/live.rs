@@ -65,6 +65,8 @@ pub(super) struct Search {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) execution: Execution,
+    /// The last event that is known to be committed.
+    pub(super) committed: u64,
     /// Of the last event decided.
     pub(super) hash: [u8; 32],
     pub(super) compiled: Arc<Compiled>,
@@ -88,8 +90,9 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(loaded: Loaded, held: Held, since: u64) -> Self {
-        let Loaded { execution, hash, compiled } = loaded;
+        let Loaded { execution, hash, compiled, .. } = loaded;
         Self {
+            committed: execution.last_sequence(),
             execution,
             hash,
             compiled,

@@ -15,6 +15,8 @@ mod commands;
 mod commit;
 mod errands;
 mod holdings;
+#[cfg(test)]
+mod invariants;
 mod keeper;
 mod leaving;
 mod live;
@@ -41,7 +43,7 @@ use contracts::Link;
 use domain::{Clock, ExecutionId, Namespace, Timestamp};
 use lifecycle::{OnExit, Tasks};
 use tokio::sync::{mpsc, oneshot};
-use workflow::{Command, Execution, Explanation, Holder, Status, TaskKey, Unit, Voter};
+use workflow::{Breach, Command, Execution, Explanation, Holder, Status, TaskKey, Unit, Voter};
 
 pub(crate) use self::{
     errands::{cancelled_child, failed_child},
@@ -57,6 +59,7 @@ use crate::{
     error::OrchestratorError,
     exchange::{Said, TaskUpdate},
     store::{Held, LockRow, Store},
+    violations::Violations,
     watch::Watchers,
 };
 
@@ -218,10 +221,10 @@ pub(crate) struct Census {
 }
 
 /// How memory and log compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Same,
-    Different,
+    Different(Breach),
     /// Memory has moved on meanwhile.
     Ahead,
     NotInMemory,
@@ -242,6 +245,7 @@ pub(crate) struct Shared {
     /// Executions that have not ended.
     pub(crate) live: AtomicUsize,
     pub(crate) repaired: AtomicU64,
+    pub(crate) violations: Violations,
 }
 
 impl Shared {

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::atomic::Ordering};
 
 use domain::{ExecutionId, Timestamp};
 use lifecycle::Shutdown;
-use workflow::{Command, Effect, TaskKey};
+use workflow::{Command, Effect, Invariant, TaskKey};
 
 use super::{Input, Live, Workers, live::Out, timers::Timer, worker::Worker};
 use crate::metrics;
@@ -105,7 +105,7 @@ impl Lost {
         self.count() == 0
     }
 
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         let works = self.tasks.len() + self.searches.len() + self.errands.len() + self.locks.len();
         works + usize::from(self.timer) + usize::from(self.wakeup)
     }
@@ -117,8 +117,14 @@ impl Worker {
         let ids: Vec<_> = ids.map(|(id, _)| *id).collect();
         let mut repairs = 0;
         for id in ids {
-            repairs += self.repair(id);
+            let repaired = self.repair(id);
+            if repaired > 0 {
+                let what = format!("{repaired} things that should wake it were gone; they are back");
+                self.shared.violations.note(id, &Invariant::I7.breach(what));
+            }
+            repairs += repaired;
         }
+        self.check_some();
         for id in known.unwrap_or_default() {
             let is_here = self.live.contains_key(&id) || self.ended.contains_key(&id) || self.loading.contains_key(&id);
             if !is_here && self.writes(id) {
@@ -129,9 +135,26 @@ impl Worker {
         self.look_after();
         metrics::stuck(self.index, repairs);
         if repairs > 0 {
-            tracing::warn!(repairs, "executions were stuck, and were repaired");
             metrics::repaired(repairs as u64);
             self.shared.repaired.fetch_add(repairs as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks whether the state of some executions is sound: of many, some in each sweep, and none that is large.
+    fn check_some(&mut self) {
+        const AT_ONCE: usize = 32;
+        /// With more the look takes longer than a worker may be away.
+        const MOST_EVENTS: u64 = 1_000;
+        if self.unchecked.is_empty() {
+            self.unchecked.extend(self.live.keys());
+        }
+        for id in self.unchecked.drain(..self.unchecked.len().min(AT_ONCE)) {
+            let Some(live) = self.live.get(&id).filter(|live| live.execution.last_sequence() <= MOST_EVENTS) else {
+                continue;
+            };
+            for breach in live.execution.breaches() {
+                self.shared.violations.note(id, &breach);
+            }
         }
     }
 
@@ -239,6 +262,7 @@ mod tests {
             worker.sweep(None);
             let now = worker.shared.repaired.load(Ordering::Relaxed);
             assert!(now > repaired, "{what}");
+            assert!(worker.shared.violations.count(Invariant::I7) > 0, "{what}");
             repaired = now;
             assert!(worker.census(&[]).stuck.is_empty(), "{what}");
             worker.sweep(None);

@@ -12,6 +12,7 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use lifecycle::Shutdown;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument as _, Span};
+use workflow::invariant::knows_what_is_owed;
 
 use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
@@ -102,6 +103,8 @@ pub(super) struct Worker {
     pub(super) waits: u64,
     /// Executions to look after before all are looked at again.
     pub(super) round: VecDeque<ExecutionId>,
+    /// Executions whose state is looked at in one of the next sweeps.
+    pub(super) unchecked: VecDeque<ExecutionId>,
     /// How many children it has of each depth that have not ended.
     pub(super) children: HashMap<u32, usize>,
     /// What communication is to be told.
@@ -130,6 +133,7 @@ impl Worker {
             lock_orders: VecDeque::new(),
             waits: 0,
             round: VecDeque::new(),
+            unchecked: VecDeque::new(),
             children: HashMap::default(),
             live: HashMap::default(),
             ended: HashMap::default(),
@@ -280,6 +284,9 @@ impl Worker {
         let Some(held) = self.shared.holdings.held(id) else { return };
         // A commit that was not heard of may have written what it has.
         self.shared.watchers.committed(id, loaded.execution.last_sequence());
+        if let Some(breach) = &loaded.breach {
+            self.shared.violations.note(id, breach);
+        }
         let live = Live::new(loaded, held, self.batch);
         let effects = live.execution.outstanding();
         self.insert(id, live);
@@ -287,6 +294,9 @@ impl Worker {
             self.perform_again(id, effect);
         }
         self.arm(id);
+        if let Some(live) = self.live.get(&id) {
+            self.shared.violations.check(id, knows_what_is_owed(self.lost(id, live).count()));
+        }
     }
 
     pub(super) fn insert(&mut self, id: ExecutionId, live: Live) {

@@ -1,8 +1,8 @@
-//! What must always hold, in words where it does not. The simulator asks after every transition, the shell when it verifies.
+//! The [invariants](crate::invariant) of a state.
 //!
 //! - **I3** what is out is the present attempt of what it is for, and no task holds a slot that is not out;
 //! - **I5** what is counted along the way is what counting anew gives;
-//! - **I7** an execution that has not ended owes a wake-up;
+//! - **I7** an execution that has not ended owes a wake-up, and whatever waits is known to;
 //! - **I8** an execution that has ended owes nothing, and one that is ready is in a queue.
 
 use std::collections::BTreeSet;
@@ -13,14 +13,18 @@ use super::{
     frame::Frame,
     state::{Phase, Run, State},
 };
-use crate::{FrameId, Purpose, TaskKey, Unit, plan::OnSkip};
+use crate::{
+    FrameId, Purpose, TaskKey, Unit,
+    invariant::{Breach, Invariant, owes_a_wakeup},
+    plan::OnSkip,
+};
 
 impl Execution {
     /// Every invariant that is broken; none, always. Takes time in the size of the state.
-    pub fn breaches(&self) -> Vec<String> {
+    pub fn breaches(&self) -> Vec<Breach> {
         let mut found = Vec::new();
         if self.state.head.is_some() {
-            self.check_wakeups(&mut found);
+            found.extend([owes_a_wakeup(self), self.rests()].into_iter().filter_map(Result::err));
             self.check_slots(&mut found);
             self.check_sets(&mut found);
             self.check_queues(&mut found);
@@ -32,12 +36,10 @@ impl Execution {
         found
     }
 
-    fn check_wakeups(&self, found: &mut Vec<String>) {
+    /// I8: what has ended has nothing at work any more. Takes no time.
+    pub fn rests(&self) -> Result<(), Breach> {
         let state = &self.state;
-        if state.end.is_none() && self.wakeups() == 0 {
-            found.push("I7: it has not ended, and nothing will wake it".to_owned());
-        }
-        let is_at_work = !(state.out.is_empty()
+        let is_at_rest = state.out.is_empty()
             && state.errands.is_empty()
             && state.active.is_empty()
             && state.waiting.is_empty()
@@ -46,10 +48,11 @@ impl Execution {
             && state.reentries.is_empty()
             && state.undo_retries.is_empty()
             && state.closing.is_empty()
-            && state.mutexes.is_empty());
-        if state.end.is_some() && is_at_work {
-            found.push("I8: it has ended, and something is at work".to_owned());
+            && state.mutexes.is_empty();
+        if state.end.is_none() || is_at_rest {
+            return Ok(());
         }
+        Err(Invariant::I8.breach("it has ended, and something is at work"))
     }
 
     /// Every unit there is, in a frame that has not been dropped.
@@ -65,42 +68,45 @@ impl Execution {
         })
     }
 
-    fn check_slots(&self, found: &mut Vec<String>) {
+    fn check_slots(&self, found: &mut Vec<Breach>) {
         let state = &self.state;
         if state.work_out > self.plan.max_parallel {
-            found.push(format!("I3: {} tasks are out, more than max_parallel", state.work_out));
+            found.push(Invariant::I3.breach(format!("{} tasks are out, more than max_parallel", state.work_out)));
         }
         let work = state.out.iter().filter(|task| task.purpose == Purpose::Work).count();
         if work != state.work_out as usize {
-            found.push(format!("I5: {work} tasks of work are out, counted were {}", state.work_out));
+            found.push(Invariant::I5.breach(format!("{work} tasks of work are out, counted were {}", state.work_out)));
         }
         let strays = state.out.iter().chain(&state.errands).filter(|task| !is_out(state, **task));
-        found.extend(strays.map(|task| format!("I3: {task:?} is out, and nothing waits for it")));
+        found.extend(strays.map(|task| Invariant::I3.breach(format!("{task:?} is out, and nothing waits for it"))));
         let out = self.units().filter(|(_, run)| matches!(run.phase, Phase::Out | Phase::Child(_))).count();
         if out != work + state.errands.len() {
-            found.push(format!("I3: {out} units have a task out, and {} tasks are", work + state.errands.len()));
+            found.push(
+                Invariant::I3
+                    .breach(format!("{out} units have a task out, and {} tasks are", work + state.errands.len())),
+            );
         }
         let undoing = self.units().filter(|(_, run)| run.undo.is_some()).count();
         let known: usize = state.frames.iter().map(|(_, frame)| frame.undoing.len()).sum();
         if undoing != known {
-            found.push(format!("I5: {undoing} undos are at work, {known} are known"));
+            found.push(Invariant::I5.breach(format!("{undoing} undos are at work, {known} are known")));
         }
     }
 
-    fn check_sets(&self, found: &mut Vec<String>) {
+    fn check_sets(&self, found: &mut Vec<Breach>) {
         let state = &self.state;
         let mut counts = Counts::default();
         state.frames.root().steps.iter().for_each(|step| *counts.of(step.run.phase.state()) += 1);
         if counts != state.counts {
-            found.push(format!("I5: counts are {:?}, the steps say {counts:?}", state.counts));
+            found.push(Invariant::I5.breach(format!("counts are {:?}, the steps say {counts:?}", state.counts)));
         }
         let active: BTreeSet<_> = self.units().filter(|(_, run)| run.phase.is_active()).map(|(unit, _)| unit).collect();
         if active != state.active {
-            found.push(format!("I5: active are {active:?}, known are {:?}", state.active));
+            found.push(Invariant::I5.breach(format!("active are {active:?}, known are {:?}", state.active)));
         }
         let timers: BTreeSet<_> = self.units().filter_map(|(unit, run)| Some((run.phase.due()?, unit))).collect();
         if timers != state.timers {
-            found.push(format!("I5: the waits end at {timers:?}, the timers are {:?}", state.timers));
+            found.push(Invariant::I5.breach(format!("the waits end at {timers:?}, the timers are {:?}", state.timers)));
         }
         let retrying = |(unit, run): (Unit, &Run)| match run.phase {
             Phase::Retrying(at) => Some((at, unit)),
@@ -109,7 +115,7 @@ impl Execution {
         let retries: BTreeSet<_> = self.units().filter_map(retrying).collect();
         let known: BTreeSet<_> = state.retries.union(&state.reentries).copied().collect();
         if retries != known {
-            found.push(format!("I5: retries are due at {retries:?}, known are {known:?}"));
+            found.push(Invariant::I5.breach(format!("retries are due at {retries:?}, known are {known:?}")));
         }
         let is_waiting = |(unit, run): &(Unit, &Run)| match run.phase {
             Phase::Awaiting(_) | Phase::Sleeping(_) => true,
@@ -119,26 +125,26 @@ impl Execution {
         };
         let waiting: BTreeSet<_> = self.units().filter(is_waiting).map(|(unit, _)| unit).collect();
         if waiting != state.waiting {
-            found.push(format!("I7: these wait: {waiting:?}; known are {:?}", state.waiting));
+            found.push(Invariant::I7.breach(format!("these wait: {waiting:?}; known are {:?}", state.waiting)));
         }
         let awaiting = self.units().filter(|(_, run)| matches!(run.phase, Phase::Awaiting(_))).count();
         let known: usize = state.mailboxes.values().map(|mailbox| mailbox.waiting.len()).sum();
         if awaiting != known {
-            found.push(format!("I7: {awaiting} units wait for a signal, {known} are known"));
+            found.push(Invariant::I7.breach(format!("{awaiting} units wait for a signal, {known} are known")));
         }
     }
 
     /// Whatever is ready waits in exactly one queue, and nothing else does.
-    fn check_queues(&self, found: &mut Vec<String>) {
+    fn check_queues(&self, found: &mut Vec<Breach>) {
         let state = &self.state;
         let queued: BTreeSet<_> = state.queue.iter().chain(&state.due).copied().collect();
         if queued.len() != state.queue.len() + state.due.len() {
-            found.push("I8: something is queued twice".to_owned());
+            found.push(Invariant::I8.breach("something is queued twice"));
         }
         for unit in &queued {
             let is_open = state.frames.get(unit.frame).is_some_and(|frame| frame.closing.is_none());
             if state.phase(*unit) != Phase::Pending || !is_open {
-                found.push(format!("I8: {unit:?} is queued, and has begun, or never will"));
+                found.push(Invariant::I8.breach(format!("{unit:?} is queued, and has begun, or never will")));
             }
         }
         if state.end.is_some() {
@@ -152,13 +158,16 @@ impl Execution {
                 Some(index) => step.and_then(|step| step.many.as_ref()).is_some_and(|many| index < many.queued),
             };
             if is_ready != queued.contains(&unit) {
-                found.push(format!("I8: {unit:?} ({:?}) is ready: {is_ready}, and queued: {}", run.phase, !is_ready));
+                found.push(
+                    Invariant::I8
+                        .breach(format!("{unit:?} ({:?}) is ready: {is_ready}, and queued: {}", run.phase, !is_ready)),
+                );
             }
         }
     }
 
     /// A mutex has one holder, which is at work, and whoever waits for it knows that.
-    fn check_locks(&self, found: &mut Vec<String>) {
+    fn check_locks(&self, found: &mut Vec<Breach>) {
         let state = &self.state;
         for (key, mutex) in &state.mutexes {
             let wants = |unit: &Unit, taken: bool| {
@@ -167,18 +176,18 @@ impl Execution {
             };
             let holders = &mutex.holders;
             if !holders.iter().all(|unit| wants(unit, true)) || !mutex.waiting.iter().all(|unit| wants(unit, false)) {
-                found.push(format!("I8: the mutex {key:?} is not what its units think: {mutex:?}"));
+                found.push(Invariant::I8.breach(format!("the mutex {key:?} is not what its units think: {mutex:?}")));
             }
             if !holders.is_sorted_by(|outer, inner| state.is_around(*outer, *inner)) {
-                found.push(format!("I8: the mutex {key:?} has several holders: {holders:?}"));
+                found.push(Invariant::I8.breach(format!("the mutex {key:?} has several holders: {holders:?}")));
             }
             let is_idle = holders.is_empty() && mutex.waiting.is_empty();
             if is_idle || (key.global != mutex.kept_for.is_some()) {
-                found.push(format!("I8: the mutex {key:?} is kept for {:?}", mutex.kept_for));
+                found.push(Invariant::I8.breach(format!("the mutex {key:?} is kept for {:?}", mutex.kept_for)));
             }
             let is_free = mutex.waiting.iter().any(|unit| state.may_take(mutex, *unit));
             if is_free != state.free_mutexes.contains(key) {
-                found.push(format!("I8: the mutex {key:?} is free: {is_free}, and nobody sees it"));
+                found.push(Invariant::I8.breach(format!("the mutex {key:?} is free: {is_free}, and nobody sees it")));
             }
         }
         let held =
@@ -186,29 +195,37 @@ impl Execution {
         let known: usize = state.mutexes.values().map(|mutex| mutex.waiting.len() + mutex.holders.len()).sum();
         let held = held.count();
         if held != known {
-            found.push(format!("I5: {held} units have or want a mutex, {known} are known"));
+            found.push(Invariant::I5.breach(format!("{held} units have or want a mutex, {known} are known")));
         }
     }
 
-    fn check_frame(&self, id: FrameId, frame: &Frame, found: &mut Vec<String>) {
+    fn check_frame(&self, id: FrameId, frame: &Frame, found: &mut Vec<Breach>) {
         let open = frame.steps.iter().filter(|step| step.run.phase.is_open()).count();
         let is_vote = frame.scope.is_none();
         if open != frame.open as usize && !is_vote {
-            found.push(format!("I5: {open} steps of frame {id} are open, counted were {}", frame.open));
+            found.push(
+                Invariant::I5.breach(format!("{open} steps of frame {id} are open, counted were {}", frame.open)),
+            );
         }
         let homed = self.state.frames.iter().filter(|(inner, _)| self.state.home(*inner) == id);
         let steps = homed.flat_map(|(_, frame)| &frame.steps);
         let loose = steps.filter(|step| step.is_loose()).count();
         if loose != frame.loose as usize {
-            found.push(format!("I5: {loose} steps of frame {id} are loose, counted were {}", frame.loose));
+            found.push(
+                Invariant::I5.breach(format!("{loose} steps of frame {id} are loose, counted were {}", frame.loose)),
+            );
         }
         // A frame whose unit is at work elsewhere is over.
         let is_live = self.state.is_live(id) && self.state.end.is_none();
         if self.state.ripe.contains(&id) != (is_live && frame.is_ripe()) {
-            found.push(format!("I8: frame {id} is ripe: {}, and seen: {}", frame.is_ripe(), !frame.is_ripe()));
+            found.push(Invariant::I8.breach(format!(
+                "frame {id} is ripe: {}, and seen: {}",
+                frame.is_ripe(),
+                !frame.is_ripe()
+            )));
         }
         if is_live && self.state.closing.contains(&id) != frame.closing.is_some() {
-            found.push(format!("I8: frame {id} is lost, and nobody sees it"));
+            found.push(Invariant::I8.breach(format!("frame {id} is lost, and nobody sees it")));
         }
         if !is_vote {
             (frame.first..).take(frame.steps.len()).for_each(|step| {
@@ -218,7 +235,7 @@ impl Execution {
     }
 
     /// A step's counters against what they count.
-    fn check_step(&self, unit: Unit, found: &mut Vec<String>) {
+    fn check_step(&self, unit: Unit, found: &mut Vec<Breach>) {
         let (plan, Some(run)) = (&self.plan.steps[unit.step as usize], self.state.step(unit)) else { return };
         let (mut done, mut skipped) = (0, 0);
         for &dependency in &plan.depends_on {
@@ -236,16 +253,21 @@ impl Execution {
         }
         if (done, skipped) != (run.done, run.skipped) {
             let counted = (run.done, run.skipped);
-            found.push(format!("I5: dependencies of {} are {done} done, {skipped} skipped, not {counted:?}", plan.id));
+            found.push(
+                Invariant::I5
+                    .breach(format!("dependencies of {} are {done} done, {skipped} skipped, not {counted:?}", plan.id)),
+            );
         }
         let has_settled = join_outcome(&self.plan, &self.state, unit).is_some();
         if run.run.phase == Phase::Pending && run.settled != has_settled {
-            found.push(format!("I8: the join of {} has settled, and nobody saw it", plan.id));
+            found.push(Invariant::I8.breach(format!("the join of {} has settled, and nobody saw it", plan.id)));
         }
         let Some(many) = &run.many else { return };
         let open = many.instances.iter().filter(|run| run.phase.is_open()).count();
         if (run.run.phase.is_active() || many.loose) && open != many.open as usize {
-            found.push(format!("I5: {open} instances of {} are open, counted were {}", plan.id, many.open));
+            found.push(
+                Invariant::I5.breach(format!("{open} instances of {} are open, counted were {}", plan.id, many.open)),
+            );
         }
     }
 }
@@ -256,4 +278,71 @@ fn is_out(state: &State, task: TaskKey) -> bool {
         Purpose::Work => state.run(task.unit),
     };
     run.is_some_and(|run| matches!(run.phase, Phase::Out | Phase::Child(_)) && run.attempt == task.attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use domain::{ExecutionId, Namespace, Payload, Timestamp, WorkflowId};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Command, Definition, Limits, Start};
+
+    /// A task is out, and a step waits for a signal.
+    fn execution() -> Execution {
+        let definition = json!({ "name": "w", "steps": [
+            { "id": "a", "agent_type": "x" },
+            { "id": "b", "signal": { "name": "go", "timeout": "1h" } },
+            { "id": "c", "agent_type": "x", "depends_on": ["a", "b"] },
+        ] });
+        let plan = Definition::parse(definition.to_string().as_bytes(), Limits::default()).unwrap().plan;
+        let mut execution = Execution::new(Arc::new(plan));
+        let start = Start {
+            execution_id: ExecutionId::from_parts(1, 1),
+            namespace: Namespace::default(),
+            workflow_id: WorkflowId::from_parts(1, 1),
+            workflow_version: 1,
+            input: Payload::null(),
+            traceparent: String::new(),
+            parent: None,
+        };
+        execution.transition(Command::Start(start), Timestamp::from_millis(1)).unwrap();
+        execution
+    }
+
+    #[test]
+    fn a_state_that_is_broken_is_found_by_the_invariant_that_it_breaks() {
+        type Break = fn(&mut State);
+        let breaks: [(Invariant, Break); 8] = [
+            (Invariant::I3, |state| state.out = state.out.iter().map(|task| TaskKey { attempt: 2, ..*task }).collect()),
+            (Invariant::I5, |state| state.work_out += 1),
+            (Invariant::I5, |state| state.counts.pending += 1),
+            (Invariant::I5, |state| state.timers.clear()),
+            (Invariant::I7, |state| state.waiting.clear()),
+            (Invariant::I7, |state| state.mailboxes.clear()),
+            (Invariant::I8, |state| state.queue.push_back(Unit { frame: 0, step: 2, index: None })),
+            (Invariant::I8, |state| state.end = Some((super::super::state::End::Failed, Timestamp::EPOCH))),
+        ];
+        for (number, (invariant, wreck)) in breaks.into_iter().enumerate() {
+            let mut execution = execution();
+            assert_eq!(execution.breaches(), []);
+            wreck(&mut execution.state);
+            let found = execution.breaches();
+            assert!(found.iter().any(|breach| breach.invariant == invariant), "{number}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_nothing_will_wake_or_does_not_rest_is_found_at_a_glance() {
+        let mut execution = execution();
+        owes_a_wakeup(&execution).unwrap();
+        execution.state.out.clear();
+        execution.state.waiting.clear();
+        assert_eq!(owes_a_wakeup(&execution).unwrap_err().invariant, Invariant::I7);
+        execution.rests().unwrap();
+        execution.state.end = Some((super::super::state::End::Failed, Timestamp::EPOCH));
+        assert_eq!(execution.rests().unwrap_err().invariant, Invariant::I8);
+    }
 }

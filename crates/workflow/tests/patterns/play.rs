@@ -50,7 +50,7 @@ impl Play {
 
     pub(crate) fn say(&mut self, command: Command) -> Result<Vec<Event>, Rejected> {
         let Transition { events, effects } = self.execution.transition(command, self.now)?;
-        assert_eq!(self.execution.breaches(), Vec::<String>::new());
+        assert_eq!(self.execution.breaches(), []);
         for event in &events {
             let sequence = self.log.len() as u64 + 1;
             self.log.push(Recorded { sequence, at: self.now, event: event.clone() });

@@ -14,7 +14,9 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use workflow::{
     Command, Effect, Event, Execution, Holder, Overlay, Plan, Recorded, Rejected, Start, Status, TaskKey, TaskPlace,
-    Transition, Unit, WaitKind, plan::StepKind,
+    Transition, Unit, WaitKind,
+    invariant::{Once, is_what_the_log_says},
+    plan::StepKind,
 };
 
 use crate::{generate::Generated, observer::Observer};
@@ -72,6 +74,7 @@ pub(crate) struct World {
     execution: Execution,
     /// What is on disk: sequence, time, bytes.
     log: Vec<(u64, Timestamp, Vec<u8>)>,
+    once: Once,
     observer: Observer,
     /// Tasks in the hands of agents, and whether they are a vote.
     agents: BTreeMap<TaskKey, bool>,
@@ -95,6 +98,7 @@ impl World {
             plan,
             now: Timestamp::from_millis(1_700_000_000_000),
             log: Vec::new(),
+            once: Once::default(),
             observer: Observer::default(),
             agents: BTreeMap::new(),
             errands: BTreeSet::new(),
@@ -171,6 +175,7 @@ impl World {
         let Transition { events, effects } = made;
         for (event, sequence) in events.iter().zip(before + 1..) {
             *self.tally.events.entry(event.kind()).or_default() += 1;
+            self.once.see(event).map_err(|breach| format!("{breach}\n{}", self.told()))?;
             self.log.push((sequence, self.now, event.encode()));
         }
         self.observer
@@ -245,7 +250,7 @@ impl World {
     fn check(&self) -> Result<(), String> {
         let execution = &self.execution;
         if let Some(breach) = execution.breaches().first() {
-            return Err(breach.clone());
+            return Err(breach.to_string());
         }
         if execution.next_due().is_some_and(|due| due <= self.now) {
             return Err("what is due was left undone: it would spin".into());
@@ -336,8 +341,12 @@ impl World {
     /// Rebuilds the state from the log as it is on disk, and compares (I5).
     fn replay(&mut self) -> Result<(), String> {
         let replayed = self.replayed()?;
-        if !replayed.is_same_as(&self.execution) {
-            return Err(format!("replay gives\n{replayed:#?}\nand not\n{:#?}\n{}", self.execution, self.told()));
+        if let Err(breach) = is_what_the_log_says(&self.execution, &replayed) {
+            return Err(format!(
+                "{breach}: replay gives\n{replayed:#?}\nand not\n{:#?}\n{}",
+                self.execution,
+                self.told()
+            ));
         }
         self.execution = replayed;
         self.tally.replays += 1;

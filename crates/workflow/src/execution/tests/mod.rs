@@ -57,7 +57,7 @@ impl Stage {
     fn try_say(&mut self, command: Command) -> Result<usize, Rejected> {
         let Transition { events, effects } = self.execution.transition(command, self.now)?;
         self.effects.extend(effects);
-        assert_eq!(self.execution.breaches(), Vec::<String>::new());
+        assert_eq!(self.execution.breaches(), []);
         let count = events.len();
         self.events.extend(events);
         Ok(count)
