@@ -66,6 +66,15 @@ test-simulator: test-tools ## Run TROUPE_SIM_RUNS (default 200,000) random histo
 	TROUPE_SIM_RUNS=$${TROUPE_SIM_RUNS:-200000} cargo nextest run --release -p workflow -E 'binary(simulator)' --no-capture
 	TROUPE_SIM_SEEDS=$${TROUPE_SIM_SEEDS:-100000} cargo nextest run --release -p orchestrator --lib -E 'test(simulator::)' --success-output final
 
+.PHONY: record-histories
+record-histories: test-tools build ## Keep histories and data of this version, once, for later ones to replay and go on with
+	TROUPE_RECORD_HISTORIES=1 cargo nextest run --workspace \
+	  -E 'package(workflow) and (binary(patterns) or binary(simulator)) or test(histories::)'
+	@# Everything in one file of each database, and nothing that is not used.
+	for file in tests/histories/*/data/*.db; do python3 -c "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
+	  db.execute('PRAGMA wal_checkpoint(TRUNCATE)'); db.execute('VACUUM'); db.close()" $$file; done
+	rm -f tests/histories/*/data/*-wal tests/histories/*/data/*-shm
+
 .PHONY: bench
 bench: ## Start a fresh Troupe, measure the three workloads, and stop it
 	cargo build --release --bin troupe

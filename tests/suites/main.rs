@@ -10,6 +10,7 @@ mod deployment;
 mod documentation;
 mod examples;
 mod faults;
+mod histories;
 mod kill;
 mod poison;
 mod sections;

@@ -38,6 +38,19 @@ impl Server {
         }
     }
 
+    /// Starts one on data that was made elsewhere, which it takes over.
+    ///
+    /// # Panics
+    /// Where the data cannot be moved, or it does not become ready.
+    pub async fn start_on(data: &Path) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        std::fs::rename(data, directory.path().join("data")).expect("data can be moved");
+        match spawn(directory.path(), &[]).await {
+            Ok((process, http, grpc)) => Self { directory, environment: Vec::new(), process, http, grpc },
+            Err(error) => panic!("troupe dev did not start: {error:#}\n{}", log_of(directory.path())),
+        }
+    }
+
     /// `http://127.0.0.1:…`
     pub fn url(&self) -> String {
         format!("http://{}", self.http)

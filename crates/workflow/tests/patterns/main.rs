@@ -9,6 +9,8 @@ mod cancellation;
 mod instances;
 mod iteration;
 mod play;
+#[path = "../recorded/mod.rs"]
+mod recorded;
 mod state;
 
 use book::Book;

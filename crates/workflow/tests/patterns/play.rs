@@ -1,15 +1,15 @@
 //! An execution of a pattern, with the world around it played by hand.
 
-use std::sync::Arc;
+use std::{cell::Cell, thread};
 
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 use serde_json::{Value, json};
 use workflow::{
-    Command, Definition, Effect, Event, Execution, Failure, Limits, Recorded, Rejected, Start, Status, StepState,
-    StepView, TaskKey, Transition,
+    Command, Effect, Event, Execution, Failure, Recorded, Rejected, Start, Status, StepState, StepView, TaskKey,
+    Transition,
 };
 
-use crate::book::Book;
+use crate::{book::Book, recorded};
 
 pub(crate) struct Play {
     pub(crate) execution: Execution,
@@ -17,6 +17,21 @@ pub(crate) struct Play {
     signals: u128,
     log: Vec<Recorded>,
     pub(crate) effects: Vec<Effect>,
+    definition: Value,
+}
+
+/// Its history is kept, by the name of its test.
+impl Drop for Play {
+    fn drop(&mut self) {
+        thread_local!(static PLAYS: Cell<u32> = const { Cell::new(0) });
+        let number = PLAYS.replace(PLAYS.get() + 1);
+        if !thread::panicking() {
+            let name = thread::current().name().unwrap_or_default().replace("::", "-");
+            let log: Vec<_> = self.log.iter().map(|recorded| (recorded.at, recorded.event.encode())).collect();
+            let entries = log.iter().map(|(at, data)| (*at, data.as_slice()));
+            recorded::keep(&format!("{name}-{number}"), &self.definition, entries);
+        }
+    }
 }
 
 impl Play {
@@ -26,10 +41,9 @@ impl Play {
     }
 
     pub(crate) fn of(definition: &Value, input: &Value) -> Self {
-        let definition = Definition::parse(definition.to_string().as_bytes(), Limits::default());
-        let plan = definition.unwrap_or_else(|faults| panic!("{faults:?}")).plan;
         let mut play = Self {
-            execution: Execution::new(Arc::new(plan)),
+            execution: Execution::new(recorded::plan(&definition.to_string())),
+            definition: definition.clone(),
             now: Timestamp::from_millis(1_700_000_000_000),
             signals: 0,
             log: Vec::new(),

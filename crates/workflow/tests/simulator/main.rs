@@ -7,6 +7,9 @@
 
 mod generate;
 mod observer;
+#[path = "../recorded/mod.rs"]
+#[expect(clippy::unwrap_used, reason = "a test fails where what it expects is not there")]
+mod recorded;
 mod timekeeper;
 mod world;
 
@@ -82,4 +85,25 @@ fn every_history_keeps_the_invariants_and_ends_third_share() {
 #[test]
 fn every_history_keeps_the_invariants_and_ends_fourth_share() {
     share(3);
+}
+
+/// The first histories that have a kind of event that none before had: they are kept with each release.
+#[test]
+fn a_few_histories_have_every_kind_of_event() {
+    /// Histories with many kinds of events, so that these meet.
+    const ANYWAY: u64 = 12;
+    let mut total = world::Tally::default();
+    for seed in 0..RUNS {
+        let (mut rng, seen) = (ChaCha8Rng::seed_from_u64(seed), total.kinds());
+        let definition = generate::workflow(&mut rng).definition;
+        let world = history(seed).unwrap_or_else(|fault| panic!("history {seed}: {fault}"));
+        total.add(&world.tally);
+        if total.kinds() > seen || seed < ANYWAY {
+            recorded::keep(&format!("simulated-{seed}"), &definition, world.log());
+        }
+        if total.kinds() == world::KINDS {
+            return;
+        }
+    }
+    panic!("some kind of event never came about: {total:?}");
 }

@@ -24,6 +24,9 @@ use crate::{generate::Generated, observer::Observer};
 /// More transitions than any simulated execution needs once everybody answers.
 const PATIENCE: usize = 5_000;
 
+/// Kinds of events that there are.
+pub(crate) const KINDS: usize = 36;
+
 /// How often what came about.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
@@ -43,9 +46,12 @@ impl Tally {
         self.stale_results += other.stale_results;
     }
 
-    /// There are 36 kinds of events.
+    pub(crate) fn kinds(&self) -> usize {
+        self.events.len()
+    }
+
     pub(crate) fn has_seen_everything(&self) -> bool {
-        self.events.len() == 36 && self.replays > 0 && self.lost_commits > 0 && self.stale_results > 0
+        self.kinds() == KINDS && self.replays > 0 && self.lost_commits > 0 && self.stale_results > 0
     }
 }
 
@@ -303,6 +309,11 @@ impl World {
             return Err("only what completed has an output".into());
         }
         Ok(())
+    }
+
+    /// The log so far.
+    pub(crate) fn log(&self) -> impl Iterator<Item = (Timestamp, &[u8])> {
+        self.log.iter().map(|(_, at, bytes)| (*at, bytes.as_slice()))
     }
 
     /// The log so far, an event a line.
