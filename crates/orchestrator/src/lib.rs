@@ -117,7 +117,11 @@ impl Core {
         let Self { store, redis, replica_id, clock } = self;
         let is_alone = settings.take_over.unwrap_or_else(|| settings.database.is_sqlite());
         let shards = store.make_shards(settings.shards).await?;
-        let limits = workflow::Limits { max_bytes: settings.max_definition.0, max_steps: settings.max_steps };
+        let limits = workflow::Limits {
+            max_bytes: settings.max_definition.0,
+            max_steps: settings.max_steps,
+            max_history: settings.max_history,
+        };
         let plans = Arc::new(Plans::new(Arc::clone(&store), settings.plans_kept, limits, redis, is_alone, &clock));
         follow_versions(&plans, tasks);
         let watchers = Arc::new(Watchers::default());

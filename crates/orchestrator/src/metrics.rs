@@ -22,6 +22,10 @@ const STUCK: &str = "orchestrator_stuck_executions";
 const REPAIRS: &str = "orchestrator_repairs_total";
 /// Invariants that did not hold, by `invariant` (`I1` to `I8`); must stay zero.
 const VIOLATIONS: &str = "orchestrator_invariant_violations_total";
+/// Executions whose log has become nearly too long, by `workflow_type`.
+const LONG_HISTORIES: &str = "orchestrator_long_histories_total";
+/// Rows of the log with events of earlier runs of executions that were removed.
+const PRUNED: &str = "orchestrator_pruned_rows_total";
 /// Deciding what a worker took in at once, in seconds: the engine's time, with events made into bytes.
 const DECIDE_SECONDS: &str = "orchestrator_decide_seconds";
 /// One commit of the log, in seconds.
@@ -71,6 +75,14 @@ pub(crate) fn repaired(repairs: u64) {
 
 pub(crate) fn violated(invariant: Invariant, times: u64) {
     counter!(VIOLATIONS, "invariant" => invariant.as_str()).increment(times);
+}
+
+pub(crate) fn long_history(workflow: &str) {
+    counter!(LONG_HISTORIES, "workflow_type" => workflow.to_owned()).increment(1);
+}
+
+pub(crate) fn pruned(rows: u64) {
+    counter!(PRUNED).increment(rows);
 }
 
 pub(crate) fn decided(took: Duration) {

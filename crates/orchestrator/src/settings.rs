@@ -27,6 +27,12 @@ pub struct Settings {
     pub max_definition: ByteSize,
     /// The most steps of a workflow. Default 10000.
     pub max_steps: usize,
+    /// Entries in the log of an execution since it began, or was continued; beyond it the execution fails with `history_too_long`,
+    /// since it would take too long to read back after a restart. At four fifths of it there is a warning. Default 1000000.
+    pub max_history: u64,
+    /// How long the log of an execution's earlier runs is kept after it was continued. Zero: until the next sweep. Default 7days.
+    #[serde(with = "humantime_serde")]
+    pub history_retention: Duration,
     /// Ended executions that each worker keeps in memory for who asks; others are read from the log. Default 256.
     pub ended_kept: usize,
     /// Compiled definitions in memory. Default 1000.
@@ -62,6 +68,8 @@ impl Default for Settings {
             max_executions: 100_000,
             max_definition: ByteSize(4 << 20),
             max_steps: 10_000,
+            max_history: 1_000_000,
+            history_retention: Duration::from_hours(7 * 24),
             ended_kept: 256,
             plans_kept: 1_000,
             lease: Duration::from_secs(10),
@@ -82,6 +90,9 @@ impl settings::Settings for Settings {
             [("workers", self.workers), ("queue", self.queue), ("batch", self.batch), ("max_steps", self.max_steps)];
         if let Some((field, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
             return Err((field, "must be at least 1".to_owned()));
+        }
+        if self.max_history < 1_000 {
+            return Err(("max_history", "must be at least 1000".to_owned()));
         }
         if !(1..=65_536).contains(&self.shards) {
             return Err(("shards", "must be from 1 to 65536".to_owned()));

@@ -44,6 +44,8 @@ pub struct Setup<'a> {
     pub size: &'a Size,
     /// More settings, in the words of the file: first more of the gateway's, then sections of their own.
     pub settings: &'a str,
+    /// More settings of the orchestrators, in the words of the file.
+    pub orchestrator: &'a str,
     /// How long an orchestrator holds its shards without renewing.
     pub lease: &'a str,
     /// How many shards executions are spread over.
@@ -61,6 +63,7 @@ impl Default for Setup<'_> {
         Self {
             size: ONE_OF_EACH,
             settings: "",
+            orchestrator: "",
             lease: "2s",
             shards: 64,
             delivery_limit: 5,

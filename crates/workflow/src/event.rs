@@ -56,6 +56,17 @@ pub struct KeptSignal {
     pub payload: Payload,
 }
 
+/// What goes on from one run of an execution to the next, besides what [`Event::Continued`] names itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Its turn among those with the same `concurrency_key`: the key, how many run at once, and since when it waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<(String, u32, Timestamp)>,
+    /// Since when it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Timestamp>,
+}
+
 /// How a step with `end` ends the execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -239,7 +250,8 @@ pub enum Event {
     Failed { failure: Failure },
     /// Ended by a cancel.
     Cancelled { reason: String },
-    /// It begins again as new, with another input. Replay needs nothing between the first entry and this one.
+    /// It begins again as new, with another input. With `carried` it is a snapshot of all that goes on: replay needs nothing
+    /// between the first entry and this one.
     Continued {
         input: Payload,
         root: FrameId,
@@ -251,6 +263,9 @@ pub enum Event {
         /// Signals that count once, and have counted.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         seen: Vec<SignalId>,
+        /// Absent in logs of releases that had to be replayed from the start.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        carried: Option<Carried>,
     },
     /// An operator runs a failed execution again: these steps (and instances that failed) start afresh.
     Retried {
@@ -326,6 +341,16 @@ impl Event {
     /// Reads what [`Event::encode`] wrote, in this release or an earlier one.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         serde_json::from_slice(bytes).map_err(DecodeError)
+    }
+
+    /// Is this, as the log keeps it, one that replay may go on from after the first? Takes no time where it is another.
+    pub fn begins_a_run(bytes: &[u8]) -> bool {
+        bytes.starts_with(b"{\"continued\"") && Self::decode(bytes).is_ok_and(|event| event.is_snapshot())
+    }
+
+    /// May replay go on from it after the first?
+    pub fn is_snapshot(&self) -> bool {
+        matches!(self, Self::Continued { carried: Some(_), .. })
     }
 
     /// As the API shows it: the fields alone, with steps named by their ids and times written out.

@@ -17,7 +17,7 @@ pub use command::{Command, Rejected, Start};
 pub use decision::Ballot;
 pub use definition::{Definition, Fault, Limits};
 pub use effect::{Effect, Errand, ErrandKind, Lock, LockKind, TaskOrder, Telling};
-pub use event::{DecodeError, Ending, Event, KeptSignal, Parent, Recorded, SkipReason, Voter, chain};
+pub use event::{Carried, DecodeError, Ending, Event, KeptSignal, Parent, Recorded, SkipReason, Voter, chain};
 pub use execution::{
     Counts, Execution, Explanation, Overlay, Status, StepState, StepView, TaskPlace, Transition, Wait, WaitKind,
 };

@@ -32,7 +32,21 @@ pub struct Plan {
     pub priority: u8,
     /// How many executions with the same key run at once.
     pub concurrency: Option<Concurrency>,
+    /// Entries that the log of one run may have.
+    pub max_history: u64,
     pub(crate) by_id: HashMap<String, StepIndex>,
+}
+
+impl Plan {
+    /// From so many entries of a run on somebody should hear that it is about to be too long.
+    pub fn long_history(&self) -> u64 {
+        self.max_history / 5 * 4
+    }
+
+    /// May its executions be continued?
+    pub fn continues(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.kind, StepKind::End(End::Continued(_))))
+    }
 }
 
 /// A list of steps that depend on each other: the definition, or a block.

@@ -15,10 +15,14 @@ use crate::kill::{
     prepare,
 };
 
+/// What a continued execution has left goes with the next sweep.
+const ORCHESTRATOR: &str = "history_retention = \"0s\"\nsweep_interval = \"1s\"";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_of_a_cluster_may_die_at_every_point() {
     let wanted = wanted();
-    let mut cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, ..Setup::default() }).await;
+    let mut cluster =
+        Cluster::start(Setup { size: TWO_ORCHESTRATORS, orchestrator: ORCHESTRATOR, ..Setup::default() }).await;
     let agent = prepare(&cluster.api()).await;
     let absent = absent_agent(&cluster.api()).await;
     let driver = Driver::start(cluster.urls(), vec![agent]);

@@ -15,10 +15,14 @@ use crate::kill::{
     prepare,
 };
 
+/// What a continued execution has left goes with the next sweep.
+const SETTINGS: [(&str, &str); 2] =
+    [("TROUPE_ORCHESTRATOR__HISTORY_RETENTION", "0s"), ("TROUPE_ORCHESTRATOR__SWEEP_INTERVAL", "1s")];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_on_sqlite_may_die_at_every_point() {
     let wanted = wanted();
-    let mut server = Server::start().await;
+    let mut server = Server::start_with(&SETTINGS).await;
     let agent = prepare(&server.api()).await;
     let absent = absent_agent(&server.api()).await;
     let driver = Driver::start(vec![server.url()], vec![agent]);

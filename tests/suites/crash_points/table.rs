@@ -94,6 +94,8 @@ pub(super) const POINTS: &[Point] = &[
     load("orchestrator.errand.after", "the child is there, or it is told, and the step does not know"),
     load("orchestrator.child.report", "a child has ended, and its parent does not know"),
     load("orchestrator.child.cancel", "a child is not wanted any more, and does not know"),
+    load("orchestrator.prune.before", "what an earlier run of an execution has left is to be removed, and is not"),
+    load("orchestrator.prune.after", "a part of it is removed, and nobody knows"),
     load("orchestrator.lock.before", "a lock is wanted, or given back, and nothing of it is recorded"),
     load("orchestrator.lock.after", "it is recorded who has a lock, and nobody knows"),
     starts("orchestrator.takeover.claimed", "shards are taken, and not read"),

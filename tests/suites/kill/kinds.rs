@@ -319,6 +319,22 @@ pub(super) const KINDS: &[Kind] = &[
         events: &[("turn_taken", 1), ("mutex_taken", 2), ("step_completed", 2), ("completed", 1)],
     },
     Kind {
+        name: "anew",
+        definition: || {
+            let work = echo("work", &json!("${{ input.n }}"));
+            let sleep = json!({ "id": "sleep", "sleep": "200ms", "depends_on": ["work"] });
+            let round = "has(input.round) ? input.round : 0";
+            let input = json!({ "n": "${{ steps.work.output + 1 }}", "round": format!("${{{{ ({round}) + 1 }}}}") });
+            let again = json!({ "id": "again", "depends_on": ["sleep"], "when": format!("({round}) < 3"),
+                                "end": { "status": "continued", "input": input } });
+            json!({ "steps": [work, sleep, again], "output": "${{ steps.work.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n + 3),
+        events: &[("completed", 1)],
+    },
+    Kind {
         name: "told",
         definition: || {
             let told = json!({ "execution": "${{ execution.id }}", "signal": "told", "payload": "${{ input.n }}" });

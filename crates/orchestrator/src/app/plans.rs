@@ -133,7 +133,7 @@ impl Plans {
         let written = self.written.get(&format!("{namespace}/{id}/{version}"), load).await;
         let written = written.map_err(OrchestratorError::Unread)?;
         let written = written.ok_or(OrchestratorError::VersionNotFound { workflow: id, version })?;
-        let compiled = Arc::new(compile(id, version, &written.value)?);
+        let compiled = Arc::new(compile(id, version, &written.value, self.limits.max_history)?);
         self.compiled.insert((id, version), Arc::clone(&compiled)).await;
         Ok(compiled)
     }
@@ -154,9 +154,14 @@ fn key(namespace: &Namespace, workflow: &WorkflowRef) -> String {
     }
 }
 
-/// What was stored was checked then, so today's limits do not matter.
-fn compile(workflow_id: WorkflowId, version: u32, written: &Given) -> Result<Compiled, OrchestratorError> {
-    let limits = Limits { max_bytes: usize::MAX, max_steps: usize::MAX };
+/// What was stored was checked then, so today's limits of definitions do not matter.
+fn compile(
+    workflow_id: WorkflowId,
+    version: u32,
+    written: &Given,
+    max_history: u64,
+) -> Result<Compiled, OrchestratorError> {
+    let limits = Limits { max_bytes: usize::MAX, max_steps: usize::MAX, max_history };
     let definition =
         Definition::parse(written.definition.as_bytes(), limits).map_err(OrchestratorError::DefinitionInvalid)?;
     // Patterns are the user's: an engine without backtracking cannot be kept busy by them.

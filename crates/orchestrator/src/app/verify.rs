@@ -2,34 +2,28 @@
 
 use domain::{ExecutionId, Namespace};
 use tokio::sync::oneshot;
-use workflow::{
-    Breach, Event, Execution, Invariant, Recorded,
-    invariant::{Once, chained, follows},
-};
+use workflow::{Breach, Event, Invariant, invariant::Once};
 
-use super::{App, summary_of};
+use super::{
+    App,
+    history::{PAGE, Replay},
+    summary_of,
+};
 use crate::{
     error::OrchestratorError,
     store::Summary,
     workers::{Comparison, Input},
 };
 
-/// Events that one read of the log gets.
-const PAGE: usize = 1_000;
 /// How often a moving execution is read, to meet its state in memory.
 const ATTEMPTS: u32 = 5;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Verification {
+    /// Events that were read.
     pub(crate) events: u64,
     pub(crate) faults: Vec<Breach>,
-}
-
-/// A log as it was read.
-struct Replayed {
-    execution: Execution,
-    hash: [u8; 32],
 }
 
 impl App {
@@ -70,54 +64,49 @@ impl App {
     }
 
     /// Reads the log as far as the summary goes, and checks its chain. `None` where it cannot be replayed, with the fault.
-    async fn replay(&self, summary: &Summary, found: &mut Verification) -> Result<Option<Replayed>, OrchestratorError> {
+    async fn replay(&self, summary: &Summary, found: &mut Verification) -> Result<Option<Replay>, OrchestratorError> {
         let namespace = &summary.namespace;
         let compiled = self.plans.compiled(namespace, summary.workflow_id, summary.workflow_version).await?;
-        let mut replayed = Replayed { execution: Execution::new(compiled.plan.clone()), hash: [0; 32] };
+        let mut replay = Replay::new(&compiled.plan);
         let mut once = Once::default();
         loop {
-            let page = self.store.events(summary.id, found.events, PAGE).await?;
+            let page = self.store.events(summary.id, replay.read, PAGE).await?;
             for row in page.rows {
-                if found.events == summary.last_sequence {
+                if replay.read == summary.last_sequence {
                     // Written since, with a summary of their own.
                     let now = self.store.summary(summary.id).await?.map_or(0, |now| now.last_sequence);
                     if row.sequence > now {
                         let what = format!("the summary ends at event {now}, and the log does not");
                         found.faults.push(Invariant::I5.breach(what));
                     }
-                    return Ok(Some(replayed));
+                    return Ok(finish(replay, found));
                 }
-                let read = follows(found.events, row.sequence)
-                    .and_then(|()| chained(&replayed.hash, row.sequence, row.at, &row.data, &row.hash));
-                match read {
-                    Ok(hash) => replayed.hash = hash,
-                    Err(breach) => {
-                        found.faults.push(breach);
-                        return Ok(None);
-                    }
+                if let Err(breach) = replay.follow(&row).and_then(|fits| fits) {
+                    found.faults.push(breach);
+                    return Ok(None);
                 }
-                found.events = row.sequence;
+                found.events += 1;
                 let Ok(event) = Event::decode(&row.data) else {
                     found.faults.push(Invariant::I6.breach(format!("event {} is not an event", row.sequence)));
                     return Ok(None);
                 };
                 found.faults.extend(once.see(&event).err());
-                replayed.execution.apply(&Recorded { sequence: row.sequence, at: row.at, event });
+                replay.apply(&row, event);
             }
             if page.is_last {
                 break;
             }
         }
-        if found.events < summary.last_sequence {
-            found.faults.push(Invariant::I6.breach(format!("events after {} are missing", found.events)));
+        if replay.read < summary.last_sequence {
+            found.faults.push(Invariant::I6.breach(format!("events after {} are missing", replay.read)));
             return Ok(None);
         }
-        Ok(Some(replayed))
+        Ok(finish(replay, found))
     }
 
     async fn compare_summary(
         &self,
-        replayed: &Replayed,
+        replayed: &Replay,
         summary: &Summary,
         found: &mut Verification,
     ) -> Result<(), OrchestratorError> {
@@ -130,6 +119,10 @@ impl App {
         }
         Ok(())
     }
+}
+
+fn finish(replay: Replay, found: &mut Verification) -> Option<Replay> {
+    replay.finish().map_err(|breach| found.faults.push(breach)).ok()
 }
 
 /// I5: where a summary is not what the log replays to.

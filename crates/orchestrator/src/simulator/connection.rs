@@ -133,6 +133,10 @@ impl Store for Connection {
         self.read("a read of a log", move |tables| tables.events(id, after, limit)).await
     }
 
+    async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {
+        self.ask("a pruning", true, move |database| database.tables().prune(id, run, before, limit)).await
+    }
+
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
         self.read("a read of a summary", move |tables| tables.summary(id)).await
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ::store::Page;
-use domain::{ExecutionId, WorkflowId};
+use domain::{ExecutionId, Timestamp, WorkflowId};
 use tokio::time::Instant;
 use workflow::{
     Effect, Event, Execution, Holder, Lock, Recorded,
@@ -50,6 +50,9 @@ pub(super) struct Tables {
     pub(super) children: u64,
     /// Locks that were taken.
     pub(super) taken: u64,
+    /// Runs that were continued, and events of earlier runs that were removed.
+    pub(super) continued: u64,
+    pub(super) pruned: u64,
 }
 
 struct Shard {
@@ -143,7 +146,7 @@ impl Database {
     fn write(&self, tables: &mut Tables, event: &NewEvent) {
         let id = event.execution;
         let log = tables.events.entry(id).or_default();
-        if let Err(breach) = continues_the_log(log.len() as u64, event.sequence) {
+        if let Err(breach) = continues_the_log(log.last().map_or(0, |last| last.sequence), event.sequence) {
             return self.ground.breach(|| format!("{id}: {breach}"));
         }
         let mut data = event.data.clone();
@@ -175,6 +178,7 @@ impl Database {
         if was_over && observed.execution.status().is_terminal() {
             self.ground.breach(|| format!("something happened to {id} after its end: {decoded:?}"));
         }
+        tables.continued += u64::from(decoded.is_snapshot());
         let got = observed.follow_locks(&decoded);
         if let Event::StepScheduled { task, .. } = &decoded {
             observed.tasks.insert(observed.execution.plan().task_id(id, *task));
@@ -289,8 +293,17 @@ impl Tables {
 
     pub(super) fn events(&self, id: ExecutionId, after: u64, limit: usize) -> Page<EventRow> {
         let log = self.events.get(&id).map(Vec::as_slice).unwrap_or_default();
-        let rest = &log[log.len().min(after as usize)..];
+        let rest = &log[log.partition_point(|event| event.sequence <= after)..];
         Page { rows: rest.iter().take(limit).cloned().collect(), is_last: rest.len() <= limit }
+    }
+
+    pub(super) fn prune(&mut self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> u64 {
+        let log = self.events.entry(id).or_default();
+        let is_kept = |event: &EventRow| event.at >= before || event.sequence + 1 >= run;
+        let count = log.iter().skip(1).take(limit as usize).take_while(|event| !is_kept(event)).count();
+        log.drain(1..=count);
+        self.pruned += count as u64;
+        count as u64
     }
 
     /// Has everything ended?
@@ -341,10 +354,11 @@ impl Tables {
     /// Up to where what was shown to a caller is committed: nothing of it where it is another history.
     pub(super) fn committed(&self, shown: &Summary) -> u64 {
         let log = self.events.get(&shown.id).map(Vec::as_slice).unwrap_or_default();
-        match shown.last_sequence.checked_sub(1).and_then(|place| log.get(place as usize)) {
-            Some(newest) if newest.hash == shown.last_hash => log.len() as u64,
-            Some(_) => 0,
-            None => log.len() as u64,
+        let newest = log.last().map_or(0, |last| last.sequence);
+        match log.iter().find(|event| event.sequence == shown.last_sequence) {
+            Some(event) if event.hash != shown.last_hash => 0,
+            // Or it is of an earlier run, and has gone.
+            Some(_) | None => newest,
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Tally {
     takeovers: u64,
     children: u64,
     locks: u64,
+    continued: u64,
+    pruned: u64,
 }
 
 impl Tally {
@@ -48,6 +50,8 @@ impl Tally {
         self.takeovers += other.takeovers;
         self.children += other.children;
         self.locks += other.locks;
+        self.continued += other.continued;
+        self.pruned += other.pruned;
     }
 
     pub(super) const fn has_seen_everything(&self) -> bool {
@@ -59,6 +63,8 @@ impl Tally {
             && self.takeovers > 0
             && self.children > 0
             && self.locks > 0
+            && self.continued > 0
+            && self.pruned > 0
     }
 }
 
@@ -251,5 +257,7 @@ fn tally(world: &World, runs: &[Arc<Run>]) -> Tally {
         takeovers: tables.takeovers,
         children: tables.children,
         locks: tables.taken,
+        continued: tables.continued,
+        pruned: tables.pruned,
     }
 }

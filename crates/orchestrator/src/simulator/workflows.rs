@@ -38,7 +38,23 @@ pub(super) fn generate(rng: &mut ChaCha8Rng, number: usize) -> Generated {
         // What came of it names a signal whose id nobody foresees.
         definition["output"] = json!("done");
     }
+    // What waits for a signal in one run may find none in the next.
+    let is_told = |step: &Value| step.get("emit").or(step.get("signal")).is_some();
+    if rng.random_bool(0.25) && !steps_of(&definition).any(is_told) {
+        go_on_anew(&mut definition);
+    }
     Generated { definition, is_certain }
+}
+
+/// When everything in it has ended, it is continued, twice.
+fn go_on_anew(definition: &mut Value) {
+    let all: Vec<_> = steps_of(definition).map(|step| step["id"].clone()).collect();
+    let input = json!({ "items": "${{ input.items }}", "yes": true, "no": false, "round": "${{ input.round + 1 }}" });
+    let again = json!({ "id": "again", "depends_on": all, "when": "input.round < 2",
+                        "end": { "status": "continued", "input": input } });
+    if let Some(steps) = definition["steps"].as_array_mut() {
+        steps.push(again);
+    }
 }
 
 fn step(rng: &mut ChaCha8Rng, number: usize, is_certain: bool) -> Value {
@@ -191,7 +207,7 @@ pub(super) fn signal_command(number: u128) -> Command {
 }
 
 pub(super) fn input(items: usize) -> Payload {
-    Payload::from_value(&json!({ "items": (0..items).collect::<Vec<_>>(), "yes": true, "no": false }))
+    Payload::from_value(&json!({ "items": (0..items).collect::<Vec<_>>(), "yes": true, "no": false, "round": 0 }))
 }
 
 /// Runs an execution in a world without trouble. A child never needs `child` itself.

@@ -92,6 +92,7 @@ impl World {
             sweep_interval: Duration::from_secs(2),
             command_timeout: Duration::from_secs(5),
             voter_grace: Duration::from_millis(500),
+            history_retention: Duration::from_millis(500),
             ..Settings::default()
         };
         Arc::new(Self {

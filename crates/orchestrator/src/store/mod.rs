@@ -227,6 +227,10 @@ pub(crate) trait Store: Send + Sync {
     }
     /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
+    /// Removes the oldest rows of earlier runs of an execution whose present run began with the event `run`, up to the first that
+    /// is not older than `before`, with at most `limit` events; answers how many rows: none where there is nothing left to remove.
+    /// The very first row stays, and the last event before `run`: after a gap the hash of an event says where the chain goes on.
+    async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>>;
     /// Which of these executions have ended.

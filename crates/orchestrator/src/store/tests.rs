@@ -21,6 +21,7 @@ testkit::conformance! {
     a_log_of_large_events_is_read_in_pages
     a_commit_is_all_or_nothing_and_an_event_is_written_once
     only_who_holds_a_shard_under_its_epoch_writes
+    earlier_runs_are_removed_from_their_oldest_on
     shards_are_shared_and_change_hands
     executions_are_listed_newest_first_and_filtered
     a_workflow_keeps_its_versions
@@ -111,6 +112,53 @@ async fn a_commit_is_all_or_nothing_and_an_event_is_written_once(place: Database
     assert!(!matches!(refused, AppendError::Fenced) && refused.is_of_one(), "{refused:?}");
     assert_eq!(store.summary(second.id).await.unwrap(), None);
     assert_eq!(store.events(first.id, 0, 9).await.unwrap().rows.len(), 1);
+    store.close().await;
+}
+
+async fn earlier_runs_are_removed_from_their_oldest_on(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.make_shards(1).await.unwrap();
+    let held = store.claim("one", 1, LEASE, false).await.unwrap();
+    let (first, other) = (summary(1), summary(2));
+    let at = |sequence: u64| NOW + Duration::from_secs(sequence);
+    for sequence in 1..=20 {
+        let next = NewEvent { at: at(sequence), ..event(&first, sequence) };
+        store.append("one", &append(vec![next], vec![first.clone()], &held)).await.unwrap();
+        // Who reads has what was committed put in its place: each has a row of its own.
+        store.events(first.id, 0, 1).await.unwrap();
+    }
+    for sequence in [1, 4, 7, 10] {
+        let events = (sequence..sequence + 3).map(|sequence| event(&other, sequence)).collect();
+        store.append("one", &append(events, vec![other.clone()], &held)).await.unwrap();
+        store.events(other.id, 0, 1).await.unwrap();
+    }
+    let left = async || {
+        let rows = store.events(first.id, 0, 100).await.unwrap().rows;
+        rows.iter().map(|row| row.sequence).collect::<Vec<_>>()
+    };
+    let with_first = |from: u64| [1].into_iter().chain(from..=20).collect::<Vec<_>>();
+    // The present run began with the event 10.
+    for (before, limit, removed, from) in [
+        (1, 100, 0, 2),
+        (5, 2, 2, 4),
+        (5, 100, 1, 5),
+        (5, 100, 0, 5),
+        (100, 3, 3, 8),
+        (100, 100, 1, 9),
+        (100, 100, 0, 9),
+    ] {
+        assert_eq!(store.prune(first.id, 10, at(before), limit).await.unwrap(), removed, "before {before}");
+        assert_eq!(left().await, with_first(from), "before {before}");
+    }
+    assert_eq!(store.events(first.id, 2, 1).await.unwrap().rows[0].sequence, 9);
+    // What shares a row with what is kept is kept.
+    assert_eq!(store.prune(other.id, 9, at(100), 100).await.unwrap(), 1);
+    let rows = store.events(other.id, 0, 100).await.unwrap().rows;
+    assert_eq!(rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), [1, 2, 3, 7, 8, 9, 10, 11, 12]);
+    assert_eq!(store.prune(summary(3).id, 10, at(100), 9).await.unwrap(), 0);
+    // It goes on.
+    store.append("one", &append(vec![event(&first, 21)], vec![first.clone()], &held)).await.unwrap();
+    assert_eq!(store.events(first.id, 0, 100).await.unwrap().rows.len(), 14);
     store.close().await;
 }
 

@@ -35,6 +35,7 @@ impl Worker {
             self.arm(id);
             return Ok(());
         }
+        Self::warn_of_length(live, &events);
         let share = self.open.shares.entry(id).or_default();
         if share.events.is_empty() {
             live.pending += 1;

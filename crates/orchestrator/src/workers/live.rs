@@ -77,6 +77,8 @@ pub(super) struct Live {
     /// The number of the batch that was open when it came into memory; what older ones say is of another life.
     pub(super) since: u64,
     pub(super) due: Option<Timestamp>,
+    /// When the log of its earlier runs is looked at next.
+    pub(super) prune_at: Timestamp,
     pub(super) tasks: HashMap<TaskKey, Out>,
     pub(super) searches: HashMap<Unit, Search>,
     pub(super) errands: HashMap<TaskKey, Doing>,
@@ -100,6 +102,7 @@ impl Live {
             pending: 0,
             since,
             due: None,
+            prune_at: Timestamp::EPOCH,
             tasks: HashMap::default(),
             searches: HashMap::default(),
             errands: HashMap::default(),

@@ -22,6 +22,7 @@ mod leaving;
 mod live;
 mod lock_keeper;
 mod locks;
+mod pruning;
 mod runner;
 mod settling;
 mod sweep;

@@ -25,7 +25,7 @@ use contracts::{
         execution_service_client::ExecutionServiceClient, report_child_request, start_execution_request,
     },
 };
-use domain::{ExecutionId, MessageId, Payload, SignalId};
+use domain::{ExecutionId, MessageId, Payload, SignalId, Timestamp};
 use errors::Error;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use lifecycle::{Shutdown, crash_point};
@@ -35,7 +35,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use workflow::{ErrandKind, Failure, Parent, TaskKey, Telling};
 
 use super::{Input, Workers};
-use crate::{api, store::Store};
+use crate::{api, metrics, store::Store};
 
 /// Chores that may wait for the runner; beyond it workers keep them.
 pub(super) const QUEUE: usize = 1_024;
@@ -55,6 +55,9 @@ const TRIES: u32 = 8;
 /// Tries to cancel a child that is not there. It is about to start, or never will: those are many where a parent ends that was
 /// about to start many. One that starts later than that asks whether it is wanted.
 const TRIES_FOR_NOBODY: u32 = 3;
+/// Events of earlier runs that are removed at once, and how often in a row: commits wait meanwhile.
+const PORTION: u64 = 256;
+const PORTIONS: u32 = 256;
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// Something to do.
@@ -72,6 +75,8 @@ pub(crate) enum Chore {
     Look { children: Vec<(ExecutionId, TaskKey, ExecutionId)> },
     /// The execution may have got a lock.
     Review { id: ExecutionId },
+    /// What happened before then in earlier runs of these executions may go; with the event with which the present run began.
+    Prune { runs: Vec<(ExecutionId, u64)>, before: Timestamp },
 }
 
 /// A child that asks its parent whether it is still wanted.
@@ -172,6 +177,7 @@ impl Runner {
                 stream::iter(asked).for_each_concurrent(ASKED_AT_ONCE, |asking| self.ask(asking)).await;
             }
             Chore::Look { children } => self.look(children).await,
+            Chore::Prune { runs, before } => self.prune(runs, before).await,
             Chore::Review { id } => {
                 let request = ReviewLocksRequest { execution_id: id.to_string() };
                 let tell = |mut client: Client| {
@@ -349,6 +355,24 @@ impl Runner {
         let any = replicas.get(self.turn.fetch_add(1, Ordering::Relaxed) % replicas.len().max(1));
         let any = any.map(|replica| replica.link.clone());
         any.ok_or_else(|| tonic::Status::unavailable("there is no communication").into())
+    }
+
+    async fn prune(&self, runs: Vec<(ExecutionId, u64)>, before: Timestamp) {
+        for (id, run) in runs {
+            for _ in 0..PORTIONS {
+                crash_point("orchestrator.prune.before");
+                let pruned = self.store.prune(id, run, before, PORTION).await;
+                crash_point("orchestrator.prune.after");
+                match pruned {
+                    Ok(0) => break,
+                    Ok(rows) => metrics::pruned(rows),
+                    // A later sweep has it tried again.
+                    Err(error) => {
+                        return tracing::warn!(error = errors::chain(&error), "earlier runs cannot be removed");
+                    }
+                }
+            }
+        }
     }
 
     async fn look(&self, children: Vec<(ExecutionId, TaskKey, ExecutionId)>) {

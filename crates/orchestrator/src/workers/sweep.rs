@@ -133,6 +133,7 @@ impl Worker {
             }
         }
         self.look_after();
+        self.prune();
         metrics::stuck(self.index, repairs);
         if repairs > 0 {
             metrics::repaired(repairs as u64);

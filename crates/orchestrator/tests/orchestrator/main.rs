@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where the world it plays breaks")]
 
 mod communication;
+mod continuing;
 mod control;
 mod durability;
 mod errands;

@@ -166,7 +166,12 @@ impl World {
 
     /// On this database: alone where that is a file, and else two replicas that reach each other.
     pub(crate) async fn on(place: &Database) -> Self {
-        let mut world = Self { mates: Vec::new(), ..Self::begin_on(place).await };
+        Self::on_with(place, |_| ()).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn on_with(place: &Database, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut world = Self::begin_on(place, change).await;
         if !place.is_sqlite() {
             world.join().await;
             // Each has its share.
@@ -179,14 +184,15 @@ impl World {
         world
     }
 
-    async fn begin_on(place: &Database) -> Self {
+    async fn begin_on(place: &Database, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let settings = Settings {
+        let mut settings = Settings {
             database: place.clone(),
             lease: Duration::from_secs(2),
             sweep_interval: Duration::from_secs(1),
             ..Settings::default()
         };
+        change(&mut settings);
         let (communication, registry, addresses) =
             (Communication::default(), Registry::default(), Addresses::default());
         let cluster = (!place.is_sqlite()).then(|| addresses.cluster("first"));

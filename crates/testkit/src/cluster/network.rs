@@ -94,7 +94,7 @@ impl Connections {
             "[serve]\nlisten = {:?}\nadvertise = {:?}\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\n\
              token = {TOKEN:?}\n\
              [registry]\n{database}\n\
-             [orchestrator]\n{database}\n{redis}\nlease = {:?}\nshards = {}\n\
+             [orchestrator]\n{database}\n{redis}\nlease = {:?}\nshards = {}\n{}\n\
              [communication]\n{database}\n{redis}\ntransport = \"rabbitmq\"\ndelivery_limit = {}\nrabbitmq = {{ url = {:?}, relay_after = \"2s\" }}\n\
              [gateway]\n{database}\n{redis}\nrate_limit = {{ per_minute = 0 }}\nlisten = {:?}\n",
             process.listen.to_string(),
@@ -104,6 +104,7 @@ impl Connections {
             replicas("orchestrator"),
             setup.lease,
             setup.shards,
+            setup.orchestrator,
             setup.delivery_limit,
             server("rabbitmq", servers.amqp()),
             process.listen.to_string(),

@@ -79,12 +79,15 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Number of steps.
     pub max_steps: usize,
+    /// Entries in the log of one run of an execution: with more it fails with `history_too_long`, since it would take too long to
+    /// read back. It can be continued before that.
+    pub max_history: u64,
 }
 
 impl Default for Limits {
-    /// 4 MiB and 10,000 steps.
+    /// 4 MiB, 10,000 steps and 1,000,000 entries.
     fn default() -> Self {
-        Self { max_bytes: 4 << 20, max_steps: 10_000 }
+        Self { max_bytes: 4 << 20, max_steps: 10_000, max_history: 1_000_000 }
     }
 }
 
@@ -156,6 +159,7 @@ impl Definition {
             max_parallel,
             priority,
             concurrency,
+            max_history: limits.max_history,
             by_id,
         };
         Some(Self { name, description, plan })

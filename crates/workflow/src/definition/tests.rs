@@ -106,10 +106,10 @@ fn bytes_that_are_no_definition_are_refused() {
         let faults = Definition::parse(json.as_bytes(), Limits::default()).unwrap_err();
         assert_eq!((faults.len(), faults[0].code), (1, "invalid_json"), "{json:.20}");
     }
-    let small = Limits { max_bytes: 10, max_steps: 1 };
+    let small = Limits { max_bytes: 10, max_steps: 1, ..Limits::default() };
     assert_eq!(Definition::parse(&[b' '; 11], small).unwrap_err()[0].code, "definition_too_large");
     let two = with(json!({"id": "b", "agent_type": "x"})).to_string();
-    let few = Limits { max_bytes: 1_000, max_steps: 1 };
+    let few = Limits { max_bytes: 1_000, max_steps: 1, ..Limits::default() };
     assert_eq!(Definition::parse(two.as_bytes(), few).unwrap_err()[0].code, "too_many_steps");
 }
 

@@ -7,7 +7,7 @@ use super::{
     frame::Closing,
     scope::View,
 };
-use crate::{Ending, Event, Failure, FrameId, KeptSignal, Purpose, Unit};
+use crate::{Carried, Ending, Event, Failure, FrameId, KeptSignal, Purpose, Unit};
 
 impl Decider<'_> {
     /// One thing to be done for a scope that is lost, the outermost first; false where all of them wait.
@@ -109,6 +109,10 @@ impl Decider<'_> {
             deadline: self.plan.timeout.map(|timeout| self.now + timeout),
             kept: kept.collect(),
             seen: self.state.signals.iter().copied().collect(),
+            carried: Some(Carried {
+                turn: self.state.turn.as_ref().map(|turn| (turn.lock.name.clone(), turn.lock.limit, turn.since)),
+                paused: self.state.paused,
+            }),
         };
         self.emit(event);
     }

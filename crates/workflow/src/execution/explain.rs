@@ -140,7 +140,7 @@ impl Execution {
             waits.push(Self::whole(WaitKind::Slot, text));
         }
         waits.sort_by_key(|wait| wait.since);
-        let summary = self.summary(&waits);
+        let summary = self.summary(&waits) + &self.history_text();
         waits.truncate(MOST);
         Explanation { summary, waits }
     }
@@ -176,6 +176,22 @@ impl Execution {
                 format!("It waits for {} things; the first: {}", waits.len(), first.text)
             }
         }
+    }
+
+    /// Where its present run began, and whether its history is about to be too long.
+    fn history_text(&self) -> String {
+        let continued = match self.continued_at() {
+            Some(at) => format!(" It was continued at {at}, with event {}.", self.began_at()),
+            None => String::new(),
+        };
+        let (length, most) = (self.history(), self.plan.max_history);
+        if length <= self.plan.long_history() || self.status().is_terminal() {
+            return continued;
+        }
+        format!(
+            "{continued} Its history has {length} entries, and with more than {most} it fails with `history_too_long`: it is \
+             to end with `continued` before that."
+        )
     }
 
     /// `step `a[3]``, and for what is inside a block `step `b / a[3]``.

@@ -229,6 +229,21 @@ impl Execution {
         self.state.sequence
     }
 
+    /// The number of the entry with which its present run began: the first, or the one with which it was continued.
+    pub fn began_at(&self) -> u64 {
+        self.state.began_at
+    }
+
+    /// When it was continued, the last time.
+    pub fn continued_at(&self) -> Option<Timestamp> {
+        self.state.continued_at
+    }
+
+    /// Entries in the log since its present run began.
+    pub fn history(&self) -> u64 {
+        self.state.sequence.saturating_sub(self.state.began_at)
+    }
+
     /// Its output, where it completed.
     pub fn output(&self) -> Option<&Payload> {
         match &self.state.end {

@@ -20,8 +20,6 @@ use crate::{
 
 /// Why a voter that had not voted by the deadline is missing.
 pub(crate) const DEADLINE: &str = "deadline";
-/// Entries of a log: with more an execution takes too long to read back. It can be continued before that.
-const MOST_EVENTS: u64 = 1_000_000;
 /// Entries that follow from one command: more than the largest `for_each` makes.
 const MOST_AT_ONCE: usize = 500_000;
 
@@ -50,9 +48,9 @@ impl Decider<'_> {
             let message = format!("the execution did not end within {}", humantime::format_duration(timeout));
             return self.lose(root, Failure::fatal("execution_timeout", message));
         }
-        if self.state.sequence - self.state.began_at > MOST_EVENTS {
-            let message =
-                format!("its history has more than {MOST_EVENTS} entries; end it with `continued` before that");
+        let most = self.plan.max_history;
+        if self.state.sequence - self.state.began_at > most {
+            let message = format!("its history has more than {most} entries; end it with `continued` before that");
             return self.lose(root, Failure::fatal("history_too_long", message));
         }
         if self.advance_race() || self.advance_timer() {

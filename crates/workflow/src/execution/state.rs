@@ -9,7 +9,7 @@ use super::{
     frame::Frames,
     mutex::{Exclusion, Held, MutexKey},
 };
-use crate::{Ballot, Failure, FrameId, Lock, Parent, Plan, StepIndex, TaskKey, Unit, Voter};
+use crate::{Ballot, Failure, FrameId, Lock, LockKind, Parent, Plan, StepIndex, TaskKey, Unit, Voter};
 
 /// What the first event says.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,6 +244,14 @@ pub(super) struct Turn {
     pub(super) taken: bool,
 }
 
+impl Turn {
+    /// What an execution that was continued had.
+    pub(super) fn carried((key, limit, since): &(String, u32, Timestamp)) -> Self {
+        let lock = Lock { kind: LockKind::Turn, name: key.clone(), limit: *limit };
+        Self { lock, since: *since, taken: true }
+    }
+}
+
 /// Everything but the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct State {
@@ -251,6 +259,8 @@ pub(super) struct State {
     pub(super) sequence: u64,
     /// The event with which it was accepted, or continued.
     pub(super) began_at: u64,
+    /// When it was continued, the last time.
+    pub(super) continued_at: Option<Timestamp>,
     pub(super) frames: Frames,
     /// Of the steps of the definition; those of blocks count with their block.
     pub(super) counts: Counts,
@@ -310,6 +320,7 @@ impl State {
             head: None,
             sequence: 0,
             began_at: 0,
+            continued_at: None,
             frames,
             counts: Counts { pending, ..Counts::default() },
             active: BTreeSet::new(),

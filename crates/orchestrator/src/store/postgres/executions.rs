@@ -22,7 +22,7 @@ pub(super) async fn events(
     limit: usize,
 ) -> sqlx::Result<Page<EventRow>> {
     let mut connection = postgres.lend().await?;
-    // The first row may begin before what is wanted. The server would send the whole limit, however large: it is told where the
+    // The first row may begin before what is wanted, and where what follows it was removed it may end before that. The server would send the whole limit, however large: it is told where the
     // page is full. The row after that is there as well, and says that there is more.
     let query = "SELECT execution_id, sequence, at, data, hash, count FROM (\
                      SELECT execution_id, sequence, at, data, hash, count, \
@@ -31,6 +31,7 @@ pub(super) async fn events(
                      FROM execution_events WHERE execution_id = $1 \
                      AND sequence >= COALESCE((SELECT MAX(sequence) FROM execution_events \
                                                WHERE execution_id = $1 AND sequence <= $2), 0) \
+                     AND sequence + GREATEST(count, 1) > $2 \
                      ORDER BY sequence LIMIT $3) AS page \
                  WHERE bytes_before <= $4 OR number = 2 ORDER BY sequence";
     let rows = sqlx::query(query)

@@ -2,6 +2,7 @@
 
 mod append;
 mod executions;
+mod history;
 mod locks;
 mod shards;
 mod workflows;
@@ -46,6 +47,11 @@ impl Store for PostgresStore {
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
         let read = executions::events(&self.shared, id, after, limit);
         self.shared.limited(read.instrument(self.shared.span("SELECT", "execution_events"))).await
+    }
+
+    async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {
+        let pruned = history::prune(&self.shared, id, run, before, limit);
+        self.shared.limited(pruned.instrument(self.shared.span("DELETE", "execution_events"))).await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

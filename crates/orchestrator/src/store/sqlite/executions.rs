@@ -14,10 +14,11 @@ const COLUMNS: &str = "id, namespace, shard, workflow_id, workflow_name, workflo
                        failure, ended_at, last_sequence, last_hash";
 
 pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
-    // The first row may begin before what is wanted.
+    // The first row may begin before what is wanted, and where what follows it was removed it may end before that.
     let query = "SELECT execution_id, sequence, at, data, hash, count FROM execution_events WHERE execution_id = ?1 \
                  AND sequence >= COALESCE((SELECT MAX(sequence) FROM execution_events \
-                                           WHERE execution_id = ?1 AND sequence <= ?2), 0) ORDER BY sequence LIMIT ?3";
+                                           WHERE execution_id = ?1 AND sequence <= ?2), 0) \
+                 AND sequence + MAX(count, 1) > ?2 ORDER BY sequence LIMIT ?3";
     let query = sqlx::query(query).bind(key(id)).bind(after as i64 + 1).bind(limit as i64 + 1);
     let decode = |row: &SqliteRow| {
         Ok(Part {

@@ -1,6 +1,7 @@
 //! One SQLite file. What it says about itself is in the migrations.
 
 mod executions;
+mod history;
 mod journal;
 mod locks;
 mod place;
@@ -53,6 +54,13 @@ impl Store for SqliteStore {
         self.journal.settle_of(id).await?;
         executions::events(&self.sqlite, id, after, limit)
             .instrument(self.sqlite.span("SELECT", "execution_events"))
+            .await
+    }
+
+    async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {
+        self.journal.settle_of(id).await?;
+        history::prune(&self.sqlite, id, run, before, limit)
+            .instrument(self.sqlite.span("DELETE", "execution_events"))
             .await
     }
 

@@ -70,6 +70,7 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
         store.workflow(&namespace, &reference, None).await.unwrap().unwrap();
         store.workflow(&namespace, &reference, Some(1)).await.unwrap().unwrap();
     }
+    assert_eq!(store.prune(summary(1).id, 9, NOW, 9).await.unwrap(), 0);
     locks::touch(store.as_ref(), held[0]).await;
     store.archive_workflow(id, NOW).await.unwrap();
     store.create_workflow(&workflow(1, "new")).await.unwrap();

@@ -4,7 +4,7 @@ use domain::{Payload, SignalId, Timestamp};
 
 use super::Applier;
 use crate::{
-    Ending, Event, Holder, Lock, LockKind, StepIndex, Unit,
+    Carried, Ending, Event, Holder, Lock, LockKind, StepIndex, Unit,
     execution::{
         frame::Closing,
         state::{End, Head, Phase, State, StepRun, Turn},
@@ -120,12 +120,15 @@ impl Applier<'_> {
 
     /// As if it had just been accepted, but for signals that nobody took, its turn, and whether it is paused.
     pub(super) fn continued(&mut self, event: &Event) {
-        let Event::Continued { input, root, deadline, kept, seen } = event else { return };
+        let Event::Continued { input, root, deadline, kept, seen, carried } = event else { return };
         let old = std::mem::replace(self.state, State::new(self.plan));
         self.state.head = old.head.map(|head| Head { input: input.clone(), ..head });
         (self.state.sequence, self.state.began_at) = (old.sequence, old.sequence);
-        self.state.turn = old.turn;
-        self.state.paused = old.paused;
+        (self.state.turn, self.state.paused) = match carried {
+            Some(Carried { turn, paused }) => (turn.as_ref().map(Turn::carried), *paused),
+            None => (old.turn, old.paused),
+        };
+        self.state.continued_at = Some(self.at);
         self.state.deadline = *deadline;
         self.state.signals = seen.iter().copied().collect();
         for signal in kept {

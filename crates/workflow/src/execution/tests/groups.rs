@@ -302,11 +302,12 @@ fn it_goes_on_anew_with_another_input_and_keeps_signals_that_nobody_took() {
 
 #[test]
 fn replay_needs_nothing_between_the_first_entry_and_the_one_that_continued_it() {
-    let definition = json!({ "name": "w", "steps": [
+    let definition = json!({ "name": "w", "config": { "concurrency_key": "k" }, "steps": [
         { "id": "a", "agent_type": "x" },
         { "id": "again", "depends_on": ["a"], "end": { "status": "continued", "input": 2 } },
     ] });
     let mut stage = Stage::of(definition, json!(1));
+    stage.say(Command::Granted { holder: Holder::Execution });
     stage.complete("a/1");
     let place = stage.events.iter().position(|event| matches!(event, Event::Continued { .. })).unwrap();
     let mut short = Execution::new(stage.execution.plan().clone());
@@ -315,6 +316,40 @@ fn replay_needs_nothing_between_the_first_entry_and_the_one_that_continued_it() 
         short.apply(&Recorded { sequence, at: stage.now, event: event.clone() });
     }
     assert!(short.is_same_as(&stage.execution));
+    assert!(short.lock_of(Holder::Execution).is_some(), "it has its turn still");
+    assert_eq!((stage.execution.began_at(), stage.execution.continued_at()), (place as u64 + 1, Some(stage.now)));
+}
+
+#[test]
+fn a_history_that_is_too_long_is_told_of_before_it_fails_and_begins_anew_where_it_is_continued() {
+    let definition = json!({ "name": "w", "steps": [
+        { "id": "more", "signal": { "name": "more" }, "loop": { "while": "last != 'again'" } },
+        { "id": "again", "depends_on": ["more"], "end": { "status": "continued" } },
+    ] });
+    let limits = Limits { max_history: 100, ..Limits::default() };
+    let plan = Definition::parse(definition.to_string().as_bytes(), limits).unwrap().plan;
+    let mut stage = Stage::with(json!([{ "id": "a", "agent_type": "x" }]));
+    stage.execution = Execution::new(Arc::new(plan));
+    stage.say(Command::Start(start()));
+    let said = |stage: &Stage| stage.execution.explain(&InHand(TaskPlace::Unknown)).summary;
+    let mut number = 0;
+    let mut more = |stage: &mut Stage, value: &str| {
+        number += 1;
+        stage.signal(number, "more", json!(value)).unwrap();
+    };
+    while stage.execution.history() <= 80 {
+        assert!(!said(&stage).contains("history_too_long"), "{}", said(&stage));
+        more(&mut stage, "");
+    }
+    assert!(said(&stage).contains("with more than 100 it fails with `history_too_long`"), "{}", said(&stage));
+    more(&mut stage, "again");
+    assert_eq!(stage.execution.history(), 1, "{:?}", stage.events);
+    assert!(said(&stage).contains("It was continued at") && !said(&stage).contains("history_too_long"));
+    while stage.status() == Status::Running {
+        more(&mut stage, "");
+    }
+    assert_eq!(stage.failure(), ("history_too_long", None));
+    assert!(stage.execution.history() < 110, "{}", stage.execution.history());
 }
 
 #[test]

@@ -42,15 +42,7 @@ impl Stage {
             effects: Vec::new(),
             events: Vec::new(),
         };
-        stage.say(Command::Start(Start {
-            execution_id: ExecutionId::from_parts(1, 1),
-            namespace: Namespace::default(),
-            workflow_id: WorkflowId::from_parts(1, 1),
-            workflow_version: 3,
-            input: Payload::from_value(&input),
-            traceparent: String::new(),
-            parent: None,
-        }));
+        stage.say(Command::Start(Start { input: Payload::from_value(&input), ..start() }));
         stage
     }
 
@@ -141,6 +133,18 @@ impl Stage {
     fn failure(&self) -> (&str, Option<&str>) {
         let failure = self.execution.failure().unwrap();
         (&failure.code, failure.step_id.as_deref())
+    }
+}
+
+fn start() -> Start {
+    Start {
+        execution_id: ExecutionId::from_parts(1, 1),
+        namespace: Namespace::default(),
+        workflow_id: WorkflowId::from_parts(1, 1),
+        workflow_version: 3,
+        input: Payload::null(),
+        traceparent: String::new(),
+        parent: None,
     }
 }
 
