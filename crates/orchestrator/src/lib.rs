@@ -41,7 +41,7 @@ use self::{
     store::{Replica, Store},
     violations::Violations,
     watch::Watchers,
-    workers::{Chore, Holdings, Keeper, Outside, Shared, Workers},
+    workers::{Chore, Holdings, Keeper, Lanes, Outside, Shared, Workers},
 };
 pub use self::{
     app::{Cluster, Connect},
@@ -158,7 +158,7 @@ impl Core {
 }
 
 /// Does errands until a drain, over this orchestrator's own calls: it passes on what concerns another.
-fn run_errands(app: &Arc<App>, communication: Links, chores: mpsc::Receiver<Chore>, tasks: &Tasks) {
+fn run_errands(app: &Arc<App>, communication: Links, chores: Lanes<mpsc::Receiver<Chore>>, tasks: &Tasks) {
     let api = ExecutionServiceServer::new(Api::new(Arc::clone(app)))
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);

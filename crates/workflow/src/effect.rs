@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{ExecutionId, Payload};
+use domain::{ExecutionId, Payload, Timestamp};
 
 use crate::{Holder, Parent, Target, TaskKey, Unit};
 
@@ -129,6 +129,8 @@ pub enum ErrandKind {
         to: Telling,
         /// What.
         payload: Payload,
+        /// When it was to be told: the same each time.
+        at: Timestamp,
     },
 }
 

@@ -8,7 +8,10 @@ mod workflows;
 
 use std::sync::Arc;
 
-pub(crate) use self::wire::{failure, of_parent, outcome};
+pub(crate) use self::{
+    routed::IMPATIENT,
+    wire::{failure, of_parent, outcome},
+};
 use crate::app::App;
 
 /// Both services.

@@ -16,6 +16,8 @@ use crate::error::OrchestratorError;
 
 /// Says that a call was passed on: whoever gets it answers, or says that the shard moves.
 const FORWARDED: &str = "troupe-forwarded";
+/// Says that the caller tries again by itself: who cannot be asked now is not waited for.
+pub(crate) const IMPATIENT: &str = "troupe-impatient";
 /// A dead replica's shards are taken over within a lease, and so much later their executions are read.
 const TO_READ: Duration = Duration::from_secs(5);
 /// Before the deadline of a call, so that its caller hears that the shard moves, and not nothing.
@@ -63,6 +65,7 @@ impl Api {
         let (metadata, _, message) = request.into_parts();
         let is_forwarded = metadata.contains_key(FORWARDED);
         let patience = Instant::now() + self.app.workers.shared().settings.lease + TO_READ;
+        let patience = if metadata.contains_key(IMPATIENT) { Instant::now() } else { patience };
         let answer_by = contracts::deadline::current().and_then(|deadline| deadline.checked_sub(TO_ANSWER));
         let patience = answer_by.map_or(patience, |by| by.min(patience));
         (Route { is_forwarded, patience, is_in_doubt: AtomicBool::new(false) }, message)

@@ -65,7 +65,7 @@ pub(super) async fn worker(shared: &Arc<Shared>, definition: &Value) -> (Worker,
         committed: mpsc::channel(1).1,
         frames: mpsc::channel(1).0,
         searches: mpsc::channel(8).0,
-        chores: mpsc::channel(8).0,
+        chores: super::chores::lanes().0,
         locks: mpsc::channel(8).0,
     };
     let mut worker = Worker::new(0, Arc::clone(shared), ends);
@@ -85,6 +85,16 @@ pub(super) async fn worker(shared: &Arc<Shared>, definition: &Value) -> (Worker,
     worker.start(Starting { start, is_fresh: true, compiled, reply: oneshot::channel().0, ended: None });
     commit(&mut worker).await;
     (worker, id)
+}
+
+/// One more execution of the same workflow, whose start is committed.
+pub(super) async fn begin(worker: &mut Worker, id: ExecutionId, input: Value) {
+    let (namespace, workflow_id) = (Namespace::default(), WorkflowId::from_parts(1, 1));
+    let compiled = worker.shared.plans.compiled(&namespace, workflow_id, 1).await.unwrap();
+    let (input, traceparent, parent) = (Payload::from_value(&input), String::new(), None);
+    let start = Start { execution_id: id, namespace, workflow_id, workflow_version: 1, input, traceparent, parent };
+    worker.start(Starting { start, is_fresh: true, compiled, reply: oneshot::channel().0, ended: None });
+    commit(worker).await;
 }
 
 /// Commits what is open, as far as the worker knows.

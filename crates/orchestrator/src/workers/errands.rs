@@ -13,15 +13,15 @@ use workflow::{Command, Errand, ErrandKind, Execution, Failure, Parent, Status, 
 
 use super::{
     Live, Reply,
-    runner::{Answer, Asking, Chore},
+    chores::{Asking, Chore, Turns},
+    runner::Answer,
     timers::Timer,
     worker::Worker,
 };
-use crate::{app::ChildReport, error::OrchestratorError};
+use crate::{app::ChildReport, error::OrchestratorError, hash::HashMap};
 
-/// Before an errand is tried again, doubled each time, up to the longest.
+/// Before an errand is tried again, doubled each time.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 /// What one sweep of a worker asks others about, and children of which it asks the database at once: many have their turn.
 const LOOKED_AFTER: usize = 256;
 const CHILDREN_LOOKED_AFTER: usize = 4_096;
@@ -57,7 +57,9 @@ impl Worker {
         let (task_id, traceparent) = (live.task_id(id, task), live.execution.traceparent().to_owned());
         let namespace = live.namespace();
         self.rearm(id, old, None, Timer::Errand(task));
-        self.chores.push_back(Chore::Errand { id, namespace, task, task_id, traceparent, what });
+        let chore = Chore::Errand { id, namespace, task, task_id, traceparent, what };
+        let lane = if chore.is_mail() { &mut self.mails } else { &mut self.chores };
+        lane.push(chore);
     }
 
     /// Has it done again, where it is still wanted.
@@ -85,12 +87,12 @@ impl Worker {
                 let doing = live.errands.entry(task).or_default();
                 (doing.is_accepted, doing.failures, doing.trouble) = (true, 0, None);
             }
-            Answer::Again { why } => {
+            Answer::Again { why, at_most } => {
                 let doing = live.errands.entry(task).or_default();
                 let pause = TRY_AGAIN.saturating_mul(2_u32.saturating_pow(doing.failures.min(16)));
                 doing.failures += 1;
                 doing.trouble = Some(why);
-                let at = now + pause.min(TRY_AGAIN_AT_MOST);
+                let at = now + pause.min(at_most);
                 let old = doing.again_at.replace(at);
                 self.rearm(id, old, Some(at), Timer::Errand(task));
             }
@@ -108,7 +110,7 @@ impl Worker {
     pub(super) fn cancel_child(&mut self, id: ExecutionId, child: ExecutionId, reason: &'static str) {
         // Its errand is not looked for: there may be thousands. The next sweep forgets those that are over.
         let Some(live) = self.live.get(&id) else { return };
-        self.chores.push_back(Chore::CancelChild { namespace: live.namespace(), child, reason });
+        self.chores.push(Chore::CancelChild { id, namespace: live.namespace(), child, reason });
     }
 
     /// The execution has ended, and its parent waits for that.
@@ -120,7 +122,7 @@ impl Worker {
         let Some(live) = self.live.get(&id) else { return };
         let parent = live.execution.parent().filter(|parent| !parent.detached).cloned();
         if let (Some(parent), Some(outcome)) = (parent, outcome(id, &live.execution)) {
-            self.chores.push_back(Chore::Report { namespace: live.namespace(), child: id, parent, outcome });
+            self.chores.push(Chore::Report { namespace: live.namespace(), child: id, parent, outcome });
         }
     }
 
@@ -181,27 +183,6 @@ impl Worker {
         }
     }
 
-    /// Hands chores to the runner, as far as it has room: for one it has.
-    pub(super) fn hand_out(&mut self, permit: mpsc::Permit<'_, Chore>, runner: &mpsc::Sender<Chore>) {
-        let mut permit = Some(permit);
-        while let Some(chore) = self.chores.pop_front() {
-            // What was given up meanwhile need not be begun.
-            if let Chore::Errand { id, task, .. } = &chore
-                && !self.live.get(id).is_some_and(|live| live.execution.is_current(*task))
-            {
-                continue;
-            }
-            match permit.take() {
-                Some(permit) => permit.send(chore),
-                None => {
-                    if let Err(mpsc::error::TrySendError::Full(chore)) = runner.try_send(chore) {
-                        return self.chores.push_front(chore);
-                    }
-                }
-            }
-        }
-    }
-
     /// Looks after some of the executions that have a child or a parent, or wait for a lock.
     pub(super) fn look_after(&mut self) {
         if self.round.is_empty() {
@@ -233,10 +214,31 @@ impl Worker {
             self.review(id);
         }
         if !children.is_empty() {
-            self.chores.push_back(Chore::Look { children });
+            self.chores.push(Chore::Look { children });
         }
         if !asked.is_empty() {
-            self.chores.push_back(Chore::Ask { asked });
+            self.chores.push(Chore::Ask { asked });
+        }
+    }
+}
+
+/// Hands chores to the runner, as far as it has room: for one it has.
+pub(super) fn hand_out(
+    chores: &mut Turns,
+    live: &HashMap<ExecutionId, Live>,
+    permit: mpsc::Permit<'_, Chore>,
+    runner: &mpsc::Sender<Chore>,
+) {
+    let mut first = Some(permit);
+    while let Some(permit) = first.take().or_else(|| runner.try_reserve().ok()) {
+        // What was given up meanwhile need not be begun.
+        let is_wanted = |chore: &Chore| match chore {
+            Chore::Errand { id, task, .. } => live.get(id).is_some_and(|live| live.execution.is_current(*task)),
+            _ => true,
+        };
+        match std::iter::from_fn(|| chores.pop()).find(is_wanted) {
+            Some(chore) => permit.send(chore),
+            None => return,
         }
     }
 }
@@ -262,4 +264,34 @@ pub(crate) fn failed_child(id: ExecutionId, failure: Option<Failure>) -> Failure
 /// The failure of a step whose child was cancelled.
 pub(crate) fn cancelled_child(id: ExecutionId, reason: &str) -> Failure {
     Failure::fatal("child_cancelled", format!("the child execution {id} was cancelled: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::workers::bench;
+
+    #[tokio::test]
+    async fn who_wants_many_children_does_not_hold_up_who_wants_one() {
+        const MANY: usize = 20_000;
+        let directory = tempfile::tempdir().unwrap();
+        let definition = json!({ "name": "parent", "config": { "max_parallel": 1 }, "steps": [
+            { "id": "child", "for_each": "${{ input }}", "workflow": { "name": "child" }, "max_parallel": MANY },
+        ] });
+        let (mut worker, first) = bench::worker(&bench::shared(directory.path()).await, &definition).await;
+        worker.remove(first);
+        let of = |chore: Option<Chore>| match chore {
+            Some(Chore::Errand { id, .. }) => id,
+            other => panic!("{other:?}"),
+        };
+        let (one, other) = (ExecutionId::from_parts(2, 1), ExecutionId::from_parts(2, 2));
+        bench::begin(&mut worker, one, json!(vec![0; MANY])).await;
+        assert_eq!((of(worker.chores.pop()), worker.chores.len()), (one, MANY - 1));
+        bench::begin(&mut worker, other, json!([0])).await;
+        let next = [of(worker.chores.pop()), of(worker.chores.pop())];
+        assert!(next.contains(&other), "{next:?}");
+        assert_eq!((of(worker.chores.pop()), worker.chores.len()), (one, MANY - 3));
+    }
 }

@@ -11,6 +11,7 @@
 mod batch;
 #[cfg(test)]
 mod bench;
+mod chores;
 mod commands;
 mod commit;
 mod errands;
@@ -22,6 +23,7 @@ mod leaving;
 mod live;
 mod lock_keeper;
 mod locks;
+mod outside;
 mod pruning;
 mod runner;
 mod settling;
@@ -47,10 +49,11 @@ use tokio::sync::{mpsc, oneshot};
 use workflow::{Breach, Command, Execution, Explanation, Holder, Status, TaskKey, Unit, Voter};
 
 pub(crate) use self::{
+    chores::{Chore, Lanes},
     errands::{cancelled_child, failed_child},
     holdings::Holdings,
     keeper::Keeper,
-    runner::{Chore, Outside, run as run_errands},
+    runner::{Outside, run as run_errands},
     writer::Fenced,
 };
 use self::{live::Live, runner::Answer, worker::Worker};
@@ -266,7 +269,7 @@ pub(crate) struct Workers {
 /// The ends that others hold: the exchange, and who does errands.
 pub(crate) struct ExchangeEnds {
     pub(crate) outgoing: mpsc::Receiver<Vec<Said>>,
-    pub(crate) chores: mpsc::Receiver<Chore>,
+    pub(crate) chores: Lanes<mpsc::Receiver<Chore>>,
 }
 
 impl Workers {
@@ -278,7 +281,7 @@ impl Workers {
         let (frames, outgoing) = mpsc::channel(FRAMES);
         let (jobs, jobs_in) = mpsc::channel(count * (MAX_IN_FLIGHT + 1));
         let (searches, searches_in) = mpsc::channel(voters::QUEUE);
-        let (chores, chores_in) = mpsc::channel(runner::QUEUE);
+        let (chores, chores_in) = chores::lanes();
         let (locks, locks_in) = mpsc::channel(lock_keeper::QUEUE);
         let (mut inputs, mut committed, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..count {
@@ -307,7 +310,7 @@ impl Workers {
         drop(locks);
         let shutdown = tasks.shutdown();
         tasks.spawn("sweeper", OnExit::StopService, sweep::run(workers.clone(), shutdown.clone()));
-        let keeper = lock_keeper::run(workers.clone(), locks_in, chores, shutdown.clone());
+        let keeper = lock_keeper::run(workers.clone(), locks_in, chores.locks, shutdown.clone());
         tasks.spawn("lock keeper", OnExit::StopService, keeper);
         let finder = voters::run(workers.clone(), registry, searches_in, shutdown.clone());
         tasks.spawn("voter search", OnExit::StopService, finder);

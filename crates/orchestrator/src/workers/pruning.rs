@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::Timestamp;
 use workflow::Event;
 
-use super::{Live, runner::Chore, worker::Worker};
+use super::{Live, chores::Chore, worker::Worker};
 use crate::metrics;
 
 /// Executions of which one sweep has earlier runs removed: many have their turn.
@@ -33,7 +33,7 @@ impl Worker {
             })
             .collect();
         if !runs.is_empty() {
-            self.chores.push_back(Chore::Prune { runs, before });
+            self.chores.push(Chore::Prune { runs, before });
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
         }
         let shards = workers.shared.holdings.shards();
         if shards == held {
-            ticket = look_at_locks(&workers, ticket).await.unwrap_or(ticket);
+            ticket = look_at_more_locks(&workers, ticket).await;
         } else {
             // Whoever had a shard before may have died before it gave back what had ended.
             ticket = look_at_all_locks(&workers).await;
@@ -43,6 +43,20 @@ pub(super) async fn run(workers: Workers, shutdown: Shutdown) -> Result<(), Infa
             let _ = worker.send(Input::Sweep { known }).await;
         }
     }
+}
+
+/// Goes on where the sweep before stopped, for a few pages, so that all have their turn within a minute or so, however many they
+/// are; answers where it stopped.
+async fn look_at_more_locks(workers: &Workers, mut ticket: i64) -> i64 {
+    const PAGES: usize = 8;
+    for _ in 0..PAGES {
+        match look_at_locks(workers, ticket).await {
+            Some(0) => return 0,
+            None => return ticket,
+            Some(last) => ticket = last,
+        }
+    }
+    ticket
 }
 
 /// From the first to the last; answers where it stopped because they could not be read.
@@ -150,7 +164,7 @@ impl Worker {
             self.unchecked.extend(self.live.keys());
         }
         for id in self.unchecked.drain(..self.unchecked.len().min(AT_ONCE)) {
-            let Some(live) = self.live.get(&id).filter(|live| live.execution.last_sequence() <= MOST_EVENTS) else {
+            let Some(live) = self.live.get(&id).filter(|live| live.execution.history() <= MOST_EVENTS) else {
                 continue;
             };
             for breach in live.execution.breaches() {

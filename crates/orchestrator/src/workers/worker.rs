@@ -17,9 +17,10 @@ use workflow::invariant::knows_what_is_owed;
 use super::{
     Input, Live, MAX_IN_FLIGHT, Shared,
     batch::{After, Open},
+    chores::{Chore, Lanes, Turns},
+    errands::hand_out,
     leaving::Leaving,
     lock_keeper::Numbered,
-    runner::Chore,
     timers::Timer,
     voters::Wanted,
     writer::{self, Job, Outcome},
@@ -46,7 +47,7 @@ pub(super) struct Ends {
     pub(super) committed: mpsc::Receiver<Outcome>,
     pub(super) frames: mpsc::Sender<Vec<Said>>,
     pub(super) searches: mpsc::Sender<Wanted>,
-    pub(super) chores: mpsc::Sender<Chore>,
+    pub(super) chores: Lanes<mpsc::Sender<Chore>>,
     pub(super) locks: mpsc::Sender<Numbered>,
 }
 
@@ -93,9 +94,10 @@ pub(super) struct Worker {
     pub(super) generation: u64,
     /// How often in a row the database has refused the events of an execution.
     pub(super) refusals: HashMap<ExecutionId, u32>,
-    runner: mpsc::Sender<Chore>,
-    /// What the runner is to do.
-    pub(super) chores: VecDeque<Chore>,
+    runner: Lanes<mpsc::Sender<Chore>>,
+    /// What the runner is to do, and of that what communication is to pass on.
+    pub(super) chores: Turns,
+    pub(super) mails: Turns,
     lock_keeper: mpsc::Sender<Numbered>,
     /// What the keeper of locks is to do.
     pub(super) lock_orders: VecDeque<Numbered>,
@@ -128,7 +130,8 @@ impl Worker {
             frames: ends.frames,
             searches: ends.searches,
             runner: ends.chores,
-            chores: VecDeque::new(),
+            chores: Turns::default(),
+            mails: Turns::default(),
             lock_keeper: ends.locks,
             lock_orders: VecDeque::new(),
             waits: 0,
@@ -178,7 +181,12 @@ impl Worker {
                     permit.send(self.next_frame());
                 }
                 Ok(permit) = locks.reserve(), if !self.lock_orders.is_empty() => self.order_locks(permit, &locks),
-                Ok(permit) = runner.reserve(), if !self.chores.is_empty() => self.hand_out(permit, &runner),
+                Ok(permit) = runner.calls.reserve(), if !self.chores.is_empty() => {
+                    hand_out(&mut self.chores, &self.live, permit, &runner.calls);
+                }
+                Ok(permit) = runner.mails.reserve(), if !self.mails.is_empty() => {
+                    hand_out(&mut self.mails, &self.live, permit, &runner.mails);
+                }
                 Some((id, number, loaded)) = self.loads.next(), if !self.loads.is_empty() => {
                     if self.loading.get(&id).is_some_and(|loading| loading.number == number) {
                         self.loaded(id, loaded);

@@ -75,7 +75,7 @@ impl<'a> Decider<'a> {
         match command {
             Command::Start(_) | Command::Tick => {}
             Command::TaskEnded { task, agent_id, begun_at, outcome } => {
-                if self.state.out.contains(&task) || self.state.errands.contains(&task) {
+                if self.state.out.contains(&task) || self.state.errands.contains_key(&task) {
                     self.task_ended(Report { task, agent_id, begun_at }, outcome);
                 }
             }

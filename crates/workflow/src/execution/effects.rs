@@ -50,7 +50,7 @@ impl Execution {
 
     /// Everything that is owed now: what a shell does after it has rebuilt the state from the log.
     pub fn outstanding(&self) -> Vec<Effect> {
-        let tasks = self.state.out.iter().chain(&self.state.errands);
+        let tasks = self.state.out.iter().chain(self.state.errands.keys());
         let mut effects: Vec<_> = tasks.filter_map(|task| self.task_effect(*task)).collect();
         effects.extend(self.searches());
         effects.extend(self.locks_wanted());
@@ -70,7 +70,7 @@ impl Execution {
 
     /// The tasks of the [`Effect::Run`] among what is owed now.
     pub fn errands(&self) -> impl Iterator<Item = TaskKey> {
-        self.state.errands.iter().copied()
+        self.state.errands.keys().copied()
     }
 
     /// The lock that is shared with other executions and that the holder has, or waits for.
@@ -141,9 +141,7 @@ impl Execution {
             to: Telling,
             payload: domain::Payload,
         }
-        if !self.state.errands.contains(&task) {
-            return None;
-        }
+        let at = *self.state.errands.get(&task)?;
         let step = self.plan.steps.get(task.unit.step as usize)?;
         let input = self.state.run(task.unit)?.input.clone()?;
         let head = self.state.head.as_ref()?;
@@ -162,7 +160,7 @@ impl Execution {
             },
             StepKind::Emit(_) => {
                 let Told { to, payload } = input.parse().ok()?;
-                ErrandKind::Tell { to, payload }
+                ErrandKind::Tell { to, payload, at }
             }
             _ => return None,
         };

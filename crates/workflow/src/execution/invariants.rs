@@ -77,7 +77,7 @@ impl Execution {
         if work != state.work_out as usize {
             found.push(Invariant::I5.breach(format!("{work} tasks of work are out, counted were {}", state.work_out)));
         }
-        let strays = state.out.iter().chain(&state.errands).filter(|task| !is_out(state, **task));
+        let strays = state.out.iter().chain(state.errands.keys()).filter(|task| !is_out(state, **task));
         found.extend(strays.map(|task| Invariant::I3.breach(format!("{task:?} is out, and nothing waits for it"))));
         let out = self.units().filter(|(_, run)| matches!(run.phase, Phase::Out | Phase::Child(_))).count();
         if out != work + state.errands.len() {

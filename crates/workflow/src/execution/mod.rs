@@ -158,7 +158,7 @@ impl Execution {
 
     /// Is this the attempt that is out, whose result counts?
     pub fn is_current(&self, task: TaskKey) -> bool {
-        self.state.out.contains(&task) || self.state.errands.contains(&task)
+        self.state.out.contains(&task) || self.state.errands.contains_key(&task)
     }
 
     /// The tasks that are out with agents, undos included.

@@ -272,8 +272,8 @@ pub(super) struct State {
     pub(super) out: BTreeSet<TaskKey>,
     /// How many of them are no undos.
     pub(super) work_out: u32,
-    /// Tasks of the shell: child executions, and what is told to the outside.
-    pub(super) errands: BTreeSet<TaskKey>,
+    /// Tasks of the shell: child executions, and what is told to the outside; since when.
+    pub(super) errands: BTreeMap<TaskKey, Timestamp>,
     /// Units that are ready and need no slot to begin.
     pub(super) due: VecDeque<Unit>,
     /// Units that wait for a slot.
@@ -327,7 +327,7 @@ impl State {
             waiting: BTreeSet::new(),
             out: BTreeSet::new(),
             work_out: 0,
-            errands: BTreeSet::new(),
+            errands: BTreeMap::new(),
             due: VecDeque::new(),
             queue: VecDeque::new(),
             races: VecDeque::new(),

@@ -19,7 +19,7 @@ impl Applier<'_> {
         let step = self.plan_of(unit);
         let is_errand = matches!(step.kind, StepKind::Workflow(_) | StepKind::Emit(_));
         if is_errand {
-            self.state.errands.insert(task);
+            self.state.errands.insert(task, self.at);
         } else {
             self.state.out.insert(task);
             self.state.work_out += 1;

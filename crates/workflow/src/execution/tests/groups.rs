@@ -1,7 +1,7 @@
 //! Blocks, loops, children, locks and ends, and how they compose.
 
 use super::*;
-use crate::{ErrandKind, LockKind, Telling};
+use crate::{Errand, ErrandKind, LockKind, Telling};
 
 fn block(steps: Value) -> Value {
     json!({ "steps": steps })
@@ -175,7 +175,7 @@ fn for_each_goes_with_every_kind_of_work() {
     let errands: Vec<_> = stage.execution.errands().filter_map(|task| stage.execution.errand(task)).collect();
     assert_eq!(errands.len(), 4);
     for errand in errands {
-        if let ErrandKind::Tell { to: Telling::Topic(topic), payload } = &errand.what {
+        if let ErrandKind::Tell { to: Telling::Topic(topic), payload, .. } = &errand.what {
             assert_eq!((topic == "t.q", payload.as_str() == "1"), (topic == "t.q", topic == "t.q"));
         }
         let outcome = Ok(Payload::from_value(&json!("told")));
@@ -372,6 +372,23 @@ fn a_failed_undo_is_tried_again_when_an_operator_asks_for_it() {
     assert_eq!((stage.status(), stage.state("b")), (Status::Failed, StepState::Compensated));
     assert_eq!(stage.failure(), ("broken", Some("c")));
     assert_eq!(stage.try_say(Command::Retry { lost: None }), Err(Rejected::Compensated));
+}
+
+#[test]
+fn what_is_told_is_as_old_as_the_telling_and_not_as_its_execution() {
+    let mut stage = Stage::with(json!([
+        { "id": "rounds", "loop": { "while": "iteration < 2" }, "block": { "steps": [
+            { "id": "sleep", "sleep": "1h" },
+            { "id": "tell", "emit": { "topic": "hour", "payload": 1 }, "depends_on": ["sleep"] },
+        ] } },
+    ]));
+    for _ in 0..2 {
+        stage.wait(seconds(3_600));
+        let task = stage.execution.errands().next().unwrap();
+        let Some(Errand { what: ErrandKind::Tell { at, .. }, .. }) = stage.execution.errand(task) else { panic!() };
+        assert_eq!(at, stage.now);
+        stage.say(Command::TaskEnded { task, agent_id: None, begun_at: None, outcome: Ok(Payload::null()) });
+    }
 }
 
 #[test]
