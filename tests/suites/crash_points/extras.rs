@@ -1,5 +1,5 @@
-//! What the clients of the kill suite do not do: they register agents, define workflows, and send messages that die and are
-//! replayed.
+//! What the clients of the kill suite do not do: they register, change and remove agents, define workflows and their next versions,
+//! and send messages that die and are replayed.
 
 use std::{
     sync::{
@@ -66,10 +66,21 @@ impl Client {
             let key = |what: &str| format!("{what}-{number}");
             let agent = json!({ "agent_type": "nobody", "name": key("extra"), "capabilities": [] });
             let agent = self.until(201, "/api/v1/agents", &key("agent"), &agent).await;
+            let path = format!("/api/v1/agents/{}", text(&agent["id"]));
+            self.change(&[200], Method::PUT, &path, &json!({ "capabilities": [key("changed")] })).await;
             made.agents.push(text(&agent["id"]));
+            let gone = json!({ "agent_type": "nobody", "name": key("gone"), "capabilities": [] });
+            let gone = self.until(201, "/api/v1/agents", &key("gone"), &gone).await;
+            // Where the answer is lost it is not there any more.
+            self.change(&[200, 404], Method::DELETE, &format!("/api/v1/agents/{}", text(&gone["id"])), &Value::Null)
+                .await;
             let steps = json!([{ "id": "a", "agent_type": "echo", "action": "echo" }]);
             let workflow = json!({ "name": key("extra"), "steps": steps });
+            let mut next = workflow.clone();
             let workflow = self.until(201, "/api/v1/workflows", &key("workflow"), &workflow).await;
+            next["description"] = json!("changed");
+            let path = format!("/api/v1/workflows/{}", text(&workflow["id"]));
+            self.change(&[200], Method::PUT, &path, &next).await;
             made.workflows.push(text(&workflow["id"]));
             let message = json!({ "payload": { "n": number }, "expires_in": "1s" });
             let path = format!("/api/v1/agents/{}/message", self.absent);
@@ -85,15 +96,27 @@ impl Client {
 
     /// Tries until the server answers with `status`.
     async fn until(&self, status: u16, path: &str, key: &str, body: &Value) -> Value {
+        self.insist(&[status], &Method::POST, path, key, body).await
+    }
+
+    /// The same of what may be repeated as it is.
+    async fn change(&self, statuses: &[u16], method: Method, path: &str, body: &Value) {
+        self.insist(statuses, &method, path, "", body).await;
+    }
+
+    async fn insist(&self, statuses: &[u16], method: &Method, path: &str, key: &str, body: &Value) -> Value {
         eventually(path, || async {
             let api = Api::new(self.urls.borrow().clone());
-            let mut request = api.request(Method::POST, path).timeout(Duration::from_secs(10)).json(body);
+            let mut request = api.request(method.clone(), path).timeout(Duration::from_secs(10));
+            if !body.is_null() {
+                request = request.json(body);
+            }
             if !key.is_empty() {
                 request = request.header("Idempotency-Key", key);
             }
             let answer = api.send(request).await.map_err(|error| error.to_string())?;
             match answer.status {
-                got if got == status => Ok(answer.body),
+                got if statuses.contains(&got) => Ok(answer.body),
                 503 | 504 => Err(format!("{answer:?}")),
                 _ => panic!("{path}: {answer:#?}"),
             }
@@ -114,12 +137,18 @@ impl Made {
         for id in &self.agents {
             assert!(ids.contains(id), "{id} was registered, and is not there");
         }
+        let changed = |agent: &&Value| agent["name"].as_str().is_some_and(|name| name.starts_with("extra"));
+        for agent in agents.iter().filter(changed) {
+            let capability = text(&agent["name"]).replace("extra", "changed");
+            assert_eq!(agent["capabilities"], json!([capability]), "it was changed: {agent:#}");
+        }
         // And the one that gets the messages.
         assert_eq!(agents.len(), self.agents.len() + 1, "each was registered once: {agents:#?}");
         for id in &self.workflows {
             let workflow = api.get(&format!("/api/v1/workflows/{id}")).await.expect(200);
             let same = api.all(&format!("/api/v1/workflows?name={}", text(&workflow["name"]))).await;
             assert_eq!(same.len(), 1, "it was defined once: {same:#?}");
+            assert_eq!((&workflow["version"], &workflow["description"]), (&json!(2), &json!("changed")));
         }
         eventually("every message has died, and was replayed", || async {
             let replay = json!({ "kind": "message", "reason": "expired" });

@@ -97,7 +97,9 @@ impl App {
             definition,
             ..row
         };
-        match self.store.update_workflow(&next).await? {
+        let written = self.store.update_workflow(&next).await?;
+        crash_point("orchestrator.workflow.changed");
+        match written {
             Written::Done => {
                 self.plans.changed(&next.namespace, next.id, &[&name_before, &next.name]).await;
                 Ok(next)

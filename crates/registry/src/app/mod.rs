@@ -207,7 +207,10 @@ impl Registry {
         if agent != known {
             agent.revision += 1;
             agent.updated_at = self.clock.now();
-            match self.store.update(&agent).await.map_err(RegistryError::Database)? {
+            crash_point("registry.change.before");
+            let updated = self.store.update(&agent).await.map_err(RegistryError::Database)?;
+            crash_point("registry.change.after");
+            match updated {
                 Written::Done => {}
                 Written::NameTaken => return Err(RegistryError::NameTaken(agent.name)),
                 Written::Outdated => return Ok(None),
@@ -220,7 +223,9 @@ impl Registry {
     /// Removes an agent; false where there is none.
     pub(crate) async fn delete(&self, namespace: &Namespace, id: AgentId) -> Result<bool, RegistryError> {
         let _writing = self.writing.lock().await;
+        crash_point("registry.delete.before");
         let deleted = self.store.delete(namespace, id).await.map_err(RegistryError::Database)?;
+        crash_point("registry.delete.after");
         self.write().remove(namespace, id);
         Ok(deleted)
     }
