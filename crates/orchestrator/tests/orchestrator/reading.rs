@@ -146,7 +146,8 @@ impl World {
 
 #[tokio::test]
 async fn a_log_that_somebody_changed_is_found_out() {
-    let changes: [(fn(&mut Vec<Packed>), _); 4] = [
+    type Change = fn(&mut Vec<Packed>);
+    let changes: [(Change, _); 4] = [
         (
             |events| {
                 let text = String::from_utf8(events[0].data.clone()).unwrap();

@@ -231,7 +231,7 @@ impl Journal {
             let commit = Commit::decode(data).map_err(|_| unreadable("data"))?;
             bytes += data.len();
             newest = Some(row.try_get(0)?);
-            events += commit.parts.iter().map(|part| part.events()).sum::<usize>();
+            events += commit.parts.iter().map(Part::events).sum::<usize>();
             parts.extend(commit.parts);
             // The later summary of an execution replaces the earlier.
             summaries.extend(commit.summaries.into_iter().map(|summary| (summary.id.clone(), summary)));
