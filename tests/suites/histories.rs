@@ -61,6 +61,19 @@ async fn waits(api: &Api, execution: &str, kind: &str, count: usize) -> Value {
     .await
 }
 
+/// How all executions that have ended did so.
+async fn ended(api: &Api) -> Vec<Value> {
+    let mut executions = Vec::new();
+    for execution in api.all("/api/v1/executions").await {
+        let id = execution["id"].as_str().or(execution["execution_id"].as_str()).expect("an id").to_owned();
+        let shown = api.get(&format!("/api/v1/executions/{id}")).await.expect(200);
+        if shown["ended_at"].is_string() {
+            executions.push(json!({ "id": id, "status": shown["status"], "output": shown["output"] }));
+        }
+    }
+    executions
+}
+
 /// A data directory of this version, with what is to be expected of it.
 async fn record(folder: &Path) {
     let mut server = Server::start().await;
@@ -84,14 +97,7 @@ async fn record(folder: &Path) {
     let shown = api.get(&format!("/api/v1/executions/{first}")).await.expect(200);
     let child = shown["steps"].as_array().and_then(|steps| steps.iter().find(|step| step["step_id"] == "child"));
     let child = child.expect("a step that has a child")["child_id"].clone();
-    let mut executions = Vec::new();
-    for execution in api.all("/api/v1/executions").await {
-        let id = execution["id"].as_str().or(execution["execution_id"].as_str()).expect("an id").to_owned();
-        let shown = api.get(&format!("/api/v1/executions/{id}")).await.expect(200);
-        if shown["ended_at"].is_string() {
-            executions.push(json!({ "id": id, "status": shown["status"], "output": shown["output"] }));
-        }
-    }
+    let mut executions = ended(&api).await;
     let then = [json!([child, "grow", 5]), json!([first, "go", 20]), json!([first, "go", 30])];
     let output = json!([1, 30, 6, "early"]);
     executions.push(json!({ "id": first, "then": then, "status": "completed", "output": output }));
