@@ -46,8 +46,6 @@ struct Known {
     is_served: bool,
     /// That has just ended.
     is_newly_unserved: bool,
-    /// The replica that has got the last tasks.
-    favourite: Option<ReplicaId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,11 +55,6 @@ struct Load {
     /// Tasks of ours that it has.
     tasks: u32,
 }
-
-/// How much more of its capacity than another's may be taken before the other gets the next tasks. Tasks of one commit so go to
-/// one replica in one piece, and so do their results, which costs less than half of it to each; and none has much more to do than
-/// another for long. Where a single task is more than this, each goes to whoever has the least.
-const SLACK: f64 = 0.125;
 
 /// Where a task goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,18 +94,6 @@ impl Known {
             Stream::Open { has_said: false } => true,
             Stream::Open { has_said: true } => self.load(replica.id).is_some_and(|load| load.capacity > 0),
             Stream::Connecting | Stream::Down => false,
-        }
-    }
-
-    /// How good it would be to give a replica the next task, if that is possible: its class, and how loaded it is among those of
-    /// that class. Less is better.
-    fn rank(&self, replica: &Communication) -> Option<(u8, f64)> {
-        let (capacity, tasks) = self.load(replica.id).map_or((0, 0), |load| (load.capacity, load.tasks));
-        match replica.stream {
-            Stream::Open { .. } if capacity > 0 => Some((0, f64::from(tasks + 1) / f64::from(capacity))),
-            Stream::Open { has_said: false } => Some((1, f64::from(tasks))),
-            Stream::Open { has_said: true } => Some((2, f64::from(tasks))),
-            Stream::Connecting | Stream::Down => None,
         }
     }
 }
@@ -264,24 +245,26 @@ impl Replicas {
         }
     }
 
-    /// Among those that serve such tasks the one that has the least for its capacity, or still the one that was chosen last; else
-    /// one of which it is not known, else any that is reached, with the fewest.
+    /// Among those that serve such tasks the one that has the least for its capacity; else one of which it is not known, else
+    /// any that is reached, with the fewest.
     pub(super) fn choose(&mut self, Kind(kind): Kind) -> Option<Choice> {
         self.turn = self.turn.wrapping_add(1);
         let known = &self.kinds[kind as usize];
         let count = self.replicas.len();
         let in_turn = (0..count).map(|place| &self.replicas[(self.turn % count + place) % count]);
-        let ranked = in_turn.filter_map(|replica| Some((known.rank(replica)?, replica.id)));
+        let ranked = in_turn.filter_map(|replica| {
+            let load = known.load(replica.id).copied();
+            let (capacity, tasks) = load.map_or((0, 0), |load| (load.capacity, load.tasks));
+            let rank = match replica.stream {
+                Stream::Open { .. } if capacity > 0 => (0_u8, f64::from(tasks + 1) / f64::from(capacity)),
+                Stream::Open { has_said: false } => (1, f64::from(tasks)),
+                Stream::Open { has_said: true } => (2, f64::from(tasks)),
+                Stream::Connecting | Stream::Down => return None,
+            };
+            Some((rank, replica.id))
+        });
         let best = ranked.min_by(|(left, _), (right, _)| left.0.cmp(&right.0).then(left.1.total_cmp(&right.1)));
-        let ((class, load), best) = best?;
-        let is_still_good = |favourite: &ReplicaId| {
-            let favourite = self.replicas.iter().find(|replica| replica.id == *favourite);
-            let rank = favourite.and_then(|favourite| known.rank(favourite));
-            rank.is_some_and(|(its_class, its_load)| class == 0 && its_class == 0 && its_load <= load + SLACK)
-        };
-        let replica = known.favourite.filter(is_still_good).unwrap_or(best);
-        self.kinds[kind as usize].favourite = Some(replica);
-        Some(Choice { replica, is_served: class < 2 })
+        best.map(|((class, _), replica)| Choice { replica, is_served: class < 2 })
     }
 
     /// Forgets the kinds of which there is nothing any more.
