@@ -49,17 +49,17 @@ cluster-down: ## Stop what `make cluster` started, and remove its data
 
 .PHONY: test-kill
 test-kill: test-tools build ## Kill -9 the process TROUPE_KILLS times (default 500) under load, and check that nothing was lost
-	TROUPE_KILLS=$${TROUPE_KILLS:-500} cargo nextest run -p troupe-tests -E 'test(kill::)' --no-capture
+	TROUPE_KILLS=$${TROUPE_KILLS:-500} cargo nextest run --profile whole --workspace -E 'test(kill::)' --no-capture
 
 .PHONY: test-faults
 test-faults: test-tools build ## Kill, stop and roll the processes of a cluster TROUPE_FAULTS times (default 170, ten of each), and write docs/reliability.md
 	TROUPE_FAULTS=$${TROUPE_FAULTS:-170} TROUPE_FAULTS_REPORT=$(CURDIR)/docs/reliability.md \
-	cargo nextest run --workspace -E 'test(faults::)' --no-capture
+	cargo nextest run --profile whole --workspace -E 'test(faults::)' --no-capture
 
 .PHONY: test-crash-points
 test-crash-points: test-tools build ## Let a process die at every crash point, on SQLite and on PostgreSQL, and write docs/reliability.md
 	TROUPE_CRASH_POINTS=all TROUPE_CRASH_POINTS_REPORT=$(CURDIR)/docs/reliability.md \
-	cargo nextest run --workspace -E 'test(crash_points::)' --no-capture
+	cargo nextest run --profile whole --workspace -E 'test(crash_points::)' --no-capture
 
 .PHONY: test-simulator
 test-simulator: test-tools ## Run TROUPE_SIM_RUNS (default 200,000) random histories of the engine, TROUPE_SIM_SEEDS (default 100,000) of orchestrators

@@ -284,11 +284,11 @@ fn is_out(state: &State, task: TaskKey) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use domain::{ExecutionId, Namespace, Payload, Timestamp, WorkflowId};
+    use domain::Timestamp;
     use serde_json::json;
 
     use super::*;
-    use crate::{Command, Definition, Limits, Start};
+    use crate::{Command, Definition, Limits, execution::tests::start};
 
     /// A task is out, and a step waits for a signal.
     fn execution() -> Execution {
@@ -299,16 +299,7 @@ mod tests {
         ] });
         let plan = Definition::parse(definition.to_string().as_bytes(), Limits::default()).unwrap().plan;
         let mut execution = Execution::new(Arc::new(plan));
-        let start = Start {
-            execution_id: ExecutionId::from_parts(1, 1),
-            namespace: Namespace::default(),
-            workflow_id: WorkflowId::from_parts(1, 1),
-            workflow_version: 1,
-            input: Payload::null(),
-            traceparent: String::new(),
-            parent: None,
-        };
-        execution.transition(Command::Start(start), Timestamp::from_millis(1)).unwrap();
+        execution.transition(Command::Start(start()), Timestamp::from_millis(1)).unwrap();
         execution
     }
 

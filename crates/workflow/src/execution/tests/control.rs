@@ -39,15 +39,7 @@ fn nothing_comes_before_the_start_and_no_second_start() {
     assert_eq!(early.transition(Command::Tick, Timestamp::EPOCH), Err(Rejected::AlreadyStarted));
     assert_eq!((early.id(), early.wakeups(), early.last_sequence()), (None, 0, 0));
     let mut stage = pair();
-    let again = Start {
-        execution_id: ExecutionId::from_parts(2, 2),
-        namespace: Namespace::default(),
-        workflow_id: WorkflowId::from_parts(1, 1),
-        workflow_version: 1,
-        input: Payload::null(),
-        traceparent: String::new(),
-        parent: None,
-    };
+    let again = Start { execution_id: ExecutionId::from_parts(2, 2), ..start() };
     assert_eq!(stage.try_say(Command::Start(again)), Err(Rejected::AlreadyStarted));
     assert_eq!((stage.execution.id(), stage.events.len()), (Some(ExecutionId::from_parts(1, 1)), 2));
 }

@@ -153,16 +153,7 @@ fn a_chain_of_ten_thousand_steps_completes() {
     let definition = json!({ "name": "w", "steps": steps }).to_string();
     let plan = Definition::parse(definition.as_bytes(), Limits::default()).unwrap().plan;
     let mut execution = Execution::new(Arc::new(plan));
-    let start = Start {
-        execution_id: ExecutionId::from_parts(1, 1),
-        namespace: Namespace::default(),
-        workflow_id: WorkflowId::from_parts(1, 1),
-        workflow_version: 1,
-        input: Payload::null(),
-        traceparent: String::new(),
-        parent: None,
-    };
-    execution.transition(Command::Start(start), Timestamp::EPOCH).unwrap();
+    execution.transition(Command::Start(start()), Timestamp::EPOCH).unwrap();
     for step in 0..10_000 {
         let task = execution.tasks_out()[0];
         assert_eq!(task.unit.step, step);

@@ -136,7 +136,7 @@ impl Stage {
     }
 }
 
-fn start() -> Start {
+pub(super) fn start() -> Start {
     Start {
         execution_id: ExecutionId::from_parts(1, 1),
         namespace: Namespace::default(),
