@@ -89,3 +89,18 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
     assert_eq!(whole, [].into());
     assert_eq!(after.unused_since(&before), [""; 0]);
 }
+
+/// Compiling takes longer than all there is to read of tables that are small for ever.
+#[tokio::test]
+async fn a_statement_that_has_no_index_to_go_by_is_not_compiled_first() {
+    let url = Servers::shared().database().await;
+    let database = ::store::Database::open(&Database::postgres(url), &super::super::MIGRATIONS).await.unwrap();
+    let ::store::Database::Postgres(postgres) = &database else { panic!("it is PostgreSQL") };
+    let mut connection = postgres.lend().await.unwrap();
+    let plan = "EXPLAIN ANALYZE DELETE FROM replicas WHERE lives_until < now()";
+    let lines: Vec<String> = sqlx::query_scalar(plan).fetch_all(&mut *connection).await.unwrap();
+    connection.give_back();
+    assert!(lines.iter().any(|line| line.contains("Seq Scan")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("JIT")), "{lines:?}");
+    database.close().await;
+}
