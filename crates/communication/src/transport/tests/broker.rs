@@ -367,7 +367,7 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
 /// Kills a broker that has written down which queues there are. It may have made one the moment before, and not know of it
 /// later; what is found to be lost with it is published again, behind what came since.
 fn kill(servers: &Servers) {
-    servers.rabbitmqctl(&["eval", "ok = mnesia:sync_log()."]);
+    servers.rabbitmqctl(&["eval", "ok = mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()]."]);
     servers.control("kill", "rabbitmq");
 }
 
