@@ -10,6 +10,7 @@ pub mod expression;
 mod failure;
 pub mod invariant;
 pub mod plan;
+mod schema;
 mod task_id;
 mod unit;
 
@@ -24,6 +25,7 @@ pub use execution::{
 pub use failure::Failure;
 pub use invariant::{Breach, Invariant};
 pub use plan::Plan;
+pub use schema::{InputSchema, Misfit};
 pub use unit::{FrameId, Holder, Purpose, StepIndex, TaskKey, Unit};
 
 /// Who may do a task.

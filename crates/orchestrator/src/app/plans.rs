@@ -7,7 +7,7 @@ use domain::{Clock, Namespace, Payload, WorkflowId};
 use errors::{Error, Violation};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
-use workflow::{Definition, Limits, Plan};
+use workflow::{Definition, InputSchema, Limits, Misfit, Plan};
 
 use super::not_found;
 use crate::{
@@ -31,19 +31,24 @@ pub(crate) struct Compiled {
     pub(crate) name: Arc<str>,
     pub(crate) version: u32,
     pub(crate) plan: Arc<Plan>,
-    schema: Option<jsonschema::Validator>,
+    schema: Option<InputSchema>,
 }
 
 impl Compiled {
     /// Every place where the input does not fit the schema, with pointers into the input.
     pub(crate) fn check_input(&self, input: &Payload) -> Result<(), OrchestratorError> {
         let Some(schema) = &self.schema else { return Ok(()) };
-        let value = input.to_value();
-        let violation = |error: jsonschema::ValidationError<'_>| {
-            Violation::new(error.instance_path().to_string(), "schema", error.to_string())
+        let violations = match schema.check(&input.to_value()) {
+            Ok(()) => return Ok(()),
+            Err(Misfit::Faults(faults)) => {
+                faults.into_iter().map(|(pointer, message)| Violation::new(pointer, "schema", message)).collect()
+            }
+            Err(Misfit::TooComplex) => {
+                let message = "whether it fits the schema takes too long to find out";
+                vec![Violation::new("", "schema_too_complex", message)]
+            }
         };
-        let violations: Vec<_> = schema.iter_errors(&value).map(violation).collect();
-        if violations.is_empty() { Ok(()) } else { Err(OrchestratorError::InputInvalid(violations)) }
+        Err(OrchestratorError::InputInvalid(violations))
     }
 }
 
@@ -164,14 +169,12 @@ fn compile(
     let limits = Limits { max_bytes: usize::MAX, max_steps: usize::MAX, max_history };
     let definition =
         Definition::parse(written.definition.as_bytes(), limits).map_err(OrchestratorError::DefinitionInvalid)?;
-    // Patterns are the user's: an engine without backtracking cannot be kept busy by them.
-    let options = jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex());
-    let schema = definition.plan.input_schema.as_ref().map(|schema| options.build(schema)).transpose();
-    let schema = schema.map_err(|error| {
+    let schema = definition.plan.input_schema.as_ref().map(InputSchema::compile).transpose();
+    let schema = schema.map_err(|message| {
         OrchestratorError::DefinitionInvalid(vec![workflow::Fault {
             pointer: "/input_schema".to_owned(),
             code: "invalid_schema",
-            message: error.to_string(),
+            message,
         }])
     })?;
     let (name, plan) = (Arc::clone(&written.name), Arc::new(definition.plan));

@@ -27,7 +27,7 @@ use self::{
     steps::Defaults,
 };
 use crate::{
-    Plan, StepIndex,
+    InputSchema, Plan, StepIndex,
     expression::{Found, Reader, Template, Visible},
     plan::{Concurrency, Scope},
 };
@@ -226,14 +226,11 @@ fn concurrency(config: &Fields<'_>, outline: &Outline<'_>, found: &mut Found) ->
 
 fn check_schema(schema: &Value, faults: &mut Faults) {
     const POINTER: &str = "/input_schema";
-    if !matches!(schema, Value::Object(_) | Value::Bool(_)) {
-        faults.push(POINTER, "wrong_type", "must be a JSON Schema: an object, true or false");
-        return;
-    }
-    if let Err(error) = jsonschema::validator_for(schema) {
-        // The error names the culprit in the schema for most faults, and its message may quote all of the schema.
-        let message: String = error.to_string().chars().take(300).collect();
-        faults.push(POINTER, "invalid_schema", format!("not a JSON Schema: {message}"));
+    let is_schema = matches!(schema, Value::Object(_) | Value::Bool(_));
+    if let Err(message) = InputSchema::compile(schema) {
+        // The message may quote all of the schema.
+        let message: String = message.chars().take(300).collect();
+        faults.push(POINTER, if is_schema { "invalid_schema" } else { "wrong_type" }, message);
     }
 }
 
