@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -198,34 +198,65 @@ async fn permit(client: &Client, own: Option<&Allow>, url: &Url) -> Result<Vec<S
         return Err(Failure::fatal("host_not_allowed", message));
     }
     let port = url.port_or_known_default().unwrap_or(443);
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let found = tokio::net::lookup_host((bare, port)).await;
+    let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await;
     let addresses: Vec<_> =
         found.map_err(|error| Failure::transient("http_error", format!("{host}: {error}")))?.collect();
-    // The host was named, so a private address is what the operator means only where it was named as an address or as a
-    // local name; a public name that suddenly leads inside is refused.
-    let local_name = !host.contains('.') || bare.parse::<IpAddr>().is_ok();
-    let meant = |address: &SocketAddr| local_name || client.allow.0.contains(&address.ip().to_string());
-    match addresses.iter().find(|address| is_private(address.ip()) && !meant(address)) {
+    check_addresses(&client.allow, host, &addresses)?;
+    Ok(addresses)
+}
+
+/// The host was named, so a private address is what the operator means only where it was named as an address or as a local
+/// name; a public name that suddenly leads inside is refused.
+fn check_addresses(allow: &Allow, host: &str, addresses: &[SocketAddr]) -> Result<(), Failure> {
+    let is_local = !host.contains('.') || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let is_meant = |address: &SocketAddr| is_local || allow.0.contains(&address.ip().to_string());
+    match addresses.iter().find(|address| is_private(address.ip()) && !is_meant(address)) {
         Some(address) => {
             Err(Failure::fatal("host_not_allowed", format!("{host} leads to the private address {}", address.ip())))
         }
-        None => Ok(addresses),
+        None => Ok(()),
     }
 }
 
+/// Anything but an address of the public internet, by the IANA's registries of special-purpose addresses.
 fn is_private(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [first, second, ..] = v4.octets();
-            v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_broadcast()
-                || (first == 100 && second & 0xc0 == 64)
-        }
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    match address {
+        IpAddr::V4(v4) => is_private_v4(v4),
+        IpAddr::V6(v6) => embedded(v6).map_or_else(|| is_private_v6(v6), is_private_v4),
+    }
+}
+
+fn is_private_v4(address: Ipv4Addr) -> bool {
+    let [first, second, third, _] = address.octets();
+    match first {
+        0 | 10 | 127 | 224.. => true,
+        100 => second & 0xc0 == 64,
+        169 => second == 254,
+        172 => second & 0xf0 == 16,
+        192 => second == 168 || (second == 0 && matches!(third, 0 | 2)) || (second == 88 && third == 99),
+        198 => second & 0xfe == 18 || (second == 51 && third == 100),
+        203 => second == 0 && third == 113,
+        _ => false,
+    }
+}
+
+/// Public ones begin with the bits 001.
+fn is_private_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    let [first, second, ..] = segments;
+    // Of what does, these are for documentation and for protocols.
+    first & 0xe000 != 0x2000 || (first == 0x2001 && (second == 0x0db8 || second < 0x0200)) || first == 0x3fff
+}
+
+/// The IPv4 address to which an IPv6 address leads: mapped, compatible, by NAT64, or by 6to4.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let low = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, seventh, eighth] if seventh != 0 => Some(low(seventh, eighth)),
+        [0, 0, 0, 0, 0, 0xffff, 0, eighth] => Some(low(0, eighth)),
+        [0x64, 0xff9b, 0, 0, 0, 0, seventh, eighth] => Some(low(seventh, eighth)),
+        [0x2002, second, third, ..] => Some(low(second, third)),
+        _ => None,
     }
 }
 
@@ -281,11 +312,31 @@ mod tests {
 
     #[test]
     fn private_addresses_are_known_in_every_spelling() {
-        for address in
-            ["10.0.0.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "::1", "fd00::1", "::ffff:192.168.0.1"]
-        {
+        let private = "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 127.0.0.1 127.255.0.9 169.254.169.254 172.31.255.255 192.0.0.1 \
+                       192.0.2.1 192.88.99.1 192.168.0.1 198.19.0.1 198.51.100.1 203.0.113.1 224.0.0.1 240.0.0.1 \
+                       255.255.255.255 :: ::1 ::127.0.0.1 ::ffff:192.168.0.1 ::ffff:0.0.0.1 64:ff9b::10.0.0.1 64:ff9b:1::1 \
+                       100::1 2001::1 2001:db8::1 2002:7f00:1::1 2002:a9fe:a9fe:: 3fff::1 fc00::1 fd00::1 fe80::1 fec0::1 ff02::1";
+        for address in private.split_whitespace() {
             assert!(is_private(address.parse().unwrap()), "{address}");
         }
-        assert!(!is_private("1.1.1.1".parse().unwrap()));
+        let public = "1.1.1.1 100.128.0.1 172.32.0.1 192.0.1.1 198.20.0.1 223.255.255.255 ::ffff:1.1.1.1 64:ff9b::1.1.1.1 \
+                      2002:101:101::1 2606:4700::1111 2001:4860::8888";
+        for address in public.split_whitespace() {
+            assert!(!is_private(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_public_name_that_leads_inside_is_refused_unless_the_address_is_named_too() {
+        let allow = Allow(vec!["api.example.org".into(), "intranet".into(), "10.0.0.7".into()]);
+        let lead = |host: &str, addresses: &[&str]| {
+            let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            check_addresses(&allow, host, &addresses).is_ok()
+        };
+        assert!(lead("api.example.org", &["1.1.1.1:443"]));
+        assert!(!lead("api.example.org", &["1.1.1.1:443", "169.254.169.254:443"]), "one of them is enough");
+        assert!(!lead("api.example.org", &["[::ffff:10.0.0.8]:443"]));
+        assert!(lead("api.example.org", &["10.0.0.7:443"]), "it is named");
+        assert!(lead("intranet", &["10.0.0.8:443"]) && lead("10.0.0.8", &["10.0.0.8:443"]));
     }
 }
