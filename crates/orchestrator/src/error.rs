@@ -69,8 +69,17 @@ pub(crate) enum OrchestratorError {
 
 impl OrchestratorError {
     /// May the same be read a moment later? What is wrong is then the way to the data, not the data.
-    pub(crate) const fn is_transient(&self) -> bool {
-        matches!(self, Self::Database(_) | Self::Unread(_) | Self::TimedOut)
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(error) => ::store::is_transient(error),
+            Self::Unread(_) | Self::TimedOut => true,
+            _ => false,
+        }
+    }
+
+    /// What is wrong with reading the log of an execution: the way to it, or the log.
+    pub(crate) fn of_log(id: ExecutionId, error: sqlx::Error) -> Self {
+        if ::store::is_transient(&error) { Self::Database(error) } else { Self::Unreadable(id, errors::chain(&error)) }
     }
 }
 

@@ -13,9 +13,12 @@ pub struct Migrations {
     pub postgres: &'static Migrator,
 }
 
-/// Fails where the tables are older than the program.
+/// Fails where the tables are older than the program, or newer: what it would write there others could not read.
 pub(crate) async fn check<C: Migrate>(connection: &mut C, migrator: &Migrator) -> Result<(), MigrateError> {
     let applied = connection.list_applied_migrations("_sqlx_migrations").await?;
+    if let Some(newer) = applied.iter().find(|migration| !migrator.version_exists(migration.version)) {
+        return Err(MigrateError::VersionMissing(newer.version));
+    }
     let is_applied = |version| applied.iter().any(|migration| migration.version == version);
     match migrator.iter().map(|migration| migration.version).find(|version| !is_applied(*version)) {
         None => Ok(()),

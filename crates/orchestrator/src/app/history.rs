@@ -103,7 +103,8 @@ pub(crate) async fn load(
     id: ExecutionId,
 ) -> Result<Option<Loaded>, OrchestratorError> {
     let unreadable = |message: String| OrchestratorError::Unreadable(id, message);
-    let mut page = store.events(id, 0, PAGE).await?;
+    let read = async |after| store.events(id, after, PAGE).await.map_err(|error| OrchestratorError::of_log(id, error));
+    let mut page = read(0).await?;
     let Some(first) = page.rows.first() else { return Ok(None) };
     let first = Event::decode(&first.data).map_err(|error| unreadable(errors::chain(&error)))?;
     let compiled = compiled(plans, id, &first).await?;
@@ -127,7 +128,7 @@ pub(crate) async fn load(
             let run = present_run(store, id).await?;
             after = run.map_or(after, |run| run.saturating_sub(2).max(after));
         }
-        page = store.events(id, after, PAGE).await?;
+        page = read(after).await?;
     }
     let Replay { execution, hash, .. } = replay.finish().map_err(|breach| unreadable(breach.what))?;
     Ok(Some(Loaded { execution, hash, breach, compiled }))
@@ -147,7 +148,7 @@ async fn present_run(store: &dyn Store, id: ExecutionId) -> Result<Option<u64>, 
         let begin = end.saturating_sub(PAGE as u64);
         let (mut after, mut run) = (begin, None);
         while after < end {
-            let page = store.events(id, after, PAGE).await?;
+            let page = store.events(id, after, PAGE).await.map_err(|error| OrchestratorError::of_log(id, error))?;
             let begins = |row: &&EventRow| row.sequence <= end && Event::begins_a_run(&row.data);
             run = page.rows.iter().rev().find(begins).map(|row| row.sequence).or(run);
             after = page.rows.last().map_or(end, |row| row.sequence);

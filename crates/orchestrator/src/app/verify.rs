@@ -70,7 +70,15 @@ impl App {
         let mut replay = Replay::new(&compiled.plan);
         let mut once = Once::default();
         loop {
-            let page = self.store.events(summary.id, replay.read, PAGE).await?;
+            let page = match self.store.events(summary.id, replay.read, PAGE).await {
+                Ok(page) => page,
+                Err(error) if ::store::is_transient(&error) => return Err(error.into()),
+                Err(error) => {
+                    let what = format!("events after {} cannot be read: {}", replay.read, errors::chain(&error));
+                    found.faults.push(Invariant::I6.breach(what));
+                    return Ok(None);
+                }
+            };
             for row in page.rows {
                 if replay.read == summary.last_sequence {
                     // Written since, with a summary of their own.

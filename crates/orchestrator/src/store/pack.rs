@@ -3,8 +3,9 @@
 //! A pack is a protobuf message with one repeated field, so one pack appended to another is the pack of both.
 
 use domain::Timestamp;
+use futures::{TryStreamExt as _, stream::BoxStream};
 use prost::Message as _;
-use store::Page;
+use store::{PAGE_BYTES, Page};
 
 use super::{EventRow, NewEvent, key, unreadable};
 
@@ -122,22 +123,34 @@ fn count_that_fits(events: &[NewEvent]) -> usize {
     events.iter().take_while(fits).count().max(1)
 }
 
-/// At most `limit` of the events after `after` from a page of the parts that have them.
-pub(super) fn page(parts: Page<Part>, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
-    let mut page = Page { rows: Vec::new(), is_last: parts.is_last };
-    for part in parts.rows {
-        page.rows.extend(part.unpack()?.into_iter().filter(|event| event.sequence > after));
-    }
-    if page.rows.len() > limit {
-        page.rows.truncate(limit);
-        page.is_last = false;
+/// Reads at most `limit` of the events after `after`, and no more than fits an answer, which has one at least. No part is read
+/// that is not wanted.
+pub(super) async fn read<R>(
+    mut rows: BoxStream<'_, sqlx::Result<R>>,
+    after: u64,
+    limit: usize,
+    decode: impl Fn(&R) -> sqlx::Result<Part>,
+) -> sqlx::Result<Page<EventRow>> {
+    let (mut page, mut bytes) = (Page { rows: Vec::new(), is_last: true }, 0);
+    while let Some(row) = rows.try_next().await? {
+        for event in decode(&row)?.unpack()?.into_iter().filter(|event| event.sequence > after) {
+            bytes += event.data.len();
+            if page.rows.len() == limit || (bytes > PAGE_BYTES && !page.rows.is_empty()) {
+                page.is_last = false;
+                return Ok(page);
+            }
+            page.rows.push(event);
+        }
     }
     Ok(page)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use domain::ExecutionId;
+    use futures::{StreamExt as _, stream};
 
     use super::*;
 
@@ -187,16 +200,25 @@ mod tests {
         assert!(!parts[0].absorb(&of_one(&events[2..3])));
     }
 
-    #[test]
-    fn a_page_has_what_is_wanted_of_its_parts() {
-        let parts = parts(&[event(1, 5), event(2, 5), event(3, 5)]);
-        let read = |after, limit, is_last| {
-            let page = page(Page { rows: parts.clone(), is_last }, after, limit).unwrap();
-            (page.rows.iter().map(|event| event.sequence).collect::<Vec<_>>(), page.is_last)
-        };
-        assert_eq!(read(1, 2, true), (vec![2, 3], true));
-        assert_eq!(read(0, 2, true), (vec![1, 2], false));
-        assert_eq!(read(0, 3, false), (vec![1, 2, 3], false));
-        assert_eq!(read(3, 3, true), (vec![], true));
+    /// The numbers of the events, whether that is all, and how many parts were read.
+    async fn read_of(parts: &[Part], after: u64, limit: usize) -> (Vec<u64>, bool, usize) {
+        let taken = AtomicUsize::new(0);
+        let rows = stream::iter(parts).inspect(|_| drop(taken.fetch_add(1, Ordering::Relaxed))).map(Ok).boxed();
+        let page = super::read(rows, after, limit, |part| Ok((*part).clone())).await.unwrap();
+        let sequences = page.rows.iter().map(|event| event.sequence).collect();
+        (sequences, page.is_last, taken.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_page_has_what_is_wanted_of_its_parts_and_no_more_parts_are_read() {
+        let of = |from: u64| of_one(&[event(from, 5), event(from + 1, 5), event(from + 2, 5)]);
+        let parts = [of(1), of(4), of(7), of(10)];
+        assert_eq!(read_of(&parts[..1], 1, 2).await, (vec![2, 3], true, 1));
+        assert_eq!(read_of(&parts[..1], 0, 2).await, (vec![1, 2], false, 1));
+        assert_eq!(read_of(&parts[..1], 3, 3).await, (vec![], true, 1));
+        assert_eq!(read_of(&parts, 1, 3).await, (vec![2, 3, 4], false, 2));
+        assert_eq!(read_of(&parts, 0, 3).await, (vec![1, 2, 3], false, 2));
+        let large = [of_one(&[event(1, PAGE_BYTES + 1)]), of(2)];
+        assert_eq!(read_of(&large, 0, 9).await, (vec![1], false, 2));
     }
 }

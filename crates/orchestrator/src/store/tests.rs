@@ -29,6 +29,7 @@ testkit::conformance! {
     locks_are_given_in_the_order_of_those_who_ask
     orders_of_who_lost_the_shard_are_not_done
     which_executions_have_ended_is_told_of_many_at_once
+    the_tables_of_a_later_release_are_left_alone
 }
 
 use locks::{
@@ -160,6 +161,25 @@ async fn earlier_runs_are_removed_from_their_oldest_on(place: Database) {
     store.append("one", &append(vec![event(&first, 21)], vec![first.clone()], &held)).await.unwrap();
     assert_eq!(store.events(first.id, 0, 100).await.unwrap().rows.len(), 14);
     store.close().await;
+}
+
+async fn the_tables_of_a_later_release_are_left_alone(place: Database) {
+    let database = ::store::Database::open(&place, &super::MIGRATIONS).await.unwrap();
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (99990101000001, 'later', TRUE, '', 0)";
+    match &database {
+        ::store::Database::Sqlite(sqlite) => drop(sqlx::query(later).execute(&sqlite.writer).await.unwrap()),
+        ::store::Database::Postgres(postgres) => {
+            let mut connection = postgres.lend().await.unwrap();
+            sqlx::query(later).execute(&mut *connection).await.unwrap();
+            connection.give_back();
+        }
+    }
+    database.close().await;
+    for migrate in [true, false] {
+        let refused = open(&Database { migrate, ..place.clone() }).await.err().expect("it is refused");
+        assert!(errors::chain(&refused).contains("99990101000001"), "{}", errors::chain(&refused));
+    }
 }
 
 async fn only_who_holds_a_shard_under_its_epoch_writes(place: Database) {

@@ -1,7 +1,7 @@
 //! What workers have done by the runner, and in which order: each execution has its turn, one chore at a time, so that who wants a
 //! thousand children holds nobody up who wants one.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use domain::{ExecutionId, Payload, Timestamp};
 use tokio::sync::mpsc;
@@ -30,7 +30,7 @@ pub(crate) enum Chore {
     /// The execution may have got a lock.
     Review { id: ExecutionId },
     /// What happened before then in earlier runs of these executions may go; with the event with which the present run began.
-    Prune { runs: Vec<(ExecutionId, u64)>, before: Timestamp },
+    Prune { runs: Arc<Vec<(ExecutionId, u64)>>, before: Timestamp },
 }
 
 /// A child that asks its parent whether it is still wanted.

@@ -1,6 +1,6 @@
 //! What is kept of executions that live for years: of runs before the present one, `history_retention`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use domain::Timestamp;
 use workflow::Event;
@@ -22,17 +22,24 @@ impl Worker {
             return;
         };
         let pause = (retention / 16).clamp(Duration::ZERO, Duration::from_hours(1));
-        let is_due = |live: &Live| {
-            live.pending == 0 && live.prune_at <= now && live.execution.began_at() > ALWAYS_KEPT + 1 && !live.is_ended()
+        // One at a time: the next would find the same.
+        if self.pruning.strong_count() > 0 {
+            return;
+        }
+        let run = |live: &Live| {
+            let is_due = live.pending == 0 && live.prune_at <= now && !live.is_ended();
+            live.execution.snapshot_at().filter(|at| is_due && *at > ALWAYS_KEPT + 1)
         };
-        let due = self.live.iter_mut().filter(|(_, live)| is_due(live)).take(AT_ONCE);
+        let due = self.live.iter_mut().filter_map(|(id, live)| run(live).map(|run| (*id, run, live))).take(AT_ONCE);
         let runs: Vec<_> = due
-            .map(|(id, live)| {
+            .map(|(id, run, live)| {
                 live.prune_at = now + pause;
-                (*id, live.execution.began_at())
+                (id, run)
             })
             .collect();
         if !runs.is_empty() {
+            let runs = Arc::new(runs);
+            self.pruning = Arc::downgrade(&runs);
             self.chores.push(Chore::Prune { runs, before });
         }
     }

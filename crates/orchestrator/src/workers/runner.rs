@@ -53,9 +53,8 @@ const TRIES_FOR_NOBODY: u32 = 3;
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// What waits for another try; beyond it whom it concerns finds it by itself.
 const MOST_LATER: usize = 16_384;
-/// Events of earlier runs that are removed at once, and how often in a row: commits wait meanwhile.
-const PORTION: u64 = 256;
-const PORTIONS: u32 = 256;
+/// Rows of earlier runs that are removed at once: commits wait meanwhile, and come in between.
+const PORTION: u64 = 64;
 
 /// What came of an errand.
 #[derive(Debug)]
@@ -212,13 +211,19 @@ impl Runner {
 
     async fn prune(&self, runs: &[(ExecutionId, u64)], before: Timestamp) -> Option<Later> {
         for &(id, run) in runs {
-            for _ in 0..PORTIONS {
+            loop {
                 crash_point("orchestrator.prune.before");
                 let pruned = self.store.prune(id, run, before, PORTION).await;
-                crash_point("orchestrator.prune.after");
+                if matches!(pruned, Ok(1..)) {
+                    crash_point("orchestrator.prune.after");
+                }
                 match pruned {
-                    Ok(0) => break,
-                    Ok(rows) => metrics::pruned(rows),
+                    Ok(rows) => {
+                        metrics::pruned(rows);
+                        if rows < PORTION {
+                            break;
+                        }
+                    }
                     // A later sweep has it tried again.
                     Err(error) => {
                         tracing::warn!(error = errors::chain(&error), "earlier runs cannot be removed");

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     convert::Infallible,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -95,6 +95,8 @@ pub(super) struct Worker {
     /// How often in a row the database has refused the events of an execution.
     pub(super) refusals: HashMap<ExecutionId, u32>,
     runner: Lanes<mpsc::Sender<Chore>>,
+    /// What is being pruned.
+    pub(super) pruning: Weak<Vec<(ExecutionId, u64)>>,
     /// What the runner is to do, and of that what communication is to pass on.
     pub(super) chores: Turns,
     pub(super) mails: Turns,
@@ -130,6 +132,7 @@ impl Worker {
             frames: ends.frames,
             searches: ends.searches,
             runner: ends.chores,
+            pruning: Weak::new(),
             chores: Turns::default(),
             mails: Turns::default(),
             lock_keeper: ends.locks,

@@ -254,3 +254,24 @@ async fn an_execution_can_be_verified_while_it_goes_on() {
     }
     assert!(verified > 0);
 }
+
+#[tokio::test]
+async fn a_log_that_is_damaged_keeps_nobody_else_from_starting() {
+    let world = World::start().await;
+    let workflow = world.define(&chain("one", &["a"])).await;
+    let (damaged, whole) = (world.begin(&workflow, &json!({})).await.id, world.begin(&workflow, &json!({})).await.id);
+    for id in [&damaged, &whole] {
+        // Who reads has it in its place.
+        assert_eq!(world.verify(id).await.faults, [""; 0]);
+    }
+    world
+        .sql(
+            "UPDATE execution_events SET data = substr(data, 1, length(data) - 1) \
+             WHERE execution_id = (SELECT min(execution_id) FROM execution_events)",
+        )
+        .await;
+    let world = world.crash_and_start().await;
+    assert_eq!(world.verify(&damaged).await.faults.len(), 1);
+    assert_eq!(world.verify(&whole).await.faults, [""; 0]);
+    assert_eq!(world.get(&whole).await.status(), ExecutionStatus::Running);
+}

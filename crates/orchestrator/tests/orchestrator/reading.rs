@@ -170,6 +170,14 @@ async fn a_log_that_somebody_changed_is_found_out() {
     let (world, id) = completed().await;
     world.sql("UPDATE executions SET status = 'failed'").await;
     is_found_out(&world, &id, "the summary's status is not what the log replays to").await;
+    for damage in [
+        "UPDATE execution_events SET data = substr(data, 1, length(data) - 1)",
+        "UPDATE execution_events SET count = count + 1",
+    ] {
+        let (world, id) = completed().await;
+        world.sql(damage).await;
+        is_found_out(&world, &id, "events after 0 cannot be read").await;
+    }
 }
 
 /// An execution that has completed, and all of its log is well.

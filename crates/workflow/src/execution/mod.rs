@@ -124,6 +124,7 @@ impl Execution {
         self.state.sequence = recorded.sequence;
         if matches!(recorded.event, crate::Event::Continued { .. }) {
             self.state.began_at = recorded.sequence;
+            self.state.snapshot_at = recorded.event.is_snapshot().then_some(recorded.sequence);
         }
     }
 
@@ -232,6 +233,11 @@ impl Execution {
     /// The number of the entry with which its present run began: the first, or the one with which it was continued.
     pub fn began_at(&self) -> u64 {
         self.state.began_at
+    }
+
+    /// The number of the entry from which replay may go on after the first, where there is one: what is between need not be kept.
+    pub fn snapshot_at(&self) -> Option<u64> {
+        self.state.snapshot_at
     }
 
     /// When it was continued, the last time.

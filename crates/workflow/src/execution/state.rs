@@ -259,6 +259,9 @@ pub(super) struct State {
     pub(super) sequence: u64,
     /// The event with which it was accepted, or continued.
     pub(super) began_at: u64,
+    /// The event from which replay may go on after the first: the one with which it was continued, where that has all that goes on.
+    /// What earlier releases wrote has not.
+    pub(super) snapshot_at: Option<u64>,
     /// When it was continued, the last time.
     pub(super) continued_at: Option<Timestamp>,
     pub(super) frames: Frames,
@@ -320,6 +323,7 @@ impl State {
             head: None,
             sequence: 0,
             began_at: 0,
+            snapshot_at: None,
             continued_at: None,
             frames,
             counts: Counts { pending, ..Counts::default() },

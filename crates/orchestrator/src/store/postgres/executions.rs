@@ -22,18 +22,21 @@ pub(super) async fn events(
     limit: usize,
 ) -> sqlx::Result<Page<EventRow>> {
     let mut connection = postgres.lend().await?;
-    // The first row may begin before what is wanted, and where what follows it was removed it may end before that. The server would send the whole limit, however large: it is told where the
-    // page is full. The row after that is there as well, and says that there is more.
+    // The first row may begin before what is wanted, and where what follows it was removed it may end before that. The server would
+    // send the whole limit, however large: it is told where there are enough events, or bytes. The row after that is there as well,
+    // and says that there is more.
     let query = "SELECT execution_id, sequence, at, data, hash, count FROM (\
                      SELECT execution_id, sequence, at, data, hash, count, \
-                            sum(octet_length(data)) OVER (ORDER BY sequence) - octet_length(data) AS bytes_before, \
-                            row_number() OVER (ORDER BY sequence) AS number \
+                            sum(octet_length(data)) OVER earlier - octet_length(data) AS bytes_before, \
+                            sum(GREATEST(count, 1)) OVER earlier - GREATEST(count, 1) AS events_before, \
+                            first_value(GREATEST(count, 1)) OVER earlier AS events_first, \
+                            row_number() OVER earlier AS number \
                      FROM execution_events WHERE execution_id = $1 \
                      AND sequence >= COALESCE((SELECT MAX(sequence) FROM execution_events \
                                                WHERE execution_id = $1 AND sequence <= $2), 0) \
                      AND sequence + GREATEST(count, 1) > $2 \
-                     ORDER BY sequence LIMIT $3) AS page \
-                 WHERE bytes_before <= $4 OR number = 2 ORDER BY sequence";
+                     WINDOW earlier AS (ORDER BY sequence) ORDER BY sequence LIMIT $3) AS page \
+                 WHERE (bytes_before <= $4 AND events_before < $3 + events_first) OR number = 2 ORDER BY sequence";
     let rows = sqlx::query(query)
         .bind(key(id))
         .bind(after as i64 + 1)
@@ -50,9 +53,9 @@ pub(super) async fn events(
             count: row.try_get::<i32, _>(5)? as u32,
         })
     };
-    let parts = Page::read(rows, limit, decode, |part| part.data.len()).await;
+    let page = pack::read(rows, after, limit, decode).await;
     connection.give_back();
-    pack::page(parts?, after, limit)
+    page
 }
 
 pub(super) async fn summary(postgres: &Postgres, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

@@ -31,8 +31,7 @@ pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: 
             count: row.try_get(5)?,
         })
     };
-    let parts = Page::read(query.fetch(&sqlite.reader), limit, decode, |part| part.data.len()).await?;
-    pack::page(parts, after, limit)
+    pack::read(query.fetch(&sqlite.reader), after, limit, decode).await
 }
 
 pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

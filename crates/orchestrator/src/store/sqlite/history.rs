@@ -5,11 +5,13 @@ use store::Sqlite;
 
 use crate::store::key;
 
-/// What is left has no gap after the oldest of it, so that a portion of it is a range of numbers. A row may hold several events.
-const PRUNE: &str = "DELETE FROM execution_events WHERE execution_id = ?1 AND sequence > 1 AND sequence < \
-    (SELECT min(sequence) FROM execution_events WHERE execution_id = ?1 AND sequence > 1 \
-     AND (at >= ?2 OR sequence + MAX(count, 1) > ?3)) \
-    AND sequence < (SELECT min(sequence) FROM execution_events WHERE execution_id = ?1 AND sequence > 1) + ?4";
+/// Looks at the oldest rows alone, so that nobody waits long for it: of them goes what is before the first that stays, so that what
+/// is left has no gap after the oldest of it. A row may hold several events.
+const PRUNE: &str = "WITH oldest AS MATERIALIZED (\
+        SELECT sequence, at, count FROM execution_events WHERE execution_id = ?1 AND sequence > 1 ORDER BY sequence LIMIT ?4 + 0) \
+    DELETE FROM execution_events WHERE execution_id = ?1 AND sequence > 1 AND sequence < COALESCE(\
+        (SELECT min(sequence) FROM oldest WHERE at >= ?2 OR sequence + MAX(count, 1) > ?3), \
+        (SELECT max(sequence) + 1 FROM oldest))";
 
 pub(super) async fn prune(
     sqlite: &Sqlite,

@@ -137,8 +137,14 @@ impl Journal {
     /// With everything in its place that was left.
     pub(super) async fn open(sqlite: Sqlite) -> sqlx::Result<Self> {
         let journal = Self { sqlite, turn: tokio::sync::Mutex::default(), waiting: Mutex::default() };
-        while !journal.settle_some().await? {}
+        journal.settle_all().await?;
         Ok(journal)
+    }
+
+    /// Puts everything in its place, whoever has committed it.
+    pub(super) async fn settle_all(&self) -> sqlx::Result<()> {
+        while !self.settle_some().await? {}
+        Ok(())
     }
 
     pub(super) fn arrears(&self) -> Arrears {

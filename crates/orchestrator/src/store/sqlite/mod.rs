@@ -106,7 +106,12 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, owner: &str, most: usize, lease: Duration, take_over: bool) -> sqlx::Result<Vec<Held>> {
-        shards::claim(&self.sqlite, owner, most, lease, take_over).await
+        let claimed = shards::claim(&self.sqlite, owner, most, lease, take_over).await?;
+        // What whoever had them has committed may be in the journal, of which this process knows nothing. They commit nothing more.
+        if !claimed.is_empty() {
+            self.journal.settle_all().await?;
+        }
+        Ok(claimed)
     }
 
     async fn renew(&self, owner: &str, lease: Duration) -> sqlx::Result<Vec<Held>> {

@@ -40,6 +40,30 @@ async fn what_a_process_left_in_the_journal_is_put_in_its_place_by_the_next() {
     store.close().await;
 }
 
+/// Each process knows what it has committed itself, and the journal is one.
+#[tokio::test]
+async fn who_takes_shards_over_sees_all_that_was_committed_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orchestrator.db");
+    let (before, held) = opened(&path).await;
+    begin(before.as_ref(), &held, 1..2).await;
+    let after = open(&Database::sqlite(&path)).await.unwrap();
+    let second = Summary { last_sequence: 2, ..summary(1) };
+    before.append("one", &append(vec![event(&second, 2)], vec![second.clone()], &held)).await.unwrap();
+
+    let taken = after.claim("two", 1, LEASE, true).await.unwrap();
+    let fenced = before.append("one", &append(vec![event(&second, 3)], vec![second.clone()], &held)).await;
+    assert!(matches!(fenced, Err(AppendError::Fenced)), "{fenced:?}");
+    assert_eq!(after.events(second.id, 0, 9).await.unwrap().rows.len(), 2);
+    assert_eq!(after.summary(second.id).await.unwrap(), Some(second.clone()));
+    let repeated = after.append("two", &append(vec![event(&second, 2)], vec![second.clone()], &taken)).await;
+    assert!(matches!(repeated, Err(AppendError::Repeated)), "{repeated:?}");
+    after.append("two", &append(vec![event(&second, 3)], vec![second.clone()], &taken)).await.unwrap();
+    assert_eq!(after.events(second.id, 0, 9).await.unwrap().rows.len(), 3);
+    before.close().await;
+    after.close().await;
+}
+
 #[tokio::test]
 async fn what_is_much_is_due_and_done_in_parts() {
     let folder = tempfile::tempdir().unwrap();

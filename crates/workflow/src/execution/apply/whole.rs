@@ -124,6 +124,7 @@ impl Applier<'_> {
         let old = std::mem::replace(self.state, State::new(self.plan));
         self.state.head = old.head.map(|head| Head { input: input.clone(), ..head });
         (self.state.sequence, self.state.began_at) = (old.sequence, old.sequence);
+        self.state.snapshot_at = carried.as_ref().map(|_| old.sequence);
         (self.state.turn, self.state.paused) = match carried {
             Some(Carried { turn, paused }) => (turn.as_ref().map(Turn::carried), *paused),
             None => (old.turn, old.paused),

@@ -318,6 +318,18 @@ fn replay_needs_nothing_between_the_first_entry_and_the_one_that_continued_it() 
     assert!(short.is_same_as(&stage.execution));
     assert!(short.lock_of(Holder::Execution).is_some(), "it has its turn still");
     assert_eq!((stage.execution.began_at(), stage.execution.continued_at()), (place as u64 + 1, Some(stage.now)));
+    assert_eq!(stage.execution.snapshot_at(), Some(place as u64 + 1));
+
+    // Of one that an earlier release continued nothing may go.
+    let mut old = Execution::new(stage.execution.plan().clone());
+    for (sequence, event) in (1..).zip(&stage.events) {
+        let mut event = event.clone();
+        if let Event::Continued { carried, .. } = &mut event {
+            *carried = None;
+        }
+        old.apply(&Recorded { sequence, at: stage.now, event });
+    }
+    assert_eq!((old.began_at(), old.snapshot_at()), (place as u64 + 1, None));
 }
 
 #[test]
