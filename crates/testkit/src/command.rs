@@ -38,7 +38,8 @@ pub async fn troupe(url: &str, arguments: &[&str]) -> Output {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(crate::wait::PATIENCE, output)
+    // Some go through everything that there is.
+    let output = tokio::time::timeout(10 * crate::wait::PATIENCE, output)
         .await
         .expect("the command ends in time")
         .expect("the command starts");

@@ -203,7 +203,7 @@ mod tests {
     /// The numbers of the events, whether that is all, and how many parts were read.
     async fn read_of(parts: &[Part], after: u64, limit: usize) -> (Vec<u64>, bool, usize) {
         let taken = AtomicUsize::new(0);
-        let rows = stream::iter(parts).inspect(|_| drop(taken.fetch_add(1, Ordering::Relaxed))).map(Ok).boxed();
+        let rows = stream::iter(parts).inspect(|_| _ = taken.fetch_add(1, Ordering::Relaxed)).map(Ok).boxed();
         let page = super::read(rows, after, limit, |part| Ok((*part).clone())).await.unwrap();
         let sequences = page.rows.iter().map(|event| event.sequence).collect();
         (sequences, page.is_last, taken.load(Ordering::Relaxed))
