@@ -14,8 +14,8 @@ use super::{
     process::Process,
 };
 use crate::store::{
-    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
-    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Pruned, Replica, Store,
+    Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A pool of connections.
@@ -135,6 +135,10 @@ impl Store for Connection {
 
     async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {
         self.ask("a pruning", true, move |database| database.tables().prune(id, run, before, limit)).await
+    }
+
+    async fn pruned(&self, id: ExecutionId) -> sqlx::Result<Option<Pruned>> {
+        self.read("a read of what was removed", move |tables| tables.removed(id)).await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

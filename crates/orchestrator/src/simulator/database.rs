@@ -21,8 +21,8 @@ use super::{
 use crate::{
     app::{Compiled, differences, summary_of},
     store::{
-        Append, AppendError, EventRow, Granted, Held, LockOrder, NewEvent, Owner, Replica, Summary, WorkflowRef,
-        WorkflowRow,
+        Append, AppendError, EventRow, Granted, Held, LockOrder, NewEvent, Owner, Pruned, Replica, Summary,
+        WorkflowRef, WorkflowRow,
     },
 };
 
@@ -37,6 +37,7 @@ pub(super) struct Tables {
     workflows: BTreeMap<WorkflowId, WorkflowRow>,
     compiled: BTreeMap<WorkflowId, Arc<Compiled>>,
     events: BTreeMap<ExecutionId, Vec<EventRow>>,
+    removed: BTreeMap<ExecutionId, Pruned>,
     pub(super) summaries: BTreeMap<ExecutionId, Summary>,
     shards: Vec<Shard>,
     replicas: BTreeMap<String, (Replica, Instant)>,
@@ -301,9 +302,15 @@ impl Tables {
         let log = self.events.entry(id).or_default();
         let is_kept = |event: &EventRow| event.at >= before || event.sequence + 1 >= run;
         let count = log.iter().skip(1).take(limit as usize).take_while(|event| !is_kept(event)).count();
-        log.drain(1..=count);
+        if let Some(last) = log.drain(1..=count).next_back() {
+            self.removed.insert(id, Pruned { to: last.sequence, hash: last.hash });
+        }
         self.pruned += count as u64;
         count as u64
+    }
+
+    pub(super) fn removed(&self, id: ExecutionId) -> Option<Pruned> {
+        self.removed.get(&id).cloned()
     }
 
     /// Has everything ended?

@@ -9,7 +9,7 @@ mod postgres;
 mod rows;
 mod sqlite;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -56,6 +56,15 @@ pub(crate) struct EventRow {
     pub(crate) sequence: u64,
     pub(crate) at: Timestamp,
     pub(crate) data: Vec<u8>,
+    pub(crate) hash: Vec<u8>,
+}
+
+/// What was removed of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pruned {
+    /// The last event of it. All from the first row to this one are gone.
+    pub(crate) to: u64,
+    /// Of that event. It may have any length, as that of an [`EventRow`].
     pub(crate) hash: Vec<u8>,
 }
 
@@ -228,9 +237,11 @@ pub(crate) trait Store: Send + Sync {
     /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
     /// Removes the oldest rows of earlier runs of an execution whose present run began with the event `run`, up to the first that
-    /// is not older than `before`, with at most `limit` events; answers how many rows: none where there is nothing left to remove.
-    /// The very first row stays, and the last event before `run`: after a gap the hash of an event says where the chain goes on.
+    /// is not older than `before`, at most `limit` rows, and notes it; answers how many: none where there is nothing left to remove.
+    /// The very first row stays, and the last event before `run`: its hash says where the chain goes on.
     async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64>;
+    /// What was removed.
+    async fn pruned(&self, id: ExecutionId) -> sqlx::Result<Option<Pruned>>;
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>>;
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>>;
     /// Which of these executions have ended.

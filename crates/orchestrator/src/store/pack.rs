@@ -54,6 +54,11 @@ impl Part {
         is_absorbed
     }
 
+    /// Its last event.
+    pub(super) fn into_last(self) -> sqlx::Result<EventRow> {
+        self.unpack()?.pop().ok_or_else(|| unreadable("data"))
+    }
+
     fn unpack(self) -> sqlx::Result<Vec<EventRow>> {
         let first = self.sequence as u64;
         if self.count == 0 {

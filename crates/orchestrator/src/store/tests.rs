@@ -7,7 +7,7 @@ use settings::Database;
 use workflow::{Counts, Failure, Status};
 
 use super::{
-    Append, AppendError, ExecutionFilter, Held, NewEvent, Owner, Replica, Summary, WorkflowFilter, WorkflowRef,
+    Append, AppendError, ExecutionFilter, Held, NewEvent, Owner, Pruned, Replica, Summary, WorkflowFilter, WorkflowRef,
     WorkflowRow, Written, open,
 };
 
@@ -37,10 +37,10 @@ use locks::{
     which_executions_have_ended_is_told_of_many_at_once,
 };
 
-const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
-const LEASE: Duration = Duration::from_mins(1);
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+pub(crate) const LEASE: Duration = Duration::from_mins(1);
 
-fn summary(number: u128) -> Summary {
+pub(crate) fn summary(number: u128) -> Summary {
     Summary {
         id: ExecutionId::from_parts(1, number),
         namespace: Namespace::default(),
@@ -58,12 +58,12 @@ fn summary(number: u128) -> Summary {
     }
 }
 
-fn event(summary: &Summary, sequence: u64) -> NewEvent {
+pub(crate) fn event(summary: &Summary, sequence: u64) -> NewEvent {
     let data = format!(r#"{{"n":{sequence},"text":"\u0000 é"}}"#).into_bytes();
     NewEvent { execution: summary.id, sequence, at: NOW, data, hash: [9; 32] }
 }
 
-fn append(events: Vec<NewEvent>, summaries: Vec<Summary>, held: &[Held]) -> Append {
+pub(crate) fn append(events: Vec<NewEvent>, summaries: Vec<Summary>, held: &[Held]) -> Append {
     Append { events, summaries, claims: held.iter().map(|held| (held.shard, held.epoch)).collect() }
 }
 
@@ -122,8 +122,9 @@ async fn earlier_runs_are_removed_from_their_oldest_on(place: Database) {
     let held = store.claim("one", 1, LEASE, false).await.unwrap();
     let (first, other) = (summary(1), summary(2));
     let at = |sequence: u64| NOW + Duration::from_secs(sequence);
+    let hash_of = |sequence: u64| [u8::try_from(sequence).unwrap(); 32];
     for sequence in 1..=20 {
-        let next = NewEvent { at: at(sequence), ..event(&first, sequence) };
+        let next = NewEvent { at: at(sequence), hash: hash_of(sequence), ..event(&first, sequence) };
         store.append("one", &append(vec![next], vec![first.clone()], &held)).await.unwrap();
         // Who reads has what was committed put in its place: each has a row of its own.
         store.events(first.id, 0, 1).await.unwrap();
@@ -137,8 +138,8 @@ async fn earlier_runs_are_removed_from_their_oldest_on(place: Database) {
         let rows = store.events(first.id, 0, 100).await.unwrap().rows;
         rows.iter().map(|row| row.sequence).collect::<Vec<_>>()
     };
-    let with_first = |from: u64| [1].into_iter().chain(from..=20).collect::<Vec<_>>();
     // The present run began with the event 10.
+    let with_first = |from: u64| [1].into_iter().chain(from..=20).collect::<Vec<_>>();
     for (before, limit, removed, from) in [
         (1, 100, 0, 2),
         (5, 2, 2, 4),
@@ -150,16 +151,20 @@ async fn earlier_runs_are_removed_from_their_oldest_on(place: Database) {
     ] {
         assert_eq!(store.prune(first.id, 10, at(before), limit).await.unwrap(), removed, "before {before}");
         assert_eq!(left().await, with_first(from), "before {before}");
+        let noted = (from > 2).then(|| Pruned { to: from - 1, hash: hash_of(from - 1).to_vec() });
+        assert_eq!(store.pruned(first.id).await.unwrap(), noted, "before {before}");
     }
     assert_eq!(store.events(first.id, 2, 1).await.unwrap().rows[0].sequence, 9);
     // What shares a row with what is kept is kept.
     assert_eq!(store.prune(other.id, 9, at(100), 100).await.unwrap(), 1);
     let rows = store.events(other.id, 0, 100).await.unwrap().rows;
     assert_eq!(rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), [1, 2, 3, 7, 8, 9, 10, 11, 12]);
+    assert_eq!(store.pruned(other.id).await.unwrap(), Some(Pruned { to: 6, hash: vec![9; 32] }));
     assert_eq!(store.prune(summary(3).id, 10, at(100), 9).await.unwrap(), 0);
     // It goes on.
     store.append("one", &append(vec![event(&first, 21)], vec![first.clone()], &held)).await.unwrap();
     assert_eq!(store.events(first.id, 0, 100).await.unwrap().rows.len(), 14);
+    assert_eq!(store.pruned(first.id).await.unwrap().unwrap().to, 8);
     store.close().await;
 }
 

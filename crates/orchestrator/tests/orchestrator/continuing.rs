@@ -114,6 +114,24 @@ async fn earlier_runs_stay_readable_until_their_retention_is_over(place: Databas
     world.holds(&[&id]).await;
 }
 
+#[tokio::test]
+async fn an_earlier_run_that_nobody_removed_is_missed() {
+    let world = World::start().await;
+    world.communication.echo();
+    let workflow = world.define(&rounds(300)).await;
+    let id = world.begin(&workflow, &json!({ "round": 1 })).await.id;
+    world.until_step(&id, "wait", StepState::Waiting).await;
+    assert_eq!(world.verify(&id).await.faults, [""; 0]);
+    world
+        .sql(
+            "DELETE FROM execution_events WHERE sequence = \
+               (SELECT min(sequence) FROM execution_events WHERE sequence > 1)",
+        )
+        .await;
+    let faults = world.verify(&id).await.faults;
+    assert!(faults.len() == 1 && faults[0].ends_with("is missing"), "{faults:?}");
+}
+
 async fn a_history_that_is_too_long_ends_it(place: Database) {
     let world = World::on_with(&place, |settings| settings.max_history = 1_000).await;
     world.communication.echo();

@@ -43,19 +43,21 @@ pub(super) async fn events(
         .bind(limit as i64 + 1)
         .bind(PAGE_BYTES as i64)
         .fetch(&mut *connection);
-    let decode = |row: &PgRow| {
-        Ok(Part {
-            execution: row.try_get(0)?,
-            sequence: row.try_get(1)?,
-            at: Timestamp::from_datetime(row.try_get(2)?).as_micros(),
-            data: row.try_get(3)?,
-            hash: row.try_get(4)?,
-            count: row.try_get::<i32, _>(5)? as u32,
-        })
-    };
-    let page = pack::read(rows, after, limit, decode).await;
+    let page = pack::read(rows, after, limit, part).await;
     connection.give_back();
     page
+}
+
+/// A row of the log.
+pub(super) fn part(row: &PgRow) -> sqlx::Result<Part> {
+    Ok(Part {
+        execution: row.try_get(0)?,
+        sequence: row.try_get(1)?,
+        at: Timestamp::from_datetime(row.try_get(2)?).as_micros(),
+        data: row.try_get(3)?,
+        hash: row.try_get(4)?,
+        count: row.try_get::<i32, _>(5)? as u32,
+    })
 }
 
 pub(super) async fn summary(postgres: &Postgres, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

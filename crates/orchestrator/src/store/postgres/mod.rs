@@ -16,8 +16,8 @@ use tracing::Instrument as _;
 use workflow::Holder;
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store, Summary,
-    WorkflowFilter, WorkflowRef, WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Pruned, Replica, Store,
+    Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// Connections for the lease and for commits alone: one each, and a second way where one of them has gone silent.
@@ -52,6 +52,11 @@ impl Store for PostgresStore {
     async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {
         let pruned = history::prune(&self.shared, id, run, before, limit);
         self.shared.limited(pruned.instrument(self.shared.span("DELETE", "execution_events"))).await
+    }
+
+    async fn pruned(&self, id: ExecutionId) -> sqlx::Result<Option<Pruned>> {
+        let read = history::pruned(&self.shared, id).instrument(self.shared.span("SELECT", "executions"));
+        self.shared.limited(read).await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

@@ -21,17 +21,19 @@ pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: 
                                            WHERE execution_id = ?1 AND sequence <= ?2), 0) \
                  AND sequence + MAX(count, 1) > ?2 ORDER BY sequence LIMIT ?3 + 0";
     let query = sqlx::query(query).bind(key(id)).bind(after as i64 + 1).bind(limit as i64 + 1);
-    let decode = |row: &SqliteRow| {
-        Ok(Part {
-            execution: row.try_get(0)?,
-            sequence: row.try_get(1)?,
-            at: row.try_get(2)?,
-            data: row.try_get(3)?,
-            hash: row.try_get(4)?,
-            count: row.try_get(5)?,
-        })
-    };
-    pack::read(query.fetch(&sqlite.reader), after, limit, decode).await
+    pack::read(query.fetch(&sqlite.reader), after, limit, part).await
+}
+
+/// A row of the log.
+pub(super) fn part(row: &SqliteRow) -> sqlx::Result<Part> {
+    Ok(Part {
+        execution: row.try_get(0)?,
+        sequence: row.try_get(1)?,
+        at: row.try_get(2)?,
+        data: row.try_get(3)?,
+        hash: row.try_get(4)?,
+        count: row.try_get(5)?,
+    })
 }
 
 pub(super) async fn summary(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Option<Summary>> {

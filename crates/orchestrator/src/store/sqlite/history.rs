@@ -1,17 +1,23 @@
 //! Removing what earlier runs of an execution have left.
 
 use domain::{ExecutionId, Timestamp};
+use sqlx::Row as _;
 use store::Sqlite;
 
-use crate::store::key;
+use super::executions::part;
+use crate::store::{Pruned, key};
 
-/// Looks at the oldest rows alone, so that nobody waits long for it: of them goes what is before the first that stays, so that what
-/// is left has no gap after the oldest of it. A row may hold several events.
-const PRUNE: &str = "WITH oldest AS MATERIALIZED (\
+/// The last row that goes. It is looked for among the oldest alone, so that nobody waits long for it: of them goes what is before the
+/// first that stays, so that what is left has no gap after the oldest of it. A row may hold several events.
+const LAST: &str = "WITH oldest AS MATERIALIZED (\
         SELECT sequence, at, count FROM execution_events WHERE execution_id = ?1 AND sequence > 1 ORDER BY sequence LIMIT ?4 + 0) \
-    DELETE FROM execution_events WHERE execution_id = ?1 AND sequence > 1 AND sequence < COALESCE(\
+    SELECT execution_id, sequence, at, data, hash, count FROM execution_events \
+    WHERE execution_id = ?1 AND sequence > 1 AND sequence < COALESCE(\
         (SELECT min(sequence) FROM oldest WHERE at >= ?2 OR sequence + MAX(count, 1) > ?3), \
-        (SELECT max(sequence) + 1 FROM oldest))";
+        (SELECT max(sequence) + 1 FROM oldest)) ORDER BY sequence DESC LIMIT 1";
+
+const DELETE: &str = "DELETE FROM execution_events WHERE execution_id = ?1 AND sequence > 1 AND sequence <= ?2";
+const NOTE: &str = "UPDATE executions SET pruned_to = ?2, pruned_hash = ?3 WHERE id = ?1 AND pruned_to < ?2";
 
 pub(super) async fn prune(
     sqlite: &Sqlite,
@@ -20,7 +26,20 @@ pub(super) async fn prune(
     before: Timestamp,
     limit: u64,
 ) -> sqlx::Result<u64> {
-    let last = run.saturating_sub(1) as i64;
-    let query = sqlx::query(PRUNE).bind(key(id)).bind(before.as_micros()).bind(last).bind(limit as i64);
-    Ok(query.execute(&sqlite.writer).await?.rows_affected())
+    let key = key(id);
+    let query = sqlx::query(LAST).bind(&key).bind(before.as_micros()).bind(run.saturating_sub(1) as i64);
+    let last = query.bind(limit as i64).fetch_optional(&sqlite.reader).await?;
+    let Some(last) = last.map(|row| part(&row)?.into_last()).transpose()? else { return Ok(0) };
+    let to = last.sequence as i64;
+    let mut transaction = sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
+    let removed = sqlx::query(DELETE).bind(&key).bind(to).execute(&mut *transaction).await?;
+    sqlx::query(NOTE).bind(&key).bind(to).bind(last.hash).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(removed.rows_affected())
+}
+
+pub(super) async fn pruned(sqlite: &Sqlite, id: ExecutionId) -> sqlx::Result<Option<Pruned>> {
+    let query = sqlx::query("SELECT pruned_to, pruned_hash FROM executions WHERE id = ? AND pruned_to > 0");
+    let row = query.bind(key(id)).fetch_optional(&sqlite.reader).await?;
+    row.map(|row| Ok(Pruned { to: row.try_get::<i64, _>(0)? as u64, hash: row.try_get(1)? })).transpose()
 }

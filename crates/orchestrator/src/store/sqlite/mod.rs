@@ -18,8 +18,8 @@ use workflow::Holder;
 
 use self::journal::Journal;
 use super::{
-    Append, AppendError, Arrears, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Replica, Store,
-    Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
+    Append, AppendError, Arrears, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Pruned, Replica,
+    Store, Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A SQLite file.
@@ -62,6 +62,10 @@ impl Store for SqliteStore {
         history::prune(&self.sqlite, id, run, before, limit)
             .instrument(self.sqlite.span("DELETE", "execution_events"))
             .await
+    }
+
+    async fn pruned(&self, id: ExecutionId) -> sqlx::Result<Option<Pruned>> {
+        history::pruned(&self.sqlite, id).instrument(self.sqlite.span("SELECT", "executions")).await
     }
 
     async fn summary(&self, id: ExecutionId) -> sqlx::Result<Option<Summary>> {
