@@ -110,9 +110,9 @@ pub(crate) enum AppendError {
     /// Another replica holds a shard now.
     #[error("a shard belongs to another replica now")]
     Fenced,
-    /// An event of this number is there already.
-    #[error("an event is written already")]
-    Repeated,
+    /// The log does not end where the events go on: somebody else has written to it.
+    #[error("the log does not end where the events go on")]
+    Diverged,
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
@@ -121,7 +121,7 @@ impl AppendError {
     /// Is it the fault of some execution in it, so that others could be written without that one?
     pub(crate) fn is_of_one(&self) -> bool {
         match self {
-            Self::Fenced | Self::Repeated => true,
+            Self::Fenced | Self::Diverged => true,
             Self::Database(error) => ::store::is_refused(error),
         }
     }

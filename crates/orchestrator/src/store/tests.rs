@@ -22,6 +22,7 @@ testkit::conformance! {
     a_commit_is_all_or_nothing_and_an_event_is_written_once
     only_who_holds_a_shard_under_its_epoch_writes
     earlier_runs_are_removed_from_their_oldest_on
+    what_was_removed_cannot_be_written_again
     shards_are_shared_and_change_hands
     executions_are_listed_newest_first_and_filtered
     a_workflow_keeps_its_versions
@@ -63,7 +64,12 @@ pub(crate) fn event(summary: &Summary, sequence: u64) -> NewEvent {
     NewEvent { execution: summary.id, sequence, at: NOW, data, hash: [9; 32] }
 }
 
-pub(crate) fn append(events: Vec<NewEvent>, summaries: Vec<Summary>, held: &[Held]) -> Append {
+/// The summaries end where the events do.
+pub(crate) fn append(events: Vec<NewEvent>, mut summaries: Vec<Summary>, held: &[Held]) -> Append {
+    for summary in &mut summaries {
+        let own = events.iter().filter(|event| event.execution == summary.id).map(|event| event.sequence);
+        summary.last_sequence = own.max().unwrap_or(summary.last_sequence);
+    }
     Append { events, summaries, claims: held.iter().map(|held| (held.shard, held.epoch)).collect() }
 }
 
@@ -110,9 +116,28 @@ async fn a_commit_is_all_or_nothing_and_an_event_is_written_once(place: Database
     store.append("one", &append(vec![event(&first, 1)], vec![first.clone()], &held)).await.unwrap();
     let events = vec![event(&second, 1), event(&first, 1)];
     let refused = store.append("one", &append(events, vec![second.clone(), first.clone()], &held)).await.unwrap_err();
-    assert!(!matches!(refused, AppendError::Fenced) && refused.is_of_one(), "{refused:?}");
+    assert!(matches!(refused, AppendError::Diverged) && refused.is_of_one(), "{refused:?}");
     assert_eq!(store.summary(second.id).await.unwrap(), None);
     assert_eq!(store.events(first.id, 0, 9).await.unwrap().rows.len(), 1);
+    store.close().await;
+}
+
+async fn what_was_removed_cannot_be_written_again(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.make_shards(1).await.unwrap();
+    let held = store.claim("one", 1, LEASE, false).await.unwrap();
+    let first = summary(1);
+    for sequence in 1..=5 {
+        store.append("one", &append(vec![event(&first, sequence)], vec![first.clone()], &held)).await.unwrap();
+        store.events(first.id, 0, 1).await.unwrap();
+    }
+    assert_eq!(store.prune(first.id, 5, NOW + LEASE, 9).await.unwrap(), 2);
+    let again = append(vec![event(&first, 2)], vec![first.clone()], &held);
+    let again = store.append("one", &again).await;
+    assert!(matches!(again, Err(AppendError::Diverged)), "{again:?}");
+    assert_eq!(store.summary(first.id).await.unwrap().unwrap().last_sequence, 5);
+    let left = store.events(first.id, 0, 9).await.unwrap().rows;
+    assert_eq!(left.iter().map(|row| row.sequence).collect::<Vec<_>>(), [1, 4, 5]);
     store.close().await;
 }
 

@@ -10,6 +10,7 @@ use domain::ExecutionId;
 use lifecycle::crash_point;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument as _, Span};
+use workflow::Invariant;
 
 use super::{Shared, settling::Settling};
 use crate::{
@@ -60,8 +61,7 @@ pub(super) async fn run(
     let mut waiting = Vec::with_capacity(MOST);
     // The first generation of each worker whose batches build on nothing that failed.
     let mut valid = vec![0_u64; workers.len()];
-    // Executions whose events were refused, and which their worker has not read again yet.
-    let mut refused = HashSet::default();
+    let (mut refused, mut in_doubt) = (HashSet::default(), HashSet::default());
     let mut settling = Settling::new();
     while settling.receive(&shared, &mut jobs, &mut waiting).await > 0 {
         pace.gather(executions(&waiting)).await;
@@ -76,7 +76,7 @@ pub(super) async fn run(
                 batches.push(merged.take(job, is_valid, &mut refused));
             }
             let span = spans::committed_together(&merged.spans);
-            let committed = commit(&shared, merged.append, &mut refused).instrument(span).await;
+            let committed = commit(&shared, merged.append, &mut refused, &mut in_doubt).instrument(span).await;
             for batch in batches {
                 if batch.is_valid && !committed {
                     valid[batch.worker] = batch.generation + 1;
@@ -131,38 +131,63 @@ fn take_more(jobs: &mut mpsc::Receiver<Job>, waiting: &mut Vec<Job>) {
 
 /// Commits what it can. What the database refuses is found by halves, and left out. Answers whether anything else may be
 /// committed.
-async fn commit(shared: &Shared, append: Append, refused: &mut HashSet<ExecutionId>) -> bool {
+///
+/// `refused`: executions whose events were refused, and which their worker has not read again yet. `in_doubt`: those with a commit
+/// of which nobody knows whether it will still come about, after they were read again or before.
+async fn commit(
+    shared: &Shared,
+    append: Append,
+    refused: &mut HashSet<ExecutionId>,
+    in_doubt: &mut HashSet<ExecutionId>,
+) -> bool {
     let mut parts = vec![append];
     let mut is_whole = true;
     while let Some(part) = parts.pop() {
         match commit_part(shared, &part).await {
-            Ok(()) => {}
+            Ok(()) if in_doubt.is_empty() => {}
+            Ok(()) => part.summaries.iter().for_each(|summary| _ = in_doubt.remove(&summary.id)),
             Err(error) if error.is_of_one() => match halves(part) {
                 Ok(halves) => parts.extend(halves),
-                Err(id) => {
-                    if matches!(error, AppendError::Fenced) {
-                        shared.holdings.fenced(shared.holdings.shard(id));
-                    }
+                Err((id, first)) => {
+                    let is_ours = in_doubt.remove(&id);
+                    note(shared, id, first, &error, is_ours);
                     refused.insert(id);
                 }
             },
-            // What is committed already is: it must not be decided again.
-            Err(_) if !is_whole => {
+            Err(_) => {
+                in_doubt.retain(|id| shared.holdings.held(*id).is_some());
+                in_doubt.extend(part.summaries.iter().map(|summary| summary.id));
+                if is_whole {
+                    return false;
+                }
+                // What is committed already is: it must not be decided again.
                 let left = parts.iter().chain([&part]).flat_map(|part| &part.summaries);
                 refused.extend(left.map(|summary| summary.id));
                 break;
             }
-            Err(_) => return false,
         }
         is_whole = false;
     }
     true
 }
 
-/// Both halves of the executions, or the one that there is.
-fn halves(mut append: Append) -> Result<[Append; 2], ExecutionId> {
+/// An execution's events, which begin with `first`, are refused. That others have written to its log breaks I2, unless that is what
+/// became of a commit of ours.
+fn note(shared: &Shared, id: ExecutionId, first: u64, error: &AppendError, is_ours: bool) {
+    match error {
+        AppendError::Fenced => shared.holdings.fenced(shared.holdings.shard(id)),
+        AppendError::Diverged if !is_ours => {
+            let what = format!("event {first} is written to a log that somebody else has written to");
+            shared.violations.note(id, &Invariant::I2.breach(what));
+        }
+        AppendError::Diverged | AppendError::Database(_) => {}
+    }
+}
+
+/// Both halves of the executions, or the one that there is, with the number of its first event.
+fn halves(mut append: Append) -> Result<[Append; 2], (ExecutionId, u64)> {
     if let [only] = append.summaries.as_slice() {
-        return Err(only.id);
+        return Err((only.id, append.events.first().map_or(0, |event| event.sequence)));
     }
     let summaries = append.summaries.split_off(append.summaries.len() / 2);
     let second: HashSet<_> = summaries.iter().map(|summary| summary.id).collect();
@@ -258,7 +283,13 @@ mod tests {
     use domain::Timestamp;
 
     use super::*;
-    use crate::store::NewEvent;
+    use crate::{
+        store::{
+            NewEvent,
+            tests::{LEASE, append, event, summary},
+        },
+        workers::bench,
+    };
 
     fn job(id: ExecutionId, resumed: &[ExecutionId], epoch: i64, bytes: usize) -> Job {
         let event = NewEvent {
@@ -300,5 +331,25 @@ mod tests {
         assert!(merged.has_room_for(&job(id, &[], 1, MOST_BYTES / 2).append));
         assert!(!merged.has_room_for(&job(id, &[], 1, MOST_BYTES / 2 + 1).append));
         assert!(!merged.has_room_for(&job(id, &[], 2, 1).append), "it is of another epoch");
+    }
+
+    #[tokio::test]
+    async fn that_somebody_else_has_written_is_counted_unless_it_may_be_ourselves() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = bench::shared(directory.path()).await;
+        shared.store.make_shards(1).await.unwrap();
+        let held = shared.store.claim(&shared.owner, 1, LEASE, false).await.unwrap();
+        let (one, other) = (summary(1), summary(2));
+        let next = |sequence| {
+            append(vec![event(&one, sequence), event(&other, sequence)], vec![one.clone(), other.clone()], &held)
+        };
+        let (mut refused, mut in_doubt) = (HashSet::default(), [other.id].into_iter().collect());
+        assert!(commit(&shared, next(1), &mut refused, &mut in_doubt).await);
+        assert!(refused.is_empty() && in_doubt.is_empty(), "they are committed");
+        shared.store.append(&shared.owner, &next(2)).await.unwrap();
+        in_doubt.insert(other.id);
+        assert!(commit(&shared, next(2), &mut refused, &mut in_doubt).await);
+        assert!(refused.contains(&one.id) && refused.contains(&other.id));
+        assert_eq!(shared.violations.count(Invariant::I2), 1, "of the one that is not in doubt");
     }
 }

@@ -8,7 +8,8 @@ use crate::store::{Append, AppendError, Summary, counts_list, key, pack};
 /// Locks the claimed shards that the owner holds under the claimed epochs, and writes where that is all of them.
 ///
 /// Nobody can take a shard that is locked before the commit, so a replica that was stopped and wakes up writes nothing (I2). In the
-/// order of ids, or two replicas could wait for each other. Lists of lists have one length each in PostgreSQL: the counts come as
+/// order of ids, or two replicas could wait for each other. A log that does not end before its events fails it: by the key of the
+/// events, or, where those were removed, by a division by zero, since one statement has no other way to undo itself. Lists of lists have one length each in PostgreSQL: the counts come as
 /// one list, ten per row.
 const APPEND: &str = "WITH held AS MATERIALIZED (\
         SELECT shards.id FROM shards JOIN unnest($1::int[], $2::bigint[]) AS claimed (id, epoch) \
@@ -29,8 +30,12 @@ const APPEND: &str = "WITH held AS MATERIALIZED (\
                                        status, failure, ended_at, last_sequence, last_hash, row) \
         WHERE (SELECT count(*) FROM held) = cardinality($1) \
         ON CONFLICT (id) DO UPDATE SET status = excluded.status, counts = excluded.counts, failure = excluded.failure, \
-        ended_at = excluded.ended_at, last_sequence = excluded.last_sequence, last_hash = excluded.last_hash) \
-    SELECT count(*) FROM held";
+        ended_at = excluded.ended_at, last_sequence = excluded.last_sequence, last_hash = excluded.last_hash \
+        WHERE executions.last_sequence < excluded.last_sequence RETURNING 1), \
+    counted AS (SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM summaries) AS written) \
+    SELECT held / CASE WHEN held < cardinality($1) OR written = cardinality($9) THEN 1 ELSE 0 END FROM counted";
+/// SQLSTATE of a division by zero.
+const DIVERGED: &str = "22012";
 
 pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) -> Result<(), AppendError> {
     let claims = append.held();
@@ -66,8 +71,15 @@ pub(super) async fn append(postgres: &Postgres, owner: &str, append: &Append) ->
         .fetch_all(&mut *connection)
         .await;
     connection.give_back();
-    let held: Vec<i64> = held?;
+    let held: Vec<i64> = held.map_err(refusal)?;
     if held == [claims.len() as i64] { Ok(()) } else { Err(AppendError::Fenced) }
+}
+
+fn refusal(error: sqlx::Error) -> AppendError {
+    let is_diverged = error
+        .as_database_error()
+        .is_some_and(|error| error.is_unique_violation() || error.code().as_deref() == Some(DIVERGED));
+    if is_diverged { AppendError::Diverged } else { error.into() }
 }
 
 fn column<'a, R, T>(rows: &'a [R], value: impl FnMut(&'a R) -> T) -> Vec<T> {

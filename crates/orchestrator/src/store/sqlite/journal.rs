@@ -32,12 +32,12 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 /// How much more than that may wait while the database does not take it; beyond, nothing is committed either.
 const MOST: usize = 64;
 
-/// One row, where the shards are held by the owner under the epochs that are claimed, and none of the events is there already.
+/// One row, where the shards are held by the owner under the epochs that are claimed, and each log ends before its first event.
 const INSERT: &str = "INSERT INTO journal (data) SELECT ?1 WHERE \
     (SELECT count(*) FROM json_each(?2) AS claimed JOIN shards ON shards.id = claimed.key AND shards.epoch = claimed.value \
      WHERE shards.owner = ?3) = ?4 \
-    AND NOT EXISTS (SELECT 1 FROM json_each(?5) AS first JOIN executions ON executions.id = unhex(first.key) \
-                    AND last_sequence >= first.value)";
+    AND NOT EXISTS (SELECT 1 FROM json_each(?5) AS first LEFT JOIN executions ON executions.id = unhex(first.key) \
+                    WHERE COALESCE(last_sequence, 0) <> first.value - 1)";
 
 /// Was it for the shards that nothing was inserted?
 const HELD: &str = "SELECT count(*) FROM json_each(?1) AS claimed JOIN shards ON shards.id = claimed.key \
@@ -176,7 +176,7 @@ impl Journal {
         if inserted.rows_affected() == 0 {
             let query = sqlx::query_scalar(HELD).bind(claimed).bind(owner.to_owned());
             let held: i64 = query.fetch_one(&self.sqlite.writer).await?;
-            return Err(if held == claims.len() as i64 { AppendError::Repeated } else { AppendError::Fenced });
+            return Err(if held == claims.len() as i64 { AppendError::Diverged } else { AppendError::Fenced });
         }
         let row = inserted.last_insert_rowid();
         let mut waiting = self.waiting();
@@ -188,7 +188,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes what an append touches; answers with the first event of each execution that may be in its table already.
+    /// Notes what an append touches; answers with the first event of each execution of which only its table knows where it ends.
     fn note(&self, append: &Append) -> Result<BTreeMap<String, u64>, AppendError> {
         let mut waiting = self.waiting();
         let mut first = BTreeMap::new();
@@ -199,7 +199,7 @@ impl Journal {
             }
             before = Some(event.execution);
             match waiting.executions.entry(event.execution).or_insert(None) {
-                Some(last) if last.sequence >= event.sequence => return Err(AppendError::Repeated),
+                Some(last) if last.sequence + 1 != event.sequence => return Err(AppendError::Diverged),
                 Some(_) => {}
                 None => {
                     first.entry(hex(event.execution)).or_insert(event.sequence);

@@ -35,8 +35,8 @@ async fn what_a_process_left_in_the_journal_is_put_in_its_place_by_the_next() {
     assert_eq!(store.arrears(), Arrears::None);
     assert_eq!(store.summary(second.id).await.unwrap(), Some(second.clone()));
     assert_eq!(store.events(second.id, 0, 9).await.unwrap().rows.len(), 2);
-    let repeated = store.append("one", &append(vec![event(&second, 2)], vec![second.clone()], &held)).await;
-    assert!(matches!(repeated, Err(AppendError::Repeated)), "{repeated:?}");
+    let diverged = store.append("one", &append(vec![event(&second, 2)], vec![second.clone()], &held)).await;
+    assert!(matches!(diverged, Err(AppendError::Diverged)), "{diverged:?}");
     store.close().await;
 }
 
@@ -56,9 +56,13 @@ async fn who_takes_shards_over_sees_all_that_was_committed_before() {
     assert!(matches!(fenced, Err(AppendError::Fenced)), "{fenced:?}");
     assert_eq!(after.events(second.id, 0, 9).await.unwrap().rows.len(), 2);
     assert_eq!(after.summary(second.id).await.unwrap(), Some(second.clone()));
-    let repeated = after.append("two", &append(vec![event(&second, 2)], vec![second.clone()], &taken)).await;
-    assert!(matches!(repeated, Err(AppendError::Repeated)), "{repeated:?}");
+    let diverged = after.append("two", &append(vec![event(&second, 2)], vec![second.clone()], &taken)).await;
+    assert!(matches!(diverged, Err(AppendError::Diverged)), "{diverged:?}");
+    let early = after.append("two", &append(vec![event(&second, 4)], vec![second.clone()], &taken)).await;
+    assert!(matches!(early, Err(AppendError::Diverged)), "{early:?}");
     after.append("two", &append(vec![event(&second, 3)], vec![second.clone()], &taken)).await.unwrap();
+    let early = after.append("two", &append(vec![event(&second, 5)], vec![second.clone()], &taken)).await;
+    assert!(matches!(early, Err(AppendError::Diverged)), "{early:?}");
     assert_eq!(after.events(second.id, 0, 9).await.unwrap().rows.len(), 3);
     before.close().await;
     after.close().await;
