@@ -4,6 +4,7 @@
 
 mod cache;
 mod cursor;
+mod folder;
 mod migrations;
 mod pace;
 mod page;
@@ -16,6 +17,7 @@ use settings::Place;
 
 pub use cache::{Believe, Cache, Codec, Found};
 pub use cursor::{PageSize, PageToken};
+pub use folder::make_folder;
 pub use migrations::Migrations;
 pub use pace::Pace;
 pub use page::{PAGE_BYTES, Page};

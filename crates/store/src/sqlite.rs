@@ -9,7 +9,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::{OpenError, migrations};
+use crate::{OpenError, make_folder, migrations};
 
 /// How long one statement waits for another process's lock before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ impl Sqlite {
         let place = path.display().to_string();
         let connect = |source| OpenError::Connect { place: place.clone(), source };
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| connect(error.into()))?;
+            make_folder(folder).map_err(|error| connect(error.into()))?;
         }
         let options = options(path);
         let pool = |connections: u32| {
@@ -81,6 +81,9 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
+        // On macOS a file is else handed to the disk, which may keep it in its memory; elsewhere these change nothing.
+        .pragma("fullfsync", "1")
+        .pragma("checkpoint_fullfsync", "1")
         .pragma("temp_store", "memory")
         // 64 MiB of pages, as negative KiB.
         .pragma("cache_size", "-65536")
@@ -91,6 +94,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Row as _;
+
     use super::*;
 
     #[tokio::test]
@@ -119,8 +124,17 @@ mod tests {
         sqlx::query("INSERT INTO t VALUES (7)").execute(&database.writer).await.unwrap();
         let read: i64 = sqlx::query_scalar("SELECT x FROM t").fetch_one(&database.reader).await.unwrap();
         assert_eq!(read, 7);
-        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&database.writer).await.unwrap();
-        assert_eq!(synchronous, 2, "2 is FULL");
+        let pragmas = [
+            ("PRAGMA synchronous", "2"),
+            ("PRAGMA fullfsync", "1"),
+            ("PRAGMA checkpoint_fullfsync", "1"),
+            ("PRAGMA journal_mode", "wal"),
+        ];
+        for (pragma, expected) in pragmas {
+            let row = sqlx::query(pragma).fetch_one(&database.writer).await.unwrap();
+            let set = row.try_get_unchecked::<String, _>(0).unwrap();
+            assert_eq!(set, expected, "{pragma}; 2 is FULL");
+        }
         let wrong = sqlx::query("INSERT INTO t VALUES (8)").execute(&database.reader).await;
         assert!(wrong.is_err(), "the reader must not write");
     }

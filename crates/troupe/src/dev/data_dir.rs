@@ -31,7 +31,7 @@ impl DataDir {
     /// Makes the directory where it is missing, and takes it.
     pub(super) fn take(path: &Path) -> Result<Self, Error> {
         let unusable = |source| Error::Unusable(path.to_owned(), source);
-        std::fs::create_dir_all(path).map_err(unusable)?;
+        store::make_folder(path).map_err(unusable)?;
         let mut options = File::options();
         // Nothing is written into it; what counts is the lock.
         let lock = options.create(true).truncate(false).write(true).open(path.join("lock")).map_err(unusable)?;
