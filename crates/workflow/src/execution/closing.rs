@@ -9,6 +9,10 @@ use super::{
 };
 use crate::{Carried, Ending, Event, Failure, FrameId, KeptSignal, Purpose, Unit};
 
+/// How many ids of signals the next run remembers, the newest, besides as many as there are signals that nobody took. Each run
+/// has all of them in its log, also where it is one signal long.
+const SIGNALS_CARRIED: usize = 256;
+
 impl Decider<'_> {
     /// One thing to be done for a scope that is lost, the outermost first; false where all of them wait.
     pub(super) fn advance_closing(&mut self) -> bool {
@@ -103,12 +107,14 @@ impl Decider<'_> {
         let kept = self.state.mailboxes.iter().flat_map(|(name, mailbox)| {
             mailbox.kept.iter().map(|payload| KeptSignal { name: name.clone(), payload: payload.clone() })
         });
+        let kept: Vec<_> = kept.collect();
+        let forgotten = self.state.signals.len().saturating_sub(kept.len() + SIGNALS_CARRIED);
         let event = Event::Continued {
             input,
             root: self.state.frames.next(),
             deadline: self.plan.timeout.map(|timeout| self.now + timeout),
-            kept: kept.collect(),
-            seen: self.state.signals.iter().copied().collect(),
+            kept,
+            seen: self.state.signals.iter().copied().skip(forgotten).collect(),
             carried: Some(Carried {
                 turn: self.state.turn.as_ref().map(|turn| (turn.lock.name.clone(), turn.lock.limit, turn.since)),
                 paused: self.state.paused,

@@ -12,7 +12,7 @@ use crate::{
     plan::StepKind,
 };
 
-/// How many ids of signals are remembered: a signal that is sent again counts once as long as no more have come meanwhile.
+/// How many ids of signals a run remembers: a signal that is sent again counts once as long as no more have come meanwhile.
 const SIGNALS_REMEMBERED: usize = 10_000;
 
 impl Applier<'_> {

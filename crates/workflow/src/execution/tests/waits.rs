@@ -82,3 +82,30 @@ fn the_deadline_of_the_execution_ends_it() {
     stage.wait(seconds(60));
     assert_eq!((stage.failure(), stage.withdrawn()), (("execution_timeout", None), vec!["a/1".into()]));
 }
+
+#[test]
+fn the_newest_signals_and_those_that_nobody_took_count_once_in_the_next_run_too() {
+    let definition = json!({ "name": "w", "steps": [
+        { "id": "take", "signal": { "name": "taken" }, "loop": { "until": "iteration == 399", "max_iterations": 1000 } },
+        { "id": "a", "depends_on": ["take"], "agent_type": "x" },
+        { "id": "late", "depends_on": ["a"], "signal": { "name": "kept" }, "when": "input == 2" },
+        { "id": "again", "depends_on": ["a"], "when": "input == 1", "end": { "status": "continued", "input": 2 } },
+    ] });
+    let mut stage = Stage::of(definition, json!(1));
+    for number in 1..=400 {
+        stage.signal(number, "taken", json!(null)).unwrap();
+    }
+    for number in 401..=500 {
+        stage.signal(number, "kept", json!(null)).unwrap();
+    }
+    stage.complete(&stage.out()[0]);
+    let carried = stage.events.iter().find_map(|event| match event {
+        Event::Continued { seen, kept, .. } => Some((seen.len(), kept.len())),
+        _ => None,
+    });
+    assert_eq!(carried, Some((356, 100)));
+    for number in [145, 400, 401, 500] {
+        assert_eq!(stage.signal(number, "taken", json!(null)), Ok(0), "{number} has counted already");
+    }
+    assert_ne!(stage.signal(144, "taken", json!(null)), Ok(0), "it is long ago");
+}
