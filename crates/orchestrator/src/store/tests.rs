@@ -285,6 +285,19 @@ async fn a_log_of_large_events_is_read_in_pages(place: Database) {
     store.close().await;
 }
 
+fn everything() -> ExecutionFilter {
+    ExecutionFilter {
+        namespace: Namespace::default(),
+        workflow_id: None,
+        workflow_name: None,
+        statuses: Vec::new(),
+        created_after: None,
+        created_before: None,
+        after: None,
+        limit: 9,
+    }
+}
+
 async fn executions_are_listed_newest_first_and_filtered(place: Database) {
     let store = open(&place).await.unwrap();
     store.make_shards(1).await.unwrap();
@@ -295,16 +308,7 @@ async fn executions_are_listed_newest_first_and_filtered(place: Database) {
     let summaries = vec![summary(1), summary(2), other.clone(), ended.clone(), elsewhere];
     let events = summaries.iter().map(|summary| event(summary, 1)).collect();
     store.append("one", &append(events, summaries, &held)).await.unwrap();
-    let all = ExecutionFilter {
-        namespace: Namespace::default(),
-        workflow_id: None,
-        workflow_name: None,
-        statuses: Vec::new(),
-        created_after: None,
-        created_before: None,
-        after: None,
-        limit: 9,
-    };
+    let all = everything();
     let list = async |filter: ExecutionFilter| {
         let rows = store.list(&filter).await.unwrap();
         rows.into_iter().map(|row| row.created_at.as_micros() - NOW.as_micros()).collect::<Vec<_>>()

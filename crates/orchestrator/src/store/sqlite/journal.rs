@@ -126,6 +126,22 @@ struct Last {
     row: i64,
 }
 
+/// What was put in its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settled {
+    /// The last row of it.
+    to: i64,
+    /// The newest row that there was.
+    newest: i64,
+}
+
+impl Settled {
+    /// Was it everything?
+    const fn is_all(self) -> bool {
+        self.to == self.newest
+    }
+}
+
 impl Waiting {
     /// Is it more than so many times what is done at once?
     const fn is_beyond(&self, times: usize) -> bool {
@@ -141,9 +157,14 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Puts everything in its place, whoever has committed it.
+    /// Puts in its place what was committed before this call, by whomever. What comes meanwhile is not waited for.
     pub(super) async fn settle_all(&self) -> sqlx::Result<()> {
-        while !self.settle_some().await? {}
+        let mut settled = self.settle_some().await?;
+        let newest = settled.newest;
+        // Row numbers begin anew once the journal is empty.
+        while settled.to < newest && !settled.is_all() {
+            settled = self.settle_some().await?;
+        }
         Ok(())
     }
 
@@ -162,8 +183,6 @@ impl Journal {
         if is_too_much {
             self.settle_some().await?;
         }
-        let _turn = self.turn.lock().await;
-        let first = self.note(append)?;
         let claims = append.held();
         let claimed: BTreeMap<_, _> = claims.iter().map(|held| (held.shard, held.epoch)).collect();
         let claimed = json(&claimed);
@@ -171,6 +190,8 @@ impl Journal {
             Commit { parts: pack::parts(&append.events), summaries: append.summaries.iter().map(Row::from).collect() };
         let data = data.encode_to_vec();
         let bytes = data.len();
+        let _turn = self.turn.lock().await;
+        let first = self.note(append)?;
         let query = sqlx::query(INSERT).bind(data).bind(claimed.clone()).bind(owner.to_owned());
         let inserted = query.bind(claims.len() as i64).bind(json(&first)).execute(&self.sqlite.writer).await?;
         if inserted.rows_affected() == 0 {
@@ -209,10 +230,9 @@ impl Journal {
         Ok(first)
     }
 
-    /// Puts everything in its place that was committed before this call.
+    /// Puts in its place what this process had committed before this call.
     pub(super) async fn settle(&self) -> sqlx::Result<()> {
-        while self.arrears() != Arrears::None && !self.settle_some().await? {}
-        Ok(())
+        if self.arrears() == Arrears::None { Ok(()) } else { self.settle_all().await }
     }
 
     /// The same, where something of this execution is not.
@@ -221,12 +241,12 @@ impl Journal {
         if is_waiting { self.settle().await } else { Ok(()) }
     }
 
-    /// Puts the oldest in its place, as much as is done at once. Answers whether that was everything.
-    pub(super) async fn settle_some(&self) -> sqlx::Result<bool> {
+    /// Puts the oldest in its place, as much as is done at once.
+    pub(super) async fn settle_some(&self) -> sqlx::Result<Settled> {
         let _turn = self.turn.lock().await;
         let mut transaction = self.sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
         let (mut parts, mut summaries) = (Vec::new(), BTreeMap::new());
-        let (mut events, mut bytes, mut newest, mut is_all) = (0, 0, None, true);
+        let (mut events, mut bytes, mut to, mut is_all) = (0, 0, None, true);
         let mut rows = sqlx::query("SELECT number, data FROM journal ORDER BY number").fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
             if events >= EVENTS_AT_ONCE || bytes >= BYTES_AT_ONCE {
@@ -236,31 +256,32 @@ impl Journal {
             let data: &[u8] = row.try_get(1)?;
             let commit = Commit::decode(data).map_err(|_| unreadable("data"))?;
             bytes += data.len();
-            newest = Some(row.try_get(0)?);
+            to = Some(row.try_get(0)?);
             events += commit.parts.iter().map(Part::events).sum::<usize>();
             parts.extend(commit.parts);
             // The later summary of an execution replaces the earlier.
             summaries.extend(commit.summaries.into_iter().map(|summary| (summary.id.clone(), summary)));
         }
         drop(rows);
-        let Some(newest) = newest else {
+        let Some(to) = to else {
             *self.waiting() = Waiting::default();
-            return Ok(true);
+            return Ok(Settled { to: 0, newest: 0 });
         };
+        let newest = sqlx::query_scalar("SELECT max(number) FROM journal").fetch_one(&mut *transaction).await?;
         // In the order of its table: neighbours are in one row, or one page at least.
         parts.sort_by(|one: &Part, other| (&one.execution, one.sequence).cmp(&(&other.execution, other.sequence)));
         parts.dedup_by(|next, one| one.absorb(next));
         place::events(&mut transaction, parts).await?;
         place::summaries(&mut transaction, summaries.into_values().collect()).await?;
-        sqlx::query("DELETE FROM journal WHERE number <= ?").bind(newest).execute(&mut *transaction).await?;
+        sqlx::query("DELETE FROM journal WHERE number <= ?").bind(to).execute(&mut *transaction).await?;
         crash_point("orchestrator.settle.before");
         transaction.commit().await?;
         crash_point("orchestrator.settle.after");
-        self.settled(newest, events, bytes, is_all);
-        Ok(is_all)
+        self.settled(to, events, bytes, is_all);
+        Ok(Settled { to, newest })
     }
 
-    fn settled(&self, newest: i64, events: usize, bytes: usize, is_all: bool) {
+    fn settled(&self, to: i64, events: usize, bytes: usize, is_all: bool) {
         let mut waiting = self.waiting();
         if is_all {
             *waiting = Waiting::default();
@@ -268,7 +289,7 @@ impl Journal {
         }
         waiting.events = waiting.events.saturating_sub(events);
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        waiting.executions.retain(|_, last| last.is_none_or(|last| last.row > newest));
+        waiting.executions.retain(|_, last| last.is_none_or(|last| last.row > to));
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

@@ -74,7 +74,10 @@ impl Store for SqliteStore {
     }
 
     async fn list(&self, filter: &ExecutionFilter) -> sqlx::Result<Vec<Summary>> {
-        self.journal.settle().await?;
+        // On a full disk nothing can be put in its place; a list without what was committed last is better than none.
+        if let Err(error) = self.journal.settle().await {
+            tracing::warn!(error = errors::chain(&error), "executions are listed without what was committed last");
+        }
         executions::list(&self.sqlite, filter).instrument(self.sqlite.span("SELECT", "executions")).await
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::store::{Arrears, Store};
+use crate::store::{Arrears, MIGRATIONS, SqliteStore, Store};
 
 async fn opened(path: &Path) -> (std::sync::Arc<dyn Store>, Vec<Held>) {
     let store = open(&Database::sqlite(path)).await.unwrap();
@@ -82,5 +82,58 @@ async fn what_is_much_is_due_and_done_in_parts() {
     begin(store.as_ref(), &held, 4..5).await;
     assert_eq!(store.live(&[0]).await.unwrap().len(), 4, "who reads has the rest put in its place");
     assert_eq!(store.arrears(), Arrears::None);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn who_reads_does_not_wait_for_what_is_committed_meanwhile() {
+    const COMMITS: u64 = 40;
+    const EVENTS: u64 = 1_500;
+    let folder = tempfile::tempdir().unwrap();
+    let (store, held) = opened(&folder.path().join("orchestrator.db")).await;
+    let (first, done) = (summary(1), std::cell::Cell::new(0));
+    let commit = async |number: u64| {
+        let events = (number * EVENTS + 1..=(number + 1) * EVENTS).map(|sequence| event(&first, sequence)).collect();
+        store.append("one", &append(events, vec![first.clone()], &held)).await.unwrap();
+        done.set(number);
+    };
+    commit(0).await;
+    let others = async {
+        for number in 1..COMMITS {
+            commit(number).await;
+        }
+    };
+    let read = async {
+        assert_eq!(store.live(&[0]).await.unwrap(), [first.id]);
+        done.get()
+    };
+    let ((), seen) = futures::join!(others, read);
+    assert!(seen < COMMITS / 2, "it has waited for {seen} commits");
+    assert_eq!(store.events(first.id, COMMITS * EVENTS - 2, 9).await.unwrap().rows.len(), 2);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn on_a_full_disk_executions_are_listed_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Database::sqlite(folder.path().join("orchestrator.db"));
+    let ::store::Database::Sqlite(sqlite) = ::store::Database::open(&place, &MIGRATIONS).await.unwrap() else {
+        panic!("it is a file");
+    };
+    let store = SqliteStore::open(sqlite.clone()).await.unwrap();
+    store.make_shards(1).await.unwrap();
+    let held = store.claim("one", 1, LEASE, true).await.unwrap();
+    begin(&store, &held, 1..2).await;
+    assert_eq!(store.list(&everything()).await.unwrap().len(), 1);
+    let events = (1..=900).map(|sequence| event(&summary(2), sequence)).collect();
+    store.append("one", &append(events, vec![summary(2)], &held)).await.unwrap();
+    // It cannot grow any more, until the connection that has failed is replaced.
+    let fill = async || sqlx::query("PRAGMA max_page_count = 1").execute(&sqlite.writer).await.unwrap();
+    fill().await;
+    assert!(store.events(summary(2).id, 0, 1).await.is_err(), "it cannot be put in its place");
+    fill().await;
+    assert_eq!(store.list(&everything()).await.unwrap().len(), 1, "what is in its place is listed");
+    assert_eq!(store.events(summary(1).id, 0, 9).await.unwrap().rows.len(), 1);
+    assert_eq!(store.list(&everything()).await.unwrap().len(), 2);
     store.close().await;
 }
