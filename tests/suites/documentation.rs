@@ -8,7 +8,8 @@ const MAKERS: &[&str] = &["Error", "Failure", "Problem", "Self"];
 const CONSTRUCTORS: &[&str] =
     &["new", "not_found", "conflict", "unavailable", "invalid", "fatal", "retryable", "transient"];
 /// Failures of the engine, beside the errors of the services.
-const EDGES: &[&str] = &["errors", "store", "registry", "communication", "orchestrator", "gateway", "workflow"];
+const EDGES: &[&str] =
+    &["access", "errors", "store", "registry", "communication", "orchestrator", "gateway", "workflow"];
 const AGENTS: &[&str] = &["agent-runner", "agent-sdk"];
 
 /// Every file of a folder, tests left out.

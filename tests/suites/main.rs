@@ -14,6 +14,7 @@ mod histories;
 mod kill;
 mod poison;
 mod sections;
+mod security;
 mod smoke;
 mod topics;
 mod tracing;

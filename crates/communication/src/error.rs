@@ -56,6 +56,8 @@ pub(crate) enum CommunicationError {
     Stopping,
     #[error("the registry does not answer")]
     Registry(#[source] Box<Error>),
+    #[error("{}", .0.message)]
+    Forbidden(Box<Error>),
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
@@ -113,6 +115,7 @@ impl From<CommunicationError> for Error {
                 }
                 _ => *source,
             },
+            CommunicationError::Forbidden(error) => *error,
             CommunicationError::Database(source) => store::error(source),
         }
     }

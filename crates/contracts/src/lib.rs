@@ -6,7 +6,7 @@
 pub mod deadline;
 mod link;
 
-pub use link::{Link, Links, Replica};
+pub use link::{Boxed, Link, Links, Replica};
 
 /// All contracts as an encoded `FileDescriptorSet`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/troupe.bin"));

@@ -8,10 +8,11 @@ use std::{
 
 use tokio::sync::watch;
 use tonic::body::Body;
-use tower::{BoxError, Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{BoxError, Layer, Service, ServiceExt as _, util::BoxCloneSyncService};
 use trace::{ClientLayer, ServerLayer};
 
-type Boxed = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
+/// What is inside of a link, for layers around it.
+pub type Boxed = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
 
 /// What every generated client is made over: `RegistryServiceClient::new(link.clone())`.
 ///
@@ -32,6 +33,21 @@ impl Link {
         S::Future: Send + 'static,
     {
         Self(BoxCloneSyncService::new(ClientLayer.layer(service.map_err(Into::into))))
+    }
+
+    /// The same link under a layer. The call is one still, and makes no span more.
+    #[must_use]
+    pub fn under<L>(self, layer: &L) -> Self
+    where
+        L: Layer<Boxed>,
+        L::Service: Service<http::Request<Body>, Response = http::Response<Body>, Error = BoxError>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
+    {
+        Self(BoxCloneSyncService::new(layer.layer(self.0)))
     }
 
     /// A link to a server in the same process, which traces its calls as one that is called over the network does.

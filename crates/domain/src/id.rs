@@ -92,6 +92,8 @@ macro_rules! ids {
 ids! {
     /// An agent, `agt_…`.
     AgentId = "agt";
+    /// An API key, `key_…`.
+    ApiKeyId = "key";
     /// A dead letter, `dlt_…`.
     DeadLetterId = "dlt";
     /// An execution, `exe_…`.

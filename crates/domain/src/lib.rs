@@ -10,7 +10,8 @@ mod topic;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError, TimestampOutOfRange};
 pub use id::{
-    AgentId, DeadLetterId, ExecutionId, IdError, InstanceId, MessageId, ReplicaId, SessionId, SignalId, WorkflowId,
+    AgentId, ApiKeyId, DeadLetterId, ExecutionId, IdError, InstanceId, MessageId, ReplicaId, SessionId, SignalId,
+    WorkflowId,
 };
 pub use name::{NameError, Namespace, check_name};
 pub use payload::{Payload, PayloadError};

@@ -29,7 +29,7 @@ impl ApiKey {
     pub fn of(settings: &Settings, made: impl FnOnce(&str)) -> Result<Option<Self>, StartError> {
         if let Some(path) = settings.api_key_file.as_deref().filter(|path| settings.api_key.is_none() && !path.exists())
         {
-            let key = make(path).map_err(|source| StartError::KeyFile { path: path.to_owned(), source })?;
+            let key = make(path, "trp").map_err(|source| StartError::KeyFile { path: path.to_owned(), source })?;
             if let Some(key) = key {
                 made(&key);
             }
@@ -62,10 +62,10 @@ impl ApiKey {
 ///
 /// The file gets its name when it is whole and on disk. So replicas that start together for the first time agree about the key,
 /// and none is told of a key that does not last.
-fn make(path: &Path) -> io::Result<Option<String>> {
+pub(crate) fn make(path: &Path, mark: &str) -> io::Result<Option<String>> {
     let mut random = [0_u8; 32];
     fs::File::open("/dev/urandom").and_then(|mut source| io::Read::read_exact(&mut source, &mut random))?;
-    let key = format!("trp_{}", blake3::Hash::from(random).to_hex());
+    let key = format!("{mark}_{}", blake3::Hash::from(random).to_hex());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let unnamed = folder.join(format!(".api-key.{}", &blake3::hash(key.as_bytes()).to_hex()[..16]));

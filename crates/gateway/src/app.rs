@@ -20,7 +20,9 @@ use lifecycle::{Checks, Shutdown};
 use store::Redis;
 use tokio::sync::Semaphore;
 
-use crate::{ApiKey, Peers, Settings, idempotency::Idempotency, memory::Memory, problem::Problem, rate::Limiter};
+use crate::{
+    Peers, Settings, audit::Log, auth::Auth, idempotency::Idempotency, memory::Memory, problem::Problem, rate::Limiter,
+};
 
 /// The gateway's parts, shared by all requests.
 pub(crate) struct App {
@@ -28,8 +30,10 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
     pub(crate) idempotency: Idempotency,
-    /// What clients must present; nothing where it is absent.
-    pub(crate) api_key: Option<ApiKey>,
+    /// Who may come in.
+    pub(crate) auth: Auth,
+    /// What was done, and was not.
+    pub(crate) audit: Log,
     /// Who asks how often.
     pub(crate) limiter: Limiter,
     /// For the time when the registry cannot be reached.
@@ -48,7 +52,8 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
     pub(crate) idempotency: Idempotency,
-    pub(crate) api_key: Option<ApiKey>,
+    pub(crate) auth: Auth,
+    pub(crate) audit: Log,
     pub(crate) redis: Option<Redis>,
     pub(crate) checks: Checks,
 }
@@ -66,12 +71,12 @@ macro_rules! clients {
 
 impl App {
     pub(crate) fn new(settings: Settings, peers: Peers, parts: Parts) -> Self {
-        let Parts { clock, shutdown, idempotency, api_key, redis, checks } = parts;
+        let Parts { clock, shutdown, idempotency, auth, audit, redis, checks } = parts;
         let requests = Arc::new(Semaphore::new(settings.max_requests));
         let streams = Arc::new(Semaphore::new(settings.max_streams));
         let memory = Memory::new(Arc::clone(&clock));
-        let limiter = Limiter::new(&settings.rate_limit, api_key.is_some(), redis, Arc::clone(&clock));
-        Self { settings, clock, shutdown, idempotency, api_key, limiter, memory, requests, streams, checks, peers }
+        let limiter = Limiter::new(&settings.rate_limit, !auth.is_open(), redis, Arc::clone(&clock));
+        Self { settings, clock, shutdown, idempotency, auth, audit, limiter, memory, requests, streams, checks, peers }
     }
 
     clients! {

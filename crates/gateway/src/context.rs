@@ -1,9 +1,11 @@
 //! What a request says about itself besides its body: namespace, correlation, idempotency key.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use access::{Kind, Principal};
 use axum::extract::FromRequestParts;
-use http::{HeaderMap, Method, request::Parts};
+use domain::Namespace;
+use http::{Extensions, HeaderMap, Method, StatusCode, request::Parts};
 use tonic::metadata::MetadataValue;
 /// Ties requests of one undertaking together; comes back in the answer.
 pub(crate) use trace::CORRELATION_ID;
@@ -26,13 +28,28 @@ pub(crate) struct Ids {
     pub(crate) correlation: Arc<str>,
 }
 
+/// Where whoever finds out who asks notes it, for the audit log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found(Arc<OnceLock<Arc<Principal>>>);
+
+impl Found {
+    /// It is they. The first counts.
+    pub(crate) fn note(&self, principal: Arc<Principal>) {
+        let _ = self.0.set(principal);
+    }
+
+    pub(crate) fn principal(&self) -> Option<&Arc<Principal>> {
+        self.0.get()
+    }
+}
+
 /// A request's circumstances.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) namespace: String,
     pub(crate) correlation_id: Arc<str>,
     pub(crate) idempotency_key: Option<String>,
-    /// Method and path, to which an idempotency key is bound.
+    /// Method, path and caller, to which an idempotency key is bound.
     pub(crate) route: String,
 }
 
@@ -51,10 +68,8 @@ impl FromRequestParts<Arc<App>> for Context {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Problem> {
-        let namespace = match header(&parts.headers, NAMESPACE)? {
-            Some(text) => word::<words::Name>("X-Namespace", text)?.0,
-            None => domain::Namespace::DEFAULT.to_owned(),
-        };
+        let principal = principal(&parts.extensions)?;
+        let namespace = namespace(&parts.headers, &principal)?.to_string();
         let idempotency_key = match header(&parts.headers, IDEMPOTENCY_KEY)? {
             // Elsewhere the header means nothing, so nothing about it can be wrong.
             Some(text) if parts.method == Method::POST => Some(word::<words::Key>("Idempotency-Key", text)?.0),
@@ -65,9 +80,33 @@ impl FromRequestParts<Arc<App>> for Context {
             namespace,
             correlation_id: Arc::clone(&ids.correlation),
             idempotency_key,
-            route: format!("{} {}", parts.method, parts.uri.path()),
+            route: match principal.kind {
+                Kind::Anonymous => format!("{} {}", parts.method, parts.uri.path()),
+                _ => format!("{} {} of {principal}", parts.method, parts.uri.path()),
+            },
         })
     }
+}
+
+/// Who asks, as admission has found out.
+pub(crate) fn principal(extensions: &Extensions) -> Result<Arc<Principal>, Problem> {
+    extensions.get::<Arc<Principal>>().cloned().ok_or_else(crate::auth::unauthenticated)
+}
+
+/// The namespace that is asked for: where the header says nothing, the one that the credential is bound to, or `default`.
+pub(crate) fn namespace(headers: &HeaderMap, principal: &Principal) -> Result<Namespace, Problem> {
+    let asked = match header(headers, NAMESPACE)? {
+        Some(text) => {
+            let name = word::<words::Name>("X-Namespace", text)?.0;
+            Namespace::from_field(&name).map_err(|error| Problem::field("X-Namespace", "invalid_value", error))?
+        }
+        None => principal.namespace().cloned().unwrap_or_default(),
+    };
+    if principal.reaches(&asked) {
+        return Ok(asked);
+    }
+    let detail = "this credential is bound to another namespace";
+    Err(Problem::new(StatusCode::FORBIDDEN, "namespace_forbidden", detail))
 }
 
 /// A header that comes at most once, as text.

@@ -17,7 +17,7 @@ pub enum Error {
 pub enum StartError {
     /// Its database does not open.
     #[error("the gateway's database does not open")]
-    Database(#[from] store::OpenError),
+    Database(#[from] ::store::OpenError),
     /// The file with the API key cannot be read or made.
     #[error("the API key cannot be read from {}", path.display())]
     KeyFile {
@@ -29,7 +29,13 @@ pub enum StartError {
     },
     /// The settings of Redis are faulty.
     #[error("Redis cannot be used")]
-    Redis(#[from] store::RedisError),
+    Redis(#[from] ::store::RedisError),
+    /// The keys of tokens cannot be used.
+    #[error("tokens cannot be signed")]
+    Tokens(#[from] crate::SigningError),
+    /// The settings of another issuer cannot be used.
+    #[error("tokens of another issuer cannot be verified")]
+    Issuer(#[from] crate::IssuerError),
     /// The API key can be guessed.
     #[error("the API key must be at least 16 characters")]
     ShortKey,

@@ -1,12 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod api;
 mod api_key;
 mod app;
+mod audit;
+mod auth;
 mod connections;
 mod context;
 mod error;
 mod extract;
+mod hex;
 mod idempotency;
 mod json;
 mod memory;
@@ -20,14 +24,20 @@ mod rate;
 mod reply;
 mod service;
 mod settings;
+mod store;
 mod words;
 mod yaml;
 
+pub use access::matrix;
 pub use api_key::ApiKey;
+pub use auth::{
+    Credentials, SecretError, secret,
+    tokens::{Algorithm, Issuer, IssuerError, Jwt, SigningError},
+};
 pub use error::{Error, StartError, check_listen};
-pub use idempotency::MIGRATIONS;
 pub use openapi::document;
 pub use proxies::Network;
 pub use rate::{Rate, RateLimit};
 pub use service::{Gateway, Peers, start};
 pub use settings::Settings;
+pub use store::MIGRATIONS;

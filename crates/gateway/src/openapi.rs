@@ -9,7 +9,7 @@ use utoipa::{
         content::ContentBuilder,
         header::HeaderBuilder,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
-        security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
     },
 };
@@ -22,8 +22,9 @@ use crate::{
 /// Name of the shared failure.
 const PROBLEM: &str = "Problem";
 
-/// Name of the way to say who one is.
+/// Names of the ways to say who one is.
 const API_KEY: &str = "api_key";
+const BEARER: &str = "bearer";
 
 const ABOUT: &str = "A durable multi-agent runtime: agents, workflows, executions, messages.
 
@@ -32,13 +33,15 @@ Every failure is a problem document (RFC 9457). Lists page by cursor. A POST tha
 `RateLimit-Policy` and `RateLimit` say how many there may be and how many are left; one too many is answered with 429 and \
 `Retry-After`.";
 
-const TAGS: [(&str, &str); 7] = [
+const TAGS: [(&str, &str); 9] = [
     ("agents", "Who does the work"),
     ("messages", "What agents are told"),
     ("topics", "What is told to whoever listens"),
     ("workflows", "What is to be done"),
     ("executions", "What is being done, and was"),
     ("dead letters", "What could not be delivered"),
+    ("access", "Who may do what"),
+    ("audit", "What was done, and by whom"),
     ("operation", "For those who run it"),
 ];
 
@@ -52,14 +55,24 @@ pub(crate) fn base() -> OpenApi {
         .license(Some(license))
         .build();
     // What failures look like; the routes bring their own schemas.
-    let key = ApiKeyValue::with_description("X-API-Key", "the gateway's key, where it demands one");
+    let key = ApiKeyValue::with_description("X-API-Key", "an API key, where one is demanded");
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("JWT")
+        .description(Some("an access token, for which a key is exchanged"))
+        .build();
     let components = ComponentsBuilder::new()
         .schema_from::<problem::Document<'_>>()
         .schema_from::<problem::Fault>()
         .security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(key)))
+        .security_scheme(BEARER, SecurityScheme::Http(bearer))
         .build();
-    // Either: on loopback nobody has to present anything.
-    let security = [SecurityRequirement::new(API_KEY, [""; 0]), SecurityRequirement::default()];
+    // Any of them: on loopback nobody has to present anything.
+    let security = [
+        SecurityRequirement::new(API_KEY, [""; 0]),
+        SecurityRequirement::new(BEARER, [""; 0]),
+        SecurityRequirement::default(),
+    ];
     let tag = |(name, about): (&str, &str)| TagBuilder::new().name(name).description(Some(about)).build();
     OpenApiBuilder::new()
         .info(info)

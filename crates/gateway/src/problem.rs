@@ -156,6 +156,11 @@ impl Problem {
         Self { checks: checks.into(), ..self }
     }
 
+    /// Stable and machine-readable.
+    pub(crate) const fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// For the log only.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()

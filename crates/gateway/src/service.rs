@@ -2,20 +2,22 @@
 
 use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
+use ::store::{Database, Redis};
 use axum::Router;
 use contracts::Link;
 use domain::Clock;
 use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Shutdown, Tasks};
-use store::Redis;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
 
 use crate::{
-    ApiKey, Settings, StartError, api,
+    Credentials, Settings, StartError, api,
     app::{App, Parts},
+    audit::{AuditStore, Log},
+    auth::Auth,
     connections::{self, Limits},
-    idempotency::{self, Idempotency, Store},
-    middleware, peers,
+    idempotency::{self, Idempotency},
+    middleware, peers, store,
 };
 
 /// The services that the gateway calls, and what it shows of its own process.
@@ -35,46 +37,65 @@ pub struct Peers {
 pub struct Gateway {
     app: Arc<App>,
     router: Router,
+    database: Database,
 }
 
-/// Opens the database and starts the janitor. Serves nobody yet: see [`Gateway::serve`].
+/// How often it is written down which keys were used, and what has expired is removed.
+const TIDY_EVERY: Duration = Duration::from_mins(1);
+
+/// Opens the database and starts the janitors and the audit log. Serves nobody yet: see [`Gateway::serve`].
 pub async fn start(
     settings: Settings,
-    api_key: Option<ApiKey>,
+    credentials: Credentials,
     peers: Peers,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
-    let store = idempotency::open(&settings.database).await?;
-    let idempotency = Idempotency::new(Arc::clone(&store), Arc::clone(&clock), settings.idempotency_ttl);
+    let database = store::open(&settings.database).await?;
+    let idempotency = Idempotency::new(idempotency::over(&database), Arc::clone(&clock), settings.idempotency_ttl);
+    let auth = Auth::new(&settings, credentials, &database, &clock)?;
+    let (audit, writer) = Log::new(store::over!(AuditStore, database), Arc::clone(&clock));
     let redis = Redis::open(&settings.redis, "gateway")?;
-    let checks = peers::checks(&peers).and(checks(&store, redis.as_ref()));
+    let checks = peers::checks(&peers).and(checks(&database, redis.as_ref()));
     let shutdown = tasks.shutdown().clone();
-    let app = Arc::new(App::new(settings, peers, Parts { clock, shutdown, idempotency, api_key, redis, checks }));
+    let parts = Parts { clock, shutdown: shutdown.clone(), idempotency, auth, audit, redis, checks };
+    let app = Arc::new(App::new(settings, peers, parts));
+    tasks.spawn("gateway.audit", OnExit::StopService, async move {
+        writer.run(shutdown).await;
+        Ok::<(), Infallible>(())
+    });
     let janitor = Arc::clone(&app);
     tasks.spawn("gateway.janitor", OnExit::Continue, async move {
-        // Both arms are cancel-safe: a statement that is dropped is undone.
+        // All arms are cancel-safe: a statement that is dropped is undone.
         tokio::select! {
             () = janitor.idempotency.sweep() => {}
+            () = tidy(&janitor) => {}
             () = janitor.shutdown.draining() => {}
         }
         Ok::<(), Infallible>(())
     });
     let (router, _) = api::router().split_for_parts();
     let router = middleware::apply(api::with_pages(router), &app).with_state(Arc::clone(&app));
-    Ok(Gateway { app, router })
+    Ok(Gateway { app, router, database })
+}
+
+async fn tidy(app: &App) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        app.auth.keys.tidy().await;
+        app.auth.tokens.tidy().await;
+    }
 }
 
 /// How the servers do that the gateway needs.
-fn checks(store: &Arc<dyn Store>, redis: Option<&Redis>) -> Checks {
-    let store = Arc::clone(store);
-    let checks =
-        Checks::new().with("database", HealthStatus::Unhealthy, move || {
-            let store = Arc::clone(&store);
-            async move {
-                store.ping().await.map_err(|error| Complaint::failed(HealthStatus::Unhealthy, errors::chain(&error)))
-            }
-        });
+fn checks(database: &Database, redis: Option<&Redis>) -> Checks {
+    let database = database.clone();
+    let checks = Checks::new().with("database", HealthStatus::Unhealthy, move || {
+        let database = database.clone();
+        async move {
+            database.ping().await.map_err(|error| Complaint::failed(HealthStatus::Unhealthy, errors::chain(&error)))
+        }
+    });
     let Some(redis) = redis.cloned() else { return checks };
     // Without it replicas count requests each for itself.
     checks.with("redis", HealthStatus::Degraded, move || {
@@ -108,6 +129,7 @@ impl Gateway {
         let settings = &self.app.settings;
         let limits = Limits { most: settings.max_connections, head: settings.head_timeout };
         let drain_delay = settings.drain_delay;
+        let audit = self.app.audit.clone();
         async move {
             let draining = shutdown.clone();
             let serving = connections::serve(listener, router, limits, async move {
@@ -116,9 +138,11 @@ impl Gateway {
                 tokio::time::sleep(drain_delay).await;
             });
             tokio::select! {
-                () = serving => Ok(()),
-                () = shutdown.cutting() => Ok(()),
+                () = serving => {}
+                () = shutdown.cutting() => {}
             }
+            audit.close();
+            Ok(())
         }
     }
 
@@ -129,6 +153,7 @@ impl Gateway {
 
     /// Closes the database; call it after the tasks have ended.
     pub async fn close(self) {
-        self.app.idempotency.close().await;
+        self.app.auth.keys.tidy().await;
+        self.database.close().await;
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use settings::{ByteSize, Database, Redis, Secret};
 
-use crate::{Network, RateLimit};
+use crate::{Issuer, Jwt, Network, RateLimit};
 
 /// How long an execute request may wait for the end of its execution, as the orchestrator bounds it.
 pub(crate) const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -20,7 +20,15 @@ pub struct Settings {
     pub api_key: Option<Secret>,
     /// A file with the API key; where it is missing it is made, with a new key that is told once. Default none.
     pub api_key_file: Option<PathBuf>,
-    /// Where idempotency records are kept.
+    /// A file with the gateway's own secret, which keeps API keys and signs tokens; where it is missing it is made. All gateways on
+    /// one database must have the same. Default: with `troupe dev` in the data directory; in a cluster a secret made of the token of
+    /// the processes, so that a new token ends all keys.
+    pub secret_file: Option<PathBuf>,
+    /// The gateway's own tokens.
+    pub jwt: Jwt,
+    /// Somebody else whose tokens are taken too. Default none.
+    pub token_issuer: Option<Issuer>,
+    /// Where idempotency records, keys and the audit log are kept.
     pub database: Database,
     /// Redis, in which replicas count requests together. Its `timeout` is the longest that a request waits for it: default 50ms
     /// here.
@@ -80,6 +88,9 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             api_key: None,
             api_key_file: None,
+            secret_file: None,
+            jwt: Jwt::default(),
+            token_issuer: None,
             database: Database::default(),
             redis: Redis { timeout: Duration::from_millis(50), ..Redis::default() },
             rate_limit: RateLimit::default(),
@@ -101,12 +112,23 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Does everybody have to say who they are?
+    pub const fn is_protected(&self) -> bool {
+        self.api_key.is_some() || self.api_key_file.is_some() || self.token_issuer.is_some()
+    }
+}
+
 impl settings::Settings for Settings {
     const SERVICE: &'static str = "gateway";
 
     fn validate(&self) -> Result<(), (&'static str, String)> {
         self.redis.validate()?;
         self.rate_limit.validate()?;
+        self.jwt.validate()?;
+        if let Some(issuer) = &self.token_issuer {
+            issuer.validate()?;
+        }
         if self.request_timeout <= MAX_WAIT + self.call_timeout {
             let least = humantime_serde::re::humantime::format_duration(MAX_WAIT + self.call_timeout);
             return Err(("request_timeout", format!("must be longer than {least}, the longest wait and call_timeout")));

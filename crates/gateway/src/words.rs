@@ -75,6 +75,9 @@ id!(
     /// An agent's id.
     AgentId, "agt");
 id!(
+    /// An API key's id.
+    ApiKeyId, "key");
+id!(
     /// A workflow's id.
     WorkflowId, "wf");
 id!(
@@ -178,6 +181,21 @@ word! {
     "^[0-9]{1,18}$", 1, 18, "12"
 }
 
+word! {
+    /// A point in time: RFC 3339.
+    Instant(domain::Timestamp),
+    |text| text.parse().map_err(|error: domain::TimestampError| error.to_string()),
+    r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$", 20, 40, "2026-01-31T12:00:00Z"
+}
+
+word! {
+    /// Where the audit log ended at a time: the last entry's number and hash.
+    Head(crate::audit::Known),
+    str::parse,
+    "^[0-9]{1,18}:[0-9a-f]{64}$", 66, 83,
+    "7:5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592"
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $least:literal, $most:literal, $default:expr) => {
         $(#[$doc])*
@@ -214,6 +232,9 @@ macro_rules! number {
 number!(
     /// How many items a page has at most.
     Limit, 1_u32, 500_u32, Some(store::PageSize::DEFAULT));
+number!(
+    /// A status of HTTP.
+    Status, 100_u32, 599_u32, None);
 number!(
     /// How long to wait, in milliseconds.
     WaitMillis, 0_u32, 60_000_u32, None);
@@ -334,9 +355,68 @@ impl PartialSchema for Moment {
 
 impl ToSchema for Moment {}
 
+macro_rules! one_of {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $all:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) struct $name(pub(crate) $inner);
+
+        impl $name {
+            fn all() -> impl Iterator<Item = &'static str> {
+                let all: &'static [$inner] = $all;
+                all.iter().map(|one| one.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Cow::<'de, str>::deserialize(deserializer)?;
+                let refused = || {
+                    let all = Self::all().collect::<Vec<_>>().join(", ");
+                    de::Error::custom(format_args!("must be one of {all}"))
+                };
+                let known = Self::all().any(|known| known == text);
+                text.parse().ok().filter(|_| known).map(Self).ok_or_else(refused)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.0.as_str())
+            }
+        }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Self::all())).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    };
+}
+
+one_of! {
+    /// What a key or token is for.
+    Role(access::Role), &access::Role::ALL
+}
+
+one_of! {
+    /// One thing that can be done. What services alone do is none of these.
+    Scope(access::Permission), access::Permission::ALL.split_last().map_or(&[], |(_, grantable)| grantable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_services_alone_do_is_no_scope() {
+        assert_eq!(access::Permission::ALL.last(), Some(&access::Permission::Internal));
+        assert!(serde_json::from_str::<Scope>(r#""internal""#).is_err());
+        assert_eq!(serde_json::from_str::<Scope>(r#""agents:read""#).unwrap().0, access::Permission::AgentsRead);
+        assert!(serde_json::from_str::<Role>(r#""root""#).is_err());
+    }
 
     #[test]
     fn lifetimes_are_seconds_or_short_texts() {

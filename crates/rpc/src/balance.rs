@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use access::Signer;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
-use http::{HeaderValue, Request, Response, header::AUTHORIZATION, request};
+use http::{Request, Response, header::AUTHORIZATION, request};
 use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
 use tokio::time::Instant;
 use tonic::{Code, ConnectError, Status, TimeoutExpired, body::Body};
@@ -42,7 +43,7 @@ pub(crate) struct Balanced(Arc<Shared>);
 struct Shared {
     service: &'static str,
     replicas: Followed,
-    credential: Option<HeaderValue>,
+    signer: Option<Signer>,
     turn: AtomicUsize,
     /// Ten retries a second, and one for every five calls.
     budget: TpsBudget,
@@ -73,10 +74,10 @@ enum Outcome {
 }
 
 impl Balanced {
-    pub(crate) fn new(service: &'static str, replicas: Followed, credential: Option<HeaderValue>) -> Self {
+    pub(crate) fn new(service: &'static str, replicas: Followed, signer: Option<Signer>) -> Self {
         // Anywhere: callers that start together do not all go to the first replica.
         let (turn, budget) = (AtomicUsize::new(rand::random_range(0..1_000)), TpsBudget::default());
-        Self(Arc::new(Shared { service, replicas, credential, turn, budget }))
+        Self(Arc::new(Shared { service, replicas, signer, turn, budget }))
     }
 
     async fn send(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
@@ -103,7 +104,7 @@ impl Balanced {
 
 impl Shared {
     async fn work(&self, request: Request<Body>, deadline: Option<Instant>) -> Result<Response<Body>, BoxError> {
-        let mut call = Call::new(request, deadline, self.credential.as_ref())?;
+        let mut call = Call::new(request, deadline, self.signer.as_ref())?;
         self.budget.deposit();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut last = None;
@@ -177,13 +178,9 @@ impl Service<Request<Body>> for Balanced {
 }
 
 impl Call {
-    fn new(
-        mut request: Request<Body>,
-        deadline: Option<Instant>,
-        credential: Option<&HeaderValue>,
-    ) -> Result<Self, BoxError> {
-        if let Some(credential) = credential {
-            request.headers_mut().insert(AUTHORIZATION, credential.clone());
+    fn new(mut request: Request<Body>, deadline: Option<Instant>, signer: Option<&Signer>) -> Result<Self, BoxError> {
+        if let Some(signer) = signer {
+            request.headers_mut().insert(AUTHORIZATION, signer.header()?);
         }
         let (head, body) = request.into_parts();
         let is_idempotent = methods::is_idempotent(head.uri.path());
@@ -328,6 +325,7 @@ fn is_refused(error: &h2::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use tokio::net::TcpListener;
     use tonic::transport::Endpoint;
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use access::Signer;
 use contracts::{Link, Links};
 use lifecycle::Tasks;
 use tokio::sync::{Notify, watch};
@@ -10,7 +11,7 @@ use tower::{BoxError, Layer as _, ServiceExt as _};
 use tower_resilience::bulkhead::{BulkheadLayer, BulkheadServiceError};
 
 use crate::{
-    Replicas, Tls, TlsError, Token,
+    Replicas, Tls, TlsError,
     balance::Balanced,
     dial::Dial,
     metrics::REFUSED,
@@ -55,7 +56,7 @@ pub enum ConnectError {
 /// Makes links to the services of other processes; all that a process makes it makes with one. Cloning is cheap.
 #[derive(Clone)]
 pub struct Caller {
-    token: Option<Token>,
+    signer: Option<Signer>,
     tls: Option<Tls>,
     max_calls: usize,
     look_up: LookUp,
@@ -74,13 +75,13 @@ impl Caller {
 
     /// Presents nothing and trusts everybody. `tasks` own what follows the replicas.
     pub fn new(tasks: Tasks) -> Self {
-        Self { token: None, tls: None, max_calls: Self::MAX_CALLS, look_up: system(), tasks }
+        Self { signer: None, tls: None, max_calls: Self::MAX_CALLS, look_up: system(), tasks }
     }
 
-    /// Presents the cluster's token.
+    /// Says for whom it calls.
     #[must_use]
-    pub fn with_token(self, token: Option<Token>) -> Self {
-        Self { token, ..self }
+    pub fn with_signer(self, signer: Option<Signer>) -> Self {
+        Self { signer, ..self }
     }
 
     /// Shows its certificate, and wants one of the same authority.
@@ -164,7 +165,7 @@ impl Caller {
     }
 
     fn link(&self, service: &'static str, replicas: Followed) -> Link {
-        let balanced = Balanced::new(service, replicas, self.token.as_ref().map(Token::header));
+        let balanced = Balanced::new(service, replicas, self.signer.clone());
         let bulkhead =
             BulkheadLayer::builder().max_concurrent_calls(self.max_calls).max_wait_duration(TURN).name(service);
         match bulkhead.build() {

@@ -1,12 +1,15 @@
-//! The door of a gRPC server: nobody comes in without the cluster's token.
+//! The door of a gRPC server: nobody comes in who does not say who they are, and nobody does what they may not.
 
 use std::{
     future::{Ready, ready},
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use access::{Acting, Keys, Principal, TokenError};
+use errors::{Code, Error};
 use futures::future::Either;
-use http::{Request, Response, header::AUTHORIZATION};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -15,14 +18,48 @@ use crate::Token;
 /// What is open to everybody: probes have no credentials, and health tells nothing else. Not its `Watch`, which never ends.
 const OPEN: &str = "/grpc.health.v1.Health/Check";
 
-/// A layer that asks every call for the token; without one, everybody comes in.
+/// Who is let in: whoever presents the token itself, or something that was signed with keys made of it.
 #[derive(Clone, Debug)]
-pub struct Guard(Option<Token>);
+pub struct Door {
+    token: Token,
+    keys: Keys,
+    /// Whoever has the token.
+    cluster: Arc<Principal>,
+}
+
+impl Door {
+    /// Opened by the token, and by what `keys` have signed.
+    pub fn new(token: Token, keys: Keys) -> Self {
+        Self { token, keys, cluster: Arc::new(Principal::cluster()) }
+    }
+
+    fn identify(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Error> {
+        let presented = headers.get(AUTHORIZATION);
+        if self.token.is(presented) {
+            return Ok(Arc::clone(&self.cluster));
+        }
+        let signed = presented.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let known = signed.map_or(Err(TokenError::Foreign), |signed| self.keys.anybody(signed));
+        known.map_err(|error| {
+            let (reason, message) = match error {
+                TokenError::Expired => ("token_expired", "what was presented has expired: get another token"),
+                TokenError::Foreign | TokenError::Early | TokenError::Unsignable => {
+                    ("unauthenticated", "this server wants a token of the cluster as `authorization: Bearer …`")
+                }
+            };
+            Error::new(Code::Unauthenticated, reason, message)
+        })
+    }
+}
+
+/// A layer that asks every call who makes it, and whether they may; without a door, everybody comes in.
+#[derive(Clone, Debug)]
+pub struct Guard(Option<Door>);
 
 impl Guard {
-    /// Asks for `token`.
-    pub const fn new(token: Option<Token>) -> Self {
-        Self(token)
+    /// Asks at `door`.
+    pub const fn new(door: Option<Door>) -> Self {
+        Self(door)
     }
 }
 
@@ -30,14 +67,14 @@ impl Guard {
 #[derive(Clone, Debug)]
 pub struct Guarded<S> {
     inner: S,
-    token: Option<Token>,
+    door: Option<Door>,
 }
 
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, token: self.0.clone() }
+        Guarded { inner, door: self.0.clone() }
     }
 }
 
@@ -47,19 +84,23 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+    type Future = Either<S::Future, Either<Acting<S::Future>, Ready<Result<Response<Body>, S::Error>>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let is_let_in = self.token.as_ref().is_none_or(|token| token.is(request.headers().get(AUTHORIZATION)));
-        if is_let_in || request.uri().path() == OPEN {
-            return Either::Left(self.inner.call(request));
-        }
-        let message = "this server wants the cluster's token as `authorization: Bearer …`";
-        let refused = errors::Error::new(errors::Code::Unauthenticated, "unauthenticated", message);
-        Either::Right(ready(Ok(Status::from(refused).into_http())))
+        let path = request.uri().path();
+        let door = match &self.door {
+            Some(door) if path != OPEN => door,
+            Some(_) | None => return Either::Left(self.inner.call(request)),
+        };
+        let known = door.identify(request.headers());
+        let allowed = known.and_then(|principal| access::authorize(path, &principal).map(|()| principal));
+        Either::Right(match allowed {
+            Ok(principal) => Either::Left(access::call_as(&mut self.inner, &principal, request)),
+            Err(error) => Either::Right(ready(Ok(Status::from(error).into_http()))),
+        })
     }
 }

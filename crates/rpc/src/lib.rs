@@ -15,7 +15,7 @@ mod token;
 
 pub use client::{Caller, ConnectError};
 pub use deadline::{Deadlines, UnderDeadlines};
-pub use guard::{Guard, Guarded};
+pub use guard::{Door, Guard, Guarded};
 pub use replicas::{Replicas, ReplicasError};
 pub use tls::{Tls, TlsError, TlsSettings};
 pub use token::Token;

@@ -4,7 +4,7 @@ use http::HeaderValue;
 use settings::Secret;
 use subtle::ConstantTimeEq as _;
 
-/// What a call presents, as `authorization: Bearer …`.
+/// What an agent or an operator presents, as `authorization: Bearer …`. Processes present what is signed with keys made of it.
 #[derive(Clone, Debug)]
 pub struct Token(HeaderValue);
 
@@ -26,10 +26,6 @@ impl Token {
         let mut value = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| TokenError)?;
         value.set_sensitive(true);
         Ok(Self(value))
-    }
-
-    pub(crate) fn header(&self) -> HeaderValue {
-        self.0.clone()
     }
 
     /// Is it what was presented? In a time that does not tell where they differ.

@@ -76,6 +76,10 @@ pub(crate) enum Command {
     Topics(commands::topics::Args),
     /// List, show, replay and purge what could not be delivered
     DeadLetters(commands::dead_letters::Args),
+    /// Create, list, show, rotate and revoke API keys
+    Keys(commands::keys::Args),
+    /// List, export and verify what was done and by whom
+    Audit(commands::audit::Args),
     /// Check hash chains, replays and liveness; fails where anything is wrong
     Verify(commands::verify::Args),
     /// Measure throughput and latency of a running server

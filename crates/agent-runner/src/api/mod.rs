@@ -36,8 +36,12 @@ impl Api {
     }
 }
 
+/// Whoever it is asked for has to reach there.
 fn namespace(field: &str) -> Result<Namespace, Error> {
-    Namespace::from_field(field).map_err(|error| Error::invalid_field("namespace", "invalid_name", error))
+    let namespace = Namespace::from_field(field);
+    let namespace = namespace.map_err(|error| Error::invalid_field("namespace", "invalid_name", error))?;
+    access::fence(&namespace)?;
+    Ok(namespace)
 }
 
 #[tonic::async_trait]

@@ -51,8 +51,14 @@ impl AgentSessionService for Api {
         };
         let outgoing = Outgoing::new(outbox.clone(), encode);
         let (context, requests) = (Arc::clone(&self.0), request.into_inner());
+        // The session is a task of its own, and works for whoever has opened it.
+        let principal = access::current();
         self.0.tasks.spawn("communication.session", OnExit::Continue, async move {
-            let ended = Box::pin(run(&context, requests, &outbox)).await;
+            let session = Box::pin(run(&context, requests, &outbox));
+            let ended = match principal {
+                Some(principal) => access::acting_as(principal, session).await,
+                None => session.await,
+            };
             outbox.end(ended);
             Ok::<_, Infallible>(())
         });
@@ -91,6 +97,7 @@ async fn run(
         Some(Event::Hello(hello)) => events::hello(hello, context.limits.max_credits)?,
         Some(_) | None => return Err(wire::missing("events[0].hello").into()),
     };
+    access::fence_agent(access::current().as_deref(), &hello.namespace, hello.agent)?;
     let agent = context.directory.admit(&hello).await?;
     let session = SessionId::generate(&*context.clock);
     let mut open = Open { hub: &context.hub, id: session, reason: "closed" };

@@ -66,8 +66,12 @@ pub(super) fn missing(field: impl Display) -> CommunicationError {
     CommunicationError::field(field, "missing_field", "must be there")
 }
 
+/// Whoever it is asked for has to reach there.
 pub(super) fn namespace(at: impl Display, field: &str) -> Faulty<Namespace> {
-    Namespace::from_field(field).map_err(|error| CommunicationError::field(at, "invalid_name", error))
+    let namespace = Namespace::from_field(field);
+    let namespace = namespace.map_err(|error| CommunicationError::field(at, "invalid_name", error))?;
+    access::fence(&namespace).map_err(|error| CommunicationError::Forbidden(Box::new(error)))?;
+    Ok(namespace)
 }
 
 pub(super) fn agent_id(at: impl Display, field: &str) -> Faulty<AgentId> {

@@ -3,17 +3,20 @@
 //! [`router`] registers a route and its description in one step, so that neither can miss the other.
 
 mod agents;
+mod audit;
 mod control;
 mod dead_letters;
 mod events;
 mod executions;
 mod health;
+mod keys;
 mod liveness;
 mod messages;
 mod pages;
 mod replays;
 mod signals;
 mod streams;
+mod tokens;
 mod topics;
 mod wire;
 mod workflow_runs;
@@ -59,6 +62,15 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(replays::replay_dead_letter))
         .routes(routes!(replays::replay_dead_letters))
         .routes(routes!(replays::purge_dead_letters))
+        .routes(routes!(keys::list_keys, keys::create_key))
+        .routes(routes!(keys::get_key, keys::revoke_key))
+        .routes(routes!(keys::rotate_key))
+        .routes(routes!(tokens::issue_token))
+        .routes(routes!(tokens::revoke_token))
+        .routes(routes!(tokens::who_am_i))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(audit::export_audit))
+        .routes(routes!(audit::verify_audit))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))

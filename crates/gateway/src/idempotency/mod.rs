@@ -13,9 +13,8 @@ use domain::Clock;
 use http::StatusCode;
 use lifecycle::crash_point;
 
-pub use self::store::MIGRATIONS;
 use self::store::{Binding, Kept, Outcome};
-pub(crate) use self::store::{Store, open};
+pub(crate) use self::store::{Store, over};
 use crate::{context::Context, problem::Problem, reply::Reply};
 
 /// How often expired records are removed.
@@ -84,10 +83,6 @@ impl Idempotency {
                 }
             }
         }
-    }
-
-    pub(crate) async fn close(&self) {
-        self.store.close().await;
     }
 }
 

@@ -5,15 +5,19 @@ use std::{
     sync::Arc,
 };
 
+use ::access::{Principal, acting_as};
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::{
+    access::{self, Need},
     app::App,
+    auth::{Denied, Known},
+    context::Found,
     problem::Problem,
     proxies,
     rate::{Caller, Class, Verdict},
@@ -26,9 +30,12 @@ fn is_open(path: &str) -> bool {
         || path.starts_with("/docs/")
 }
 
-/// Lets those in who present the API key, where one is demanded, and of all of them nobody too often.
+/// Where a credential is presented in the body, so that who has none in a header may come too.
+const TOKEN: &str = "/api/v1/auth/token";
+
+/// Finds out who asks, whether they may, and of all of them lets nobody ask too often.
 ///
-/// Health, metrics and the pages of the documentation are not limited. Who presents wrong keys is, whatever is asked for.
+/// Health, metrics and the pages of the documentation are not limited. Who presents wrong credentials is, whatever is asked for.
 pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if is_open(path) {
@@ -36,15 +43,44 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     }
     let limited = path.starts_with("/api/").then(|| class(&request));
     let address = Caller::at(client(&app, &request));
-    let caller = match identify(&app, address, request.headers().get("x-api-key").cloned()).await {
-        Ok(caller) => caller,
+    let known = match identify(&app, &address, request.headers(), path == TOKEN).await {
+        Ok(known) => known,
         Err(refused) => return refused.into_response(),
     };
-    let Some(class) = limited else { return next.run(request).await };
-    let Some(verdict) = app.limiter.take(class, &caller).await else { return next.run(request).await };
-    let mut response = if verdict.is_admitted { next.run(request).await } else { too_many(&verdict).into_response() };
-    verdict.write(response.headers_mut());
+    let Some(Known { principal, counted }) = known else { return next.run(request).await };
+    if let Some(found) = request.extensions().get::<Found>() {
+        found.note(Arc::clone(&principal));
+    }
+    let caller = counted.map_or(address, Caller::Key);
+    let verdict = match limited {
+        Some(class) => app.limiter.take(class, &caller).await,
+        None => None,
+    };
+    let mut response = match verdict {
+        Some(verdict) if !verdict.is_admitted => too_many(&verdict).into_response(),
+        Some(_) | None => serve(request, next, &principal).await,
+    };
+    if let Some(verdict) = verdict {
+        verdict.write(response.headers_mut());
+    }
     response
+}
+
+/// Does what is asked for whoever asks, if they may.
+async fn serve(mut request: Request, next: Next, principal: &Arc<Principal>) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    let allowed = match route.map(|route| (access::need(request.method(), route.as_str()), route)) {
+        Some((Some(Need::Rule(rule)), _)) => access::authorize(rule, principal),
+        Some((Some(Need::Nothing), _)) | None => Ok(()),
+        // A method that the path does not know is answered by the router.
+        Some((None, route)) if access::is_listed(route.as_str()) => Ok(()),
+        Some((None, _)) => Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "nobody may use this route")),
+    };
+    if let Err(problem) = allowed {
+        return problem.into_response();
+    }
+    request.extensions_mut().insert(Arc::clone(principal));
+    acting_as(Arc::clone(principal), next.run(request)).await
 }
 
 /// Why somebody is not let in; and where they stand, where that is counted.
@@ -60,33 +96,48 @@ impl Refused {
     }
 }
 
-/// Whoever has the API key; where none is demanded, whoever is at the address.
+/// Whoever has shown who they are; nobody where that is to be shown in the body.
 ///
-/// Only wrong keys count: whoever else is at the address, as behind the same NAT or in another page of a browser, keeps nobody out
-/// who has the right one. It is asked for first, and always opens.
-async fn identify(app: &App, address: Caller, presented: Option<HeaderValue>) -> Result<Caller, Refused> {
-    let Some(key) = &app.api_key else { return Ok(address) };
-    let unauthenticated = || {
-        let detail = "this gateway wants its API key in the header X-API-Key";
-        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+/// Only wrong credentials count: whoever else is at the address, as behind the same NAT or in another page of a browser, keeps nobody
+/// out who has the right ones. They are looked at first, and always open.
+async fn identify(
+    app: &App,
+    address: &Caller,
+    headers: &HeaderMap,
+    is_told_in_body: bool,
+) -> Result<Option<Known>, Refused> {
+    let denied = match app.auth.identify(headers).await {
+        Ok(known) => return Ok(Some(known)),
+        Err(denied) => denied,
     };
-    let Some(presented) = presented else { return Err(Refused(unauthenticated(), None)) };
-    if key.is(&presented) {
-        return Ok(Caller::Key(key.fingerprint()));
+    match denied {
+        // Each of these is a guess, until it is found to be right.
+        Denied::Nobody if is_told_in_body => match guess(app, address).await {
+            Some(verdict) if !verdict.is_admitted => Err(Refused(too_many(&verdict), Some(verdict))),
+            Some(_) | None => Ok(None),
+        },
+        Denied::Wrong(problem) => {
+            let verdict = guess(app, address).await;
+            let problem = match &verdict {
+                Some(verdict) if !verdict.is_admitted => too_many(verdict),
+                Some(_) | None => problem,
+            };
+            Err(Refused(problem, verdict))
+        }
+        Denied::Nobody | Denied::Failed(_) => Err(Refused(denied.into(), None)),
     }
-    // What this replica knows needs no question to Redis.
-    let verdict = match app.limiter.refusal(Class::Unauthenticated, &address) {
-        Some(verdict) => Some(verdict),
-        None => app.limiter.take(Class::Unauthenticated, &address).await,
-    };
-    let problem = match &verdict {
-        Some(verdict) if !verdict.is_admitted => too_many(verdict),
-        Some(_) | None => unauthenticated(),
-    };
-    Err(Refused(problem, verdict))
 }
 
-fn client(app: &App, request: &Request) -> IpAddr {
+/// Counts a guess.
+async fn guess(app: &App, address: &Caller) -> Option<Verdict> {
+    // What this replica knows needs no question to Redis.
+    match app.limiter.refusal(Class::Unauthenticated, address) {
+        Some(verdict) => Some(verdict),
+        None => app.limiter.take(Class::Unauthenticated, address).await,
+    }
+}
+
+pub(super) fn client(app: &App, request: &Request) -> IpAddr {
     // Only where the router is driven without a socket is there no peer.
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));

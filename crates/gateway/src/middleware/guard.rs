@@ -1,6 +1,6 @@
 //! Keeps web pages of others out.
 //!
-//! Without an API key whoever reaches the gateway may do everything, and a browser on the same machine
+//! Where nobody has to say who they are, whoever reaches the gateway may do everything, and a browser on the same machine
 //! reaches it for every page that it shows. Two checks stop that: the name by which the gateway is addressed must be one
 //! of its own (a page cannot choose it: DNS rebinding), and a request that a page sends must come from the gateway's own
 //! page (cross-site requests).
@@ -30,8 +30,8 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
     };
     let host = text(header::HOST)?.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
     let host = host.ok_or_else(|| refused("a request must name its Host"))?;
-    // A page that knows the key has it from somebody who may.
-    if app.api_key.is_none() && !is_own_name(host_name(host), &app.settings.allowed_hosts) {
+    // A page that has a credential has it from somebody who may.
+    if app.auth.is_open() && !is_own_name(host_name(host), &app.settings.allowed_hosts) {
         return Err(refused("this Host is not a name of the gateway (setting allowed_hosts)"));
     }
     if let Some(origin) = text(header::ORIGIN)? {
@@ -41,7 +41,7 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         }
     } else if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site"))?
         && !matches!(site, "same-origin" | "none")
-        && (!request.method().is_safe() || app.api_key.is_none() && request.uri().path().starts_with("/api/"))
+        && (!request.method().is_safe() || app.auth.is_open() && request.uri().path().starts_with("/api/"))
     {
         // A page may link to the documentation; with the API it has nothing to do, not even to keep it busy.
         return Err(refused("pages of another origin may not call the gateway"));

@@ -3,12 +3,14 @@
 //! The order, outermost first, and why:
 //! 1. [`observe`]: gives the request its ids and writes what every answer has, problem documents included, so that
 //!    nothing inside can answer without them; counts and logs.
-//! 2. [`guard`]: refuses what a web page of somebody else sends, before anything is done for it.
-//! 3. [`admission`]: refuses who does not present the API key and who asks too often, before they take up room.
-//! 4. [`limits`]: refuses what there is no room for, then bounds how long the rest takes.
-//! 5. panics: innermost, so that one request's panic ends as its problem, with the limits above released in good order.
+//! 2. [`audit`]: notes what was done and what was denied, by whichever of the following.
+//! 3. [`guard`]: refuses what a web page of somebody else sends, before anything is done for it.
+//! 4. [`admission`]: refuses who does not say who they are, who may not, and who asks too often, before they take up room.
+//! 5. [`limits`]: refuses what there is no room for, then bounds how long the rest takes.
+//! 6. panics: innermost, so that one request's panic ends as its problem, with the limits above released in good order.
 
 mod admission;
+mod audit;
 mod guard;
 mod limits;
 mod observe;
@@ -31,6 +33,7 @@ pub(crate) fn apply(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>
         .layer(from_fn_with_state(Arc::clone(app), limits::limit))
         .layer(from_fn_with_state(Arc::clone(app), admission::admit))
         .layer(from_fn_with_state(Arc::clone(app), guard::guard))
+        .layer(from_fn_with_state(Arc::clone(app), audit::audit))
         .layer(from_fn_with_state(Arc::clone(app), observe::observe))
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
 
+mod access;
+mod audit;
 mod backend;
 mod bad_input;
 mod connections;
@@ -12,4 +14,5 @@ mod idempotency;
 mod limits;
 mod resources;
 mod rig;
+mod tokens;
 mod topics;

@@ -2,14 +2,15 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use access::RootSecret;
 use axum::body::Body;
 use domain::SystemClock;
-use gateway::{ApiKey, Gateway, Peers, Settings};
+use gateway::{ApiKey, Credentials, Gateway, Peers, Settings};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use lifecycle::{Shutdown, Tasks};
 use serde_json::Value;
-use settings::Database;
+use settings::{Database, Secret};
 use tower::ServiceExt as _;
 
 use crate::backend::Backend;
@@ -91,6 +92,16 @@ impl Rig {
         self.send(json(Method::POST, path, body)).await
     }
 
+    /// What somebody with this API key gets; `body` is sent where there is one.
+    pub(crate) async fn asked(&self, key: &str, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let mut request = match body {
+            Some(body) => json(method, path, body),
+            None => request(method, path).body(Body::empty()).unwrap(),
+        };
+        request.headers_mut().insert("x-api-key", key.parse().unwrap());
+        self.send(request).await
+    }
+
     pub(crate) async fn post_with_key(&self, path: &str, key: &str, body: &Value) -> Answer {
         let mut request = json(Method::POST, path, body);
         request.headers_mut().insert("idempotency-key", key.parse().unwrap());
@@ -122,7 +133,9 @@ async fn start(
     let link = backend.link();
     let peers = Peers { registry: link.clone(), orchestrator: link.clone(), communication: link, telemetry: None };
     let tasks = Tasks::new(shutdown.clone());
-    gateway::start(settings, key, peers, Arc::new(SystemClock), &tasks).await.unwrap()
+    let secret = Some(RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long")));
+    let credentials = Credentials { api_key: key, secret, shared: None };
+    gateway::start(settings, credentials, peers, Arc::new(SystemClock), &tasks).await.unwrap()
 }
 
 pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {

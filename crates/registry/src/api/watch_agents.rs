@@ -15,7 +15,12 @@ use crate::app::{Notice, Registry};
 pub(super) type Changes = std::pin::Pin<Box<dyn Stream<Item = Result<WatchAgentsResponse, Status>> + Send>>;
 
 pub(super) fn watch(registry: &Registry, shutdown: Shutdown, request: &WatchAgentsRequest) -> Result<Changes, Status> {
-    let namespace = if request.all_namespaces { None } else { Some(wire::namespace(&request.namespace)?) };
+    let namespace = if request.all_namespaces {
+        access::fence_everything()?;
+        None
+    } else {
+        Some(wire::namespace(&request.namespace)?)
+    };
     let (snapshots, notices) = registry.watch(namespace.as_ref());
     let listing = snapshots.into_iter().map(|snapshot| Change::Upserted(wire::agent(snapshot)));
     let listing = stream::iter(listing.chain([Change::Synced(Synced {})]).map(|change| Ok(respond(change))));

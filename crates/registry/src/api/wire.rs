@@ -6,8 +6,12 @@ use errors::Error;
 
 use crate::app::{Liveness, SessionReport, Snapshot, Target};
 
+/// Whoever it is asked for has to reach there.
 pub(super) fn namespace(field: &str) -> Result<Namespace, Error> {
-    Namespace::from_field(field).map_err(|error| Error::invalid_field("namespace", "invalid_name", error))
+    let namespace = Namespace::from_field(field);
+    let namespace = namespace.map_err(|error| Error::invalid_field("namespace", "invalid_name", error))?;
+    access::fence(&namespace)?;
+    Ok(namespace)
 }
 
 pub(super) fn agent_id(field: &str) -> Result<AgentId, Error> {

@@ -1,7 +1,13 @@
 //! Who is let in, and which replica is called.
 
-use contracts::registry::v1::GetAgentRequest;
-use rpc::{Caller, Replicas, Token};
+use std::sync::Arc;
+
+use access::{Keys, Kind, Principal, Reach, Role, RootSecret, Signer};
+use contracts::registry::v1::{
+    GetAgentRequest, HeartbeatRequest, RegisterAgentRequest, registry_service_client::RegistryServiceClient,
+};
+use domain::SystemClock;
+use rpc::{Caller, Door, Replicas, Token};
 use settings::Secret;
 use tokio::net::TcpListener;
 use tonic::Code;
@@ -9,31 +15,79 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::rig::{Registry, Served, client, tasks};
 
-fn token(text: &str) -> Token {
-    Token::new(&Secret::new(text)).expect("it is long enough")
+const TOKEN: &str = "0123456789abcdef";
+
+fn keys(text: &str) -> Keys {
+    Keys::of(&RootSecret::new(&Secret::new(text)), Arc::new(SystemClock))
+}
+
+fn door() -> Door {
+    Door::new(Token::new(&Secret::new(TOKEN)).expect("it is long enough"), keys(TOKEN))
 }
 
 #[tokio::test]
-async fn nobody_comes_in_without_the_token_and_a_check_of_health_is_open() {
+async fn nobody_comes_in_who_does_not_say_who_they_are_and_a_check_of_health_is_open() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let served = Served::on(listener, &Registry::default(), Some(token("0123456789abcdef")), None);
+    let served = Served::on(listener, &Registry::default(), Some(door()), None);
     let replicas = served.replicas();
     let caller = Caller::new(tasks());
-    let call = async |presented: Option<Token>| {
-        let caller = caller.clone().with_token(presented);
+    let call = async |signer: Option<Signer>| {
+        let caller = caller.clone().with_signer(signer);
         let answer = client(&caller, &replicas).get_agent(GetAgentRequest::default()).await;
         answer.map(drop).map_err(|status| status.code())
     };
     assert_eq!(call(None).await, Err(Code::Unauthenticated));
-    assert_eq!(call(Some(token("another-token-of-16"))).await, Err(Code::Unauthenticated));
-    assert_eq!(call(Some(token("0123456789abcdef"))).await, Ok(()));
+    assert_eq!(call(Some(Signer::service(keys("another-token-of-16"), "test"))).await, Err(Code::Unauthenticated));
+    assert_eq!(call(Some(Signer::service(keys(TOKEN), "test"))).await, Ok(()));
     let mut probe = HealthClient::new(caller.connect("registry", &replicas).unwrap());
     probe.check(HealthCheckRequest::default()).await.unwrap();
     let watched = probe.watch(HealthCheckRequest::default()).await;
     assert_eq!(watched.map(drop).map_err(|status| status.code()), Err(Code::Unauthenticated), "it never ends");
-    let caller = caller.with_token(Some(token("0123456789abcdef")));
+    let caller = caller.with_signer(Some(Signer::service(keys(TOKEN), "test")));
     let mut probe = HealthClient::new(caller.connect("registry", &replicas).unwrap());
     probe.watch(HealthCheckRequest::default()).await.unwrap();
+}
+
+/// A gateway calls for whoever asks it, and the service looks again: what its client may not, it may not for them.
+#[tokio::test]
+async fn who_is_called_for_may_do_no_more_than_they_may() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registry = Registry::default();
+    let served = Served::on(listener, &registry, Some(door()), None);
+    let gateway = Caller::new(tasks()).with_signer(Some(Signer::gateway(keys(TOKEN))));
+    let client = client(&gateway, &served.replicas());
+    let as_role = async |role: Role| {
+        let mut client = client.clone();
+        let principal = Principal::of_role(Kind::Key, "key_1", role, Reach::Everything);
+        let call = async move {
+            let read = client.get_agent(GetAgentRequest::default()).await;
+            let wrote = client.register_agent(RegisterAgentRequest::default()).await;
+            let beat = client.heartbeat(HeartbeatRequest::default()).await;
+            [read.map(drop), wrote.map(drop), beat.map(drop)].map(|answer| answer.err().map(|status| status.code()))
+        };
+        access::acting_as(Arc::new(principal), call).await
+    };
+    let denied = Some(Code::PermissionDenied);
+    assert_eq!(as_role(Role::Viewer).await, [None, denied, denied]);
+    assert_eq!(as_role(Role::Admin).await, [None, None, denied], "what services tell each other is theirs alone");
+    assert_eq!(registry.calls(), 3);
+}
+
+/// The token itself still opens, for agents and operators that were given it; but it is no service.
+#[tokio::test]
+async fn whoever_has_the_token_is_an_operator_and_no_service() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let served = Served::on(listener, &Registry::default(), Some(door()), None);
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", served.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let bearing = |mut request: tonic::Request<()>| {
+        request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+        Ok(request)
+    };
+    let mut client = RegistryServiceClient::with_interceptor(channel, bearing);
+    client.get_agent(GetAgentRequest::default()).await.unwrap();
+    let refused = client.heartbeat(HeartbeatRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use contracts::{
     },
 };
 use lifecycle::{OnExit, Shutdown, Tasks};
-use rpc::{Caller, Deadlines, Guard, Replicas, Tls, Token};
+use rpc::{Caller, Deadlines, Door, Guard, Replicas, Tls};
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tonic::{
     Request, Response, Status,
@@ -155,7 +155,7 @@ impl Served {
         Self::on(listener, registry, None, None)
     }
 
-    pub(crate) fn on(listener: TcpListener, registry: &Registry, token: Option<Token>, tls: Option<&Tls>) -> Self {
+    pub(crate) fn on(listener: TcpListener, registry: &Registry, door: Option<Door>, tls: Option<&Tls>) -> Self {
         let tasks = Tasks::new(Shutdown::new());
         let address = listener.local_addr().unwrap();
         let (_, health) = tonic_health::server::health_reporter();
@@ -165,7 +165,7 @@ impl Served {
         }
         let shutdown = tasks.shutdown().clone();
         let server = server
-            .layer(Guard::new(token))
+            .layer(Guard::new(door))
             .layer(Deadlines)
             .add_service(health)
             .add_service(RegistryServiceServer::new(registry.clone()))

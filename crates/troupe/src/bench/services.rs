@@ -45,7 +45,7 @@ impl Services {
         let settings = crate::serve::Settings::load(Some(file))?;
         // What follows the replicas ends with the process.
         let caller = Caller::new(Tasks::new(Shutdown::new()))
-            .with_token(settings.token()?)
+            .with_signer(settings.keys()?.map(|keys| access::Signer::service(keys, "bench")))
             .with_tls(settings.tls()?)
             .with_max_calls(Caller::MAX_CALLS.max(calls as usize));
         Ok(Self {

@@ -5,7 +5,7 @@
 mod error;
 mod sse;
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde_json::Value;
@@ -132,6 +132,18 @@ impl Client {
             self.request(Method::GET, &["topics", pattern, "events"]).header(header::ACCEPT, "text/event-stream");
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
         Ok(EventStream::new(self.accepted(response).await?))
+    }
+
+    /// Writes an answer to standard output as it comes, however long it is.
+    pub(crate) async fn print(&self, segments: &[&str]) -> anyhow::Result<()> {
+        let response = self.request(Method::GET, segments).send().await.map_err(|source| self.unreachable(source))?;
+        let mut response = self.accepted(response).await?;
+        while let Some(chunk) =
+            tokio::time::timeout(DEADLINE, response.chunk()).await?.map_err(|source| self.unreachable(source))?
+        {
+            std::io::stdout().lock().write_all(&chunk)?;
+        }
+        Ok(())
     }
 
     async fn accepted(&self, response: Response) -> Result<Response, Error> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod apply;
+pub(crate) mod audit;
 pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod control;
@@ -11,6 +12,7 @@ pub(crate) mod explain;
 mod follow;
 pub(crate) mod healthcheck;
 mod input;
+pub(crate) mod keys;
 pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod send;
@@ -78,6 +80,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Outcome {
         Command::Send(args) => send::run(args, &client()?).await,
         Command::Topics(args) => topics::run(args, &client()?).await,
         Command::DeadLetters(args) => dead_letters::run(args, &client()?).await,
+        Command::Keys(args) => keys::run(args, &client()?).await,
+        Command::Audit(args) => audit::run(args, &client()?).await,
         Command::Verify(args) => verify::run(args, &client()?).await,
     }
 }

@@ -58,8 +58,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
     }
     // Nothing asks for credentials on the gRPC port yet.
     gateway::check_listen(args.grpc, false)?;
-    let has_key = settings.gateway.api_key.is_some() || settings.gateway.api_key_file.is_some();
-    gateway::check_listen(settings.gateway.listen, has_key)?;
+    gateway::check_listen(settings.gateway.listen, settings.gateway.is_protected())?;
     let telemetry = args.log.install("troupe-dev", &settings.telemetry, LogFormat::Readable)?;
     let outcome = Box::pin(run_with(args, settings, telemetry.clone(), output)).await;
     telemetry.flush().await;
@@ -79,7 +78,7 @@ async fn run_with(args: Args, mut settings: Settings, telemetry: Telemetry, outp
         }
         output.line(format!("ready http={http} grpc={grpc}"))
     });
-    let outcome = until_stopped(&stages, serving).await;
+    let outcome = Box::pin(until_stopped(&stages, serving)).await;
     // Held until the databases are closed.
     drop(data);
     outcome.map(|()| ExitCode::SUCCESS)

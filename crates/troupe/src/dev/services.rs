@@ -2,8 +2,9 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use access::{ActingAs, Authorize};
 use anyhow::Context as _;
-use contracts::Links;
+use contracts::{Link, Links};
 use domain::{Clock, SystemClock};
 use lifecycle::OnExit;
 use serde::Serialize;
@@ -64,6 +65,7 @@ impl Settings {
 
     /// Puts the databases that have no place of their own into the data directory.
     pub(super) fn place(&mut self, data: &DataDir) {
+        self.gateway.secret_file.get_or_insert_with(|| data.path().join("gateway-secret"));
         self.agent_runner.private_dir.get_or_insert_with(|| data.path().to_owned());
         let databases = [
             ("registry", &mut self.registry.database),
@@ -105,31 +107,37 @@ impl Services {
             .await
             .context("cannot start the registry")?;
         // It needs no link to the orchestrator: results go back on the stream on which the orchestrator sends its tasks.
-        let peers = communication::Peers { registry: registry.link(), registries: Links::one(registry.link()) };
+        let asks = |name: &'static str, link: Link| link.under(&Authorize).under(&ActingAs::service(name));
+        let registries = asks("communication", registry.link());
+        let peers = communication::Peers { registry: registries.clone(), registries: Links::one(registries) };
         let communication = communication::start(settings.communication.clone(), peers, Arc::clone(&clock), edge)
             .await
             .context("cannot start communication")?;
         let peers = orchestrator::Peers {
-            registry: registry.link(),
-            communication: Links::one(communication.link()),
+            registry: asks("orchestrator", registry.link()),
+            communication: Links::one(asks("orchestrator", communication.link())),
             cluster: None,
         };
         let orchestrator =
             orchestrator::start(settings.orchestrator.clone(), peers, Arc::clone(&clock), core, draining())
                 .await
                 .context("cannot start the orchestrator")?;
-        let peers = agent_runner::Peers { communication: communication.link(), registry: registry.link() };
+        let peers = agent_runner::Peers {
+            communication: asks("agent-runner", communication.link()),
+            registry: asks("agent-runner", registry.link()),
+        };
         let agent_runner = agent_runner::start(settings.agent_runner.clone(), peers, Arc::clone(&clock), edge)
             .await
             .context("cannot start the agent-runner")?;
         let peers = gateway::Peers {
-            registry: registry.link(),
-            communication: communication.link(),
-            orchestrator: orchestrator.link(),
+            // For whoever asks the gateway.
+            registry: registry.link().under(&Authorize),
+            communication: communication.link().under(&Authorize),
+            orchestrator: orchestrator.link().under(&Authorize),
             telemetry: Some(telemetry),
         };
-        let key = crate::host::api_key(&settings.gateway)?;
-        let gateway = gateway::start(settings.gateway.clone(), key, peers, clock, edge)
+        let credentials = crate::host::credentials(&settings.gateway, None, None)?;
+        let gateway = gateway::start(settings.gateway.clone(), credentials, peers, clock, edge)
             .await
             .context("cannot start the gateway")?;
         let services =

@@ -12,7 +12,7 @@ use contracts::{
     registry::v1::registry_service_server,
 };
 use lifecycle::{Checks, HealthStatus, Shutdown, overall};
-use rpc::{Deadlines, Guard, Tls, Token};
+use rpc::{Deadlines, Door, Guard, Tls};
 use tokio::net::TcpListener;
 use tonic::{
     service::Routes,
@@ -58,9 +58,9 @@ impl Grpc {
         Ok(Self { routes: Routes::from(merged).prepare(), guard: Guard::new(None), tls: None })
     }
 
-    /// Lets in only who presents the token.
-    pub(crate) fn guarded(self, token: Option<Token>) -> Self {
-        Self { guard: Guard::new(token), ..self }
+    /// Lets in only whom the door does.
+    pub(crate) fn guarded(self, door: Option<Door>) -> Self {
+        Self { guard: Guard::new(door), ..self }
     }
 
     /// Lets in only who shows a certificate of the same authority.

@@ -2,7 +2,7 @@
 
 pub(crate) mod grpc;
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{net::SocketAddr, path::Path, pin::pin, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use futures::future::{Either, select};
@@ -126,13 +126,19 @@ pub(crate) async fn until_stopped(
     }
 }
 
-/// The gateway's API key. A new one is told once, on standard error: whoever starts the gateway is its first user.
-pub(crate) fn api_key(settings: &gateway::Settings) -> anyhow::Result<Option<gateway::ApiKey>> {
+/// With what the gateway knows people again. A new API key is told once, on standard error: whoever starts the gateway is its
+/// first user. `secret` is where its own secret is where the settings do not say.
+pub(crate) fn credentials(
+    settings: &gateway::Settings,
+    secret: Option<&Path>,
+    shared: Option<access::Keys>,
+) -> anyhow::Result<gateway::Credentials> {
     let file = settings.api_key_file.clone().unwrap_or_default();
     let told = |key: &str| {
         eprintln!("a new API key was made, and is kept in {}; clients present it as X-API-Key:\n{key}", file.display());
     };
-    Ok(gateway::ApiKey::of(settings, told)?)
+    let api_key = gateway::ApiKey::of(settings, told)?;
+    Ok(gateway::Credentials { api_key, secret: gateway::secret(settings, secret)?, shared })
 }
 
 /// An error with what to do about it, where that is known.

@@ -15,7 +15,7 @@ use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
 use lifecycle::OnExit;
-use rpc::Caller;
+use rpc::{Caller, Door};
 use serde_json::{Value, json};
 use telemetry::{LogFormat, Telemetry};
 use tonic_health::server::HealthReporter;
@@ -82,6 +82,18 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
 }
 
 impl Name {
+    /// Says for whom the service calls: the gateway for its clients, every other for itself.
+    fn signer(self, keys: access::Keys) -> access::Signer {
+        let service = |name| access::Signer::service(keys.clone(), name);
+        match self {
+            Self::Registry => service("registry"),
+            Self::Communication => service("communication"),
+            Self::Orchestrator => service("orchestrator"),
+            Self::AgentRunner => service("agent-runner"),
+            Self::Gateway => access::Signer::gateway(keys),
+        }
+    }
+
     /// What the service reads, each table under its own name.
     fn settings(
         self,
@@ -121,8 +133,9 @@ async fn serve(
         }
     }
     let tls = settings.tls()?;
+    let keys = settings.keys()?;
     let caller = Caller::new(stages.edge.clone())
-        .with_token(token.clone())
+        .with_signer(keys.clone().map(|keys| name.signer(keys)))
         .with_tls(tls.clone())
         .with_max_calls(settings.max_calls);
     let health = HealthReporter::new();
@@ -141,7 +154,10 @@ async fn serve(
     let ready = match listener {
         Some(listener) => {
             let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;
-            let server = server.guarded(token).over_tls(tls).serve(listener, shutdown.clone());
+            let server = server
+                .guarded(token.zip(keys).map(|(token, keys)| Door::new(token, keys)))
+                .over_tls(tls)
+                .serve(listener, shutdown.clone());
             stages.edge.spawn("grpc", OnExit::StopService, server);
             address.map(|address| format!("grpc={address}"))
         }

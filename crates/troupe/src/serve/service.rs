@@ -81,15 +81,18 @@ impl Service {
                 let settings = gateway::Settings::load(file)?;
                 placed("gateway", &settings.database)?;
                 let listen = settings.listen;
-                let key = crate::host::api_key(&settings)?;
-                gateway::check_listen(listen, key.is_some())?;
+                gateway::check_listen(listen, settings.is_protected())?;
+                let mut credentials = crate::host::credentials(&settings, None, serve.keys()?)?;
+                if credentials.secret.is_none() {
+                    credentials.secret = serve.root_secret()?;
+                }
                 let peers = gateway::Peers {
                     registry: registry()?,
                     communication: communication()?,
                     orchestrator: link("orchestrator", &serve.orchestrator)?,
                     telemetry: Some(telemetry),
                 };
-                Self::Gateway(gateway::start(settings, key, peers, clock, &stages.edge).await?, listen)
+                Self::Gateway(gateway::start(settings, credentials, peers, clock, &stages.edge).await?, listen)
             }
         })
     }

@@ -1,8 +1,9 @@
 //! Where a process of a cluster listens, and where the others are.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
+use domain::SystemClock;
 use rpc::{Caller, Replicas, Tls, TlsSettings, Token};
 use serde::{Deserialize, Serialize};
 use settings::Secret;
@@ -69,6 +70,17 @@ impl Settings {
     pub(crate) fn token(&self) -> anyhow::Result<Option<Token>> {
         let secret = Secret::given(self.token.as_ref(), self.token_file.as_deref())?;
         Ok(secret.as_ref().map(Token::new).transpose()?)
+    }
+
+    /// What keys of all processes are made of: the token.
+    pub(crate) fn root_secret(&self) -> anyhow::Result<Option<access::RootSecret>> {
+        let secret = Secret::given(self.token.as_ref(), self.token_file.as_deref())?;
+        Ok(secret.as_ref().map(access::RootSecret::new))
+    }
+
+    /// What processes sign with.
+    pub(crate) fn keys(&self) -> anyhow::Result<Option<access::Keys>> {
+        Ok(self.root_secret()?.map(|root| access::Keys::of(&root, Arc::new(SystemClock))))
     }
 
     /// What metrics are behind where they can be reached from beyond loopback.

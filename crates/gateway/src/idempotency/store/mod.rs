@@ -5,27 +5,21 @@ mod sqlite;
 
 use std::sync::Arc;
 
-use ::store::{Database, Migrations, OpenError};
+use ::store::Database;
 use async_trait::async_trait;
 use domain::Timestamp;
 use errors::Error;
 use http::StatusCode;
-use sqlx::migrate::Migrator;
 
 use self::{postgres::PostgresStore, sqlite::SqliteStore};
 use crate::reply::Reply;
 
-static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite/gateway");
-static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/gateway");
-/// What `troupe migrate` applies.
-pub static MIGRATIONS: Migrations = Migrations { service: "gateway", sqlite: &SQLITE, postgres: &POSTGRES };
-
-/// Opens the database that the settings name.
-pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>, OpenError> {
-    Ok(match Database::open(settings, &MIGRATIONS).await? {
+/// The records in the database that is open.
+pub(crate) fn over(database: &Database) -> Arc<dyn Store> {
+    match database.clone() {
         Database::Sqlite(sqlite) => Arc::new(SqliteStore::new(sqlite)),
         Database::Postgres(postgres) => Arc::new(PostgresStore::new(postgres)),
-    })
+    }
 }
 
 /// The largest answer that is kept, in bytes; a larger one is made anew from the same id.
@@ -74,10 +68,6 @@ pub(crate) trait Store: Send + Sync {
     async fn keep(&self, binding: &Binding<'_>, id: &str, given: &Reply) -> Result<Option<Reply>, Error>;
     /// Removes what has expired, some at a time.
     async fn remove_expired(&self, now: Timestamp) -> Result<u64, Error>;
-    /// Does it answer?
-    async fn ping(&self) -> sqlx::Result<()>;
-    /// Closes after the last statement.
-    async fn close(&self);
 }
 
 /// The janitor took it in this very moment: the client's next try reserves.
@@ -124,7 +114,8 @@ mod tests {
     }
 
     async fn expired_records_are_taken_over_and_removed(place: settings::Database) {
-        let store = open(&place).await.unwrap();
+        let database = crate::store::open(&place).await.unwrap();
+        let store = over(&database);
         let at = Timestamp::from_millis;
         assert!(matches!(store.reserve(&binding("k"), "one", at(0), at(10)).await, Ok(Outcome::Reserved)));
         let again = store.reserve(&binding("k"), "two", at(9), at(20)).await;
@@ -132,17 +123,18 @@ mod tests {
         assert!(matches!(store.reserve(&binding("k"), "two", at(10), at(20)).await, Ok(Outcome::Reserved)));
         assert_eq!(store.remove_expired(at(19)).await.unwrap(), 0);
         assert_eq!(store.remove_expired(at(20)).await.unwrap(), 1);
-        store.close().await;
+        database.close().await;
     }
 
     async fn the_first_answer_counts(place: settings::Database) {
-        let store = open(&place).await.unwrap();
+        let database = crate::store::open(&place).await.unwrap();
+        let store = over(&database);
         let at = Timestamp::from_millis;
         store.reserve(&binding("k"), "one", at(0), at(10)).await.unwrap();
         let reply = |body: &str| Reply { status: StatusCode::CREATED, location: None, age: None, body: body.into() };
         assert!(store.keep(&binding("k"), "one", &reply("1")).await.unwrap().is_none());
         let kept = store.keep(&binding("k"), "one", &reply("2")).await.unwrap().unwrap();
         assert_eq!((kept.status, kept.body.as_slice()), (StatusCode::CREATED, b"1".as_slice()));
-        store.close().await;
+        database.close().await;
     }
 }

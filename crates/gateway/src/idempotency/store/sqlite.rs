@@ -114,12 +114,4 @@ impl Store for SqliteStore {
             }
         }
     }
-
-    async fn ping(&self) -> sqlx::Result<()> {
-        self.0.ping().await
-    }
-
-    async fn close(&self) {
-        self.0.close().await;
-    }
 }

@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+
+mod current;
+mod layer;
+mod permission;
+mod principal;
+mod role;
+mod rpcs;
+mod secret;
+mod token;
+
+pub use current::{acting_as, current, fence, fence_agent, fence_everything};
+pub use layer::{Acting, ActingAs, Acts, Authorize, Authorized, authorize, call_as};
+pub use permission::{Permission, Permissions, UnknownPermission};
+pub use principal::{Kind, Principal, Reach};
+pub use role::{Role, UnknownRole};
+pub use rpcs::{RPCS, Rule, rule};
+pub use secret::RootSecret;
+pub use token::{Keys, Signer, TokenError};

@@ -1,0 +1,263 @@
+//! API keys: create, look at, rotate, revoke.
+
+use std::{sync::Arc, time::Duration};
+
+use access::{Permissions, Principal};
+use axum::extract::State;
+use domain::Namespace;
+use errors::Error;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Done, Page};
+use crate::{
+    app::App,
+    auth::{Asking, keys},
+    extract::{Body, OptionalBody, Path},
+    problem::Problem,
+    query::Query,
+    reply::Reply,
+    words::{AgentId, ApiKeyId, Lifetime, Limit, Moment, Name, Role, Scope, Title},
+};
+
+/// How long the secret that was replaced still opens, where nothing is said.
+const OVERLAP: Duration = Duration::from_hours(1);
+
+/// A key to create.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "nightly reports", "role": "operator", "namespace": "default", "expires_in": "90d"}))]
+pub(crate) struct NewKey {
+    /// For people.
+    name: Title,
+    /// What it is for.
+    role: Role,
+    /// Of what the role may, these alone; all of it where absent.
+    #[serde(default)]
+    scopes: Option<Vec<Scope>>,
+    /// The only namespace that it opens. Absent: every one, or that of the key with which it is created.
+    #[serde(default)]
+    namespace: Option<Name>,
+    /// With the role `agent`, which one; nobody else may have one.
+    #[serde(default)]
+    agent_id: Option<AgentId>,
+    /// How long it opens; for ever where absent.
+    #[serde(default)]
+    expires_in: Option<Lifetime>,
+}
+
+/// How to rotate a key.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rotation {
+    /// How long the secret that is replaced still opens; an hour where absent.
+    #[serde(default)]
+    overlap: Option<Lifetime>,
+}
+
+/// A key, without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Key {
+    /// `key_…`
+    id: String,
+    /// For people.
+    name: String,
+    /// What it is for.
+    role: Role,
+    /// What it may do.
+    scopes: Vec<Scope>,
+    /// The only namespace that it opens; null: every one.
+    namespace: Option<String>,
+    /// The only agent that may use it.
+    agent_id: Option<String>,
+    /// Who created it.
+    created_by: String,
+    /// When.
+    created_at: Moment,
+    /// Until when it opens.
+    expires_at: Option<Moment>,
+    /// Since when it opens no more.
+    revoked_at: Option<Moment>,
+    /// When it was used last, to a minute or so.
+    last_used_at: Option<Moment>,
+}
+
+/// A key with its secret, which is told once.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct KeyWithSecret {
+    /// What clients present as `X-API-Key`. Nobody can tell it again.
+    secret: String,
+    /// What it opens.
+    key: Key,
+}
+
+impl From<keys::Record> for Key {
+    fn from(record: keys::Record) -> Self {
+        let scopes = record.principal().permissions.iter().map(Scope).collect();
+        Self {
+            id: record.id.to_string(),
+            name: record.name,
+            role: Role(record.role),
+            scopes,
+            namespace: record.namespace.map(|namespace| namespace.to_string()),
+            agent_id: record.agent.map(|agent| agent.to_string()),
+            created_by: record.created_by,
+            created_at: Moment(record.created_at),
+            expires_at: record.expires_at.map(Moment),
+            revoked_at: record.revoked_at.map(Moment),
+            last_used_at: record.last_used_at.map(Moment),
+        }
+    }
+}
+
+/// Which keys.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Part {
+    /// At most this many.
+    #[param(inline, required = false, nullable = false)]
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    #[param(inline, required = false, nullable = false)]
+    cursor: Option<ApiKeyId>,
+}
+
+/// Create an API key.
+#[utoipa::path(post, path = "/api/v1/auth/keys", tag = "access", request_body = NewKey, responses(
+    (status = 201, description = "created; the secret is told this once", body = KeyWithSecret,
+     headers(("Location" = String, description = "its path"))),
+))]
+pub(crate) async fn create_key(
+    State(app): State<Arc<App>>,
+    Asking(principal): Asking,
+    Body { value, .. }: Body<NewKey>,
+) -> Result<Reply, Problem> {
+    let now = app.clock.now();
+    let is_agent = value.role.0 == access::Role::Agent;
+    if is_agent != value.agent_id.is_some() {
+        return Err(Problem::field(
+            "/agent_id",
+            "invalid_value",
+            "must be there with the role agent, and with no other",
+        ));
+    }
+    let record = keys::Record {
+        id: domain::ApiKeyId::generate(&*app.clock),
+        name: value.name.0,
+        role: value.role.0,
+        scopes: value.scopes.map(|scopes| scopes.into_iter().map(|scope| scope.0).collect::<Permissions>()),
+        namespace: namespace(value.namespace, is_agent, &principal)?,
+        agent: value.agent_id.map(|id| id.0),
+        created_by: principal.to_string(),
+        created_at: now,
+        expires_at: value.expires_in.map(|life| now + life.0),
+        revoked_at: None,
+        last_used_at: None,
+    };
+    if !record.principal().permissions.is_within(principal.permissions) {
+        let detail = "nobody can give what they may not do themselves";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
+    let fresh = app.auth.keys.fresh()?;
+    app.auth.keys.add(&record, &fresh).await?;
+    let location = format!("/api/v1/auth/keys/{}", record.id);
+    Ok(Reply::new(StatusCode::CREATED, &KeyWithSecret { secret: fresh.text, key: record.into() })?.at(location))
+}
+
+/// Where a new key opens: no farther than whoever creates it reaches. An agent is always at home somewhere.
+fn namespace(asked: Option<Name>, is_agent: bool, principal: &Principal) -> Result<Option<Namespace>, Problem> {
+    let asked = match asked {
+        Some(name) => {
+            let wrong = |error| Problem::field("/namespace", "invalid_value", error);
+            Some(Namespace::from_field(&name.0).map_err(wrong)?)
+        }
+        None => principal.namespace().cloned().or_else(|| is_agent.then(Namespace::default)),
+    };
+    if asked.as_ref().is_some_and(|namespace| !principal.reaches(namespace)) {
+        let detail = "this credential is bound to another namespace";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "namespace_forbidden", detail));
+    }
+    Ok(asked)
+}
+
+/// List API keys.
+#[utoipa::path(get, path = "/api/v1/auth/keys", tag = "access", params(Part), responses(
+    (status = 200, description = "in the order of their creation, without their secrets", body = Page<Key>),
+))]
+pub(crate) async fn list_keys(
+    State(app): State<Arc<App>>,
+    Asking(principal): Asking,
+    Query(part): Query<Part>,
+) -> Result<Reply, Problem> {
+    let size = store::PageSize::from_field(part.limit.map_or(0, |limit| limit.0));
+    let after = part.cursor.map(|cursor| cursor.0);
+    let which = keys::Which { namespace: principal.namespace(), after, limit: size.limit() };
+    let found = app.auth.keys.list(&which).await?;
+    let (found, next) = size.cut(found, |record| store::PageToken::after(record.id));
+    Reply::ok(&Page::new(found.into_iter().map(Key::from).collect(), next.into_field()))
+}
+
+/// Get an API key, without its secret.
+#[utoipa::path(get, path = "/api/v1/auth/keys/{id}", tag = "access",
+    params(("id" = inline(ApiKeyId), Path, description = "the key")),
+    responses((status = 200, description = "the key", body = Key)))]
+pub(crate) async fn get_key(
+    State(app): State<Arc<App>>,
+    Asking(principal): Asking,
+    Path(id): Path<ApiKeyId>,
+) -> Result<Reply, Problem> {
+    Reply::ok(&Key::from(find(&app, &principal, &id).await?))
+}
+
+/// Give an API key a new secret.
+///
+/// The one that it has opens for a while longer, so that clients can be changed one after the other.
+#[utoipa::path(post, path = "/api/v1/auth/keys/{id}/rotate", tag = "access",
+    request_body = inline(Option<Rotation>),
+    params(("id" = inline(ApiKeyId), Path, description = "the key")),
+    responses((status = 200, description = "the new secret is told this once", body = KeyWithSecret)))]
+pub(crate) async fn rotate_key(
+    State(app): State<Arc<App>>,
+    Asking(principal): Asking,
+    Path(id): Path<ApiKeyId>,
+    OptionalBody { value, .. }: OptionalBody<Rotation>,
+) -> Result<Reply, Problem> {
+    let record = find(&app, &principal, &id).await?;
+    if !record.principal().permissions.is_within(principal.permissions) {
+        let detail = "nobody can have a secret that opens what they may not do themselves";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
+    let fresh = app.auth.keys.fresh()?;
+    let overlap = value.overlap.map_or(OVERLAP, |overlap| overlap.0);
+    if !app.auth.keys.rotate(record.id, &fresh, overlap).await? {
+        return Err(Error::conflict("key_revoked", "this API key was revoked").into());
+    }
+    Reply::ok(&KeyWithSecret { secret: fresh.text, key: record.into() })
+}
+
+/// Revoke an API key, and all tokens that it was exchanged for.
+#[utoipa::path(delete, path = "/api/v1/auth/keys/{id}", tag = "access",
+    params(("id" = inline(ApiKeyId), Path, description = "the key")),
+    responses((status = 200, description = "it opens no more, within seconds at every gateway", body = Done)))]
+pub(crate) async fn revoke_key(
+    State(app): State<Arc<App>>,
+    Asking(principal): Asking,
+    Path(id): Path<ApiKeyId>,
+) -> Result<Reply, Problem> {
+    let record = find(&app, &principal, &id).await?;
+    app.auth.keys.revoke(record.id).await?;
+    app.auth.tokens.forget();
+    Reply::ok(&Done { message: format!("key {id} revoked") })
+}
+
+/// A key that whoever asks may see.
+async fn find(app: &App, principal: &Principal, id: &ApiKeyId) -> Result<keys::Record, Problem> {
+    let found = app.auth.keys.get(id.0).await?;
+    let theirs = found.filter(|record| match (principal.namespace(), &record.namespace) {
+        (None, _) => true,
+        (Some(own), namespace) => namespace.as_ref() == Some(own),
+    });
+    theirs.ok_or_else(|| Error::not_found("key_not_found", format!("there is no API key {id}")).into())
+}

@@ -1,0 +1,223 @@
+//! The audit log: every mutation and every denied attempt, chained by hash, in the order in which they were written.
+//!
+//! One task writes, and takes everything that waits into one transaction: the busier the gateway, the larger the batch. A mutation
+//! is answered when its entry is committed. Denied attempts are nobody's to wait for, and anybody can make many: they are written
+//! when there is room, at most [`DENIED_PER_SECOND`] of strangers, and those that were left out are counted.
+//! While the log cannot be written, mutations are refused before they are begun.
+
+mod chain;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use domain::{Clock, Timestamp};
+use errors::Error;
+use lifecycle::Shutdown;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::{
+    chain::{Known, Verification},
+    store::{AuditStore, Filter, Row},
+};
+
+/// Entries that wait for the writer; what comes then waits, or is left out.
+const MOST_WAITING: usize = 4_096;
+/// Entries of one transaction.
+const MOST_AT_ONCE: usize = 256;
+/// How long a request waits for its entry.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to write.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Entries of denied strangers: a flood of them must not fill the disk.
+const DENIED_PER_SECOND: u32 = 50;
+
+/// Entries, by `outcome`: `written`, or `omitted` where a flood of strangers was cut short.
+const ENTRIES: &str = "gateway_audit_entries_total";
+/// Entries of one transaction.
+const BATCH: &str = "gateway_audit_batch_entries";
+
+/// What is noted of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) at: Timestamp,
+    /// As `key:key_…`; empty where nobody known came.
+    pub(crate) actor: String,
+    pub(crate) role: String,
+    /// A permission's name; empty where the path is none of ours.
+    pub(crate) action: String,
+    /// Method and template of the path.
+    pub(crate) route: String,
+    pub(crate) target: String,
+    pub(crate) namespace: String,
+    pub(crate) address: String,
+    pub(crate) status: u16,
+    /// Of the failure, where it is one.
+    pub(crate) code: String,
+    pub(crate) correlation_id: String,
+    pub(crate) request_id: String,
+}
+
+/// An entry on its way, and whoever waits for it.
+struct Waiting {
+    entry: Entry,
+    written: Option<oneshot::Sender<()>>,
+}
+
+/// Takes entries, and reads them. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct Log(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn AuditStore>,
+    clock: Arc<dyn Clock>,
+    sender: mpsc::Sender<Waiting>,
+    is_failing: AtomicBool,
+    /// Drains when nothing more will be noted.
+    closed: Shutdown,
+    /// The second that is counted, and what was denied in it.
+    second: AtomicI64,
+    denied: AtomicU32,
+}
+
+/// Writes what the [`Log`] takes.
+pub(crate) struct Writer {
+    log: Log,
+    receiver: mpsc::Receiver<Waiting>,
+}
+
+impl Log {
+    /// A log over a store, and what has to run for it.
+    pub(crate) fn new(store: Arc<dyn AuditStore>, clock: Arc<dyn Clock>) -> (Self, Writer) {
+        let (sender, receiver) = mpsc::channel(MOST_WAITING);
+        let (second, denied, is_failing) = (AtomicI64::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        let closed = Shutdown::new();
+        let log = Self(Arc::new(Inner { store, clock, sender, is_failing, closed, second, denied }));
+        (log.clone(), Writer { log, receiver })
+    }
+
+    /// Nothing more will be noted: nobody is served any more.
+    pub(crate) fn close(&self) {
+        self.0.closed.drain();
+    }
+
+    /// Refuses what would have to be noted while nothing can be.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.0.is_failing.load(Ordering::Relaxed) { Err(unavailable()) } else { Ok(()) }
+    }
+
+    /// Notes what was done, and comes back when that is on disk.
+    pub(crate) async fn note(&self, entry: Entry) -> Result<(), Error> {
+        let (sender, written) = oneshot::channel();
+        let noted = async {
+            self.0.sender.send(Waiting { entry, written: Some(sender) }).await.map_err(|_| unavailable())?;
+            written.await.map_err(|_| unavailable())
+        };
+        tokio::time::timeout(PATIENCE, noted).await.unwrap_or_else(|_| Err(unavailable()))
+    }
+
+    /// Notes what nobody waits for, where there is room. Of strangers only so many a second.
+    pub(crate) fn note_later(&self, entry: Entry, is_stranger: bool) {
+        let has_room = !is_stranger || self.takes_stranger(entry.at);
+        let waiting = Waiting { entry, written: None };
+        if !has_room || self.0.sender.try_send(waiting).is_err() {
+            metrics::counter!(ENTRIES, "outcome" => "omitted").increment(1);
+        }
+    }
+
+    fn takes_stranger(&self, at: Timestamp) -> bool {
+        let second = at.as_micros() / 1_000_000;
+        if self.0.second.swap(second, Ordering::Relaxed) != second {
+            self.0.denied.store(0, Ordering::Relaxed);
+        }
+        self.0.denied.fetch_add(1, Ordering::Relaxed) < DENIED_PER_SECOND
+    }
+
+    /// Entries, the newest first, or the oldest.
+    pub(crate) async fn read(&self, filter: &Filter) -> Result<Vec<Row>, Error> {
+        self.0.store.read(filter).await.map_err(::store::error)
+    }
+
+    /// Is it what it was when it was written? Reads all of it, some at a time.
+    pub(crate) async fn verify(&self, known: Option<Known>) -> Result<Verification, Error> {
+        let mut walk = chain::Walk::new(known);
+        let mut filter = Filter { limit: 1_000, is_ascending: true, ..Filter::default() };
+        loop {
+            let rows = self.read(&filter).await?;
+            let Some(last) = rows.last() else { return Ok(walk.end()) };
+            filter.after = Some(last.seq);
+            for row in &rows {
+                walk.step(row);
+            }
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+}
+
+impl Writer {
+    /// Writes until the log is closed and nothing waits any more, or until the shutdown cuts.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let closed = self.log.0.closed.clone();
+        let mut batch = Vec::new();
+        loop {
+            // All arms are cancel-safe.
+            tokio::select! {
+                _ = self.receiver.recv_many(&mut batch, MOST_AT_ONCE) => {
+                    if batch.is_empty() {
+                        return;
+                    }
+                }
+                () = closed.draining(), if !self.receiver.is_closed() => {
+                    self.receiver.close();
+                    continue;
+                }
+                () = shutdown.cutting() => return,
+            }
+            self.write(&batch, &shutdown).await;
+            for waiting in batch.drain(..) {
+                if let Some(written) = waiting.written {
+                    // Whoever has given up waiting needs no answer.
+                    let _ = written.send(());
+                }
+            }
+        }
+    }
+
+    /// Tries until it is written: what was done stays done, and must be noted.
+    async fn write(&self, batch: &[Waiting], shutdown: &Shutdown) {
+        let entries: Vec<_> = batch.iter().map(|waiting| &waiting.entry).collect();
+        let inner = &*self.log.0;
+        while let Err(error) = inner.store.append(&entries).await {
+            if !inner.is_failing.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    error = errors::chain(&error),
+                    "the audit log cannot be written, mutations are refused"
+                );
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = shutdown.cutting() => return,
+            }
+        }
+        if inner.is_failing.swap(false, Ordering::Relaxed) {
+            tracing::warn!("the audit log is written again");
+        }
+        metrics::counter!(ENTRIES, "outcome" => "written").increment(entries.len() as u64);
+        metrics::histogram!(BATCH).record(entries.len() as f64);
+    }
+}
+
+fn unavailable() -> Error {
+    let message = "the audit log cannot be written now, and nothing is done that it would not hold";
+    Error::unavailable("audit_unavailable", message)
+}

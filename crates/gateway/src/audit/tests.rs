@@ -1,0 +1,162 @@
+use domain::ManualClock;
+use lifecycle::{OnExit, Tasks};
+
+use super::*;
+
+testkit::conformance! {
+    what_is_noted_is_read_and_verified
+    the_database_refuses_to_change_what_was_written
+    writers_of_one_log_make_one_chain
+}
+
+const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+fn entry(number: u16) -> Entry {
+    Entry {
+        at: START + Duration::from_secs(u64::from(number)),
+        actor: format!("key:key_{}", number % 2),
+        role: "admin".to_owned(),
+        action: "agents:write".to_owned(),
+        route: "POST /api/v1/agents".to_owned(),
+        target: "/api/v1/agents".to_owned(),
+        namespace: if number.is_multiple_of(3) { "blue" } else { "red" }.to_owned(),
+        address: "192.0.2.1".to_owned(),
+        status: if number == 4 { 403 } else { 201 },
+        code: String::new(),
+        correlation_id: format!("order-{number}"),
+        request_id: format!("req_{number}"),
+    }
+}
+
+fn log(database: &::store::Database, tasks: &Tasks) -> Log {
+    let store = crate::store::over!(AuditStore, database);
+    let (log, writer) = Log::new(store, Arc::new(ManualClock::at(START)));
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn("audit", OnExit::Continue, async move {
+        writer.run(shutdown).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    log
+}
+
+async fn what_is_noted_is_read_and_verified(place: settings::Database) {
+    let database = crate::store::open(&place).await.unwrap();
+    let log = log(&database, &Tasks::new(Shutdown::new()));
+    assert_eq!(log.verify(None).await.unwrap().head_text(), None);
+    for number in 1..=6 {
+        log.note(entry(number)).await.unwrap();
+    }
+    let seqs = async |filter: Filter| {
+        let rows = log.read(&Filter { limit: 3, ..filter }).await.unwrap();
+        rows.iter().map(|row| row.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(seqs(Filter::default()).await, [6, 5, 4]);
+    assert_eq!(seqs(Filter { after: Some(4), ..Filter::default() }).await, [3, 2, 1]);
+    assert_eq!(seqs(Filter { is_ascending: true, after: Some(2), ..Filter::default() }).await, [3, 4, 5]);
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(seqs(Filter { namespace: text("blue"), ..Filter::default() }).await, [6, 3]);
+    assert_eq!(seqs(Filter { actor: text("key:key_1"), ..Filter::default() }).await, [5, 3, 1]);
+    assert_eq!(seqs(Filter { action: text("nothing"), ..Filter::default() }).await, [] as [i64; 0]);
+    assert_eq!(seqs(Filter { correlation_id: text("order-2"), ..Filter::default() }).await, [2]);
+    assert_eq!(seqs(Filter { request_id: text("req_5"), ..Filter::default() }).await, [5]);
+    assert_eq!(seqs(Filter { status: Some(400), ..Filter::default() }).await, [4]);
+    let (since, until) = (Some(START + Duration::from_secs(2)), Some(START + Duration::from_secs(4)));
+    assert_eq!(seqs(Filter { since, until, ..Filter::default() }).await, [3, 2]);
+
+    let rows = log.read(&Filter { limit: 1, ..Filter::default() }).await.unwrap();
+    assert_eq!(rows[0].entry, entry(6));
+    let sound = log.verify(None).await.unwrap();
+    let head = sound.head_text().unwrap();
+    assert_eq!((sound.faults().len(), head.as_str()), (0, format!("6:{}", rows[0].hash_text()).as_str()));
+    log.note(entry(7)).await.unwrap();
+    let known = |text: &str| Some(text.parse::<Known>().unwrap());
+    assert!(log.verify(known(&head)).await.unwrap().faults().is_empty(), "it has only grown");
+    let other = format!("6:{}", "0".repeat(64));
+    assert_eq!(log.verify(known(&other)).await.unwrap().faults().len(), 1);
+    let cut = format!("9:{}", "0".repeat(64));
+    assert!(log.verify(known(&cut)).await.unwrap().faults()[0].contains("cut off"));
+    database.close().await;
+}
+
+async fn the_database_refuses_to_change_what_was_written(place: settings::Database) {
+    let database = crate::store::open(&place).await.unwrap();
+    let log = log(&database, &Tasks::new(Shutdown::new()));
+    for number in 1..=3 {
+        log.note(entry(number)).await.unwrap();
+    }
+    let changes = [
+        "UPDATE audit_log SET actor = 'somebody else' WHERE seq = 2",
+        "DELETE FROM audit_log WHERE seq = 2",
+        "DROP TRIGGER audit_log_is_not_changed",
+    ];
+    let run = async |statement: &'static str| match &database {
+        ::store::Database::Sqlite(sqlite) => sqlx::query(statement).execute(&sqlite.writer).await.map(drop),
+        ::store::Database::Postgres(postgres) => {
+            let statement = match statement {
+                "DROP TRIGGER audit_log_is_not_changed" => "DROP TRIGGER audit_log_is_not_changed ON audit_log",
+                other => other,
+            };
+            sqlx::query(statement).execute(&postgres.pool).await.map(drop)
+        }
+    };
+    for change in &changes[..2] {
+        let refused = run(change).await.unwrap_err().to_string();
+        assert!(refused.contains("append-only"), "{refused}");
+    }
+    assert!(log.verify(None).await.unwrap().faults().is_empty());
+    // Whoever may change the tables themselves is found out.
+    run(changes[2]).await.unwrap();
+    run(changes[0]).await.unwrap();
+    let faults = log.verify(None).await.unwrap();
+    assert!(faults.faults()[0].starts_with("entry 2 "), "{faults:?}");
+    database.close().await;
+}
+
+async fn writers_of_one_log_make_one_chain(place: settings::Database) {
+    let database = crate::store::open(&place).await.unwrap();
+    let tasks = Tasks::new(Shutdown::new());
+    let logs = [log(&database, &tasks), log(&database, &tasks)];
+    let noted = (0..100).map(|number| {
+        let log = &logs[usize::from(number % 2)];
+        async move { log.note(entry(number)).await }
+    });
+    for outcome in futures::future::join_all(noted).await {
+        outcome.unwrap();
+    }
+    let found = logs[0].verify(None).await.unwrap();
+    assert!(found.faults().is_empty(), "{found:?}");
+    assert!(found.head_text().unwrap().starts_with("100:"), "{found:?}");
+    database.close().await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_closed_writes_what_waits_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = crate::store::open(&settings::Database::sqlite(folder.path().join("test.db"))).await.unwrap();
+    let tasks = Tasks::new(Shutdown::new());
+    let log = log(&database, &tasks);
+    log.note_later(entry(1), false);
+    log.close();
+    tasks.shutdown().drain();
+    let begun = tokio::time::Instant::now();
+    tasks.join(PATIENCE).await.unwrap();
+    assert!(begun.elapsed() < PATIENCE, "nothing has to be cut");
+    assert_eq!(log.read(&Filter { limit: 9, ..Filter::default() }).await.unwrap().len(), 1);
+    assert_eq!(log.note(entry(2)).await.unwrap_err().reason, "audit_unavailable");
+    database.close().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_is_cut_short_and_nobody_known_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = crate::store::open(&settings::Database::sqlite(folder.path().join("test.db"))).await.unwrap();
+    let log = log(&database, &Tasks::new(Shutdown::new()));
+    for _ in 0..200 {
+        log.note_later(entry(1), true);
+    }
+    log.note_later(entry(2), false);
+    log.note(entry(3)).await.unwrap();
+    let rows = log.read(&Filter { limit: 500, ..Filter::default() }).await.unwrap();
+    assert_eq!(rows.len() as u32, DENIED_PER_SECOND + 2);
+    database.close().await;
+}

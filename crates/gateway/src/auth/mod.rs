@@ -1,0 +1,178 @@
+//! Who asks: by an API key, by a token, or by nothing where nobody has to say who they are.
+//!
+//! A credential that is presented is looked at, also where none is demanded: one that is wrong is refused, so that nobody
+//! believes to be somebody else than they are.
+
+pub(crate) mod keys;
+mod secret;
+pub(crate) mod tokens;
+
+use std::sync::Arc;
+
+use access::{Kind, Principal, Reach, Role, RootSecret};
+use domain::Clock;
+use errors::Error;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+pub use self::secret::{SecretError, secret};
+use self::{
+    keys::{Closed, KeyStore, Keys},
+    tokens::{Outside, Parts, Refused, TokenStore, Tokens},
+};
+use crate::{ApiKey, Settings, StartError, context, problem::Problem, store::over};
+
+/// With what the gateway knows people again, and itself.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The key of the settings, which opens everything.
+    pub api_key: Option<ApiKey>,
+    /// The gateway's own secret. Without one there are no keys but that, and no tokens of our own.
+    pub secret: Option<RootSecret>,
+    /// What processes sign with, for the tokens that agents show to communication.
+    pub shared: Option<access::Keys>,
+}
+
+/// Where keys are presented.
+pub(crate) const API_KEY: &str = "x-api-key";
+
+/// Knows people again.
+pub(crate) struct Auth {
+    configured: Option<ApiKey>,
+    pub(crate) keys: Keys,
+    pub(crate) tokens: Tokens,
+}
+
+/// Somebody, and by what they are counted.
+pub(crate) struct Known {
+    pub(crate) principal: Arc<Principal>,
+    /// Names them where it is counted what they do; nothing where that is by their address.
+    pub(crate) counted: Option<Arc<str>>,
+}
+
+/// Why somebody is not let in.
+pub(crate) enum Denied {
+    /// They have presented nothing.
+    Nobody,
+    /// What they have presented is wrong, or good no more.
+    Wrong(Problem),
+    /// It cannot be found out.
+    Failed(Error),
+}
+
+impl Auth {
+    pub(crate) fn new(
+        settings: &Settings,
+        credentials: Credentials,
+        database: &::store::Database,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let Credentials { api_key, secret, shared } = credentials;
+        let keys = Keys::new(over!(KeyStore, database), secret.as_ref(), Arc::clone(clock));
+        let outside = settings.token_issuer.clone().map(Outside::new).transpose()?;
+        let parts = Parts {
+            settings: settings.jwt.clone(),
+            secret: secret.as_ref(),
+            shared,
+            outside,
+            clock: Arc::clone(clock),
+        };
+        let tokens = Tokens::new(over!(TokenStore, database), parts)?;
+        Ok(Self { configured: api_key, keys, tokens })
+    }
+
+    /// Has nobody to say who they are? On loopback only; the start has checked that.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.configured.is_none() && !self.tokens.has_outside()
+    }
+
+    /// Who sends these headers.
+    pub(crate) async fn identify(&self, headers: &HeaderMap) -> Result<Known, Denied> {
+        // A variable that is set to nothing is no credential.
+        let key = headers.get(API_KEY).filter(|key| !key.is_empty());
+        let bearer = headers.get(header::AUTHORIZATION).and_then(bearer);
+        match (key, bearer) {
+            (Some(key), _) => self.by_key(key).await,
+            (None, Some(token)) => self.by_token(token).await,
+            (None, None) if self.is_open() => Ok(Known { principal: Arc::new(Principal::anonymous()), counted: None }),
+            (None, None) => Err(Denied::Nobody),
+        }
+    }
+
+    async fn by_key(&self, presented: &HeaderValue) -> Result<Known, Denied> {
+        if let Some(configured) = self.configured.as_ref().filter(|configured| configured.is(presented)) {
+            let principal = Principal::of_role(Kind::Key, "configured", Role::Admin, Reach::Everything);
+            return Ok(Known { principal: Arc::new(principal), counted: Some(configured.fingerprint()) });
+        }
+        let text = presented.to_str().unwrap_or_default();
+        match self.keys.identify(text).await.map_err(Denied::Failed)? {
+            Ok(principal) => Ok(Known::of(principal)),
+            Err(closed) => Err(Denied::Wrong(match closed {
+                Closed::Unknown => unauthenticated(),
+                Closed::Expired => denied("key_expired", "this API key has expired"),
+                Closed::Revoked => denied("key_revoked", "this API key was revoked"),
+            })),
+        }
+    }
+
+    async fn by_token(&self, token: &str) -> Result<Known, Denied> {
+        match self.tokens.identify(token).await.map_err(Denied::Failed)? {
+            Ok(principal) => Ok(Known::of(principal)),
+            Err(refused) => Err(Denied::Wrong(refusal(refused))),
+        }
+    }
+}
+
+impl Known {
+    fn of(principal: Principal) -> Self {
+        let counted = Some(Arc::from(principal.to_string()));
+        Self { principal: Arc::new(principal), counted }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Nobody => unauthenticated(),
+            Denied::Wrong(problem) => problem,
+            Denied::Failed(error) => error.into(),
+        }
+    }
+}
+
+/// The token of `authorization: Bearer …`.
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+pub(crate) fn unauthenticated() -> Problem {
+    denied(
+        "unauthenticated",
+        "this gateway wants an API key in the header X-API-Key, or a token as `authorization: Bearer …`",
+    )
+}
+
+/// A token's refusal.
+pub(crate) fn refusal(refused: Refused) -> Problem {
+    match refused {
+        Refused::Invalid => denied("token_invalid", "this is no token that the gateway takes"),
+        Refused::Expired => denied("token_expired", "the token has expired: get another one"),
+        Refused::Early => denied("token_invalid", "the token is not valid yet"),
+        Refused::Revoked => denied("token_revoked", "the token, or the key that it comes from, was revoked"),
+    }
+}
+
+fn denied(code: &'static str, detail: &'static str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, code, detail)
+}
+
+/// The principal that admission has found.
+pub(crate) struct Asking(pub(crate) Arc<Principal>);
+
+impl axum::extract::FromRequestParts<Arc<crate::app::App>> for Asking {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &Arc<crate::app::App>) -> Result<Self, Problem> {
+        context::principal(&parts.extensions).map(Self)
+    }
+}

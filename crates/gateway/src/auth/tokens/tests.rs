@@ -1,0 +1,288 @@
+use std::path::PathBuf;
+
+use ::settings::Secret;
+use access::{Kind, Permission, Reach, Role};
+use domain::ManualClock;
+use jsonwebtoken::{EncodingKey, Header};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm};
+use serde_json::json;
+
+use super::*;
+
+const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+struct World {
+    folder: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), clock: Arc::new(ManualClock::at(START)) }
+    }
+
+    async fn tokens(&self, settings: Jwt, outside: Option<Outside>) -> Tokens {
+        let place = ::settings::Database::sqlite(self.folder.path().join("test.db"));
+        let database = crate::store::open(&place).await.unwrap();
+        let secret = RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long"));
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let shared = Some(access::Keys::of(&secret, Arc::clone(&clock)));
+        let parts = Parts { settings, secret: Some(&secret), shared, outside, clock };
+        Tokens::new(crate::store::over!(TokenStore, database), parts).unwrap()
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Settings with a key pair of this kind; the number tells pairs apart.
+    fn pair(&self, algorithm: Algorithm, number: u8) -> Jwt {
+        let kind: &SignatureAlgorithm = match algorithm {
+            Algorithm::EdDSA => &PKCS_ED25519,
+            Algorithm::ES256 => &PKCS_ECDSA_P256_SHA256,
+            Algorithm::RS256 => &PKCS_RSA_SHA256,
+            Algorithm::HS256 => panic!("it has no pair"),
+        };
+        let pair = KeyPair::generate_for(kind).unwrap();
+        Jwt {
+            algorithm,
+            private_key_file: Some(self.file(&format!("private-{number}"), &pair.serialize_pem())),
+            public_key_file: Some(self.file(&format!("public-{number}"), &pair.public_key_pem())),
+            ..Jwt::default()
+        }
+    }
+}
+
+fn somebody() -> Principal {
+    let reach = Reach::Namespace("blue".parse().unwrap());
+    Principal::of_role(Kind::Key, "key_1", Role::Operator, reach)
+}
+
+async fn refused(tokens: &Tokens, token: &str) -> Option<Refused> {
+    tokens.identify(token).await.unwrap().err()
+}
+
+#[tokio::test]
+async fn every_algorithm_signs_and_a_key_before_it_is_good_until_its_tokens_expire() {
+    for algorithm in [Algorithm::EdDSA, Algorithm::ES256, Algorithm::RS256] {
+        let world = World::new();
+        let old = world.pair(algorithm, 1);
+        let tokens = world.tokens(old.clone(), None).await;
+        let pair = tokens.exchange(&somebody(), None).await.unwrap();
+        let expected = Principal { kind: Kind::Token, ..somebody() };
+        assert_eq!(tokens.identify(&pair.access).await.unwrap(), Ok(expected.clone()), "{algorithm:?}");
+
+        let rotated = world.tokens(world.pair(algorithm, 2), None).await;
+        assert_eq!(refused(&rotated, &pair.access).await, Some(Refused::Invalid), "nothing is known of the old key");
+        let previous_key_files = old.public_key_file.into_iter().collect();
+        let rotated = world.tokens(Jwt { previous_key_files, ..world.pair(algorithm, 3) }, None).await;
+        assert_eq!(rotated.identify(&pair.access).await.unwrap(), Ok(expected), "{algorithm:?}");
+        world.clock.advance(Duration::from_hours(1) + Duration::from_secs(30));
+        assert_eq!(refused(&rotated, &pair.access).await, Some(Refused::Expired));
+    }
+}
+
+#[tokio::test]
+async fn forged_tokens_are_refused() {
+    let world = World::new();
+    let settings = world.pair(Algorithm::ES256, 1);
+    let public = std::fs::read(settings.public_key_file.as_ref().unwrap()).unwrap();
+    let tokens = world.tokens(settings, None).await;
+    let sound = tokens.exchange(&somebody(), None).await.unwrap().access;
+    let header = jsonwebtoken::decode_header(&sound).unwrap();
+    let (head, rest) = sound.split_once('.').unwrap();
+    let (claims, signature) = rest.split_once('.').unwrap();
+    let said: serde_json::Value = jsonwebtoken::dangerous::insecure_decode_claims(&sound).unwrap();
+    let signed_with =
+        |header: &Header, key: &[u8]| jsonwebtoken::encode(header, &said, &EncodingKey::from_secret(key)).unwrap();
+    let confused = Header { alg: jsonwebtoken::Algorithm::HS256, ..header.clone() };
+    let forged = [
+        // {"alg":"none"}, with and without our key's name.
+        format!("eyJhbGciOiJub25lIn0.{claims}."),
+        format!("{head}.{claims}."),
+        format!("{head}.{claims}.{}", signature.chars().rev().collect::<String>()),
+        // The public key, taken for a secret.
+        signed_with(&confused, &public),
+        signed_with(&confused, public.trim_ascii()),
+        signed_with(&Header::new(jsonwebtoken::Algorithm::HS256), b"guess"),
+        String::new(),
+        "..".to_owned(),
+        sound.replace('.', " "),
+    ];
+    for forged in &forged {
+        assert_eq!(refused(&tokens, forged).await, Some(Refused::Invalid), "{forged}");
+    }
+    assert_eq!(refused(&tokens, &sound).await, None);
+}
+
+#[tokio::test]
+async fn other_audiences_issuers_and_times_are_refused() {
+    let world = World::new();
+    let secret_key = Some(Secret::new("a-secret-that-others-know-as-well-0"));
+    let with = |audience: &str, issuer: &str| Jwt {
+        secret_key: secret_key.clone(),
+        audience: audience.to_owned(),
+        issuer: issuer.to_owned(),
+        ..Jwt::default()
+    };
+    let ours = world.tokens(with("troupe", "troupe"), None).await;
+    for (audience, issuer) in [("another", "troupe"), ("troupe", "another")] {
+        let theirs = world.tokens(with(audience, issuer), None).await;
+        let token = theirs.exchange(&somebody(), None).await.unwrap().access;
+        assert_eq!(refused(&ours, &token).await, Some(Refused::Invalid), "{audience} {issuer}");
+    }
+    let token = ours.exchange(&somebody(), None).await.unwrap().access;
+    world.clock.set(START - Duration::from_secs(20));
+    assert_eq!(refused(&ours, &token).await, None, "clocks may be apart a little");
+    world.clock.set(START - Duration::from_mins(5));
+    assert_eq!(refused(&ours, &token).await, Some(Refused::Early));
+    let short = Jwt { secret_key: Some(Secret::new("short")), ..Jwt::default() };
+    assert!(matches!(signing::Signing::of(&short, None), Err(SigningError::Short)));
+    assert!(signing::Signing::of(&Jwt::default(), None).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_agents_token_is_one_that_communication_takes_as_well() {
+    let world = World::new();
+    let tokens = world.tokens(Jwt::default(), None).await;
+    let agent = domain::AgentId::from_parts(1, 1);
+    let reach = Reach::Namespace("blue".parse().unwrap());
+    let asked = Principal { agent: Some(agent), ..Principal::of_role(Kind::Key, "key_1", Role::Agent, reach) };
+    let token = tokens.exchange(&asked, None).await.unwrap().access;
+    let found = tokens.identify(&token).await.unwrap().unwrap();
+    assert_eq!((found.subject, found.agent), (agent.to_string(), Some(agent)));
+    let shared = tokens.shared.as_ref().unwrap().anybody(&token).unwrap();
+    assert!(shared.may(Permission::SessionsOpen) && !shared.may(Permission::Internal));
+}
+
+/// Another issuer: its keys over HTTP, and a token of it.
+mod outside {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use axum::{Router, routing::get};
+    use jsonwebtoken::jwk::Jwk;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    struct Desk {
+        url: String,
+        asked: Arc<AtomicUsize>,
+        is_away: Arc<AtomicBool>,
+        key: EncodingKey,
+        tasks: lifecycle::Tasks,
+    }
+
+    impl Desk {
+        async fn open() -> Self {
+            let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+            let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+            let mut jwk = Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap();
+            jwk.common.key_id = Some("desk-1".to_owned());
+            let (asked, is_away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+            let (count, away) = (Arc::clone(&asked), Arc::clone(&is_away));
+            let keys = move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                let answer = if away.load(Ordering::SeqCst) {
+                    Err(http::StatusCode::SERVICE_UNAVAILABLE)
+                } else {
+                    Ok(axum::Json(json!({ "keys": [jwk.clone()] })))
+                };
+                async move { answer }
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/keys", listener.local_addr().unwrap());
+            let tasks = lifecycle::Tasks::new(lifecycle::Shutdown::new());
+            let serving = axum::serve(listener, Router::new().route("/keys", get(keys)));
+            tasks.spawn("desk", lifecycle::OnExit::Continue, async move { serving.await });
+            Self { url, asked, is_away, key, tasks }
+        }
+
+        fn issuer(&self) -> Outside {
+            let settings = json!({ "issuer": "https://desk.example", "audience": "troupe", "jwks_url": self.url });
+            let settings: Issuer = serde_json::from_value(settings).unwrap();
+            settings.validate().unwrap();
+            Outside::new(settings).unwrap()
+        }
+
+        fn token(&self, kid: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
+            let now = START.as_micros() / 1_000_000;
+            let mut claims = json!({
+                "iss": "https://desk.example", "aud": ["troupe"], "sub": "ada", "exp": now + 600,
+                "role": "operator", "namespace": "blue", "scope": "openid email",
+            });
+            change(&mut claims);
+            let mut header = Header::new(jsonwebtoken::Algorithm::ES256);
+            header.kid = Some(kid.to_owned());
+            jsonwebtoken::encode(&header, &claims, &self.key).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn its_tokens_say_who_may_do_what_and_where() {
+        let desk = Desk::open().await;
+        let world = World::new();
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer())).await;
+        let ada = tokens.identify(&desk.token("desk-1", |_| ())).await.unwrap().unwrap();
+        let expected = Principal { kind: Kind::Token, subject: "ada".to_owned(), ..somebody() };
+        assert_eq!(ada, expected);
+        let scoped = desk.token("desk-1", |claims| claims["scope"] = json!("openid agents:read keys:manage"));
+        let scoped = tokens.identify(&scoped).await.unwrap().unwrap().permissions;
+        assert_eq!(scoped, Permissions::of(&[Permission::AgentsRead]));
+        let all = desk.token("desk-1", |claims| claims["namespace"] = json!("*"));
+        assert_eq!(tokens.identify(&all).await.unwrap().unwrap().reach, Reach::Everything);
+
+        let drop = |claim: &'static str| {
+            move |claims: &mut serde_json::Value| {
+                claims.as_object_mut().unwrap().remove(claim);
+            }
+        };
+        for claim in ["role", "namespace", "iss", "aud", "sub", "exp"] {
+            assert_eq!(refused(&tokens, &desk.token("desk-1", drop(claim))).await, Some(Refused::Invalid), "{claim}");
+        }
+        for (claim, value) in [("role", "root"), ("role", "agent"), ("namespace", "a b"), ("iss", "x"), ("aud", "x")] {
+            let token = desk.token("desk-1", |claims| claims[claim] = json!(value));
+            assert_eq!(refused(&tokens, &token).await, Some(Refused::Invalid), "{claim} {value}");
+        }
+        assert_eq!(desk.asked.load(Ordering::SeqCst), 1, "the keys are remembered");
+        let now = START.as_micros() / 1_000_000;
+        let late = desk.token("desk-1", |claims| claims["nbf"] = json!(now + 300));
+        assert_eq!(refused(&tokens, &late).await, Some(Refused::Early));
+        desk.tasks.shutdown().cut();
+    }
+
+    #[tokio::test]
+    async fn its_keys_are_asked_for_seldom_and_outlive_its_absence() {
+        let desk = Desk::open().await;
+        let world = World::new();
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer())).await;
+        for number in 0..20 {
+            let unknown = desk.token(&format!("desk-{}", 100 + number), |_| ());
+            assert_eq!(refused(&tokens, &unknown).await, Some(Refused::Invalid));
+        }
+        assert_eq!(desk.asked.load(Ordering::SeqCst), 1, "however many come");
+        desk.is_away.store(true, Ordering::SeqCst);
+        let long = desk.token("desk-1", |claims| claims["exp"] = json!(i64::MAX / 2));
+        world.clock.advance(Duration::from_hours(1));
+        assert_eq!(refused(&tokens, &long).await, None);
+        assert_eq!(desk.asked.load(Ordering::SeqCst), 2);
+        world.clock.advance(Duration::from_hours(24));
+        assert_eq!(tokens.identify(&long).await.unwrap_err().reason, "issuer_unavailable");
+        desk.tasks.shutdown().cut();
+    }
+
+    #[test]
+    fn an_issuer_that_anybody_could_be_is_refused() {
+        let of = |algorithms: serde_json::Value, url: &str| {
+            let settings = json!({ "issuer": "i", "audience": "a", "jwks_url": url, "algorithms": algorithms });
+            serde_json::from_value::<Issuer>(settings).unwrap().validate()
+        };
+        assert!(of(json!(["RS256"]), "https://desk.example/keys").is_ok());
+        assert!(of(json!(["RS256"]), "http://desk.example/keys").is_err());
+        assert!(of(json!(["RS256"]), "file:///keys").is_err());
+        assert!(of(json!(["HS256"]), "https://desk.example/keys").is_err());
+        assert!(of(json!([]), "https://desk.example/keys").is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! What was done and what was denied is in the log, before anybody is told.
+
+use futures::FutureExt as _;
+use http::Method;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use crate::{
+    access::{create, protected},
+    rig,
+};
+
+const ADMIN: &str = "an-admin-key-of-the-tests";
+
+#[tokio::test]
+async fn mutations_and_denials_are_noted_with_who_what_and_from_where() {
+    let rig = protected().await;
+    let (viewer, id) = create(&rig, ADMIN, &json!({ "name": "v", "role": "viewer", "namespace": "blue" })).await;
+    let agent = json!({ "agent_type": "echo", "name": "one" });
+    let mut request = rig::json(Method::POST, "/api/v1/agents", &agent);
+    request.headers_mut().insert("x-api-key", ADMIN.parse().unwrap());
+    request.headers_mut().insert("x-correlation-id", "order-4711".parse().unwrap());
+    rig.send(request).await.expect(201);
+    rig.asked(&viewer, Method::POST, "/api/v1/agents", Some(&agent)).await.expect(403);
+    rig.asked("a-wrong-key-of-somebody", Method::GET, "/api/v1/workflows", None).await.expect(401);
+    rig.asked(ADMIN, Method::GET, "/api/v1/workflows", None).await.expect(200);
+    rig.asked(ADMIN, Method::DELETE, "/api/v1/agents/nonsense", None).await.expect(400);
+
+    let read = async |query: &str| {
+        let path = format!("/api/v1/audit{query}");
+        let page = rig.asked(ADMIN, Method::GET, &path, None).await.expect(200);
+        page["items"].as_array().unwrap().clone()
+    };
+    let entries = read("").await;
+    let told: Vec<_> =
+        entries.iter().map(|entry| format!("{} {} {}", entry["route"], entry["outcome"], entry["actor"])).collect();
+    let viewer_actor = format!("key:{id}");
+    assert_eq!(
+        told,
+        [
+            r#""DELETE /api/v1/agents/{id}" "failed" "key:configured""#.to_owned(),
+            r#""GET /api/v1/workflows" "denied" null"#.to_owned(),
+            format!(r#""POST /api/v1/agents" "denied" "{viewer_actor}""#),
+            r#""POST /api/v1/agents" "done" "key:configured""#.to_owned(),
+            r#""POST /api/v1/auth/keys" "done" "key:configured""#.to_owned(),
+        ]
+    );
+    let noted = &read("?correlation_id=order-4711").await[0];
+    assert_eq!(
+        (&noted["status"], &noted["role"], &noted["action"]),
+        (&json!(201), &json!("admin"), &json!("agents:write"))
+    );
+    assert_eq!((&noted["namespace"], &noted["target"]), (&json!("default"), &json!("/api/v1/agents")));
+    assert!(noted["request_id"].as_str().unwrap().starts_with("req_"), "{noted}");
+    assert_eq!(read(&format!("?actor={viewer_actor}")).await[0]["code"], "forbidden");
+    assert_eq!(read("?status=400").await.len(), 3);
+    assert_eq!(read("?namespace=blue").await.len(), 1);
+    assert_eq!(read("?until=2020-01-01T00:00:00Z").await.len(), 0);
+
+    let export = rig.asked(ADMIN, Method::GET, "/api/v1/audit/export", None).await;
+    assert_eq!(export.header("content-type"), "application/x-ndjson");
+    let exported: Vec<Value> = export.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(exported.iter().eq(entries.iter().rev()), "{exported:#?}");
+
+    let found = rig.asked(ADMIN, Method::GET, "/api/v1/audit/verify", None).await.expect(200);
+    assert_eq!((&found["entries"], &found["faults"]), (&json!(5), &json!([])));
+    let head = found["head"].as_str().unwrap();
+    let path = format!("/api/v1/audit/verify?known={head}");
+    assert_eq!(rig.asked(ADMIN, Method::GET, &path, None).await.expect(200)["faults"], json!([]));
+}
+
+#[tokio::test]
+async fn the_log_pages_from_the_newest_on() {
+    let rig = protected().await;
+    for number in 0..5 {
+        create(&rig, ADMIN, &json!({ "name": format!("k{number}"), "role": "viewer" })).await;
+    }
+    let mut seqs = Vec::new();
+    let mut path = "/api/v1/audit?limit=2".to_owned();
+    loop {
+        let page = rig.asked(ADMIN, Method::GET, &path, None).await.expect(200);
+        seqs.extend(page["items"].as_array().unwrap().iter().map(|entry| entry["seq"].as_i64().unwrap()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/api/v1/audit?limit=2&cursor={cursor}");
+    }
+    assert_eq!(seqs, [5, 4, 3, 2, 1]);
+}
+
+#[tokio::test]
+async fn what_a_client_does_not_wait_for_is_noted_too() {
+    let rig = protected().await;
+    // Its body never comes.
+    let body = axum::body::Body::from_stream(futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+    let request = rig::request(Method::POST, "/api/v1/agents").header("content-type", "application/json");
+    let request = request.header("x-api-key", ADMIN).body(body).unwrap();
+    {
+        let mut under_way = Box::pin(rig.gateway().router().oneshot(request));
+        // Once: it has begun, and waits.
+        assert!(under_way.as_mut().now_or_never().is_none());
+    }
+    // The log is written in order: when the next entry is there, so is that one.
+    create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
+    let page = rig.asked(ADMIN, Method::GET, "/api/v1/audit", None).await.expect(200);
+    let left = page["items"].as_array().unwrap().last().unwrap();
+    assert_eq!((&left["status"], &left["code"]), (&json!(499), &json!("client_left")), "{left}");
+    assert_eq!(left["route"], "POST /api/v1/agents");
+}

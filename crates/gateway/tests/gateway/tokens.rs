@@ -1,0 +1,99 @@
+//! Tokens instead of keys.
+
+use axum::body::Body;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    access::{create, protected},
+    rig::{self, Answer, Rig},
+};
+
+const ADMIN: &str = "an-admin-key-of-the-tests";
+const TOKEN: &str = "/api/v1/auth/token";
+
+async fn bearing(rig: &Rig, token: &str, method: Method, path: &str) -> Answer {
+    let request = rig::request(method, path).header("authorization", format!("Bearer {token}"));
+    rig.send(request.body(Body::empty()).unwrap()).await
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_key_is_exchanged_for_tokens_that_end_with_it() {
+    let rig = protected().await;
+    let (key, id) = create(&rig, ADMIN, &json!({ "name": "k", "role": "operator", "namespace": "blue" })).await;
+    let ask = json!({ "grant_type": "api_key", "scopes": ["agents:read", "auth:own", "agents:write"] });
+    let pair = rig.asked(&key, Method::POST, TOKEN, Some(&ask)).await.expect(200);
+    assert_eq!((&pair["token_type"], &pair["expires_in"]), (&json!("Bearer"), &json!(3600)));
+    assert_eq!(pair["scope"], "agents:read auth:own", "a scope gives nothing that the key has not");
+    let access = text(&pair, "access_token");
+    let me = bearing(&rig, access, Method::GET, "/api/v1/auth/me").await.expect(200);
+    assert_eq!((text(&me, "kind"), text(&me, "subject"), text(&me, "namespace")), ("token", id.as_str(), "blue"));
+    bearing(&rig, access, Method::GET, "/api/v1/agents").await.expect(200);
+    assert_eq!(bearing(&rig, access, Method::GET, "/api/v1/workflows").await.expect(403)["code"], "forbidden");
+
+    rig.asked(ADMIN, Method::DELETE, &format!("/api/v1/auth/keys/{id}"), None).await.expect(200);
+    assert_eq!(bearing(&rig, access, Method::GET, "/api/v1/auth/me").await.expect(401)["code"], "token_revoked");
+    let again = json!({ "grant_type": "refresh_token", "refresh_token": pair["refresh_token"] });
+    assert_eq!(rig.post(TOKEN, &again).await.expect(401)["code"], "token_revoked");
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_good_once_and_one_that_comes_twice_ends_the_family() {
+    let rig = protected().await;
+    let (key, _) = create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
+    let first = rig.asked(&key, Method::POST, TOKEN, Some(&json!({ "grant_type": "api_key" }))).await.expect(200);
+    let refresh = async |pair: &Value| {
+        let body = json!({ "grant_type": "refresh_token", "refresh_token": pair["refresh_token"] });
+        rig.post(TOKEN, &body).await
+    };
+    let second = refresh(&first).await.expect(200);
+    let me = bearing(&rig, text(&second, "access_token"), Method::GET, "/api/v1/auth/me").await.expect(200);
+    assert_eq!(me["role"], "viewer");
+    // Whoever has stolen the first one comes.
+    assert_eq!(refresh(&first).await.expect(401)["code"], "token_revoked");
+    assert_eq!(refresh(&second).await.expect(401)["code"], "token_revoked");
+    for pair in [&first, &second] {
+        let refused = bearing(&rig, text(pair, "access_token"), Method::GET, "/api/v1/auth/me").await;
+        assert_eq!(refused.expect(401)["code"], "token_revoked");
+    }
+    let noted = rig.asked(ADMIN, Method::GET, "/api/v1/audit", None).await.expect(200);
+    let routes: Vec<_> = noted["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| format!("{} {}", entry["route"], entry["status"]))
+        .collect();
+    let refreshed = r#""POST /api/v1/auth/token" 200"#.to_owned();
+    assert_eq!(routes.iter().filter(|route| **route == refreshed).count(), 2, "{routes:?}");
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_by_whoever_has_it() {
+    let rig = protected().await;
+    let (key, _) = create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
+    for which in ["access_token", "refresh_token"] {
+        let pair = rig.asked(&key, Method::POST, TOKEN, Some(&json!({ "grant_type": "api_key" }))).await.expect(200);
+        let revoke = json!({ "token": pair[which] });
+        rig.asked(&key, Method::POST, "/api/v1/auth/revoke", Some(&revoke)).await.expect(200);
+        let refused = bearing(&rig, text(&pair, "access_token"), Method::GET, "/api/v1/auth/me").await;
+        assert_eq!(refused.expect(401)["code"], "token_revoked", "{which}");
+    }
+    rig.asked(&key, Method::POST, "/api/v1/auth/revoke", Some(&json!({ "token": "nonsense" }))).await.expect(200);
+    // A token is no key: it is not exchanged for a longer life.
+    let pair = rig.asked(&key, Method::POST, TOKEN, Some(&json!({ "grant_type": "api_key" }))).await.expect(200);
+    let mut request = rig::json(Method::POST, TOKEN, &json!({ "grant_type": "api_key" }));
+    let bearer = format!("Bearer {}", text(&pair, "access_token"));
+    request.headers_mut().insert("authorization", bearer.parse().unwrap());
+    rig.send(request).await.expect(401);
+    for body in
+        [json!({ "grant_type": "api_key" }), json!({ "grant_type": "refresh_token", "refresh_token": "trr_0_0" })]
+    {
+        rig.post(TOKEN, &body).await.expect(401);
+    }
+    rig.post(TOKEN, &json!({ "grant_type": "refresh_token" })).await.expect(400);
+    rig.post(TOKEN, &json!({ "grant_type": "password" })).await.expect(400);
+}
