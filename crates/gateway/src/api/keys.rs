@@ -58,7 +58,7 @@ pub(crate) struct Rotation {
 
 /// A key, without its secret.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Key {
+pub(crate) struct ApiKey {
     /// `key_…`
     id: String,
     /// For people.
@@ -89,10 +89,10 @@ pub(crate) struct KeyWithSecret {
     /// What clients present as `X-API-Key`. Nobody can tell it again.
     secret: String,
     /// What it opens.
-    key: Key,
+    key: ApiKey,
 }
 
-impl From<keys::Record> for Key {
+impl From<keys::Record> for ApiKey {
     fn from(record: keys::Record) -> Self {
         let scopes = record.principal().permissions.iter().map(Scope).collect();
         Self {
@@ -184,7 +184,7 @@ fn namespace(asked: Option<Name>, is_agent: bool, principal: &Principal) -> Resu
 
 /// List API keys.
 #[utoipa::path(get, path = "/api/v1/auth/keys", tag = "access", params(Part), responses(
-    (status = 200, description = "in the order of their creation, without their secrets", body = Page<Key>),
+    (status = 200, description = "in the order of their creation, without their secrets", body = Page<ApiKey>),
 ))]
 pub(crate) async fn list_keys(
     State(app): State<Arc<App>>,
@@ -196,19 +196,19 @@ pub(crate) async fn list_keys(
     let which = keys::Which { namespace: principal.namespace(), after, limit: size.limit() };
     let found = app.auth.keys.list(&which).await?;
     let (found, next) = size.cut(found, |record| store::PageToken::after(record.id));
-    Reply::ok(&Page::new(found.into_iter().map(Key::from).collect(), next.into_field()))
+    Reply::ok(&Page::new(found.into_iter().map(ApiKey::from).collect(), next.into_field()))
 }
 
 /// Get an API key, without its secret.
 #[utoipa::path(get, path = "/api/v1/auth/keys/{id}", tag = "access",
     params(("id" = inline(ApiKeyId), Path, description = "the key")),
-    responses((status = 200, description = "the key", body = Key)))]
+    responses((status = 200, description = "the key", body = ApiKey)))]
 pub(crate) async fn get_key(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
     Path(id): Path<ApiKeyId>,
 ) -> Result<Reply, Problem> {
-    Reply::ok(&Key::from(find(&app, &principal, &id).await?))
+    Reply::ok(&ApiKey::from(find(&app, &principal, &id).await?))
 }
 
 /// Give an API key a new secret.

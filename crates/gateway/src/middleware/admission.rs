@@ -17,7 +17,7 @@ use crate::{
     access::{self, Need},
     app::App,
     auth::{Denied, Known},
-    context::Found,
+    context::{self, Found},
     problem::Problem,
     proxies,
     rate::{Caller, Class, Verdict},
@@ -47,7 +47,13 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         Ok(known) => known,
         Err(refused) => return refused.into_response(),
     };
-    let Some(Known { principal, counted }) = known else { return next.run(request).await };
+    let Some(Known { principal, counted }) = known else {
+        // Nobody is bound to anything yet, but a header that is none is none.
+        return match context::namespace(request.headers(), &Principal::anonymous()) {
+            Ok(_) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        };
+    };
     if let Some(found) = request.extensions().get::<Found>() {
         found.note(Arc::clone(&principal));
     }
@@ -70,8 +76,11 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
 async fn serve(mut request: Request, next: Next, principal: &Arc<Principal>) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     let allowed = match route.map(|route| (access::need(request.method(), route.as_str()), route)) {
-        Some((Some(Need::Rule(rule)), _)) => access::authorize(rule, principal),
-        Some((Some(Need::Nothing), _)) | None => Ok(()),
+        Some((Some(Need::Rule(rule)), _)) => {
+            access::authorize(rule, principal).and_then(|()| context::namespace(request.headers(), principal).map(drop))
+        }
+        Some((Some(Need::Nothing), _)) => context::namespace(request.headers(), principal).map(drop),
+        None => Ok(()),
         // A method that the path does not know is answered by the router.
         Some((None, route)) if access::is_listed(route.as_str()) => Ok(()),
         Some((None, _)) => Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "nobody may use this route")),

@@ -125,8 +125,8 @@ async fn a_stranger_of_another_namespace_sees_and_changes_nothing() {
     };
     let before = rig.backend.state().calls.len();
     for (method, path, concrete) in operations() {
-        let beyond = ["/api/v1/auth/", "/api/v1/audit", "/health", "/openapi.json"];
-        if beyond.iter().any(|prefix| path.starts_with(prefix)) {
+        // They are open, and the namespace means nothing to them.
+        if path.starts_with("/health") || path == "/openapi.json" {
             continue;
         }
         let answer = rig.send(in_default(method.clone(), &concrete)).await;
@@ -135,10 +135,10 @@ async fn a_stranger_of_another_namespace_sees_and_changes_nothing() {
     assert_eq!(rig.backend.state().calls.len(), before, "nothing came to the services");
     for method in [Method::GET, Method::DELETE] {
         let path = format!("/api/v1/auth/keys/{theirs}");
-        assert_eq!(rig.send(in_default(method, &path)).await.expect(404)["code"], "key_not_found");
+        assert_eq!(rig.asked(&stranger, method, &path, None).await.expect(404)["code"], "key_not_found");
     }
     let rotate = format!("/api/v1/auth/keys/{theirs}/rotate");
-    rig.send(in_default(Method::POST, &rotate)).await.expect(404);
+    rig.asked(&stranger, Method::POST, &rotate, None).await.expect(404);
     let keys = rig.asked(&stranger, Method::GET, "/api/v1/auth/keys", None).await.expect(200);
     assert_eq!(keys["items"].as_array().unwrap().len(), 1, "its own: {keys}");
     let audit = rig.asked(&stranger, Method::GET, "/api/v1/audit?namespace=default", None).await.expect(200);

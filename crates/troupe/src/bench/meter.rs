@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, bail};
 use reqwest::{
-    Url,
+    StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
 use settings::Secret;
@@ -18,6 +18,7 @@ const PATH: &str = "/metrics";
 #[derive(Debug)]
 pub(super) struct Meter {
     http: reqwest::Client,
+    secret: Option<HeaderValue>,
     pages: Vec<Url>,
 }
 
@@ -38,12 +39,14 @@ impl Meter {
         if let Some(key) = api_key {
             show(reqwest::header::HeaderName::from_static("x-api-key"), key.to_owned())?;
         }
-        if let Some(secret) = secret {
-            show(AUTHORIZATION, format!("Bearer {}", secret.reveal()))?;
+        let secret = secret.map(|secret| HeaderValue::from_str(&format!("Bearer {}", secret.reveal()))).transpose();
+        let mut secret = secret.context("the token is no header's value")?;
+        if let Some(secret) = &mut secret {
+            secret.set_sensitive(true);
         }
         let http = reqwest::Client::builder().timeout(PATIENCE).default_headers(headers).build()?;
         let pages = addresses.iter().map(|address| page(address)).collect::<anyhow::Result<_>>()?;
-        Ok(Self { http, pages })
+        Ok(Self { http, secret, pages })
     }
 
     /// How many processes there are.
@@ -64,8 +67,12 @@ impl Meter {
     }
 
     async fn page(&self, page: &Url) -> anyhow::Result<String> {
-        let response = self.http.get(page.clone()).send().await?.error_for_status()?;
-        Ok(response.text().await?)
+        let mut response = self.http.get(page.clone()).send().await?;
+        // A gateway takes no token of processes; those that want it say so.
+        if let Some(secret) = self.secret.clone().filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
+            response = self.http.get(page.clone()).header(AUTHORIZATION, secret).send().await?;
+        }
+        Ok(response.error_for_status()?.text().await?)
     }
 }
 
