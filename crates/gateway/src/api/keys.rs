@@ -69,7 +69,9 @@ pub(crate) struct ApiKey {
     scopes: Vec<Scope>,
     /// The only namespace that it opens; null: every one.
     namespace: Option<String>,
-    /// The only agent that may use it.
+    /// The only agent that may use it; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     agent_id: Option<String>,
     /// Who created it.
     created_by: String,

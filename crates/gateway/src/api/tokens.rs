@@ -79,7 +79,9 @@ pub(crate) struct Identity {
     scopes: Vec<Scope>,
     /// The only namespace in which they may; null: every one.
     namespace: Option<String>,
-    /// The only agent that they may work as.
+    /// The only agent that they may work as; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     agent_id: Option<String>,
 }
 
