@@ -8,6 +8,11 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, Sign
 use serde_json::json;
 
 use super::*;
+use crate::auth::keys::{KeyStore, Keys, Record};
+
+testkit::conformance! {
+    a_refresh_token_is_used_once_and_a_family_ends_with_its_key
+}
 
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -53,6 +58,69 @@ impl World {
             ..Jwt::default()
         }
     }
+}
+
+async fn a_refresh_token_is_used_once_and_a_family_ends_with_its_key(place: ::settings::Database) {
+    let database = crate::store::open(&place).await.unwrap();
+    let store = crate::store::over!(TokenStore, database);
+    let keys = crate::store::over!(KeyStore, database);
+    let keys = Keys::new(
+        keys,
+        Some(&RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long"))),
+        Arc::new(ManualClock::at(START)),
+    );
+    let later = |minutes| START + Duration::from_mins(minutes);
+    let key = Record {
+        id: domain::ApiKeyId::from_parts(1, 1),
+        name: "k".to_owned(),
+        role: Role::Viewer,
+        scopes: None,
+        namespace: None,
+        agent: None,
+        created_by: "key:first".to_owned(),
+        created_at: START,
+        expires_at: Some(later(20)),
+        revoked_at: None,
+        last_used_at: None,
+    };
+    keys.add(&key, &keys.fresh().unwrap()).await.unwrap();
+    let family = |id: &str, key_id: &str| Family {
+        id: id.to_owned(),
+        key_id: key_id.to_owned(),
+        principal: "{}".to_owned(),
+        created_at: START,
+        expires_at: later(60),
+        is_revoked: false,
+    };
+    let refresh = |prefix: &str, family: &str| Refresh {
+        prefix: prefix.to_owned(),
+        family: family.to_owned(),
+        hash: vec![7; 32],
+        created_at: START,
+    };
+    let (own, configured) = (family("fam_1", &key.id.to_string()), family("fam_2", "configured"));
+    store.begin(&own, &refresh("a", "fam_1")).await.unwrap();
+    store.begin(&configured, &refresh("b", "fam_2")).await.unwrap();
+    assert_eq!(store.family("fam_2").await.unwrap().unwrap(), configured);
+    let found = store.family("fam_1").await.unwrap().unwrap();
+    assert_eq!(found, Family { expires_at: later(20), ..own }, "no longer than its key");
+    assert_eq!(store.family("fam_3").await.unwrap(), None);
+    let first = store.refresh("b").await.unwrap().unwrap();
+    assert_eq!(first, refresh("b", "fam_2"));
+
+    assert!(store.succeed(&first, &refresh("c", "fam_2"), START).await.unwrap());
+    assert!(store.refresh("c").await.unwrap().is_some());
+    assert!(!store.succeed(&first, &refresh("d", "fam_2"), START).await.unwrap(), "it comes twice");
+    assert_eq!(store.refresh("d").await.unwrap(), None);
+    assert!(store.family("fam_2").await.unwrap().unwrap().is_revoked);
+
+    keys.revoke(key.id).await.unwrap();
+    assert!(store.family("fam_1").await.unwrap().unwrap().is_revoked, "its key is");
+    store.revoke("fam_1", START).await.unwrap();
+    assert_eq!(store.remove_expired(later(59)).await.unwrap(), 0);
+    assert_eq!(store.remove_expired(later(60)).await.unwrap(), 2);
+    assert_eq!(store.refresh("c").await.unwrap(), None, "with all that belongs to it");
+    database.close().await;
 }
 
 fn somebody() -> Principal {
