@@ -249,3 +249,41 @@ async fn a_watcher_sees_what_is_there_and_then_every_change_in_order() {
     world.client().delete_agent(delete).await.unwrap();
     assert!(matches!(next().await, Change::Deleted(deleted) if deleted.agent_id == ada.id));
 }
+
+/// Whoever is bound to another namespace is refused by the registry itself, whatever a gateway has let through.
+#[tokio::test]
+async fn a_stranger_of_another_namespace_is_refused_by_every_rpc() {
+    let world = World::start().await;
+    let agent = world.register(describe("s-1", &[])).await;
+    let namespace = agent.namespace.clone();
+    let reach = access::Reach::Namespace("elsewhere".parse().unwrap());
+    let stranger = Arc::new(access::Principal::of_role(access::Kind::Key, "key_1", access::Role::Admin, reach));
+    let client = RegistryServiceClient::new(world.service.link().under(&access::Authorize));
+    let tried = async move {
+        let mut client = client;
+        let id = agent.id.clone();
+        let (of, one) = (|| namespace.clone(), || id.clone());
+        let get = GetAgentRequest { namespace: of(), agent_id: one() };
+        let delete = DeleteAgentRequest { namespace: of(), agent_id: one() };
+        let update = UpdateAgentRequest { namespace: of(), agent_id: one(), ..Default::default() };
+        let list = ListAgentsRequest { namespace: of(), ..Default::default() };
+        let select = SelectAgentsRequest { namespace: of(), ..Default::default() };
+        let register = describe("s-2", &[]);
+        let watch = WatchAgentsRequest { namespace: of(), ..Default::default() };
+        let everywhere = WatchAgentsRequest { all_namespaces: true, ..Default::default() };
+        [
+            client.get_agent(get).await.err(),
+            client.delete_agent(delete).await.err(),
+            client.update_agent(update).await.err(),
+            client.list_agents(list).await.err(),
+            client.select_agents(select).await.err(),
+            client.register_agent(register).await.err(),
+            client.watch_agents(watch).await.err(),
+            client.watch_agents(everywhere).await.err(),
+            client.heartbeat(HeartbeatRequest::default()).await.err(),
+        ]
+        .map(|refused| refused.map(|status| status.code()))
+    };
+    let refusals = access::acting_as(stranger, tried).await;
+    assert_eq!(refusals, [Some(tonic::Code::PermissionDenied); 9]);
+}
