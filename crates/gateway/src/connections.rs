@@ -11,11 +11,14 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lifecycle::Shutdown;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 use tower::ServiceExt as _;
+
+use crate::tls::Tls;
 
 /// What connections are held to.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +31,13 @@ pub(crate) struct Limits {
 }
 
 /// Takes connections until `end`, and ends when the requests in work have. Where it is dropped, they are too.
-pub(crate) async fn serve(mut listener: TcpListener, router: Router, limits: Limits, end: impl Future<Output = ()>) {
+pub(crate) async fn serve(
+    mut listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    limits: Limits,
+    end: impl Future<Output = ()>,
+) {
     let router = router.with_state(());
     let rooms = Arc::new(Semaphore::new(limits.most));
     let stop = Shutdown::new();
@@ -41,9 +50,9 @@ pub(crate) async fn serve(mut listener: TcpListener, router: Router, limits: Lim
             () = &mut end => break,
             Some(_) = connections.join_next() => {}
             (room, (stream, peer)) = next => {
-                let served = connection(stream, peer, router.clone(), limits.head, stop.clone());
+                let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
-                    served.await;
+                    connection(stream, peer, tls, router, limits.head, stop).await;
                     drop(room);
                 });
             }
@@ -64,11 +73,34 @@ async fn room(rooms: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(rooms).acquire_owned().await.ok()
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, head: Duration, stop: Shutdown) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    head: Duration,
+    stop: Shutdown,
+) {
     // Answers are small and complete when they are written: waiting for more only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    let Some(tls) = tls else { return answer(stream, peer, router, head, stop).await };
+    let shaken = tokio::select! {
+        shaken = tls.accept(stream, head) => shaken,
+        () = stop.draining() => return,
+    };
+    match shaken {
+        Ok(stream) => answer(stream, peer, router, head, stop).await,
+        Err(error) => tracing::debug!(%peer, error = errors::chain(&error), "a handshake has failed"),
+    }
+}
+
+/// Answers the requests that come over it.
+async fn answer<S>(stream: S, peer: SocketAddr, router: Router, head: Duration, stop: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));

@@ -36,6 +36,9 @@ pub enum StartError {
     /// The settings of another issuer cannot be used.
     #[error("tokens of another issuer cannot be verified")]
     Issuer(#[from] crate::IssuerError),
+    /// The certificate for clients cannot be used.
+    #[error("gateway.tls cannot be used")]
+    Tls(#[from] crate::TlsError),
     /// The API key can be guessed.
     #[error("the API key must be at least 16 characters")]
     ShortKey,

@@ -25,6 +25,7 @@ mod reply;
 mod service;
 mod settings;
 mod store;
+mod tls;
 mod words;
 mod yaml;
 
@@ -41,3 +42,4 @@ pub use rate::{Rate, RateLimit};
 pub use service::{Gateway, Peers, start};
 pub use settings::Settings;
 pub use store::MIGRATIONS;
+pub use tls::{Certificate, TlsError};

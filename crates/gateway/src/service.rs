@@ -18,6 +18,7 @@ use crate::{
     connections::{self, Limits},
     idempotency::{self, Idempotency},
     middleware, peers, store,
+    tls::Tls,
 };
 
 /// The services that the gateway calls, and what it shows of its own process.
@@ -37,6 +38,7 @@ pub struct Peers {
 pub struct Gateway {
     app: Arc<App>,
     router: Router,
+    tls: Option<Arc<Tls>>,
     database: Database,
 }
 
@@ -51,6 +53,7 @@ pub async fn start(
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
+    let tls = settings.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let database = store::open(&settings.database).await?;
     let idempotency = Idempotency::new(idempotency::over(&database), Arc::clone(&clock), settings.idempotency_ttl);
     let auth = Auth::new(&settings, credentials, &database, &clock)?;
@@ -74,9 +77,20 @@ pub async fn start(
         }
         Ok::<(), Infallible>(())
     });
+    if let Some(tls) = tls.clone() {
+        let shutdown = app.shutdown.clone();
+        tasks.spawn("gateway.certificate", OnExit::Continue, async move {
+            // Both arms are cancel-safe: a certificate is taken whole.
+            tokio::select! {
+                () = tls.follow() => {}
+                () = shutdown.draining() => {}
+            }
+            Ok::<(), Infallible>(())
+        });
+    }
     let (router, _) = api::router().split_for_parts();
     let router = middleware::apply(api::with_pages(router), &app).with_state(Arc::clone(&app));
-    Ok(Gateway { app, router, database })
+    Ok(Gateway { app, router, tls, database })
 }
 
 async fn tidy(app: &App) {
@@ -125,14 +139,14 @@ impl Gateway {
         listener: TcpListener,
         shutdown: Shutdown,
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
-        let router = self.router.clone();
+        let (tls, router) = (self.tls.clone(), self.router.clone());
         let settings = &self.app.settings;
         let limits = Limits { most: settings.max_connections, head: settings.head_timeout };
         let drain_delay = settings.drain_delay;
         let audit = self.app.audit.clone();
         async move {
             let draining = shutdown.clone();
-            let serving = connections::serve(listener, router, limits, async move {
+            let serving = connections::serve(listener, tls, router, limits, async move {
                 draining.draining().await;
                 // Whoever sends clients here has been told by now, or will be: until then they are let in.
                 tokio::time::sleep(drain_delay).await;

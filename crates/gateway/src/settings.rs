@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use settings::{ByteSize, Database, Redis, Secret};
 
-use crate::{Issuer, Jwt, Network, RateLimit};
+use crate::{Certificate, Issuer, Jwt, Network, RateLimit};
 
 /// How long an execute request may wait for the end of its execution, as the orchestrator bounds it.
 pub(crate) const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -16,6 +16,9 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_mins(1);
 pub struct Settings {
     /// Where HTTP clients are served. Anything but loopback wants an API key. Default 127.0.0.1:8080.
     pub listen: SocketAddr,
+    /// The certificate that clients see; it is read again when its files change. Without it they are served plain HTTP, which is
+    /// for loopback, or for a proxy in front that has the certificate. Default none.
+    pub tls: Option<Certificate>,
     /// What clients present as `X-API-Key`, at least 16 characters. Default none: nobody has to present anything.
     pub api_key: Option<Secret>,
     /// A file with the API key; where it is missing it is made, with a new key that is told once. Default none.
@@ -86,6 +89,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: None,
             api_key: None,
             api_key_file: None,
             secret_file: None,

@@ -11,13 +11,13 @@ use tokio::{
 
 use crate::rig::Rig;
 
-const HEAD: Duration = Duration::from_millis(300);
+pub(crate) const HEAD: Duration = Duration::from_millis(300);
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+pub(crate) const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Does it to a gateway that listens.
-async fn served<F: Future>(settings: Settings, work: impl FnOnce(SocketAddr) -> F) -> F::Output {
+pub(crate) async fn served<F: Future>(settings: Settings, work: impl FnOnce(SocketAddr) -> F) -> F::Output {
     let rig = Rig::with(settings).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

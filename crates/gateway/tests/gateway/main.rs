@@ -14,5 +14,6 @@ mod idempotency;
 mod limits;
 mod resources;
 mod rig;
+mod tls;
 mod tokens;
 mod topics;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use access::RootSecret;
 use axum::body::Body;
 use domain::SystemClock;
-use gateway::{ApiKey, Credentials, Gateway, Peers, Settings};
+use gateway::{ApiKey, Credentials, Gateway, Peers, Settings, StartError};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use lifecycle::{Shutdown, Tasks};
@@ -122,20 +122,40 @@ impl Rig {
     }
 }
 
+/// Why a gateway with these settings does not start.
+pub(crate) async fn refused(settings: Settings) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.db");
+    match try_start(settings, None, &Backend::default(), path, &Shutdown::new()).await {
+        Ok(_) => panic!("it starts"),
+        Err(error) => errors::chain(&error),
+    }
+}
+
 async fn start(
-    mut settings: Settings,
+    settings: Settings,
     key: Option<ApiKey>,
     backend: &Backend,
     path: PathBuf,
     shutdown: &Shutdown,
 ) -> Gateway {
+    try_start(settings, key, backend, path, shutdown).await.unwrap()
+}
+
+async fn try_start(
+    mut settings: Settings,
+    key: Option<ApiKey>,
+    backend: &Backend,
+    path: PathBuf,
+    shutdown: &Shutdown,
+) -> Result<Gateway, StartError> {
     settings.database = Database { path, ..Database::default() };
     let link = backend.link();
     let peers = Peers { registry: link.clone(), orchestrator: link.clone(), communication: link, telemetry: None };
     let tasks = Tasks::new(shutdown.clone());
     let secret = Some(RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long")));
     let credentials = Credentials { api_key: key, secret, shared: None };
-    gateway::start(settings, credentials, peers, Arc::new(SystemClock), &tasks).await.unwrap()
+    gateway::start(settings, credentials, peers, Arc::new(SystemClock), &tasks).await
 }
 
 pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {

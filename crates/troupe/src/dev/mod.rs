@@ -72,7 +72,7 @@ async fn run_with(args: Args, mut settings: Settings, telemetry: Telemetry, outp
     let grpc = bind(args.grpc, "--grpc").await?;
     let stages = Stages::new();
     let serving = serve(&settings, &stages, telemetry, (http, grpc), |http, grpc| {
-        summary(http, grpc, &args.data_dir, output);
+        summary(&settings.gateway, http, grpc, &args.data_dir, output);
         if output.is_json() {
             return output.json_line(&serde_json::json!({ "http": http, "grpc": grpc }));
         }
@@ -111,14 +111,26 @@ async fn serve(
     Ok(())
 }
 
-fn summary(http: SocketAddr, grpc: SocketAddr, data_dir: &std::path::Path, output: &Output) {
+fn summary(
+    gateway: &gateway::Settings,
+    http: SocketAddr,
+    grpc: SocketAddr,
+    data_dir: &std::path::Path,
+    output: &Output,
+) {
+    let scheme = if gateway.tls.is_some() { "https" } else { "http" };
+    let authentication = if gateway.is_protected() {
+        "HTTP wants a key or a token; gRPC wants none, and listens on loopback only."
+    } else {
+        "There is no authentication: everybody on this machine can do everything. It listens on loopback only."
+    };
     let version = env!("CARGO_PKG_VERSION");
     output.note(format!(
         "Troupe {version}: registry, communication, orchestrator, agent-runner and gateway in one process\n\
-         \x20 HTTP  http://{http}  (API; /docs describes it, /metrics counts)\n\
+         \x20 HTTP  {scheme}://{http}  (API; /docs describes it, /metrics counts)\n\
          \x20 gRPC  {grpc}  (agents and clients; reflection and health are on)\n\
          \x20 data  {}\n\
-         There is no authentication: everybody on this machine can do everything. It listens on loopback only.",
+         {authentication}",
         data_dir.display()
     ));
 }
