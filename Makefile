@@ -38,6 +38,20 @@ test: test-tools build $(SCHEMATHESIS) ## Run every test; does its own set-up
 	TROUPE_TEST_SERVERS=$$servers SCHEMATHESIS=$(abspath $(SCHEMATHESIS)) cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
 
+.PHONY: deny
+deny: ## Check the licences and the sources of all that is built in, and, where they can be fetched, the advisories (RustSec)
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny check bans licenses sources
+	@if timeout 20 git ls-remote --exit-code https://github.com/RustSec/advisory-db main >/dev/null 2>&1; then cargo deny check advisories; \
+	else echo "the advisories cannot be fetched from here: not checked"; fi
+
+.PHONY: sbom
+sbom: ## List all that is built in (CycloneDX), as target/troupe.cdx.json
+	cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx
+	cargo cyclonedx --manifest-path crates/troupe/Cargo.toml --format json --spec-version 1.5 --describe binaries --no-build-deps --quiet
+	rm -f examples/*/*.cdx.json
+	mv crates/troupe/troupe_bin.cdx.json target/troupe.cdx.json
+
 .PHONY: cluster
 cluster: ## Start PostgreSQL, RabbitMQ, Redis (installed where missing) and REPLICAS (default 1) of each service, as processes
 	cargo build --release --bin troupe
@@ -117,10 +131,6 @@ clippy:
 .PHONY: proto-lint
 proto-lint: ## Lint the contracts
 	$(BUF) lint proto
-
-.PHONY: deny
-deny: ## Check licences, advisories and bans of dependencies (needs cargo-deny)
-	cargo deny --config .deny.toml check
 
 $(SCHEMATHESIS): | test-tools
 	python3 -m venv $(VENV)
