@@ -73,6 +73,7 @@ pub async fn start(
         tokio::select! {
             () = janitor.idempotency.sweep() => {}
             () = tidy(&janitor) => {}
+            () = janitor.auth.tokens.follow() => {}
             () = janitor.shutdown.draining() => {}
         }
         Ok::<(), Infallible>(())

@@ -5,6 +5,7 @@
 //! have it. A family ends with its key, too. A replica believes what it knows of a family for [`REMEMBERED`].
 
 mod issuer;
+mod published;
 mod settings;
 mod signing;
 mod store;
@@ -93,6 +94,14 @@ impl Tokens {
     /// Are there tokens of somebody else?
     pub(crate) const fn has_outside(&self) -> bool {
         self.outside.is_some()
+    }
+
+    /// Keeps the keys of another issuer at hand, for ever.
+    pub(crate) async fn follow(&self) {
+        match &self.outside {
+            Some(outside) => outside.follow(&self.clock).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Who presents this text.

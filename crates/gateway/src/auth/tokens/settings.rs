@@ -112,10 +112,14 @@ pub struct Issuer {
     /// The claim that names the namespace, or `*` for all of them. A token without it is refused. Default `namespace`.
     #[serde(default = "namespace_claim")]
     pub namespace_claim: String,
+    /// The claim whose words, with spaces between them, are what the token may of its role, as the scopes of keys are. A token
+    /// without it, or without a word that we know in it, may nothing. Default none: the role says what it may.
+    #[serde(default)]
+    pub scope_claim: Option<String>,
     /// How far clocks may be apart. Default 30s.
     #[serde(default = "leeway", with = "humantime_serde")]
     pub leeway: Duration,
-    /// How long their keys are believed without asking. Default 5m.
+    /// How often they are asked for their keys, at least 10s. Default 5m.
     #[serde(default = "refresh", with = "humantime_serde")]
     pub refresh: Duration,
     /// How long an answer of theirs may take. Default 5s.
@@ -152,6 +156,9 @@ impl Issuer {
         if self.algorithms.is_empty() || self.algorithms.contains(&Algorithm::HS256) {
             // A public key that is taken for a secret would let anybody sign.
             return Err(("token_issuer", "`algorithms` must be among RS256, ES256 and EdDSA".to_owned()));
+        }
+        if self.refresh < Duration::from_secs(10) {
+            return Err(("token_issuer", "`refresh` must be at least 10s".to_owned()));
         }
         let url = self.jwks_url.parse::<http::Uri>().ok();
         let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default();

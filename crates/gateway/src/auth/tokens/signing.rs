@@ -131,7 +131,7 @@ fn current(settings: &Jwt, secret: Option<&RootSecret>) -> Result<Option<Current
             let given = Secret::given(settings.secret_key.as_ref(), settings.secret_key_file.as_deref())?;
             let bytes = match (given, secret) {
                 (Some(given), _) if given.reveal().len() < SHORTEST => return Err(SigningError::Short),
-                (Some(given), _) => given.reveal().as_bytes().to_vec(),
+                (Some(given), _) => given.reveal().trim_ascii().as_bytes().to_vec(),
                 (None, Some(secret)) => secret.derive("access-tokens").to_vec(),
                 (None, None) => return Ok(None),
             };
@@ -144,11 +144,10 @@ fn current(settings: &Jwt, secret: Option<&RootSecret>) -> Result<Option<Current
                 Algorithm::ES256 => EncodingKey::from_ec_pem(&pem),
                 Algorithm::RS256 | Algorithm::HS256 => EncodingKey::from_rsa_pem(&pem),
             }?;
-            (key, read(settings.public_key_file.as_deref())?)
+            (key, read(settings.public_key_file.as_deref())?.trim_ascii().to_vec())
         }
     };
-    let bytes = public_half.trim_ascii();
-    Ok(Some((private, (kid(bytes), public(algorithm, bytes)?))))
+    Ok(Some((private, (kid(&public_half), public(algorithm, &public_half)?))))
 }
 
 fn public(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, jsonwebtoken::errors::Error> {

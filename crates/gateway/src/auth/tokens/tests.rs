@@ -185,6 +185,22 @@ async fn forged_tokens_are_refused() {
     assert_eq!(refused(&tokens, &sound).await, None);
 }
 
+/// One that is made of a secret is any bytes, those of spaces among them.
+#[test]
+fn every_secret_makes_a_key_with_which_what_it_signs_is_verified() {
+    let claims: Claims = serde_json::from_value(json!({
+        "iss": "troupe", "aud": "troupe", "sub": "a", "scope": "", "family": "f", "jti": "j", "iat": 0, "nbf": 0, "exp": i64::MAX / 2
+    }))
+    .unwrap();
+    for number in 0..200 {
+        let secret = RootSecret::new(&Secret::new(format!("a-secret-of-the-tests-that-is-long-{number}")));
+        let signing = Signing::of(&Jwt::default(), Some(&secret)).unwrap().unwrap();
+        let token = signing.sign(&claims).unwrap();
+        let kid = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
+        assert!(signing.verify(&kid, &token, START).is_ok(), "{number}");
+    }
+}
+
 #[tokio::test]
 async fn other_audiences_issuers_and_times_are_refused() {
     let world = World::new();
@@ -227,10 +243,14 @@ async fn an_agents_token_is_one_that_communication_takes_as_well() {
 
 /// Another issuer: its keys over HTTP, and a token of it.
 mod outside {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::{
+        future::Future,
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    };
 
     use axum::{Router, routing::get};
     use jsonwebtoken::jwk::Jwk;
+    use testkit::eventually;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -268,8 +288,9 @@ mod outside {
             Self { url, asked, is_away, key, tasks }
         }
 
-        fn issuer(&self) -> Outside {
-            let settings = json!({ "issuer": "https://desk.example", "audience": "troupe", "jwks_url": self.url });
+        fn issuer(&self, more: serde_json::Value) -> Outside {
+            let mut settings = json!({ "issuer": "https://desk.example", "audience": "troupe", "jwks_url": self.url });
+            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             let settings: Issuer = serde_json::from_value(settings).unwrap();
             settings.validate().unwrap();
             Outside::new(settings).unwrap()
@@ -288,36 +309,79 @@ mod outside {
         }
     }
 
+    /// Does it while the keys of the issuer are followed.
+    async fn following(tokens: &Tokens, work: impl Future<Output = ()>) {
+        tokio::select! {
+            () = tokens.follow() => unreachable!("it follows for ever"),
+            () = work => {}
+        }
+    }
+
     #[tokio::test]
     async fn its_tokens_say_who_may_do_what_and_where() {
         let desk = Desk::open().await;
         let world = World::new();
-        let tokens = world.tokens(Jwt::default(), Some(desk.issuer())).await;
-        let ada = tokens.identify(&desk.token("desk-1", |_| ())).await.unwrap().unwrap();
-        let expected = Principal { kind: Kind::Token, subject: "ada".to_owned(), ..somebody() };
-        assert_eq!(ada, expected);
-        let scoped = desk.token("desk-1", |claims| claims["scope"] = json!("openid agents:read keys:manage"));
-        let scoped = tokens.identify(&scoped).await.unwrap().unwrap().permissions;
-        assert_eq!(scoped, Permissions::of(&[Permission::AgentsRead]));
-        let all = desk.token("desk-1", |claims| claims["namespace"] = json!("*"));
-        assert_eq!(tokens.identify(&all).await.unwrap().unwrap().reach, Reach::Everything);
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(json!({})))).await;
+        following(&tokens, async {
+            let ada = tokens.identify(&desk.token("desk-1", |_| ())).await.unwrap().unwrap();
+            let expected = Principal { kind: Kind::Token, subject: "ada".to_owned(), ..somebody() };
+            assert_eq!(ada, expected);
+            let all = desk.token("desk-1", |claims| claims["namespace"] = json!("*"));
+            assert_eq!(tokens.identify(&all).await.unwrap().unwrap().reach, Reach::Everything);
 
-        let drop = |claim: &'static str| {
-            move |claims: &mut serde_json::Value| {
-                claims.as_object_mut().unwrap().remove(claim);
+            let drop = |claim: &'static str| {
+                move |claims: &mut serde_json::Value| {
+                    claims.as_object_mut().unwrap().remove(claim);
+                }
+            };
+            for claim in ["role", "namespace", "iss", "aud", "sub", "exp"] {
+                assert_eq!(
+                    refused(&tokens, &desk.token("desk-1", drop(claim))).await,
+                    Some(Refused::Invalid),
+                    "{claim}"
+                );
             }
-        };
-        for claim in ["role", "namespace", "iss", "aud", "sub", "exp"] {
-            assert_eq!(refused(&tokens, &desk.token("desk-1", drop(claim))).await, Some(Refused::Invalid), "{claim}");
-        }
-        for (claim, value) in [("role", "root"), ("role", "agent"), ("namespace", "a b"), ("iss", "x"), ("aud", "x")] {
-            let token = desk.token("desk-1", |claims| claims[claim] = json!(value));
-            assert_eq!(refused(&tokens, &token).await, Some(Refused::Invalid), "{claim} {value}");
-        }
-        assert_eq!(desk.asked.load(Ordering::SeqCst), 1, "the keys are remembered");
-        let now = START.as_micros() / 1_000_000;
-        let late = desk.token("desk-1", |claims| claims["nbf"] = json!(now + 300));
-        assert_eq!(refused(&tokens, &late).await, Some(Refused::Early));
+            let (long, nul) = ("s".repeat(256), "a\0b");
+            for (claim, value) in [
+                ("role", "root"),
+                ("role", "agent"),
+                ("namespace", "a b"),
+                ("iss", "x"),
+                ("aud", "x"),
+                ("sub", ""),
+                ("sub", &long),
+                ("sub", nul),
+                ("sub", "a b"),
+            ] {
+                let token = desk.token("desk-1", |claims| claims[claim] = json!(value));
+                assert_eq!(refused(&tokens, &token).await, Some(Refused::Invalid), "{claim} {value}");
+            }
+            assert_eq!(desk.asked.load(Ordering::SeqCst), 1, "the keys are remembered");
+            let now = START.as_micros() / 1_000_000;
+            let late = desk.token("desk-1", |claims| claims["nbf"] = json!(now + 300));
+            assert_eq!(refused(&tokens, &late).await, Some(Refused::Early));
+        })
+        .await;
+        desk.tasks.shutdown().cut();
+    }
+
+    #[tokio::test]
+    async fn where_scopes_are_looked_at_what_they_do_not_name_is_not_granted() {
+        let desk = Desk::open().await;
+        let tokens = World::new().tokens(Jwt::default(), Some(desk.issuer(json!({ "scope_claim": "scp" })))).await;
+        following(&tokens, async {
+            for (scope, expected) in [
+                (json!("openid agents:read keys:manage"), Permissions::of(&[Permission::AgentsRead])),
+                (json!("agents:reed"), Permissions::of(&[])),
+                (json!(""), Permissions::of(&[])),
+                (json!(null), Permissions::of(&[])),
+            ] {
+                let token = desk.token("desk-1", |claims| claims["scp"] = scope.clone());
+                let found = tokens.identify(&token).await.unwrap().unwrap().permissions;
+                assert_eq!(found, expected, "{scope}");
+            }
+        })
+        .await;
         desk.tasks.shutdown().cut();
     }
 
@@ -325,19 +389,48 @@ mod outside {
     async fn its_keys_are_asked_for_seldom_and_outlive_its_absence() {
         let desk = Desk::open().await;
         let world = World::new();
-        let tokens = world.tokens(Jwt::default(), Some(desk.issuer())).await;
-        for number in 0..20 {
-            let unknown = desk.token(&format!("desk-{}", 100 + number), |_| ());
-            assert_eq!(refused(&tokens, &unknown).await, Some(Refused::Invalid));
-        }
-        assert_eq!(desk.asked.load(Ordering::SeqCst), 1, "however many come");
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(json!({})))).await;
+        following(&tokens, async {
+            for number in 0..20 {
+                let unknown = desk.token(&format!("desk-{}", 100 + number), |_| ());
+                assert_eq!(refused(&tokens, &unknown).await, Some(Refused::Invalid));
+            }
+            assert_eq!(desk.asked.load(Ordering::SeqCst), 1, "however many come");
+            desk.is_away.store(true, Ordering::SeqCst);
+            let long = desk.token("desk-1", |claims| claims["exp"] = json!(i64::MAX / 2));
+            world.clock.advance(Duration::from_hours(1));
+            assert_eq!(refused(&tokens, &long).await, None);
+            assert_eq!(desk.asked.load(Ordering::SeqCst), 1, "who has a known key waits for nobody");
+            assert_eq!(refused(&tokens, &desk.token("desk-2", |_| ())).await, Some(Refused::Invalid));
+            assert_eq!(desk.asked.load(Ordering::SeqCst), 2);
+            world.clock.advance(Duration::from_hours(24));
+            assert_eq!(tokens.identify(&long).await.unwrap_err().reason, "issuer_unavailable");
+        })
+        .await;
+        desk.tasks.shutdown().cut();
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_keeps_nobody_from_the_keys() {
+        let desk = Desk::open().await;
+        let world = World::new();
         desk.is_away.store(true, Ordering::SeqCst);
-        let long = desk.token("desk-1", |claims| claims["exp"] = json!(i64::MAX / 2));
-        world.clock.advance(Duration::from_hours(1));
-        assert_eq!(refused(&tokens, &long).await, None);
-        assert_eq!(desk.asked.load(Ordering::SeqCst), 2);
-        world.clock.advance(Duration::from_hours(24));
-        assert_eq!(tokens.identify(&long).await.unwrap_err().reason, "issuer_unavailable");
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(json!({})))).await;
+        following(&tokens, async {
+            let token = desk.token("desk-1", |_| ());
+            assert_eq!(tokens.identify(&token).await.unwrap_err().reason, "issuer_unavailable");
+            desk.is_away.store(false, Ordering::SeqCst);
+            world.clock.advance(Duration::from_secs(11));
+            // It asks, and does not wait for the answer.
+            assert!(futures::FutureExt::now_or_never(tokens.identify(&token)).is_none());
+            eventually("the keys to come all the same", async || match refused(&tokens, &token).await {
+                None => Ok(()),
+                refused => Err(refused),
+            })
+            .await;
+            assert_eq!(desk.asked.load(Ordering::SeqCst), 2);
+        })
+        .await;
         desk.tasks.shutdown().cut();
     }
 

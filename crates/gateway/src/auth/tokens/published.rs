@@ -1,0 +1,161 @@
+//! The public keys of another issuer.
+//!
+//! One task asks for them: ahead of time, and where a token comes with a key that is not known, but seldom. So no caller can keep
+//! it from asking, and those whose keys are known wait for nothing. While the issuer does not answer, the keys that are known go on
+//! being good for [`STALE`].
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use domain::{Clock, Timestamp};
+use errors::Error;
+use jsonwebtoken::{
+    DecodingKey,
+    jwk::{JwkSet, PublicKeyUse},
+};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{sleep, timeout},
+};
+
+use super::{issuer::IssuerError, settings::Issuer};
+
+/// The shortest time between two requests for keys.
+const SELDOM: Duration = Duration::from_secs(10);
+/// How long keys are good that could not be asked for again.
+const STALE: Duration = Duration::from_hours(24);
+/// The largest set of keys, in bytes and in keys.
+const MOST_BYTES: usize = 256 * 1024;
+const MOST_KEYS: usize = 100;
+/// Callers with unknown keys that wait for an answer; one more is told at once what is known.
+const MOST_WAITING: usize = 64;
+/// What an answer may be later than its own limit.
+const MARGIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Published {
+    url: String,
+    client: reqwest::Client,
+    /// How long keys are believed before they are asked for again, and how long an answer may take.
+    refresh: Duration,
+    patience: Duration,
+    state: watch::Sender<State>,
+    wanted: Notify,
+    waiting: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    keys: HashMap<String, DecodingKey>,
+    /// When they came.
+    at: Option<Timestamp>,
+    /// When they were asked for last.
+    asked: Option<Timestamp>,
+}
+
+impl State {
+    fn is_known(&self, now: Timestamp) -> bool {
+        self.at.is_some_and(|at| now.since(at) < STALE)
+    }
+
+    fn was_asked(&self, now: Timestamp) -> bool {
+        self.asked.is_some_and(|asked| now.since(asked) < SELDOM)
+    }
+
+    /// What is known of a key.
+    fn key(&self, kid: &str, now: Timestamp) -> Result<Option<DecodingKey>, Error> {
+        if self.is_known(now) {
+            return Ok(self.keys.get(kid).cloned());
+        }
+        let message = "the issuer of tokens cannot be asked for its keys now";
+        Err(Error::unavailable("issuer_unavailable", message))
+    }
+}
+
+impl Published {
+    pub(super) fn new(settings: &Issuer) -> Result<Self, IssuerError> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(settings.timeout)
+            .timeout(settings.timeout)
+            // Who publishes keys does so where it is said: a redirect could lead anywhere.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        Ok(Self {
+            url: settings.jwks_url.clone(),
+            client,
+            refresh: settings.refresh,
+            patience: settings.timeout,
+            state: watch::Sender::default(),
+            wanted: Notify::new(),
+            waiting: Semaphore::new(MOST_WAITING),
+        })
+    }
+
+    /// Asks for the keys whenever that is due, for ever.
+    pub(super) async fn follow(&self, clock: &Arc<dyn Clock>) {
+        loop {
+            let fetched = self.fetch().await;
+            let is_there = fetched.is_ok();
+            let now = clock.now();
+            self.state.send_modify(|state| {
+                state.asked = Some(now);
+                match fetched {
+                    Ok(keys) => (state.keys, state.at) = (keys, Some(now)),
+                    Err(error) => {
+                        tracing::warn!(error = errors::chain(&*error), "the keys of token_issuer cannot be asked for");
+                    }
+                }
+            });
+            let due = sleep(if is_there { self.refresh } else { SELDOM });
+            let wanted = async {
+                loop {
+                    self.wanted.notified().await;
+                    // Whoever wanted them before they came has them.
+                    if !self.state.borrow().was_asked(clock.now()) {
+                        return;
+                    }
+                }
+            };
+            // Both arms are cancel-safe.
+            tokio::select! {
+                () = due => {}
+                () = wanted => {}
+            }
+        }
+    }
+
+    /// A key; one that is not known may have been published since.
+    pub(super) async fn key(&self, kid: &str, now: Timestamp) -> Result<Option<DecodingKey>, Error> {
+        let mut changes = self.state.subscribe();
+        {
+            let state = changes.borrow_and_update();
+            let known = state.key(kid, now);
+            if matches!(known, Ok(Some(_))) || state.was_asked(now) {
+                return known;
+            }
+        }
+        if let Ok(_place) = self.waiting.try_acquire() {
+            self.wanted.notify_one();
+            // Where nothing comes in time, what is known counts.
+            let _ = timeout(self.patience + MARGIN, changes.changed()).await;
+        }
+        self.state.borrow().key(kid, now)
+    }
+
+    async fn fetch(&self) -> Result<HashMap<String, DecodingKey>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut answer = self.client.get(&self.url).send().await?.error_for_status()?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = answer.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MOST_BYTES {
+                return Err("the set of keys is too large".into());
+            }
+        }
+        let set: JwkSet = serde_json::from_slice(&body)?;
+        let usable = set.keys.iter().take(MOST_KEYS).filter_map(|key| {
+            let is_for_signatures = !matches!(key.common.public_key_use, Some(PublicKeyUse::Encryption));
+            let kid = key.common.key_id.clone().filter(|_| is_for_signatures)?;
+            DecodingKey::from_jwk(key).ok().map(|key| (kid, key))
+        });
+        Ok(usable.collect())
+    }
+}
