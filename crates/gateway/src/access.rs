@@ -41,7 +41,7 @@ pub(crate) const ROUTES: &[(&str, &str, Need)] = &[
     ("DELETE", "/api/v1/auth/keys/{id}", within(P::KeysManage)),
     ("POST", "/api/v1/auth/keys/{id}/rotate", within(P::KeysManage)),
     ("GET", "/api/v1/auth/me", within(P::Own)),
-    ("POST", "/api/v1/auth/revoke", within(P::Own)),
+    ("POST", "/api/v1/auth/revoke", Need::Nothing),
     ("POST", "/api/v1/auth/token", Need::Nothing),
     ("GET", "/api/v1/dead-letters", within(P::DeadLettersRead)),
     ("POST", "/api/v1/dead-letters/purge", within(P::DeadLettersManage)),

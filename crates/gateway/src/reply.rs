@@ -35,6 +35,11 @@ impl Reply {
         Self { status: StatusCode::OK, location: None, age: Some(age), body }
     }
 
+    /// With a secret in it, which nobody on the way may keep (RFC 6749, 5.1).
+    pub(crate) fn into_secret(self) -> Response {
+        ([(header::CACHE_CONTROL, "no-store")], self).into_response()
+    }
+
     /// With the path of what was created.
     #[must_use]
     pub(crate) fn at(mut self, location: String) -> Self {

@@ -112,3 +112,7 @@ CREATE TRIGGER audit_log_is_not_changed BEFORE UPDATE OR DELETE ON audit_log
 
 CREATE TRIGGER audit_log_is_not_emptied BEFORE TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only();
+
+-- Also where a session says that it is a replica's, in which triggers rest otherwise.
+ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_is_not_changed;
+ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_is_not_emptied;

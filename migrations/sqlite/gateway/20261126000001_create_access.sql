@@ -102,6 +102,13 @@ CREATE TABLE audit_log (
 CREATE INDEX audit_log_of_namespace ON audit_log (namespace, seq);
 CREATE INDEX audit_log_of_actor ON audit_log (actor, seq);
 
+-- An entry that replaces one fires none of the triggers below.
+CREATE TRIGGER audit_log_only_grows BEFORE INSERT ON audit_log
+WHEN EXISTS (SELECT 1 FROM audit_log WHERE seq >= NEW.seq)
+BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+
 CREATE TRIGGER audit_log_is_not_changed BEFORE UPDATE ON audit_log
 BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');

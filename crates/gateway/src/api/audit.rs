@@ -9,7 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::stream;
-use http::header;
+use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -131,11 +131,17 @@ pub(crate) struct AuditFilter {
 }
 
 impl AuditFilter {
-    /// Whoever is bound to a namespace reads what concerns it, whatever they ask for.
-    fn into_filter(self, principal: &access::Principal) -> Filter {
-        let own = principal.namespace().map(ToString::to_string);
-        Filter {
-            namespace: own.or(self.namespace.map(|name| name.0)),
+    /// Whoever is bound to a namespace reads what concerns it, and no other.
+    fn into_filter(self, principal: &access::Principal) -> Result<Filter, Problem> {
+        let (own, asked) = (principal.namespace().map(ToString::to_string), self.namespace.map(|name| name.0));
+        if let (Some(own), Some(asked)) = (&own, &asked)
+            && own != asked
+        {
+            let detail = "this credential is bound to another namespace";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "namespace_forbidden", detail));
+        }
+        Ok(Filter {
+            namespace: own.or(asked),
             actor: self.actor.map(|key| key.0),
             action: self.action.map(|key| key.0),
             request_id: self.request_id.map(|key| key.0),
@@ -146,7 +152,7 @@ impl AuditFilter {
             is_ascending: false,
             after: self.cursor.and_then(|cursor| i64::try_from(cursor.0).ok()),
             limit: 0,
-        }
+        })
     }
 }
 
@@ -160,7 +166,7 @@ pub(crate) async fn list_audit(
     Query(filter): Query<AuditFilter>,
 ) -> Result<Reply, Problem> {
     let size = store::PageSize::from_field(filter.limit.map_or(0, |limit| limit.0));
-    let filter = Filter { limit: size.limit(), ..filter.into_filter(&principal) };
+    let filter = Filter { limit: size.limit(), ..filter.into_filter(&principal)? };
     let (rows, next) = size.cut(app.audit.read(&filter).await?, |row| store::PageToken::after(row.seq));
     Reply::ok(&Page::new(rows.into_iter().map(AuditEntry::from).collect(), next.into_field()))
 }
@@ -177,7 +183,7 @@ pub(crate) async fn export_audit(
     Asking(principal): Asking,
     Query(filter): Query<AuditFilter>,
 ) -> Result<Response, Problem> {
-    let filter = Filter { limit: AT_ONCE, is_ascending: true, ..filter.into_filter(&principal) };
+    let filter = Filter { limit: AT_ONCE, is_ascending: true, ..filter.into_filter(&principal)? };
     let first = app.audit.read(&filter).await?;
     let rest = stream::try_unfold((app, filter, Some(first)), |(app, mut filter, read)| async move {
         let rows = match read {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use access::{Permissions, Principal};
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use domain::Namespace;
 use errors::Error;
 use http::StatusCode;
@@ -86,7 +86,7 @@ pub(crate) struct ApiKey {
 }
 
 /// A key with its secret, which is told once.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct KeyWithSecret {
     /// What clients present as `X-API-Key`. Nobody can tell it again.
     secret: String,
@@ -135,7 +135,7 @@ pub(crate) async fn create_key(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
     Body { value, .. }: Body<NewKey>,
-) -> Result<Reply, Problem> {
+) -> Result<Response, Problem> {
     let now = app.clock.now();
     let is_agent = value.role.0 == access::Role::Agent;
     if is_agent != value.agent_id.is_some() {
@@ -165,7 +165,9 @@ pub(crate) async fn create_key(
     let fresh = app.auth.keys.fresh()?;
     app.auth.keys.add(&record, &fresh).await?;
     let location = format!("/api/v1/auth/keys/{}", record.id);
-    Ok(Reply::new(StatusCode::CREATED, &KeyWithSecret { secret: fresh.text, key: record.into() })?.at(location))
+    Ok(Reply::new(StatusCode::CREATED, &KeyWithSecret { secret: fresh.text, key: record.into() })?
+        .at(location)
+        .into_secret())
 }
 
 /// Where a new key opens: no farther than whoever creates it reaches. An agent is always at home somewhere.
@@ -225,7 +227,7 @@ pub(crate) async fn rotate_key(
     Asking(principal): Asking,
     Path(id): Path<ApiKeyId>,
     OptionalBody { value, .. }: OptionalBody<Rotation>,
-) -> Result<Reply, Problem> {
+) -> Result<Response, Problem> {
     let record = find(&app, &principal, &id).await?;
     if !record.principal().permissions.is_within(principal.permissions) {
         let detail = "nobody can have a secret that opens what they may not do themselves";
@@ -236,7 +238,7 @@ pub(crate) async fn rotate_key(
     if !app.auth.keys.rotate(record.id, &fresh, overlap).await? {
         return Err(Error::conflict("key_revoked", "this API key was revoked").into());
     }
-    Reply::ok(&KeyWithSecret { secret: fresh.text, key: record.into() })
+    Ok(Reply::ok(&KeyWithSecret { secret: fresh.text, key: record.into() })?.into_secret())
 }
 
 /// Revoke an API key, and all tokens that it was exchanged for.
@@ -249,6 +251,10 @@ pub(crate) async fn revoke_key(
     Path(id): Path<ApiKeyId>,
 ) -> Result<Reply, Problem> {
     let record = find(&app, &principal, &id).await?;
+    if !record.principal().permissions.is_within(principal.permissions) {
+        let detail = "nobody can take from others what they may not do themselves";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
     app.auth.keys.revoke(record.id).await?;
     app.auth.tokens.forget();
     Reply::ok(&Done { message: format!("key {id} revoked") })

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use access::Permissions;
-use axum::{Extension, extract::State};
+use ::access::{Permission, Permissions, Rule};
+use axum::{Extension, extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Done;
 use crate::{
+    access,
     app::App,
     auth::{self, Asking, tokens},
     context::Found,
@@ -29,7 +30,7 @@ pub(crate) enum Grant {
 }
 
 /// Asks for tokens.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"grant_type": "api_key"}))]
 pub(crate) struct TokenRequest {
@@ -44,7 +45,7 @@ pub(crate) struct TokenRequest {
 }
 
 /// Tokens, as OAuth 2 names them (RFC 6749).
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct TokenPair {
     /// What clients present as `authorization: Bearer …`.
     access_token: String,
@@ -59,7 +60,7 @@ pub(crate) struct TokenPair {
 }
 
 /// A token to revoke.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TokenToRevoke {
     /// An access token or a refresh token.
@@ -95,13 +96,14 @@ pub(crate) async fn issue_token(
     State(app): State<Arc<App>>,
     Extension(found): Extension<Found>,
     Body { value, .. }: Body<TokenRequest>,
-) -> Result<Reply, Problem> {
+) -> Result<Response, Problem> {
     let pair = match value.grant_type {
         Grant::ApiKey => {
             let principal = found.principal().ok_or_else(auth::unauthenticated)?;
-            if principal.kind != access::Kind::Key {
+            if principal.kind != ::access::Kind::Key {
                 return Err(auth::unauthenticated());
             }
+            access::authorize(Rule::of(Permission::Own), principal)?;
             let scopes = value.scopes.map(|scopes| scopes.into_iter().map(|scope| scope.0).collect::<Permissions>());
             app.auth.tokens.exchange(principal, scopes).await?
         }
@@ -114,13 +116,14 @@ pub(crate) async fn issue_token(
         }
     };
     let tokens::Pair { access, refresh, expires_in, principal } = pair;
-    Reply::ok(&TokenPair {
+    let reply = Reply::ok(&TokenPair {
         access_token: access,
         token_type: "Bearer",
         expires_in: expires_in.as_secs(),
         refresh_token: refresh,
         scope: principal.permissions.to_string(),
-    })
+    })?;
+    Ok(reply.into_secret())
 }
 
 /// Revoke a token, and all that comes of the same exchange. What is no token is revoked already.

@@ -89,10 +89,10 @@ impl Auth {
     pub(crate) async fn identify(&self, headers: &HeaderMap) -> Result<Known, Denied> {
         // A variable that is set to nothing is no credential.
         let key = headers.get(API_KEY).filter(|key| !key.is_empty());
-        let bearer = headers.get(header::AUTHORIZATION).and_then(bearer);
-        match (key, bearer) {
+        let authorization = headers.get(header::AUTHORIZATION).filter(|value| !value.is_empty());
+        match (key, authorization) {
             (Some(key), _) => self.by_key(key).await,
-            (None, Some(token)) => self.by_token(token).await,
+            (None, Some(value)) => self.by_token(bearer(value).ok_or(Denied::Nobody)?).await,
             (None, None) if self.is_open() => Ok(Known { principal: Arc::new(Principal::anonymous()), counted: None }),
             (None, None) => Err(Denied::Nobody),
         }

@@ -3,7 +3,7 @@
 //! Where nobody has to say who they are, whoever reaches the gateway may do everything, and a browser on the same machine
 //! reaches it for every page that it shows. Two checks stop that: the name by which the gateway is addressed must be one
 //! of its own (a page cannot choose it: DNS rebinding), and a request that a page sends must come from the gateway's own
-//! page (cross-site requests).
+//! page (cross-site requests). A proxy that stands in front would undo both, so it must not.
 
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ use axum::{
 use http::{StatusCode, header};
 
 use crate::{app::App, problem::Problem};
+
+/// What proxies say of those for whom they ask: whoever reaches one that is on this machine would be taken for somebody who is.
+const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     match check(&app, &request) {
@@ -33,6 +36,10 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
     // A page that has a credential has it from somebody who may.
     if app.auth.is_open() && !is_own_name(host_name(host), &app.settings.allowed_hosts) {
         return Err(refused("this Host is not a name of the gateway (setting allowed_hosts)"));
+    }
+    let is_forwarded = FORWARDED.iter().any(|name| request.headers().contains_key(*name));
+    if app.auth.is_open() && is_forwarded {
+        return Err(refused("a proxy sends this, and nobody has to say who they are (setting api_key_file)"));
     }
     if let Some(origin) = text(header::ORIGIN)? {
         let own = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use gateway::{ApiKey, RateLimit, Settings};
 use http::{Method, header};
 use serde_json::{Value, json};
@@ -141,7 +142,9 @@ async fn a_stranger_of_another_namespace_sees_and_changes_nothing() {
     rig.asked(&stranger, Method::POST, &rotate, None).await.expect(404);
     let keys = rig.asked(&stranger, Method::GET, "/api/v1/auth/keys", None).await.expect(200);
     assert_eq!(keys["items"].as_array().unwrap().len(), 1, "its own: {keys}");
-    let audit = rig.asked(&stranger, Method::GET, "/api/v1/audit?namespace=default", None).await.expect(200);
+    let audit = rig.asked(&stranger, Method::GET, "/api/v1/audit?namespace=default", None).await.expect(403);
+    assert_eq!(audit["code"], "namespace_forbidden");
+    let audit = rig.asked(&stranger, Method::GET, "/api/v1/audit", None).await.expect(200);
     let is_blue = |entry: &Value| entry["namespace"] == "blue";
     assert!(audit["items"].as_array().unwrap().iter().all(is_blue), "{audit}");
     rig.asked(&stranger, Method::GET, "/api/v1/audit/verify", None).await.expect(403);
@@ -248,4 +251,48 @@ fn the_document_shows_the_matrix_of_the_code() {
         std::fs::write(path, &fresh).unwrap();
     }
     assert_eq!(document, fresh, "docs/security.md is behind: write it with TROUPE_WRITE_DOCS=1");
+}
+
+#[tokio::test]
+async fn who_may_not_see_after_themselves_gets_no_tokens_and_nobody_takes_away_more_than_they_have() {
+    let rig = protected().await;
+    let (narrow, _) = create(&rig, ADMIN, &json!({ "name": "n", "role": "admin", "scopes": ["keys:manage"] })).await;
+    let exchange = json!({ "grant_type": "api_key" });
+    let refused = rig.asked(&narrow, Method::POST, "/api/v1/auth/token", Some(&exchange)).await;
+    assert_eq!(refused.expect(403)["code"], "forbidden");
+    let (_, wide) = create(&rig, ADMIN, &json!({ "name": "w", "role": "operator" })).await;
+    let refused = rig.asked(&narrow, Method::DELETE, &format!("/api/v1/auth/keys/{wide}"), None).await;
+    assert_eq!(refused.expect(403)["code"], "forbidden");
+    let (own, own_id) =
+        create(&rig, &narrow, &json!({ "name": "o", "role": "admin", "scopes": ["keys:manage"] })).await;
+    rig.asked(&narrow, Method::DELETE, &format!("/api/v1/auth/keys/{own_id}"), None).await.expect(200);
+    rig.asked(&own, Method::GET, "/api/v1/auth/keys", None).await.expect(401);
+}
+
+#[tokio::test]
+async fn what_has_a_secret_in_it_is_kept_by_nobody() {
+    let rig = protected().await;
+    let made =
+        rig.asked(ADMIN, Method::POST, "/api/v1/auth/keys", Some(&json!({ "name": "n", "role": "viewer" }))).await;
+    assert_eq!((made.status.as_u16(), made.header("cache-control")), (201, "no-store"));
+    let tokens = rig.asked(ADMIN, Method::POST, "/api/v1/auth/token", Some(&json!({ "grant_type": "api_key" }))).await;
+    assert_eq!((tokens.status.as_u16(), tokens.header("cache-control")), (200, "no-store"));
+}
+
+#[tokio::test]
+async fn an_open_gateway_lets_nobody_in_through_a_proxy_nor_with_a_credential_of_another_kind() {
+    let rig = Rig::start().await;
+    for header in ["forwarded", "x-forwarded-for", "x-real-ip"] {
+        let request =
+            rig::request(Method::GET, "/api/v1/agents").header(header, "192.0.2.1").body(Body::empty()).unwrap();
+        assert_eq!(rig.send(request).await.expect(403)["code"], "origin_refused", "{header}");
+    }
+    for credential in ["Basic YTpi", "Token x", "Bearer"] {
+        let request = rig::request(Method::GET, "/api/v1/agents").header("authorization", credential);
+        assert_eq!(
+            rig.send(request.body(Body::empty()).unwrap()).await.expect(401)["code"],
+            "unauthenticated",
+            "{credential}"
+        );
+    }
 }

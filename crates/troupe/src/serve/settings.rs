@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use domain::SystemClock;
 use rpc::{Caller, Replicas, Tls, TlsSettings, Token};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub(crate) struct Settings {
     pub(crate) communication: Replicas,
     /// Where orchestrators are.
     pub(crate) orchestrator: Replicas,
-    /// What processes present to each other: at least 16 characters. Without it nothing but loopback is listened on.
+    /// What processes sign with, and agents and operators present: at least 32 characters. Without it nothing but loopback is listened on.
     pub(crate) token: Option<Secret>,
     /// A file with the token.
     pub(crate) token_file: Option<PathBuf>,
@@ -75,6 +75,14 @@ impl Settings {
     /// What keys of all processes are made of: the token.
     pub(crate) fn root_secret(&self) -> anyhow::Result<Option<access::RootSecret>> {
         let secret = Secret::given(self.token.as_ref(), self.token_file.as_deref())?;
+        if let Some(secret) = &secret {
+            // Whoever has something that was signed can guess as fast as they compute.
+            let length = secret.reveal().len();
+            ensure!(
+                length >= 32,
+                "serve.token must be at least 32 characters: keys are made of it that sign; it has {length}"
+            );
+        }
         Ok(secret.as_ref().map(access::RootSecret::new))
     }
 

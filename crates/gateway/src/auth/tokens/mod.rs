@@ -49,7 +49,6 @@ pub(crate) enum Refused {
 }
 
 /// What is given for a key or a refresh token.
-#[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) access: String,
     pub(crate) refresh: String,
