@@ -60,6 +60,18 @@ pub fn fence_agent(principal: Option<&Principal>, namespace: &Namespace, agent: 
     Err(Error::new(Code::Forbidden, "agent_forbidden", message))
 }
 
+/// Whom something comes from: an agent speaks for itself alone, and is named where it does not say so.
+pub fn speaking_as(agent: Option<AgentId>) -> Result<Option<AgentId>, Error> {
+    let own = current().and_then(|principal| principal.agent);
+    match (own, agent) {
+        (Some(own), Some(agent)) if own != agent => {
+            let message = "this credential is another agent's: an agent speaks for itself alone";
+            Err(Error::new(Code::Forbidden, "agent_forbidden", message))
+        }
+        (own, agent) => Ok(own.or(agent)),
+    }
+}
+
 fn forbidden_namespace() -> Error {
     let message = "this credential is bound to another namespace";
     Error::new(Code::Forbidden, "namespace_forbidden", message)
@@ -100,5 +112,17 @@ mod tests {
         assert_eq!(as_agent(&namespace("blue"), None), Err("agent_forbidden"));
         assert_eq!(as_agent(&namespace("red"), Some(own)), Err("namespace_forbidden"));
         assert!(fence_agent(None, &namespace("red"), None).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_agent_speaks_for_itself_alone() {
+        let (own, other) = (AgentId::from_parts(1, 1), AgentId::from_parts(1, 2));
+        let agent =
+            Principal { agent: Some(own), ..Principal::of_role(Kind::Key, "key_1", Role::Agent, Reach::Everything) };
+        let tried =
+            async { [None, Some(own), Some(other)].map(|agent| speaking_as(agent).map_err(|error| error.reason)) };
+        let tried = acting_as(Arc::new(agent), tried).await;
+        assert_eq!(tried, [Ok(Some(own)), Ok(Some(own)), Err("agent_forbidden")]);
+        assert_eq!(speaking_as(Some(other)).unwrap(), Some(other), "nobody asked");
     }
 }

@@ -129,6 +129,11 @@ impl Keys {
         self.verify(token, &[&self.0.agent])
     }
 
+    /// Who presents this to a process as another process, for somebody.
+    pub fn process(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
+        self.verify(token, &[&self.0.call])
+    }
+
     /// Who presents this to a process: another process for somebody, or an agent.
     pub fn anybody(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
         self.verify(token, &[&self.0.call, &self.0.agent])

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use access::{Kind, Principal};
 use axum::extract::FromRequestParts;
-use domain::Namespace;
+use domain::{Namespace, Timestamp};
 use http::{Extensions, HeaderMap, Method, StatusCode, request::Parts};
 use tonic::metadata::MetadataValue;
 /// Ties requests of one undertaking together; comes back in the answer.
@@ -30,16 +30,20 @@ pub(crate) struct Ids {
 
 /// Where whoever finds out who asks notes it, for the audit log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Found(Arc<OnceLock<Arc<Principal>>>);
+pub(crate) struct Found(Arc<OnceLock<(Arc<Principal>, Option<Timestamp>)>>);
 
 impl Found {
-    /// It is they. The first counts.
-    pub(crate) fn note(&self, principal: Arc<Principal>) {
-        let _ = self.0.set(principal);
+    /// It is they, and until when what they have presented is good. The first counts.
+    pub(crate) fn note(&self, principal: Arc<Principal>, until: Option<Timestamp>) {
+        let _ = self.0.set((principal, until));
     }
 
     pub(crate) fn principal(&self) -> Option<&Arc<Principal>> {
-        self.0.get()
+        self.0.get().map(|(principal, _)| principal)
+    }
+
+    pub(crate) fn until(&self) -> Option<Timestamp> {
+        self.0.get().and_then(|(_, until)| *until)
     }
 }
 

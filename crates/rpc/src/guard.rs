@@ -18,6 +18,9 @@ use crate::Token;
 /// What is open to everybody: probes have no credentials, and health tells nothing else. Not its `Watch`, which never ends.
 const OPEN: &str = "/grpc.health.v1.Health/Check";
 
+/// Where agents come with tokens of their own; everything else they do over their session, or through a gateway.
+const SESSIONS: &str = "/troupe.communication.v1.AgentSessionService/OpenSession";
+
 /// Who is let in: whoever presents the token itself, or something that was signed with keys made of it.
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -33,13 +36,16 @@ impl Door {
         Self { token, keys, cluster: Arc::new(Principal::cluster()) }
     }
 
-    fn identify(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Error> {
+    fn identify(&self, path: &str, headers: &HeaderMap) -> Result<Arc<Principal>, Error> {
         let presented = headers.get(AUTHORIZATION);
         if self.token.is(presented) {
             return Ok(Arc::clone(&self.cluster));
         }
         let signed = presented.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let known = signed.map_or(Err(TokenError::Foreign), |signed| self.keys.anybody(signed));
+        let known = signed.map_or(Err(TokenError::Foreign), |signed| match path {
+            SESSIONS => self.keys.anybody(signed),
+            _ => self.keys.process(signed),
+        });
         known.map_err(|error| {
             let (reason, message) = match error {
                 TokenError::Expired => ("token_expired", "what was presented has expired: get another token"),
@@ -96,7 +102,7 @@ where
             Some(door) if path != OPEN => door,
             Some(_) | None => return Either::Left(self.inner.call(request)),
         };
-        let known = door.identify(request.headers());
+        let known = door.identify(path, request.headers());
         let allowed = known.and_then(|principal| access::authorize(path, &principal).map(|()| principal));
         Either::Right(match allowed {
             Ok(principal) => Either::Left(access::call_as(&mut self.inner, &principal, request)),

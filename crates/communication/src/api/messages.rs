@@ -19,6 +19,7 @@ impl MessageService for Api {
     ) -> Result<Response<SendMessageResponse>, Status> {
         let message = request.into_inner().message.ok_or_else(|| wire::missing("message"))?;
         let mut draft = wire::draft(wire::At::part("message"), message)?;
+        draft.sender = access::speaking_as(draft.sender)?;
         let span = spans::sent(&mut draft);
         let (id, status) = self.0.messages.send(draft).instrument(span).await?;
         Ok(Response::new(SendMessageResponse { message_id: id.to_string(), status: wire::status(status).into() }))

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Page;
 use crate::{
     app::App,
-    audit::{self, Filter, Row},
+    audit::{self, BEGUN, Filter, Row},
     auth::Asking,
     problem::Problem,
     query::Query,
@@ -50,10 +50,10 @@ pub(crate) struct AuditEntry {
     namespace: String,
     /// From where.
     address: String,
-    /// `done`, `denied`, or `failed`.
+    /// `begun`, `done`, `denied`, `failed`; or `unknown`, where it may have been done and nobody has an answer.
     outcome: &'static str,
-    /// The answer's status; 499 where the client left before there was one.
-    status: u16,
+    /// The answer's status; 499 where the client left before there was one, and null where there is none yet.
+    status: Option<u16>,
     /// The failure's code.
     code: Option<String>,
     /// Ties requests together.
@@ -80,11 +80,13 @@ impl From<Row> for AuditEntry {
             namespace: entry.namespace,
             address: entry.address,
             outcome: match entry.status {
+                BEGUN => "begun",
                 401 | 403 => "denied",
+                499 | 504 => "unknown",
                 400.. => "failed",
                 _ => "done",
             },
-            status: entry.status,
+            status: Some(entry.status).filter(|status| *status != BEGUN),
             code: text(entry.code),
             correlation_id: entry.correlation_id,
             request_id: entry.request_id,

@@ -238,6 +238,7 @@ pub(crate) async fn rotate_key(
     if !app.auth.keys.rotate(record.id, &fresh, overlap).await? {
         return Err(Error::conflict("key_revoked", "this API key was revoked").into());
     }
+    app.auth.tokens.forget();
     Ok(Reply::ok(&KeyWithSecret { secret: fresh.text, key: record.into() })?.into_secret())
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ::access::{Permission, Permissions, Rule};
 use axum::{Extension, extract::State, response::Response};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -105,13 +106,13 @@ pub(crate) async fn issue_token(
             }
             access::authorize(Rule::of(Permission::Own), principal)?;
             let scopes = value.scopes.map(|scopes| scopes.into_iter().map(|scope| scope.0).collect::<Permissions>());
-            app.auth.tokens.exchange(principal, scopes).await?
+            app.auth.tokens.exchange(principal, found.until(), scopes).await?
         }
         Grant::RefreshToken => {
             let missing = || Problem::field("/refresh_token", "missing_field", "must be there");
             let token = value.refresh_token.ok_or_else(missing)?;
             let pair = app.auth.tokens.refresh(&token.0).await?.map_err(auth::refusal)?;
-            found.note(Arc::new(pair.principal.clone()));
+            found.note(Arc::new(pair.principal.clone()), None);
             pair
         }
     };
@@ -133,8 +134,11 @@ pub(crate) async fn revoke_token(
     State(app): State<Arc<App>>,
     Body { value, .. }: Body<TokenToRevoke>,
 ) -> Result<Reply, Problem> {
-    // As RFC 7009 has it: nobody is told whether it was one.
-    app.auth.tokens.revoke(&value.token).await?;
+    // As RFC 7009 has it (2.2): nobody is told whether it was one, but that one goes on being good they are (2.2.1).
+    if !app.auth.tokens.revoke(&value.token).await? && app.auth.tokens.identify(&value.token).await?.is_ok() {
+        let detail = "this token is good until it expires: an agent's, or another issuer's; revoke the agent's key, so that it gets no other";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "token_not_revocable", detail));
+    }
     Reply::ok(&Done { message: "the token is good no more".to_owned() })
 }
 

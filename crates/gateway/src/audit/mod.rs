@@ -1,9 +1,10 @@
 //! The audit log: every mutation and every denied attempt, chained by hash, in the order in which they were written.
 //!
 //! One task writes, and takes everything that waits into one transaction: the busier the gateway, the larger the batch. A mutation
-//! is answered when its entry is committed. Denied attempts are nobody's to wait for, and anybody can make many: they are written
-//! when there is room, at most [`DENIED_PER_SECOND`] of strangers, and those that were left out are counted.
-//! While the log cannot be written, mutations are refused before they are begun.
+//! has two entries: that it has begun, committed before anything is done, and how it has ended, which nobody waits for. So nothing is
+//! done that is not noted, what cannot be noted is not done, and where a crash comes in between the log says what is known: that it
+//! may have been done. Denied attempts are nobody's to wait for either, and anybody can make many: they are written when there is
+//! room, at most [`STRANGERS_PER_SECOND`] of strangers, and those that were left out are counted.
 
 mod chain;
 mod store;
@@ -36,8 +37,10 @@ const MOST_AT_ONCE: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to write.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Entries of denied strangers: a flood of them must not fill the disk.
-const DENIED_PER_SECOND: u32 = 50;
+/// Entries of strangers: a flood of them must not fill the disk.
+const STRANGERS_PER_SECOND: u32 = 50;
+/// The status of what has no answer yet.
+pub(crate) const BEGUN: u16 = 0;
 
 /// Entries, by `outcome`: `written`, or `omitted` where a flood of strangers was cut short.
 const ENTRIES: &str = "gateway_audit_entries_total";
@@ -82,9 +85,9 @@ struct Inner {
     is_failing: AtomicBool,
     /// Drains when nothing more will be noted.
     closed: Shutdown,
-    /// The second that is counted, and what was denied in it.
+    /// The second that is counted, and the entries of strangers in it.
     second: AtomicI64,
-    denied: AtomicU32,
+    strangers: AtomicU32,
 }
 
 /// Writes what the [`Log`] takes.
@@ -97,9 +100,9 @@ impl Log {
     /// A log over a store, and what has to run for it.
     pub(crate) fn new(store: Arc<dyn AuditStore>, clock: Arc<dyn Clock>) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
-        let (second, denied, is_failing) = (AtomicI64::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        let (second, strangers, is_failing) = (AtomicI64::new(0), AtomicU32::new(0), AtomicBool::new(false));
         let closed = Shutdown::new();
-        let log = Self(Arc::new(Inner { store, clock, sender, is_failing, closed, second, denied }));
+        let log = Self(Arc::new(Inner { store, clock, sender, is_failing, closed, second, strangers }));
         (log.clone(), Writer { log, receiver })
     }
 
@@ -108,19 +111,28 @@ impl Log {
         self.0.closed.drain();
     }
 
-    /// Refuses what would have to be noted while nothing can be.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.0.is_failing.load(Ordering::Relaxed) { Err(unavailable()) } else { Ok(()) }
-    }
-
-    /// Notes what was done, and comes back when that is on disk.
-    pub(crate) async fn note(&self, entry: Entry) -> Result<(), Error> {
+    /// Notes what is about to be done, and comes back when that is on disk. An error: it must not be done.
+    pub(crate) async fn note(&self, entry: Entry, is_stranger: bool) -> Result<(), Error> {
+        // Nobody waits for what is known to fail.
+        if self.0.is_failing.load(Ordering::Relaxed) || (is_stranger && !self.takes_stranger(entry.at)) {
+            return Err(unavailable());
+        }
         let (sender, written) = oneshot::channel();
         let noted = async {
             self.0.sender.send(Waiting { entry, written: Some(sender) }).await.map_err(|_| unavailable())?;
             written.await.map_err(|_| unavailable())
         };
         tokio::time::timeout(PATIENCE, noted).await.unwrap_or_else(|_| Err(unavailable()))
+    }
+
+    /// Notes how something has ended, which is not to be lost while there is a way.
+    pub(crate) async fn note_end(&self, entry: Entry) {
+        let sent = self.0.sender.send_timeout(Waiting { entry, written: None }, PATIENCE).await;
+        if let Err(error) = sent {
+            let Waiting { entry, .. } = error.into_inner();
+            tracing::error!(?entry, "how a mutation has ended is not in the audit log, which cannot be written");
+            metrics::counter!(ENTRIES, "outcome" => "omitted").increment(1);
+        }
     }
 
     /// Notes what nobody waits for, where there is room. Of strangers only so many a second.
@@ -135,9 +147,9 @@ impl Log {
     fn takes_stranger(&self, at: Timestamp) -> bool {
         let second = at.as_micros() / 1_000_000;
         if self.0.second.swap(second, Ordering::Relaxed) != second {
-            self.0.denied.store(0, Ordering::Relaxed);
+            self.0.strangers.store(0, Ordering::Relaxed);
         }
-        self.0.denied.fetch_add(1, Ordering::Relaxed) < DENIED_PER_SECOND
+        self.0.strangers.fetch_add(1, Ordering::Relaxed) < STRANGERS_PER_SECOND
     }
 
     /// Entries, the newest first, or the oldest.
@@ -183,9 +195,11 @@ impl Writer {
                 }
                 () = shutdown.cutting() => return,
             }
-            self.write(&batch, &shutdown).await;
+            let entries: Vec<_> = batch.iter().map(|waiting| &waiting.entry).collect();
+            let is_written = self.write(&entries, &shutdown).await;
             for waiting in batch.drain(..) {
-                if let Some(written) = waiting.written {
+                // Whose sender is dropped hears that it is not written.
+                if let Some(written) = waiting.written.filter(|_| is_written) {
                     // Whoever has given up waiting needs no answer.
                     let _ = written.send(());
                 }
@@ -193,11 +207,10 @@ impl Writer {
         }
     }
 
-    /// Tries until it is written: what was done stays done, and must be noted.
-    async fn write(&self, batch: &[Waiting], shutdown: &Shutdown) {
-        let entries: Vec<_> = batch.iter().map(|waiting| &waiting.entry).collect();
+    /// Tries until it is written: what was done stays done, and must be noted. False where that was cut.
+    async fn write(&self, entries: &[&Entry], shutdown: &Shutdown) -> bool {
         let inner = &*self.log.0;
-        while let Err(error) = inner.store.append(&entries).await {
+        while let Err(error) = self.append(entries).await {
             if !inner.is_failing.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     error = errors::chain(&error),
@@ -206,7 +219,7 @@ impl Writer {
             }
             tokio::select! {
                 () = tokio::time::sleep(AGAIN) => {}
-                () = shutdown.cutting() => return,
+                () = shutdown.cutting() => return false,
             }
         }
         if inner.is_failing.swap(false, Ordering::Relaxed) {
@@ -214,6 +227,50 @@ impl Writer {
         }
         metrics::counter!(ENTRIES, "outcome" => "written").increment(entries.len() as u64);
         metrics::histogram!(BATCH).record(entries.len() as f64);
+        true
+    }
+
+    /// Appends entries. Where the database refuses one of them, it has a substitute, and the others go on.
+    async fn append(&self, entries: &[&Entry]) -> sqlx::Result<()> {
+        let store = &*self.log.0.store;
+        match store.append(entries).await {
+            Err(error) if ::store::is_refused(&error) => {}
+            appended => return appended,
+        }
+        for entry in entries {
+            match store.append(&[entry]).await {
+                Err(error) if ::store::is_refused(&error) => {
+                    tracing::error!(
+                        error = errors::chain(&error),
+                        ?entry,
+                        "the database refuses an entry of the audit log"
+                    );
+                    store.append(&[&entry.substitute()]).await?;
+                }
+                appended => appended?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// What stands for it where the database refuses it.
+    fn substitute(&self) -> Self {
+        Self {
+            at: self.at,
+            actor: String::new(),
+            role: String::new(),
+            action: String::new(),
+            route: String::new(),
+            target: "an entry that the database refuses; the log of the process has it".to_owned(),
+            namespace: String::new(),
+            address: String::new(),
+            status: self.status,
+            code: "refused_entry".to_owned(),
+            correlation_id: String::new(),
+            request_id: String::new(),
+        }
     }
 }
 

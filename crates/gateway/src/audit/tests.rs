@@ -7,6 +7,7 @@ testkit::conformance! {
     what_is_noted_is_read_and_verified
     the_database_refuses_to_change_what_was_written
     writers_of_one_log_make_one_chain
+    an_entry_that_the_database_refuses_keeps_no_other_out
 }
 
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -44,7 +45,7 @@ async fn what_is_noted_is_read_and_verified(place: settings::Database) {
     let log = log(&database, &Tasks::new(Shutdown::new()));
     assert_eq!(log.verify(None).await.unwrap().head_text(), None);
     for number in 1..=6 {
-        log.note(entry(number)).await.unwrap();
+        log.note(entry(number), false).await.unwrap();
     }
     let seqs = async |filter: Filter| {
         let rows = log.read(&Filter { limit: 3, ..filter }).await.unwrap();
@@ -68,7 +69,7 @@ async fn what_is_noted_is_read_and_verified(place: settings::Database) {
     let sound = log.verify(None).await.unwrap();
     let head = sound.head_text().unwrap();
     assert_eq!((sound.faults().len(), head.as_str()), (0, format!("6:{}", rows[0].hash_text()).as_str()));
-    log.note(entry(7)).await.unwrap();
+    log.note(entry(7), false).await.unwrap();
     let known = |text: &str| Some(text.parse::<Known>().unwrap());
     assert!(log.verify(known(&head)).await.unwrap().faults().is_empty(), "it has only grown");
     let other = format!("6:{}", "0".repeat(64));
@@ -82,7 +83,7 @@ async fn the_database_refuses_to_change_what_was_written(place: settings::Databa
     let database = crate::store::open(&place).await.unwrap();
     let log = log(&database, &Tasks::new(Shutdown::new()));
     for number in 1..=3 {
-        log.note(entry(number)).await.unwrap();
+        log.note(entry(number), false).await.unwrap();
     }
     let changes = [
         "UPDATE audit_log SET actor = 'somebody else' WHERE seq = 2",
@@ -135,7 +136,7 @@ async fn writers_of_one_log_make_one_chain(place: settings::Database) {
     let logs = [log(&database, &tasks), log(&database, &tasks)];
     let noted = (0..100).map(|number| {
         let log = &logs[usize::from(number % 2)];
-        async move { log.note(entry(number)).await }
+        async move { log.note(entry(number), false).await }
     });
     for outcome in futures::future::join_all(noted).await {
         outcome.unwrap();
@@ -144,6 +145,58 @@ async fn writers_of_one_log_make_one_chain(place: settings::Database) {
     assert!(found.faults().is_empty(), "{found:?}");
     assert!(found.head_text().unwrap().starts_with("100:"), "{found:?}");
     database.close().await;
+}
+
+async fn an_entry_that_the_database_refuses_keeps_no_other_out(place: settings::Database) {
+    let database = crate::store::open(&place).await.unwrap();
+    let log = log(&database, &Tasks::new(Shutdown::new()));
+    // PostgreSQL has no place for it in a text.
+    let nul = Entry { actor: "a\0b".to_owned(), ..entry(2) };
+    let noted = [entry(1), nul, entry(3)].map(|entry| log.note(entry, false));
+    for noted in futures::future::join_all(noted).await {
+        noted.unwrap();
+    }
+    let rows = log.read(&Filter { is_ascending: true, limit: 9, ..Filter::default() }).await.unwrap();
+    let told: Vec<_> = rows.iter().map(|row| row.entry.correlation_id.as_str()).collect();
+    let is_refused = matches!(database, ::store::Database::Postgres(_));
+    assert_eq!(told, ["order-1", if is_refused { "" } else { "order-2" }, "order-3"]);
+    assert!(log.verify(None).await.unwrap().faults().is_empty());
+    database.close().await;
+}
+
+/// A database that is away.
+struct Away;
+
+#[async_trait::async_trait]
+impl AuditStore for Away {
+    async fn append(&self, _: &[&Entry]) -> sqlx::Result<()> {
+        Err(sqlx::Error::PoolTimedOut)
+    }
+
+    async fn read(&self, _: &Filter) -> sqlx::Result<Vec<Row>> {
+        Err(sqlx::Error::PoolTimedOut)
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_written_is_not_said_to_be() {
+    let (log, writer) = Log::new(Arc::new(Away), Arc::new(ManualClock::at(START)));
+    let shutdown = Shutdown::new();
+    let (noted, ()) = futures::future::join(log.note(entry(1), false), async {
+        let cut = async {
+            // It is under way, and found to fail.
+            testkit::eventually("the log to fail", async || {
+                log.0.is_failing.load(Ordering::Relaxed).then_some(()).ok_or(())
+            })
+            .await;
+            shutdown.cut();
+        };
+        futures::future::join(writer.run(shutdown.clone()), cut).await;
+    })
+    .await;
+    assert_eq!(noted.unwrap_err().reason, "audit_unavailable");
+    let refused = log.note(entry(2), false).await.unwrap_err();
+    assert_eq!(refused.reason, "audit_unavailable", "at once");
 }
 
 #[tokio::test]
@@ -159,7 +212,7 @@ async fn a_log_that_is_closed_writes_what_waits_and_ends() {
     tasks.join(PATIENCE).await.unwrap();
     assert!(begun.elapsed() < PATIENCE, "nothing has to be cut");
     assert_eq!(log.read(&Filter { limit: 9, ..Filter::default() }).await.unwrap().len(), 1);
-    assert_eq!(log.note(entry(2)).await.unwrap_err().reason, "audit_unavailable");
+    assert_eq!(log.note(entry(2), false).await.unwrap_err().reason, "audit_unavailable");
     database.close().await;
 }
 
@@ -172,8 +225,8 @@ async fn a_flood_of_strangers_is_cut_short_and_nobody_known_is() {
         log.note_later(entry(1), true);
     }
     log.note_later(entry(2), false);
-    log.note(entry(3)).await.unwrap();
+    log.note(entry(3), false).await.unwrap();
     let rows = log.read(&Filter { limit: 500, ..Filter::default() }).await.unwrap();
-    assert_eq!(rows.len() as u32, DENIED_PER_SECOND + 2);
+    assert_eq!(rows.len() as u32, STRANGERS_PER_SECOND + 2);
     database.close().await;
 }

@@ -10,7 +10,7 @@ pub(crate) mod tokens;
 use std::sync::Arc;
 
 use access::{Kind, Principal, Reach, Role, RootSecret};
-use domain::Clock;
+use domain::{Clock, Timestamp};
 use errors::Error;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
@@ -32,6 +32,8 @@ pub struct Credentials {
     pub shared: Option<access::Keys>,
 }
 
+/// The subject of whoever has the key of the settings.
+pub(crate) const CONFIGURED: &str = "configured";
 /// Where keys are presented.
 pub(crate) const API_KEY: &str = "x-api-key";
 
@@ -47,6 +49,8 @@ pub(crate) struct Known {
     pub(crate) principal: Arc<Principal>,
     /// Names them where it is counted what they do; nothing where that is by their address.
     pub(crate) counted: Option<Arc<str>>,
+    /// Until when the key that they have presented opens; nothing where that has no end, or it is no key.
+    pub(crate) until: Option<Timestamp>,
 }
 
 /// Why somebody is not let in.
@@ -71,6 +75,7 @@ impl Auth {
         let outside = settings.token_issuer.clone().map(Outside::new).transpose()?;
         let parts = Parts {
             settings: settings.jwt.clone(),
+            configured: api_key.as_ref().map(|key| format!("{CONFIGURED}:{}", key.fingerprint())),
             secret: secret.as_ref(),
             shared,
             outside,
@@ -93,19 +98,21 @@ impl Auth {
         match (key, authorization) {
             (Some(key), _) => self.by_key(key).await,
             (None, Some(value)) => self.by_token(bearer(value).ok_or(Denied::Nobody)?).await,
-            (None, None) if self.is_open() => Ok(Known { principal: Arc::new(Principal::anonymous()), counted: None }),
+            (None, None) if self.is_open() => {
+                Ok(Known { principal: Arc::new(Principal::anonymous()), counted: None, until: None })
+            }
             (None, None) => Err(Denied::Nobody),
         }
     }
 
     async fn by_key(&self, presented: &HeaderValue) -> Result<Known, Denied> {
         if let Some(configured) = self.configured.as_ref().filter(|configured| configured.is(presented)) {
-            let principal = Principal::of_role(Kind::Key, "configured", Role::Admin, Reach::Everything);
-            return Ok(Known { principal: Arc::new(principal), counted: Some(configured.fingerprint()) });
+            let principal = Principal::of_role(Kind::Key, CONFIGURED, Role::Admin, Reach::Everything);
+            return Ok(Known { principal: Arc::new(principal), counted: Some(configured.fingerprint()), until: None });
         }
         let text = presented.to_str().unwrap_or_default();
         match self.keys.identify(text).await.map_err(Denied::Failed)? {
-            Ok(principal) => Ok(Known::of(principal)),
+            Ok((principal, until)) => Ok(Known { until, ..Known::of(principal) }),
             Err(closed) => Err(Denied::Wrong(match closed {
                 Closed::Unknown => unauthenticated(),
                 Closed::Expired => denied("key_expired", "this API key has expired"),
@@ -125,7 +132,7 @@ impl Auth {
 impl Known {
     fn of(principal: Principal) -> Self {
         let counted = Some(Arc::from(principal.to_string()));
-        Self { principal: Arc::new(principal), counted }
+        Self { principal: Arc::new(principal), counted, until: None }
     }
 }
 

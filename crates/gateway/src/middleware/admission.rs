@@ -47,7 +47,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         Ok(known) => known,
         Err(refused) => return refused.into_response(),
     };
-    let Some(Known { principal, counted }) = known else {
+    let Some(Known { principal, counted, until }) = known else {
         // Nobody is bound to anything yet, but a header that is none is none.
         return match context::namespace(request.headers(), &Principal::anonymous()) {
             Ok(_) => next.run(request).await,
@@ -55,7 +55,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         };
     };
     if let Some(found) = request.extensions().get::<Found>() {
-        found.note(Arc::clone(&principal));
+        found.note(Arc::clone(&principal), until);
     }
     let caller = counted.map_or(address, Caller::Key);
     let verdict = match limited {

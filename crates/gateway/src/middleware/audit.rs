@@ -1,6 +1,9 @@
-//! Notes every mutation, and everything that was denied.
+//! Notes every mutation before it is done and after, and everything that was denied.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -13,7 +16,7 @@ use super::admission::client;
 use crate::{
     access::{self, Need},
     app::App,
-    audit::{Entry, Log},
+    audit::{BEGUN, Entry, Log},
     context::{self, Found, Ids},
     problem::Problem,
 };
@@ -24,38 +27,47 @@ const LEFT: u16 = 499;
 const MOST_OF_PATH: usize = 512;
 const MOST_OF_NAME: usize = 128;
 
-/// A mutation is answered when it is noted.
+/// Set by [`record`]: the request was let in, and how it ends is noted there.
+#[derive(Clone, Debug, Default)]
+struct Recorded(Arc<AtomicBool>);
+
+/// Around everything: notes what was denied.
 pub(super) async fn audit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let is_mutation = path.starts_with("/api/") && !matches!(*request.method(), Method::GET | Method::HEAD);
-    if is_mutation && let Err(error) = app.audit.check() {
-        return Problem::from(error).into_response();
-    }
-    let begun = Begun::new(&app, &request);
+    let begun = Begun::new(&app, &request, Found::default());
+    let recorded = Recorded::default();
     request.extensions_mut().insert(begun.found.clone());
+    request.extensions_mut().insert(recorded.clone());
+    let response = next.run(request).await;
+    if is_denial(response.status()) && !recorded.0.load(Ordering::Relaxed) {
+        app.audit.note_later(begun.answered(&app.audit, &response), begun.is_of_stranger());
+    }
+    response
+}
+
+/// Around what is done for those who are let in: nothing is done before it is noted who wants what done, and how it ended is
+/// noted when it has.
+pub(super) async fn record(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let is_mutation =
+        request.uri().path().starts_with("/api/") && !matches!(*request.method(), Method::GET | Method::HEAD);
     if !is_mutation {
-        let response = next.run(request).await;
-        if is_denial(response.status()) {
-            let (entry, is_stranger) = begun.entry(&response);
-            app.audit.note_later(entry, is_stranger);
-        }
-        return response;
+        return next.run(request).await;
+    }
+    if let Some(Recorded(recorded)) = request.extensions().get() {
+        recorded.store(true, Ordering::Relaxed);
+    }
+    let found = request.extensions().get::<Found>().cloned().unwrap_or_default();
+    let begun = Begun::new(&app, &request, found);
+    if let Err(error) = app.audit.note(begun.filled(BEGUN, ""), begun.is_of_stranger()).await {
+        // It may be written all the same, when that can be done again.
+        app.audit.note_later(begun.filled(StatusCode::SERVICE_UNAVAILABLE.as_u16(), error.reason), false);
+        return Problem::from(error).into_response();
     }
     let mut pending = Pending { log: &app.audit, begun: Some(begun) };
     let response = next.run(request).await;
-    let Some(begun) = pending.begun.take() else { return response };
-    let (entry, is_stranger) = begun.entry(&response);
-    if is_stranger || response.status() == StatusCode::TOO_MANY_REQUESTS {
-        // Nothing was done, and nobody is to be made to wait for a flood of these.
-        if is_denial(response.status()) {
-            app.audit.note_later(entry, is_stranger);
-        }
-        return response;
+    if let Some(begun) = pending.begun.take() {
+        app.audit.note_end(begun.answered(&app.audit, &response)).await;
     }
-    match app.audit.note(entry).await {
-        Ok(()) => response,
-        Err(error) => Problem::from(error).into_response(),
-    }
+    response
 }
 
 fn is_denial(status: StatusCode) -> bool {
@@ -71,8 +83,7 @@ struct Pending<'a> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if let Some(begun) = self.begun.take() {
-            let (entry, _) = begun.filled(LEFT, "client_left");
-            self.log.note_later(entry, false);
+            self.log.note_later(Entry { at: self.log.now(), ..begun.filled(LEFT, "client_left") }, false);
         }
     }
 }
@@ -85,7 +96,7 @@ struct Begun {
 }
 
 impl Begun {
-    fn new(app: &App, request: &Request) -> Self {
+    fn new(app: &App, request: &Request, found: Found) -> Self {
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let action = match route.and_then(|route| access::need(request.method(), route)) {
             Some(Need::Rule(rule)) => rule.permission.as_str(),
@@ -105,37 +116,39 @@ impl Begun {
             target: request.uri().path().chars().take(MOST_OF_PATH).collect(),
             namespace: String::new(),
             address: address.to_string(),
-            status: 0,
+            status: BEGUN,
             code: String::new(),
             correlation_id,
             request_id,
         };
         let namespace = request.headers().get(context::NAMESPACE).cloned();
         let headers = namespace.map(|value| (http::HeaderName::from_static(context::NAMESPACE), value));
-        Self { entry, headers: headers.into_iter().collect(), found: Found::default() }
+        Self { entry, headers: headers.into_iter().collect(), found }
     }
 
-    /// With the answer; and whether nobody knows whose it is.
-    fn entry(self, response: &Response) -> (Entry, bool) {
+    fn is_of_stranger(&self) -> bool {
+        self.found.principal().is_none()
+    }
+
+    /// With the answer.
+    fn answered(&self, log: &Log, response: &Response) -> Entry {
         let code = response.extensions().get::<Problem>().map_or("", Problem::code);
-        self.filled(response.status().as_u16(), code)
+        Entry { at: log.now(), ..self.filled(response.status().as_u16(), code) }
     }
 
-    fn filled(self, status: u16, code: &str) -> (Entry, bool) {
-        let Self { entry, headers, found } = self;
-        let principal = found.principal();
+    fn filled(&self, status: u16, code: &str) -> Entry {
+        let principal = self.found.principal();
         // What was asked for, also where it is not theirs.
-        let asked = context::header(&headers, context::NAMESPACE).ok().flatten();
+        let asked = context::header(&self.headers, context::NAMESPACE).ok().flatten();
         let asked = asked.map(|text| text.chars().take(MOST_OF_NAME).collect());
         let own = || principal.and_then(|found| found.namespace().cloned()).unwrap_or_default().to_string();
-        let entry = Entry {
+        Entry {
             actor: principal.map(ToString::to_string).unwrap_or_default(),
             role: principal.and_then(|found| found.role).map(|role| role.to_string()).unwrap_or_default(),
             namespace: asked.unwrap_or_else(own),
             status,
             code: code.to_owned(),
-            ..entry
-        };
-        (entry, principal.is_none())
+            ..self.entry.clone()
+        }
     }
 }

@@ -3,11 +3,12 @@
 //! The order, outermost first, and why:
 //! 1. [`observe`]: gives the request its ids and writes what every answer has, problem documents included, so that
 //!    nothing inside can answer without them; counts and logs.
-//! 2. [`audit`]: notes what was done and what was denied, by whichever of the following.
+//! 2. [`audit`]: notes what was denied, by whichever of the following.
 //! 3. [`guard`]: refuses what a web page of somebody else sends, before anything is done for it.
 //! 4. [`admission`]: refuses who does not say who they are, who may not, and who asks too often, before they take up room.
-//! 5. [`limits`]: refuses what there is no room for, then bounds how long the rest takes.
-//! 6. panics: innermost, so that one request's panic ends as its problem, with the limits above released in good order.
+//! 5. [`audit`] again: notes what those who were let in want done, before it is done, and how it has ended.
+//! 6. [`limits`]: refuses what there is no room for, then bounds how long the rest takes.
+//! 7. panics: innermost, so that one request's panic ends as its problem, with the limits above released in good order.
 
 mod admission;
 mod audit;
@@ -31,6 +32,7 @@ pub(crate) fn apply(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>
     router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(app), limits::limit))
+        .layer(from_fn_with_state(Arc::clone(app), audit::record))
         .layer(from_fn_with_state(Arc::clone(app), admission::admit))
         .layer(from_fn_with_state(Arc::clone(app), guard::guard))
         .layer(from_fn_with_state(Arc::clone(app), audit::audit))

@@ -1,6 +1,5 @@
 //! What was done and what was denied is in the log, before anybody is told.
 
-use futures::FutureExt as _;
 use http::Method;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -39,10 +38,13 @@ async fn mutations_and_denials_are_noted_with_who_what_and_from_where() {
         told,
         [
             r#""DELETE /api/v1/agents/{id}" "failed" "key:configured""#.to_owned(),
+            r#""DELETE /api/v1/agents/{id}" "begun" "key:configured""#.to_owned(),
             r#""GET /api/v1/workflows" "denied" null"#.to_owned(),
             format!(r#""POST /api/v1/agents" "denied" "{viewer_actor}""#),
             r#""POST /api/v1/agents" "done" "key:configured""#.to_owned(),
+            r#""POST /api/v1/agents" "begun" "key:configured""#.to_owned(),
             r#""POST /api/v1/auth/keys" "done" "key:configured""#.to_owned(),
+            r#""POST /api/v1/auth/keys" "begun" "key:configured""#.to_owned(),
         ]
     );
     let noted = &read("?correlation_id=order-4711").await[0];
@@ -63,7 +65,7 @@ async fn mutations_and_denials_are_noted_with_who_what_and_from_where() {
     assert!(exported.iter().eq(entries.iter().rev()), "{exported:#?}");
 
     let found = rig.asked(ADMIN, Method::GET, "/api/v1/audit/verify", None).await.expect(200);
-    assert_eq!((&found["entries"], &found["faults"]), (&json!(5), &json!([])));
+    assert_eq!((&found["entries"], &found["faults"]), (&json!(8), &json!([])));
     let head = found["head"].as_str().unwrap();
     let path = format!("/api/v1/audit/verify?known={head}");
     assert_eq!(rig.asked(ADMIN, Method::GET, &path, None).await.expect(200)["faults"], json!([]));
@@ -83,7 +85,7 @@ async fn the_log_pages_from_the_newest_on() {
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         path = format!("/api/v1/audit?limit=2&cursor={cursor}");
     }
-    assert_eq!(seqs, [5, 4, 3, 2, 1]);
+    assert_eq!(seqs, [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
 }
 
 #[tokio::test]
@@ -93,15 +95,18 @@ async fn what_a_client_does_not_wait_for_is_noted_too() {
     let body = axum::body::Body::from_stream(futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
     let request = rig::request(Method::POST, "/api/v1/agents").header("content-type", "application/json");
     let request = request.header("x-api-key", ADMIN).body(body).unwrap();
-    {
-        let mut under_way = Box::pin(rig.gateway().router().oneshot(request));
-        // Once: it has begun, and waits.
-        assert!(under_way.as_mut().now_or_never().is_none());
+    // The log is written in order: when what comes later is done, it has begun, and waits.
+    tokio::select! {
+        answer = rig.gateway().router().oneshot(request) => panic!("it has an answer: {answer:?}"),
+        _ = create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })) => {}
     }
-    // The log is written in order: when the next entry is there, so is that one.
-    create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
+    create(&rig, ADMIN, &json!({ "name": "l", "role": "viewer" })).await;
     let page = rig.asked(ADMIN, Method::GET, "/api/v1/audit", None).await.expect(200);
-    let left = page["items"].as_array().unwrap().last().unwrap();
-    assert_eq!((&left["status"], &left["code"]), (&json!(499), &json!("client_left")), "{left}");
+    let entries = page["items"].as_array().unwrap();
+    let begun = entries.last().unwrap();
+    assert_eq!((&begun["status"], &begun["outcome"]), (&Value::Null, &json!("begun")), "{begun}");
+    let left = entries.iter().find(|entry| entry["code"] == "client_left").unwrap();
+    assert_eq!((&left["status"], &left["outcome"]), (&json!(499), &json!("unknown")), "{left}");
+    assert_eq!(left["request_id"], begun["request_id"]);
     assert_eq!(left["route"], "POST /api/v1/agents");
 }

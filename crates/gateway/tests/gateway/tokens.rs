@@ -97,3 +97,33 @@ async fn a_token_is_revoked_by_whoever_has_it() {
     rig.post(TOKEN, &json!({ "grant_type": "refresh_token" })).await.expect(400);
     rig.post(TOKEN, &json!({ "grant_type": "password" })).await.expect(400);
 }
+
+#[tokio::test]
+async fn a_rotated_key_takes_the_tokens_of_its_old_secret_with_it() {
+    let rig = protected().await;
+    let (key, id) = create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
+    let ask = json!({ "grant_type": "api_key" });
+    let before = rig.asked(&key, Method::POST, TOKEN, Some(&ask)).await.expect(200);
+    let rotate = format!("/api/v1/auth/keys/{id}/rotate");
+    let rotated = rig.asked(ADMIN, Method::POST, &rotate, Some(&json!({ "overlap": "1s" }))).await.expect(200);
+    testkit::eventually("the old secret's tokens to end", async || {
+        let answer = bearing(&rig, text(&before, "access_token"), Method::GET, "/api/v1/auth/me").await;
+        if answer.status == 401 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    let after = rig.asked(text(&rotated, "secret"), Method::POST, TOKEN, Some(&ask)).await.expect(200);
+    bearing(&rig, text(&after, "access_token"), Method::GET, "/api/v1/auth/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn an_agents_token_is_revoked_and_what_is_none_is_good_for_nothing() {
+    let rig = protected().await;
+    let agent = json!({ "name": "a", "role": "agent", "agent_id": "agt_01jx4q3nd8e5r0cawm6n8gs3kt" });
+    let (key, _) = create(&rig, ADMIN, &agent).await;
+    let pair = rig.asked(&key, Method::POST, TOKEN, Some(&json!({ "grant_type": "api_key" }))).await.expect(200);
+    let revoke = async |token: &str| rig.post("/api/v1/auth/revoke", &json!({ "token": token })).await;
+    // Here the gateway signs them with a key of its own.
+    revoke(text(&pair, "access_token")).await.expect(200);
+    bearing(&rig, text(&pair, "access_token"), Method::GET, "/api/v1/auth/me").await.expect(401);
+    revoke("no token at all").await.expect(200);
+}

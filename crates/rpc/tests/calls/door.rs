@@ -1,12 +1,12 @@
 //! Who is let in, and which replica is called.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use access::{Keys, Kind, Principal, Reach, Role, RootSecret, Signer};
 use contracts::registry::v1::{
     GetAgentRequest, HeartbeatRequest, RegisterAgentRequest, registry_service_client::RegistryServiceClient,
 };
-use domain::SystemClock;
+use domain::{Namespace, SystemClock};
 use rpc::{Caller, Door, Replicas, Token};
 use settings::Secret;
 use tokio::net::TcpListener;
@@ -46,6 +46,22 @@ async fn nobody_comes_in_who_does_not_say_who_they_are_and_a_check_of_health_is_
     let caller = caller.with_signer(Some(Signer::service(keys(TOKEN), "test")));
     let mut probe = HealthClient::new(caller.connect("registry", &replicas).unwrap());
     probe.watch(HealthCheckRequest::default()).await.unwrap();
+}
+
+/// An agent works over its session.
+#[tokio::test]
+async fn an_agents_token_opens_a_session_and_nothing_else() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let served = Served::on(listener, &Registry::default(), Some(door()), None);
+    let reach = Reach::Namespace(Namespace::default());
+    let agent = Some(domain::AgentId::from_parts(1, 1));
+    let agent = Principal { agent, ..Principal::of_role(Kind::Token, "agt_1", Role::Agent, reach) };
+    let token = keys(TOKEN).agent_token(&agent, Duration::from_mins(1)).unwrap();
+    let mut request = tonic::Request::new(GetAgentRequest::default());
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let caller = Caller::new(tasks());
+    let answer = client(&caller, &served.replicas()).get_agent(request).await;
+    assert_eq!(answer.map(drop).map_err(|status| status.code()), Err(Code::Unauthenticated));
 }
 
 /// A gateway calls for whoever asks it, and the service looks again: what its client may not, it may not for them.

@@ -70,8 +70,8 @@ impl Keys {
         Self { store, clock, pepper, found, used: Mutex::default() }
     }
 
-    /// Who presents this text.
-    pub(crate) async fn identify(&self, text: &str) -> Result<Result<Principal, Closed>, Error> {
+    /// Who presents this text, and until when it opens.
+    pub(crate) async fn identify(&self, text: &str) -> Result<Result<(Principal, Option<Timestamp>), Closed>, Error> {
         let (Some(pepper), Some(prefix)) = (&self.pepper, prefix(text)) else { return Ok(Err(Closed::Unknown)) };
         let find = async { self.store.find(prefix).await.map(|found| found.map(Arc::new)) };
         let found = self.found.try_get_with(prefix.to_owned(), find).await;
@@ -86,11 +86,12 @@ impl Keys {
         if record.revoked_at.is_some() {
             return Ok(Err(Closed::Revoked));
         }
-        if [record.expires_at, secret.expires_at].into_iter().flatten().any(|expires| expires <= now) {
+        let until = [record.expires_at, secret.expires_at].into_iter().flatten().min();
+        if until.is_some_and(|until| until <= now) {
             return Ok(Err(Closed::Expired));
         }
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id, now);
-        Ok(Ok(record.principal()))
+        Ok(Ok((record.principal(), until)))
     }
 
     /// A new secret.

@@ -57,7 +57,7 @@ async fn a_key_opens_until_it_is_revoked(place: settings::Database) {
     keys.add(&bound, &fresh).await.unwrap();
     assert_eq!(keys.get(bound.id).await.unwrap().unwrap(), bound);
 
-    let principal = keys.identify(&fresh.text).await.unwrap().unwrap();
+    let (principal, _) = keys.identify(&fresh.text).await.unwrap().unwrap();
     assert_eq!((principal.agent, principal.namespace().unwrap().as_str()), (Some(agent), "blue"));
     assert!(principal.may(Permission::AgentsRead));
     assert!(!principal.may(Permission::KeysManage), "a scope gives nothing that the role has not");
@@ -98,7 +98,7 @@ async fn a_rotated_key_opens_with_both_secrets_for_a_while(place: settings::Data
     assert!(keys.identify(&first.text).await.unwrap().is_ok());
     assert!(keys.rotate(record.id, &second, Duration::from_mins(5)).await.unwrap());
     for text in [&first.text, &second.text] {
-        assert_eq!(keys.identify(text).await.unwrap().unwrap().subject, record.id.to_string());
+        assert_eq!(keys.identify(text).await.unwrap().unwrap().0.subject, record.id.to_string());
     }
     world.clock.advance(Duration::from_mins(5));
     assert_eq!(keys.identify(&first.text).await.unwrap(), Err(Closed::Expired));

@@ -29,7 +29,10 @@ use self::{
     signing::{Claims, Signing},
     store::{Family, Refresh},
 };
-use super::keys::{REMEMBERED, no_secret, random};
+use super::{
+    CONFIGURED,
+    keys::{REMEMBERED, no_secret, random},
+};
 
 /// What every refresh token begins with.
 const MARK: &str = "trr_";
@@ -68,6 +71,8 @@ pub(crate) struct Tokens {
     shared: Option<access::Keys>,
     pepper: Option<hmac::Key>,
     outside: Option<Outside>,
+    /// The key of the settings, as families name it.
+    configured: Option<String>,
     /// By id; nothing where it is not there.
     families: moka::future::Cache<String, Option<Arc<Family>>>,
 }
@@ -78,16 +83,18 @@ pub(crate) struct Parts<'a> {
     pub(crate) secret: Option<&'a RootSecret>,
     pub(crate) shared: Option<access::Keys>,
     pub(crate) outside: Option<Outside>,
+    /// The key of the settings, which differs where that is another one.
+    pub(crate) configured: Option<String>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Tokens {
     pub(crate) fn new(store: Arc<dyn TokenStore>, parts: Parts<'_>) -> Result<Self, SigningError> {
-        let Parts { settings, secret, shared, outside, clock } = parts;
+        let Parts { settings, secret, shared, outside, configured, clock } = parts;
         let signing = Signing::of(&settings, secret)?;
         let pepper = secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.derive("refresh-tokens")));
         let families = moka::future::Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
-        Ok(Self { store, clock, settings, signing, shared, pepper, outside, families })
+        Ok(Self { store, clock, settings, signing, shared, pepper, outside, configured, families })
     }
 
     /// Are there tokens of somebody else?
@@ -114,7 +121,7 @@ impl Tokens {
                 Err(refused) => return Ok(Err(refused)),
             };
             return Ok(match self.family(&claims.family).await? {
-                Some(family) if family.is_good(now) => Ok(claims.principal()),
+                Some(family) if family.is_good(now) && self.is_of_present_key(&family) => Ok(claims.principal()),
                 Some(_) | None => Err(Refused::Revoked),
             });
         }
@@ -129,17 +136,24 @@ impl Tokens {
         }
     }
 
-    /// Exchanges a key for tokens, within these scopes.
-    pub(crate) async fn exchange(&self, principal: &Principal, scopes: Option<Permissions>) -> Result<Pair, Error> {
+    /// Exchanges a key, which opens until then, for tokens within these scopes.
+    pub(crate) async fn exchange(
+        &self,
+        principal: &Principal,
+        until: Option<Timestamp>,
+        scopes: Option<Permissions>,
+    ) -> Result<Pair, Error> {
         let principal = principal.clone().scoped(scopes);
         let now = self.clock.now();
         let text = serde_json::to_string(&principal).map_err(Error::internal)?;
+        let expires_at = now + self.settings.refresh_expiration;
+        let configured = self.configured.as_ref().filter(|_| principal.subject == CONFIGURED);
         let family = Family {
             id: format!("fam_{}", random::<16>()?),
-            key_id: principal.subject.clone(),
+            key_id: configured.unwrap_or(&principal.subject).clone(),
             principal: text,
             created_at: now,
-            expires_at: now + self.settings.refresh_expiration,
+            expires_at: until.map_or(expires_at, |until| until.min(expires_at)),
             is_revoked: false,
         };
         let (refresh, kept) = self.fresh(&family.id, now)?;
@@ -154,7 +168,7 @@ impl Tokens {
         let Some(used) = self.presented(text).await? else { return Ok(Err(Refused::Invalid)) };
         let family = self.store.family(&used.family).await.map_err(::store::error)?;
         let Some(family) = family else { return Ok(Err(Refused::Invalid)) };
-        if family.is_revoked {
+        if family.is_revoked || !self.is_of_present_key(&family) {
             return Ok(Err(Refused::Revoked));
         }
         if family.expires_at <= now {
@@ -186,6 +200,12 @@ impl Tokens {
         self.store.revoke(&family, now).await.map_err(::store::error)?;
         self.families.invalidate(&family).await;
         Ok(true)
+    }
+
+    /// Where the key of the settings is another one now, what it was exchanged for is good no more.
+    fn is_of_present_key(&self, family: &Family) -> bool {
+        let is_configured = family.key_id.strip_prefix(CONFIGURED).is_some_and(|rest| rest.starts_with(':'));
+        !is_configured || self.configured.as_ref() == Some(&family.key_id)
     }
 
     /// Forgets what is known of families: a key was revoked.

@@ -19,11 +19,17 @@ const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 struct World {
     folder: tempfile::TempDir,
     clock: Arc<ManualClock>,
+    /// The key of the settings.
+    configured: &'static str,
 }
 
 impl World {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), clock: Arc::new(ManualClock::at(START)) }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            clock: Arc::new(ManualClock::at(START)),
+            configured: "configured:1",
+        }
     }
 
     async fn tokens(&self, settings: Jwt, outside: Option<Outside>) -> Tokens {
@@ -32,7 +38,14 @@ impl World {
         let secret = RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long"));
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let shared = Some(access::Keys::of(&secret, Arc::clone(&clock)));
-        let parts = Parts { settings, secret: Some(&secret), shared, outside, clock };
+        let parts = Parts {
+            settings,
+            secret: Some(&secret),
+            shared,
+            outside,
+            configured: Some(self.configured.to_owned()),
+            clock,
+        };
         Tokens::new(crate::store::over!(TokenStore, database), parts).unwrap()
     }
 
@@ -138,7 +151,7 @@ async fn every_algorithm_signs_and_a_key_before_it_is_good_until_its_tokens_expi
         let world = World::new();
         let old = world.pair(algorithm, 1);
         let tokens = world.tokens(old.clone(), None).await;
-        let pair = tokens.exchange(&somebody(), None).await.unwrap();
+        let pair = tokens.exchange(&somebody(), None, None).await.unwrap();
         let expected = Principal { kind: Kind::Token, ..somebody() };
         assert_eq!(tokens.identify(&pair.access).await.unwrap(), Ok(expected.clone()), "{algorithm:?}");
 
@@ -158,7 +171,7 @@ async fn forged_tokens_are_refused() {
     let settings = world.pair(Algorithm::ES256, 1);
     let public = std::fs::read(settings.public_key_file.as_ref().unwrap()).unwrap();
     let tokens = world.tokens(settings, None).await;
-    let sound = tokens.exchange(&somebody(), None).await.unwrap().access;
+    let sound = tokens.exchange(&somebody(), None, None).await.unwrap().access;
     let header = jsonwebtoken::decode_header(&sound).unwrap();
     let (head, rest) = sound.split_once('.').unwrap();
     let (claims, signature) = rest.split_once('.').unwrap();
@@ -183,6 +196,34 @@ async fn forged_tokens_are_refused() {
         assert_eq!(refused(&tokens, forged).await, Some(Refused::Invalid), "{forged}");
     }
     assert_eq!(refused(&tokens, &sound).await, None);
+}
+
+#[tokio::test]
+async fn the_tokens_of_the_configured_key_end_where_it_is_replaced() {
+    let mut world = World::new();
+    let before = world.tokens(Jwt::default(), None).await;
+    let configured = Principal::of_role(Kind::Key, "configured", Role::Admin, Reach::Everything);
+    let (own, of_key) = (
+        before.exchange(&configured, None, None).await.unwrap(),
+        before.exchange(&somebody(), None, None).await.unwrap(),
+    );
+    assert_eq!(refused(&before, &own.access).await, None);
+    world.configured = "configured:2";
+    let after = world.tokens(Jwt::default(), None).await;
+    assert_eq!(refused(&after, &own.access).await, Some(Refused::Revoked));
+    assert!(matches!(after.refresh(&own.refresh).await.unwrap(), Err(Refused::Revoked)));
+    assert_eq!(refused(&after, &of_key.access).await, None);
+}
+
+#[tokio::test]
+async fn what_a_key_is_exchanged_for_is_good_no_longer_than_its_secret() {
+    let world = World::new();
+    let tokens = world.tokens(Jwt::default(), None).await;
+    let until = START + Duration::from_mins(5);
+    let pair = tokens.exchange(&somebody(), Some(until), None).await.unwrap();
+    assert_eq!(pair.expires_in, Duration::from_mins(5));
+    world.clock.advance(Duration::from_mins(6));
+    assert!(matches!(tokens.refresh(&pair.refresh).await.unwrap(), Err(Refused::Expired)));
 }
 
 /// One that is made of a secret is any bytes, those of spaces among them.
@@ -214,10 +255,10 @@ async fn other_audiences_issuers_and_times_are_refused() {
     let ours = world.tokens(with("troupe", "troupe"), None).await;
     for (audience, issuer) in [("another", "troupe"), ("troupe", "another")] {
         let theirs = world.tokens(with(audience, issuer), None).await;
-        let token = theirs.exchange(&somebody(), None).await.unwrap().access;
+        let token = theirs.exchange(&somebody(), None, None).await.unwrap().access;
         assert_eq!(refused(&ours, &token).await, Some(Refused::Invalid), "{audience} {issuer}");
     }
-    let token = ours.exchange(&somebody(), None).await.unwrap().access;
+    let token = ours.exchange(&somebody(), None, None).await.unwrap().access;
     world.clock.set(START - Duration::from_secs(20));
     assert_eq!(refused(&ours, &token).await, None, "clocks may be apart a little");
     world.clock.set(START - Duration::from_mins(5));
@@ -234,7 +275,7 @@ async fn an_agents_token_is_one_that_communication_takes_as_well() {
     let agent = domain::AgentId::from_parts(1, 1);
     let reach = Reach::Namespace("blue".parse().unwrap());
     let asked = Principal { agent: Some(agent), ..Principal::of_role(Kind::Key, "key_1", Role::Agent, reach) };
-    let token = tokens.exchange(&asked, None).await.unwrap().access;
+    let token = tokens.exchange(&asked, None, None).await.unwrap().access;
     let found = tokens.identify(&token).await.unwrap().unwrap();
     assert_eq!((found.subject, found.agent), (agent.to_string(), Some(agent)));
     let shared = tokens.shared.as_ref().unwrap().anybody(&token).unwrap();
