@@ -1,6 +1,7 @@
 //! Every suite that needs the whole product, as one binary, so that it links once.
 
 mod architecture;
+mod attack;
 mod bad_input;
 mod bench;
 mod cluster;
