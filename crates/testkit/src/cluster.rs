@@ -32,7 +32,7 @@ pub const TWO_OF_EACH: &Size =
     &[("registry", 2), ("communication", 2), ("orchestrator", 2), ("agent-runner", 2), ("gateway", 2)];
 
 /// What the processes present to each other, and agents of one's own to communication.
-pub const TOKEN: &str = "a-token-of-the-tests";
+pub const TOKEN: &str = "a-token-of-the-tests-that-is-long";
 /// The name in all certificates of an encrypted cluster.
 pub const CERT_NAME: &str = "troupe.internal";
 const CERTS: &str = "certs";
