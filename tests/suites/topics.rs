@@ -76,7 +76,9 @@ async fn tell(task: Task) -> Result<Value, Failure> {
 fn link(address: String) -> Link {
     let channel = Endpoint::from_shared(address).expect("it is an address").connect_lazy();
     Link::new(MapRequest::new(channel, |mut request: Request<Body>| {
-        request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("Bearer a-token-of-the-tests"));
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, HeaderValue::from_static("Bearer a-token-of-the-tests-that-is-long"));
         request
     }))
 }

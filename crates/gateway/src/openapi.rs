@@ -138,6 +138,8 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if creates(path, method) {
         let meaning = "sent again with the same key and body, the request creates nothing twice";
         parameters.push(header::<Key>("Idempotency-Key", meaning));
+        // Another request has had the key.
+        failures.push(StatusCode::UNPROCESSABLE_ENTITY);
     }
     if operation.request_body.is_some() {
         failures.extend([

@@ -25,7 +25,7 @@ impl Product {
     }
 
     async fn cluster() -> Self {
-        let settings = format!("api_key = {ADMIN:?}\nrate_limit = {{ per_minute = 0 }}\n");
+        let settings = format!("api_key = {ADMIN:?}\n");
         Self::Cluster(Box::new(
             Cluster::start(Setup { size: ONE_OF_EACH, settings: &settings, ..Setup::default() }).await,
         ))

@@ -88,9 +88,11 @@ impl Idempotency {
 
 fn reused() -> Problem {
     let detail = "this Idempotency-Key belongs to another request: another route or another body; use a new key";
-    Problem::new(StatusCode::CONFLICT, "idempotency_key_reused", detail).with_violations(vec![errors::Violation::new(
-        "Idempotency-Key",
-        "idempotency_key_reused",
-        "was used for another route or another body",
-    )])
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail).with_violations(vec![
+        errors::Violation::new(
+            "Idempotency-Key",
+            "idempotency_key_reused",
+            "was used for another route or another body",
+        ),
+    ])
 }

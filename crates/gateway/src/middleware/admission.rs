@@ -31,7 +31,7 @@ fn is_open(path: &str) -> bool {
 }
 
 /// Where a credential is presented in the body, so that who has none in a header may come too.
-const TOKEN: &str = "/api/v1/auth/token";
+const IN_BODY: [&str; 2] = ["/api/v1/auth/token", "/api/v1/auth/revoke"];
 
 /// Finds out who asks, whether they may, and of all of them lets nobody ask too often.
 ///
@@ -43,7 +43,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     }
     let limited = path.starts_with("/api/").then(|| class(&request));
     let address = Caller::at(client(&app, &request));
-    let known = match identify(&app, &address, request.headers(), path == TOKEN).await {
+    let known = match identify(&app, &address, request.headers(), IN_BODY.contains(&path)).await {
         Ok(known) => known,
         Err(refused) => return refused.into_response(),
     };

@@ -235,7 +235,7 @@ async fn an_idempotency_key_is_its_callers() {
     };
     let first = post(ADMIN).await.expect(201);
     assert_eq!(post(ADMIN).await.expect(201), first);
-    assert_eq!(post(&other).await.expect(409)["code"], "idempotency_key_reused");
+    assert_eq!(post(&other).await.expect(422)["code"], "idempotency_key_reused");
 }
 
 /// `TROUPE_WRITE_DOCS=1` writes it.

@@ -28,9 +28,9 @@ async fn a_key_belongs_to_one_route_and_one_body() {
     let body = json!({ "agent_type": "echo", "name": "one" });
     rig.post_with_key(AGENTS, "k", &body).await.expect(201);
     let other_body = rig.post_with_key(AGENTS, "k", &json!({ "agent_type": "echo", "name": "two" })).await;
-    assert_eq!(other_body.expect(409)["code"], "idempotency_key_reused");
+    assert_eq!(other_body.expect(422)["code"], "idempotency_key_reused");
     let other_route = rig.post_with_key("/api/v1/workflows", "k", &body).await;
-    assert_eq!(other_route.expect(409)["code"], "idempotency_key_reused");
+    assert_eq!(other_route.expect(422)["code"], "idempotency_key_reused");
     rig.post(AGENTS, &json!({ "agent_type": "echo", "name": "three" })).await.expect(201);
 }
 
