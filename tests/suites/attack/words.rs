@@ -96,7 +96,7 @@ async fn words_are_words(mut product: Product) {
 }
 
 async fn is_a_word_in_a_path_and_a_query(api: &Api, word: &str) {
-    let escaped: String = word.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let escaped = word.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
     for path in [
         format!("/api/v1/agents/{escaped}"),
         format!("/api/v1/executions/{escaped}/events"),
@@ -122,22 +122,13 @@ async fn words_are_words_in_a_cluster() {
     words_are_words(Product::cluster().await).await;
 }
 
-/// In the manner of the JSON test suite: what is JSON (RFC 8259), and what is not.
-#[tokio::test]
-async fn what_is_no_json_is_refused_and_what_is_is_kept() {
-    let mut product = Product::embedded().await;
-    let api = product.api();
-    let definition = json!({ "name": "echo", "steps": [{ "id": "a", "agent_type": "echo", "input": "${{ input }}" }], "output": "${{ steps.a.output }}" });
-    let workflow = admin(&api, Method::POST, "/api/v1/workflows", Some(&definition)).await.expect(201);
-    let execute = format!("/api/v1/workflows/{}/execute", workflow["id"].as_str().expect("an id"));
-    let send = async |input: &[u8]| {
-        let body = [b"{\"wait_ms\": 60000, \"input\": ", input, b"}"].concat();
-        let request =
-            api.request(Method::POST, &execute).header("x-api-key", ADMIN).header(CONTENT_TYPE, "application/json");
-        api.send(request.body(body)).await.expect("an answer comes")
-    };
-    let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    let no: Vec<Vec<u8>> = [
+fn deep(depth: usize) -> String {
+    format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+}
+
+/// In the manner of the JSON test suite: what is not JSON (RFC 8259).
+fn no_json() -> Vec<Vec<u8>> {
+    [
         "",
         "[1,]",
         "[,1]",
@@ -188,8 +179,24 @@ async fn what_is_no_json_is_refused_and_what_is_is_kept() {
         b"\"a\0b\"".to_vec(),
     ])
     .chain([deep(100_000).into_bytes(), "[".repeat(100_000).into_bytes(), "{\"a\":".repeat(100_000).into_bytes()])
-    .collect();
-    for input in &no {
+    .collect()
+}
+
+/// In the manner of the JSON test suite: what is JSON (RFC 8259), and what is not.
+#[tokio::test]
+async fn what_is_no_json_is_refused_and_what_is_is_kept() {
+    let mut product = Product::embedded().await;
+    let api = product.api();
+    let definition = json!({ "name": "echo", "steps": [{ "id": "a", "agent_type": "echo", "input": "${{ input }}" }], "output": "${{ steps.a.output }}" });
+    let workflow = admin(&api, Method::POST, "/api/v1/workflows", Some(&definition)).await.expect(201);
+    let execute = format!("/api/v1/workflows/{}/execute", workflow["id"].as_str().expect("an id"));
+    let send = async |input: &[u8]| {
+        let body = [b"{\"wait_ms\": 60000, \"input\": ", input, b"}"].concat();
+        let request =
+            api.request(Method::POST, &execute).header("x-api-key", ADMIN).header(CONTENT_TYPE, "application/json");
+        api.send(request.body(body)).await.expect("an answer comes")
+    };
+    for input in &no_json() {
         let answer = send(input).await;
         let shown = String::from_utf8_lossy(&input[..input.len().min(60)]).into_owned();
         assert_eq!(answer.status, 400, "{shown}: {answer:?}");

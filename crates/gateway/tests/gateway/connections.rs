@@ -18,7 +18,7 @@ pub(crate) const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\
 
 /// Does it to a gateway that listens.
 pub(crate) async fn served<F: Future>(settings: Settings, work: impl FnOnce(SocketAddr) -> F) -> F::Output {
-    let rig = Rig::with(settings).await;
+    let rig = Box::pin(Rig::with(settings)).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let worked = async {

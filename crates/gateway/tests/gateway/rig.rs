@@ -155,7 +155,7 @@ async fn try_start(
     let tasks = Tasks::new(shutdown.clone());
     let secret = Some(RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long")));
     let credentials = Credentials { api_key: key, secret, shared: None };
-    gateway::start(settings, credentials, peers, Arc::new(SystemClock), &tasks).await
+    Box::pin(gateway::start(settings, credentials, peers, Arc::new(SystemClock), &tasks)).await
 }
 
 pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {

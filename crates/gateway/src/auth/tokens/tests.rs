@@ -329,7 +329,7 @@ mod outside {
             Self { url, asked, is_away, key, tasks }
         }
 
-        fn issuer(&self, more: serde_json::Value) -> Outside {
+        fn issuer(&self, more: &serde_json::Value) -> Outside {
             let mut settings = json!({ "issuer": "https://desk.example", "audience": "troupe", "jwks_url": self.url });
             settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             let settings: Issuer = serde_json::from_value(settings).unwrap();
@@ -362,7 +362,7 @@ mod outside {
     async fn its_tokens_say_who_may_do_what_and_where() {
         let desk = Desk::open().await;
         let world = World::new();
-        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(json!({})))).await;
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(&json!({})))).await;
         following(&tokens, async {
             let ada = tokens.identify(&desk.token("desk-1", |_| ())).await.unwrap().unwrap();
             let expected = Principal { kind: Kind::Token, subject: "ada".to_owned(), ..somebody() };
@@ -409,7 +409,7 @@ mod outside {
     #[tokio::test]
     async fn where_scopes_are_looked_at_what_they_do_not_name_is_not_granted() {
         let desk = Desk::open().await;
-        let tokens = World::new().tokens(Jwt::default(), Some(desk.issuer(json!({ "scope_claim": "scp" })))).await;
+        let tokens = World::new().tokens(Jwt::default(), Some(desk.issuer(&json!({ "scope_claim": "scp" })))).await;
         following(&tokens, async {
             for (scope, expected) in [
                 (json!("openid agents:read keys:manage"), Permissions::of(&[Permission::AgentsRead])),
@@ -430,7 +430,7 @@ mod outside {
     async fn its_keys_are_asked_for_seldom_and_outlive_its_absence() {
         let desk = Desk::open().await;
         let world = World::new();
-        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(json!({})))).await;
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(&json!({})))).await;
         following(&tokens, async {
             for number in 0..20 {
                 let unknown = desk.token(&format!("desk-{}", 100 + number), |_| ());
@@ -456,7 +456,7 @@ mod outside {
         let desk = Desk::open().await;
         let world = World::new();
         desk.is_away.store(true, Ordering::SeqCst);
-        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(json!({})))).await;
+        let tokens = world.tokens(Jwt::default(), Some(desk.issuer(&json!({})))).await;
         following(&tokens, async {
             let token = desk.token("desk-1", |_| ());
             assert_eq!(tokens.identify(&token).await.unwrap_err().reason, "issuer_unavailable");
