@@ -300,8 +300,9 @@ impl Tables {
 
     pub(super) fn prune(&mut self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> u64 {
         let log = self.events.entry(id).or_default();
-        let is_kept = |event: &EventRow| event.at >= before || event.sequence + 1 >= run;
-        let count = log.iter().skip(1).take(limit as usize).take_while(|event| !is_kept(event)).count();
+        let goes = |event: &EventRow| event.at < before && event.sequence + 1 < run;
+        let mut oldest = log.iter().skip(1).take(limit as usize);
+        let count = oldest.rposition(goes).map_or(0, |place| place + 1);
         if let Some(last) = log.drain(1..=count).next_back() {
             self.removed.insert(id, Pruned { to: last.sequence, hash: last.hash });
         }

@@ -236,8 +236,8 @@ pub(crate) trait Store: Send + Sync {
     }
     /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
-    /// Removes the oldest rows of earlier runs of an execution whose present run began with the event `run`, up to the first that
-    /// is not older than `before`, at most `limit` rows, and notes it; answers how many: none where there is nothing left to remove.
+    /// Removes the oldest rows of earlier runs of an execution whose present run began with the event `run`, up to the last
+    /// that is older than `before`, at most `limit` rows, and notes it; answers how many: none where there is nothing left to remove.
     /// The very first row stays, and the last event before `run`: its hash says where the chain goes on.
     async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64>;
     /// What was removed.

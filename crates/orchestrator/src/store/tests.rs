@@ -186,6 +186,16 @@ async fn earlier_runs_are_removed_from_their_oldest_on(place: Database) {
     assert_eq!(rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), [1, 2, 3, 7, 8, 9, 10, 11, 12]);
     assert_eq!(store.pruned(other.id).await.unwrap(), Some(Pruned { to: 6, hash: vec![9; 32] }));
     assert_eq!(store.prune(summary(3).id, 10, at(100), 9).await.unwrap(), 0);
+    // One of them was written while a clock was ahead.
+    let ahead = summary(4);
+    for (sequence, seconds) in (1..).zip([1, 2, 90, 4, 5, 6, 7]) {
+        let next = NewEvent { at: at(seconds), ..event(&ahead, sequence) };
+        store.append("one", &append(vec![next], vec![ahead.clone()], &held)).await.unwrap();
+        store.events(ahead.id, 0, 1).await.unwrap();
+    }
+    assert_eq!(store.prune(ahead.id, 7, at(3), 9).await.unwrap(), 1);
+    assert_eq!(store.prune(ahead.id, 7, at(5), 9).await.unwrap(), 2);
+    assert_eq!(store.events(ahead.id, 1, 1).await.unwrap().rows[0].sequence, 5);
     // It goes on.
     store.append("one", &append(vec![event(&first, 21)], vec![first.clone()], &held)).await.unwrap();
     assert_eq!(store.events(first.id, 0, 100).await.unwrap().rows.len(), 14);

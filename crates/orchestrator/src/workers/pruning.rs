@@ -1,8 +1,12 @@
 //! What is kept of executions that live for years: of runs before the present one, `history_retention`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use domain::Timestamp;
+use domain::{ExecutionId, Timestamp};
+use tokio::time::Instant;
 use workflow::Event;
 
 use super::{Live, chores::Chore, worker::Worker};
@@ -13,17 +17,35 @@ const AT_ONCE: usize = 256;
 /// The first event and the last before the present run are always kept.
 const ALWAYS_KEPT: u64 = 2;
 
+/// What a worker knows of its pruning.
+#[derive(Debug, Default)]
+pub(super) struct Pruning {
+    /// What is being pruned.
+    at_work: Weak<Vec<(ExecutionId, u64)>>,
+    /// The latest time before which something could go, and when that was.
+    latest: Option<(Timestamp, Instant)>,
+}
+
+impl Pruning {
+    /// Before when something may go. A clock that leaps ahead takes nothing at once: this goes on at most twice as fast as time does.
+    fn before(&mut self, now: Timestamp, retention: Duration) -> Option<Timestamp> {
+        let wanted = now.as_micros().checked_sub_unsigned(micros(retention)).map(Timestamp::from_micros)?;
+        let (latest, since) = self.latest.unwrap_or((wanted, Instant::now()));
+        let before = wanted.min(latest + 2 * since.elapsed());
+        self.latest = Some((before.max(latest), Instant::now()));
+        Some(before)
+    }
+}
+
 impl Worker {
     /// Has earlier runs removed whose time has come.
     pub(super) fn prune(&mut self) {
         let retention = self.shared.settings.history_retention;
         let now = self.shared.now();
-        let Some(before) = now.as_micros().checked_sub_unsigned(micros(retention)).map(Timestamp::from_micros) else {
-            return;
-        };
+        let Some(before) = self.pruning.before(now, retention) else { return };
         let pause = (retention / 16).clamp(Duration::ZERO, Duration::from_hours(1));
         // One at a time: the next would find the same.
-        if self.pruning.strong_count() > 0 {
+        if self.pruning.at_work.strong_count() > 0 {
             return;
         }
         let run = |live: &Live| {
@@ -39,7 +61,7 @@ impl Worker {
             .collect();
         if !runs.is_empty() {
             let runs = Arc::new(runs);
-            self.pruning = Arc::downgrade(&runs);
+            self.pruning.at_work = Arc::downgrade(&runs);
             self.chores.push(Chore::Prune { runs, before });
         }
     }
@@ -63,4 +85,26 @@ impl Worker {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_leaps_takes_nothing_at_once() {
+        let (week, hour) = (Duration::from_hours(7 * 24), Duration::from_hours(1));
+        let mut pruning = Pruning::default();
+        let begin = Timestamp::from_millis(1_700_000_000_000);
+        let mut before = |after: Duration| pruning.before(begin + week + after, week).unwrap();
+        assert_eq!(before(Duration::ZERO), begin);
+        tokio::time::advance(hour).await;
+        assert_eq!(before(hour), begin + hour);
+        tokio::time::advance(hour).await;
+        assert_eq!(before(8 * 24 * hour), begin + 3 * hour, "it is ahead");
+        assert_eq!(before(2 * hour), begin + 2 * hour, "it is right again");
+        assert_eq!(before(Duration::ZERO), begin, "it is behind");
+        tokio::time::advance(2 * hour).await;
+        assert_eq!(before(4 * hour), begin + 4 * hour);
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     convert::Infallible,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use super::{
     errands::hand_out,
     leaving::Leaving,
     lock_keeper::Numbered,
+    pruning::Pruning,
     timers::Timer,
     voters::Wanted,
     writer::{self, Job, Outcome},
@@ -95,8 +96,7 @@ pub(super) struct Worker {
     /// How often in a row the database has refused the events of an execution.
     pub(super) refusals: HashMap<ExecutionId, u32>,
     runner: Lanes<mpsc::Sender<Chore>>,
-    /// What is being pruned.
-    pub(super) pruning: Weak<Vec<(ExecutionId, u64)>>,
+    pub(super) pruning: Pruning,
     /// What the runner is to do, and of that what communication is to pass on.
     pub(super) chores: Turns,
     pub(super) mails: Turns,
@@ -132,7 +132,7 @@ impl Worker {
             frames: ends.frames,
             searches: ends.searches,
             runner: ends.chores,
-            pruning: Weak::new(),
+            pruning: Pruning::default(),
             chores: Turns::default(),
             mails: Turns::default(),
             lock_keeper: ends.locks,

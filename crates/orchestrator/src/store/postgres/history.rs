@@ -7,15 +7,12 @@ use store::Postgres;
 use super::executions::part;
 use crate::store::{Pruned, key, pack::Part};
 
-/// The last row that goes. It is looked for among the oldest alone, so that nobody waits long for it: of them goes what is before the
-/// first that stays, so that what is left has no gap after the oldest of it. A row may hold several events.
+/// The last row that goes. It is looked for among the oldest alone, so that nobody waits long for it; all before it go as well, also
+/// one that says to be younger: then a clock was wrong. A row may hold several events.
 const LAST: &str = "WITH oldest AS MATERIALIZED (\
         SELECT sequence, at, count FROM execution_events WHERE execution_id = $1 AND sequence > 1 ORDER BY sequence LIMIT $4) \
-    SELECT execution_id, sequence, at, data, hash, count FROM execution_events \
-    WHERE execution_id = $1 AND sequence > 1 AND sequence < COALESCE(\
-        (SELECT min(sequence) FROM oldest WHERE at >= $2 OR sequence + GREATEST(count, 1) > $3), \
-        (SELECT max(sequence) + 1 FROM oldest)) ORDER BY sequence DESC LIMIT 1";
-
+    SELECT execution_id, sequence, at, data, hash, count FROM execution_events WHERE execution_id = $1 AND sequence = \
+        (SELECT max(sequence) FROM oldest WHERE at < $2 AND sequence + GREATEST(count, 1) <= $3)";
 /// What a replica that was slower removes may have been removed, and more.
 const PRUNE: &str = "WITH removed AS (\
         DELETE FROM execution_events WHERE execution_id = $1 AND sequence > 1 AND sequence <= $2 RETURNING 1), \
