@@ -13,6 +13,7 @@ use super::{
 
 mod journal;
 mod locks;
+mod model;
 mod plans;
 mod silence;
 
@@ -31,12 +32,14 @@ testkit::conformance! {
     orders_of_who_lost_the_shard_are_not_done
     which_executions_have_ended_is_told_of_many_at_once
     the_tables_of_a_later_release_are_left_alone
+    two_replicas_do_what_a_map_does
 }
 
 use locks::{
     locks_are_given_in_the_order_of_those_who_ask, orders_of_who_lost_the_shard_are_not_done,
     which_executions_have_ended_is_told_of_many_at_once,
 };
+use model::two_replicas_do_what_a_map_does;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
 pub(crate) const LEASE: Duration = Duration::from_mins(1);

@@ -191,15 +191,17 @@ impl Journal {
         let data = data.encode_to_vec();
         let bytes = data.len();
         let _turn = self.turn.lock().await;
-        let first = self.note(append)?;
-        let query = sqlx::query(INSERT).bind(data).bind(claimed.clone()).bind(owner.to_owned());
-        let inserted = query.bind(claims.len() as i64).bind(json(&first)).execute(&self.sqlite.writer).await?;
-        if inserted.rows_affected() == 0 {
+        let mut row = None;
+        if let Some(first) = self.note(append) {
+            let query = sqlx::query(INSERT).bind(data).bind(claimed.clone()).bind(owner.to_owned());
+            let inserted = query.bind(claims.len() as i64).bind(json(&first)).execute(&self.sqlite.writer).await?;
+            row = (inserted.rows_affected() > 0).then(|| inserted.last_insert_rowid());
+        }
+        let Some(row) = row else {
             let query = sqlx::query_scalar(HELD).bind(claimed).bind(owner.to_owned());
             let held: i64 = query.fetch_one(&self.sqlite.writer).await?;
             return Err(if held == claims.len() as i64 { AppendError::Diverged } else { AppendError::Fenced });
-        }
-        let row = inserted.last_insert_rowid();
+        };
         let mut waiting = self.waiting();
         waiting.events += append.events.len();
         waiting.bytes += bytes;
@@ -210,7 +212,8 @@ impl Journal {
     }
 
     /// Notes what an append touches; answers with the first event of each execution of which only its table knows where it ends.
-    fn note(&self, append: &Append) -> Result<BTreeMap<String, u64>, AppendError> {
+    /// `None`: one of them ends elsewhere.
+    fn note(&self, append: &Append) -> Option<BTreeMap<String, u64>> {
         let mut waiting = self.waiting();
         let mut first = BTreeMap::new();
         let mut before = None;
@@ -220,14 +223,14 @@ impl Journal {
             }
             before = Some(event.execution);
             match waiting.executions.entry(event.execution).or_insert(None) {
-                Some(last) if last.sequence + 1 != event.sequence => return Err(AppendError::Diverged),
+                Some(last) if last.sequence + 1 != event.sequence => return None,
                 Some(_) => {}
                 None => {
                     first.entry(hex(event.execution)).or_insert(event.sequence);
                 }
             }
         }
-        Ok(first)
+        Some(first)
     }
 
     /// Puts in its place what this process had committed before this call.
