@@ -24,7 +24,7 @@ async fn begin(directory: &tempfile::TempDir) -> (Worker, ExecutionId) {
     worker(&shared(directory.path()).await, &definition).await
 }
 
-/// What was counted since the last look.
+/// What was counted since the start.
 fn counted(worker: &Worker) -> Vec<Invariant> {
     let violations = &worker.shared.violations;
     Invariant::ALL.into_iter().filter(|invariant| violations.count(*invariant) > 0).collect()

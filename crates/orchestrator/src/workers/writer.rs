@@ -205,9 +205,11 @@ async fn commit_part(shared: &Shared, append: &Append) -> Result<(), AppendError
     let started = Instant::now();
     crash_point("orchestrator.commit.before");
     let appended = shared.store.append(&shared.owner, append).await;
-    crash_point("orchestrator.commit.after");
     match &appended {
-        Ok(()) => metrics::committed(events, started.elapsed()),
+        Ok(()) => {
+            crash_point("orchestrator.commit.after");
+            metrics::committed(events, started.elapsed());
+        }
         Err(error) => {
             metrics::commit_failed();
             tracing::error!(error = errors::chain(error), events, "a commit of the log failed");

@@ -244,9 +244,26 @@ impl Journal {
         if is_waiting { self.settle().await } else { Ok(()) }
     }
 
+    /// The same, after shards were taken from another process, which may have gone on with what this one remembers of them.
+    pub(super) async fn take_over(&self) -> sqlx::Result<()> {
+        let turn = self.turn.lock().await;
+        let mut settled = self.settle_in(&turn).await?;
+        let newest = settled.newest;
+        while settled.to < newest && !settled.is_all() {
+            settled = self.settle_in(&turn).await?;
+        }
+        // All that this process has committed is in its place, and it commits nothing meanwhile.
+        *self.waiting() = Waiting::default();
+        Ok(())
+    }
+
     /// Puts the oldest in its place, as much as is done at once.
     pub(super) async fn settle_some(&self) -> sqlx::Result<Settled> {
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
+        self.settle_in(&turn).await
+    }
+
+    async fn settle_in(&self, _: &tokio::sync::MutexGuard<'_, ()>) -> sqlx::Result<Settled> {
         let mut transaction = self.sqlite.writer.begin_with("BEGIN IMMEDIATE").await?;
         let (mut parts, mut summaries) = (Vec::new(), BTreeMap::new());
         let (mut events, mut bytes, mut to, mut is_all) = (0, 0, None, true);

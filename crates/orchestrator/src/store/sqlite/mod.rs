@@ -116,7 +116,7 @@ impl Store for SqliteStore {
         let claimed = shards::claim(&self.sqlite, owner, most, lease, take_over).await?;
         // What whoever had them has committed may be in the journal, of which this process knows nothing. They commit nothing more.
         if !claimed.is_empty() {
-            self.journal.settle_all().await?;
+            self.journal.take_over().await?;
         }
         Ok(claimed)
     }
