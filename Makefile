@@ -81,7 +81,7 @@ test-simulator: test-tools ## Run TROUPE_SIM_RUNS (default 200,000) random histo
 	TROUPE_SIM_SEEDS=$${TROUPE_SIM_SEEDS:-100000} cargo nextest run --release -p orchestrator --lib -E 'test(simulator::)' --success-output final
 
 .PHONY: record-histories
-record-histories: test-tools build ## Keep histories and data of this version, once, for later ones to replay and go on with
+record-histories: test-tools build ## Keep histories and data of the present format, once, for later ones to replay and go on with
 	TROUPE_RECORD_HISTORIES=1 cargo nextest run --workspace \
 	  -E 'package(workflow) and (binary(patterns) or binary(simulator)) or test(histories::)'
 	@# Everything in one file of each database, and nothing that is not used.

@@ -1,9 +1,9 @@
 //! Data of each release on SQLite, opened by this one: it migrates, what has ended is as it was, and what lives goes on to the
 //! right end.
 //!
-//! `tests/histories/<version>/data` is the data directory of a process that died in the middle of putting its journal in place;
+//! `tests/histories/<format>/data` is the data directory of a process that died in the middle of putting its journal in place;
 //! `executions.json` says of each execution how it had ended, or which signals bring it to which end. `make record-histories`
-//! keeps those of the present version, once.
+//! keeps those of the present format, once.
 
 use std::{
     fs, io,
@@ -15,6 +15,10 @@ use serde_json::{Value, json};
 use testkit::{Api, Server, eventually, within};
 
 use crate::kill::{check_all, check_nothing_left, driver::Driver, prepare};
+
+/// What is written now: the version with which it was written first, and what is new in it. A change of what the databases have gets
+/// a name of its own here, so that it is kept as well.
+const FORMAT: &str = "0.1.0-packs";
 
 fn folder() -> PathBuf {
     testkit::workspace().join("tests/histories")
@@ -74,9 +78,35 @@ async fn ended(api: &Api) -> Vec<Value> {
     executions
 }
 
-/// A data directory of this version, with what is to be expected of it.
+/// Has begun anew many times, and waits; of its earlier runs some are removed.
+async fn pruned(api: &Api) -> String {
+    let again = json!({ "status": "continued", "input": { "round": "${{ input.round + 1 }}" } });
+    let definition = json!({
+        "name": "rounds",
+        "steps": [
+            { "id": "work", "agent_type": "echo", "action": "echo", "input": "${{ input.round }}" },
+            { "id": "again", "depends_on": ["work"], "when": "input.round < 150", "end": again },
+            { "id": "wait", "when": "input.round == 150", "signal": { "name": "go" } },
+        ],
+        "output": "${{ steps.wait.output }}",
+    });
+    let workflow = api.define(&definition).await;
+    let id = api.execute(&workflow, &json!({ "round": 1 })).await;
+    waits(api, &id, "signal", 1).await;
+    eventually("earlier runs go", || async {
+        let sequences: Vec<_> =
+            api.events(&id).await.iter().map(|event| event["sequence"].as_u64().expect("a number")).collect();
+        if sequences.windows(2).any(|pair| pair[0] + 1 != pair[1]) { Ok(()) } else { Err(sequences.len()) }
+    })
+    .await;
+    id
+}
+
+/// A data directory of the present format, with what is to be expected of it.
 async fn record(folder: &Path) {
-    let mut server = Server::start().await;
+    let retention =
+        [("TROUPE_ORCHESTRATOR__HISTORY_RETENTION", "0s"), ("TROUPE_ORCHESTRATOR__SWEEP_INTERVAL", "200ms")];
+    let mut server = Server::start_with(&retention).await;
     let api = server.api();
     let driver = Driver::start(vec![server.url()], vec![prepare(&api).await]);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
@@ -97,7 +127,9 @@ async fn record(folder: &Path) {
     let shown = api.get(&format!("/api/v1/executions/{first}")).await.expect(200);
     let child = shown["steps"].as_array().and_then(|steps| steps.iter().find(|step| step["step_id"] == "child"));
     let child = child.expect("a step that has a child")["child_id"].clone();
+    let pruned = pruned(&api).await;
     let mut executions = ended(&api).await;
+    executions.push(json!({ "id": pruned, "then": [[pruned, "go", 9]], "status": "completed", "output": 9 }));
     let then = [json!([child, "grow", 5]), json!([first, "go", 20]), json!([first, "go", 30])];
     let output = json!([1, 30, 6, "early"]);
     executions.push(json!({ "id": first, "then": then, "status": "completed", "output": output }));
@@ -131,7 +163,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_of_each_release_is_migrated_and_goes_on() {
-    let present = folder().join(env!("CARGO_PKG_VERSION"));
+    let present = folder().join(FORMAT);
     if std::env::var_os("TROUPE_RECORD_HISTORIES").is_some() && !present.exists() {
         record(&present).await;
     }

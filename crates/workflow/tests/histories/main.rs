@@ -1,6 +1,6 @@
 //! Histories that releases have written, replayed by this one: to the same states, with the same hashes.
 //!
-//! `make record-histories` keeps those of the present version: each play of docs/patterns.md, and lives from the simulator that
+//! `make record-histories` keeps those of the present format: each play of docs/patterns.md, and lives from the simulator that
 //! have every kind of event. What is kept is never written again: where this test fails, the code has to learn to read it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where what it expects is not there")]

@@ -10,7 +10,11 @@ use domain::{Payload, Timestamp};
 use serde_json::{Value, json};
 use workflow::{Definition, Effect, Event, Execution, Limits, Plan, Recorded, StepView, chain};
 
-/// Where the histories of all releases are, each in the folder of its version.
+/// What is written now: the version with which it was written first, and what is new in it. A change of events gets a name of its own
+/// here, so that it is kept as well.
+const FORMAT: &str = "0.1.0-carried";
+
+/// Where the histories of all releases are, each in the folder of its format.
 pub(crate) fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories"))
 }
@@ -20,7 +24,8 @@ pub(crate) fn plan(definition: &str) -> Arc<Plan> {
     Arc::new(definition.unwrap_or_else(|faults| panic!("{faults:?}")).plan)
 }
 
-/// Keeps a history of the present release where `TROUPE_RECORD_HISTORIES` is set. What is kept already stays as it is.
+/// Keeps a history of the present format where `TROUPE_RECORD_HISTORIES` is set. What is kept already stays as it is, and what is as
+/// an earlier format has it is kept once.
 pub(crate) fn keep<'a>(name: &str, definition: &Value, log: impl Iterator<Item = (Timestamp, &'a [u8])>) {
     if std::env::var_os("TROUPE_RECORD_HISTORIES").is_none() {
         return;
@@ -35,11 +40,14 @@ pub(crate) fn keep<'a>(name: &str, definition: &Value, log: impl Iterator<Item =
         let (digest, text) = (digest(&view(&execution)), String::from_utf8(data.to_vec()).unwrap());
         writeln!(lines, "{} {} {digest} {text}", at.as_micros(), hex(&hash)).unwrap();
     }
-    let folder = folder().join(env!("CARGO_PKG_VERSION"));
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join(format!("{name}.log"));
-    if !file.exists() {
-        std::fs::write(file, format!("{definition}\n{}\n{lines}", view(&execution))).unwrap();
+    let (present, name) = (folder().join(FORMAT), format!("{name}.log"));
+    let text = format!("{definition}\n{}\n{lines}", view(&execution));
+    let mut formats = std::fs::read_dir(folder()).unwrap().map(|format| format.unwrap().path().join(&name));
+    let is_kept = formats.any(|file| std::fs::read_to_string(file).is_ok_and(|kept| kept == text));
+    let file = present.join(name);
+    if !is_kept && !file.exists() {
+        std::fs::create_dir_all(&present).unwrap();
+        std::fs::write(file, text).unwrap();
     }
 }
 
