@@ -325,13 +325,14 @@ pub(super) const KINDS: &[Kind] = &[
             let sleep = json!({ "id": "sleep", "sleep": "200ms", "depends_on": ["work"] });
             let round = "has(input.round) ? input.round : 0";
             let input = json!({ "n": "${{ steps.work.output + 1 }}", "round": format!("${{{{ ({round}) + 1 }}}}") });
-            let again = json!({ "id": "again", "depends_on": ["sleep"], "when": format!("({round}) < 3"),
+            let again = json!({ "id": "again", "depends_on": ["sleep"], "when": format!("({round}) < 20"),
                                 "end": { "status": "continued", "input": input } });
             json!({ "steps": [work, sleep, again], "output": "${{ steps.work.output }}" })
         },
         then: Then::Watch,
         status: "completed",
-        output: |n| json!(n + 3),
+        // So many rounds that they are in several rows of its log, of which the first can be removed.
+        output: |n| json!(n + 20),
         events: &[("completed", 1)],
     },
     Kind {
