@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// How long a small commit waits under load: about as long as it takes.
 const MOMENT: Duration = Duration::from_millis(1);
-/// Callers with a part in a commit from which on there is load: fewer wait for each commit longer than it would save.
+/// Callers with a part in the commits of all replicas from which on there is load: fewer wait for each commit longer than it would
+/// save.
 const LOAD: usize = 24;
 /// Callers with a part in a commit from which on it is worth its cost.
 const WORTH_IT: usize = 64;
@@ -24,15 +25,16 @@ impl Pace {
         Self { is_shared, before: 0 }
     }
 
-    /// Before a commit in which so many callers have a part: is it to wait for more? Without load it never is. Cancel-safe.
-    pub async fn gather(&self, callers: usize) {
-        if self.is_to_wait(callers) {
+    /// Before a commit in which so many callers have a part: is it to wait for more? Without load it never is. `replicas`: how many
+    /// share the load, as far as this one can tell. Cancel-safe.
+    pub async fn gather(&self, callers: usize, replicas: usize) {
+        if self.is_to_wait(callers, replicas) {
             tokio::time::sleep(MOMENT).await;
         }
     }
 
-    fn is_to_wait(&self, callers: usize) -> bool {
-        self.is_shared && self.before >= LOAD && callers < WORTH_IT
+    fn is_to_wait(&self, callers: usize, replicas: usize) -> bool {
+        self.is_shared && self.before * replicas >= LOAD && callers < WORTH_IT
     }
 
     /// A commit begins in which so many callers have a part.
@@ -48,17 +50,20 @@ mod tests {
     #[test]
     fn only_a_small_commit_after_a_large_one_waits_and_only_among_replicas() {
         let mut pace = Pace::new(true);
-        assert!(!pace.is_to_wait(1), "the first");
+        assert!(!pace.is_to_wait(1, 1), "the first");
         pace.begin(LOAD - 1);
-        assert!(!pace.is_to_wait(1), "no load");
+        assert!(!pace.is_to_wait(1, 1), "no load");
         pace.begin(LOAD);
-        assert!(pace.is_to_wait(1));
-        assert!(!pace.is_to_wait(WORTH_IT));
+        assert!(pace.is_to_wait(1, 1));
+        assert!(!pace.is_to_wait(WORTH_IT, 1));
         pace.begin(1);
-        assert!(!pace.is_to_wait(1), "the load is over");
+        assert!(!pace.is_to_wait(1, 1), "the load is over");
+        pace.begin(LOAD / 2);
+        assert!(!pace.is_to_wait(1, 1), "no load where there is no other");
+        assert!(pace.is_to_wait(1, 2), "another has as much");
 
         let mut alone = Pace::new(false);
         alone.begin(LOAD);
-        assert!(!alone.is_to_wait(1));
+        assert!(!alone.is_to_wait(1, 1));
     }
 }

@@ -78,7 +78,7 @@ impl Writer {
                 entries = self.journal.take() => entries,
                 _ = last.wait_for(|last| *last) => break,
             };
-            self.pace.gather(entries.len()).await;
+            self.pace.gather(entries.len(), 1).await;
             entries.append(&mut self.journal.take_now());
             self.pace.begin(entries.len());
             if self.write(entries).await.is_err() {

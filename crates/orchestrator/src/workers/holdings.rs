@@ -53,6 +53,12 @@ impl Holdings {
         (0..).zip(&self.epochs).filter(|(_, epoch)| epoch.load(Ordering::Acquire) > 0).map(|(shard, _)| shard).collect()
     }
 
+    /// How many replicas share the shards, judging by how many are held here; at least one.
+    pub(super) fn replicas(&self) -> usize {
+        let held = self.epochs.iter().filter(|epoch| epoch.load(Ordering::Relaxed) > 0).count().max(1);
+        (self.epochs.len() + held / 2).max(held) / held
+    }
+
     /// Under which epoch the shard of an execution is held.
     pub(crate) fn held(&self, id: ExecutionId) -> Option<Held> {
         let shard = self.shard(id);
@@ -136,6 +142,15 @@ mod tests {
         holdings.clear(0);
         holdings.adopt(held);
         assert_eq!((holdings.held(id), holdings.epoch(0)), (None, 0));
+    }
+
+    #[test]
+    fn the_share_that_is_held_says_how_many_others_there_are() {
+        let holdings = Holdings::new(64);
+        for (held, replicas) in [(64, 1), (32, 2), (22, 3), (21, 3), (16, 4), (0, 64)] {
+            (0..64).for_each(|shard| holdings.set(Held { shard, epoch: i64::from(shard < held) }));
+            assert_eq!(holdings.replicas(), replicas, "{held} are held");
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(super) async fn run(
     let (mut refused, mut in_doubt) = (HashSet::default(), HashSet::default());
     let mut settling = Settling::new();
     while settling.receive(&shared, &mut jobs, &mut waiting).await > 0 {
-        pace.gather(executions(&waiting)).await;
+        pace.gather(executions(&waiting), shared.holdings.replicas()).await;
         take_more(&mut jobs, &mut waiting);
         pace.begin(executions(&waiting));
         let mut rest = waiting.drain(..).peekable();
