@@ -173,7 +173,7 @@ impl Decider<'_> {
 
     fn wait_for(&mut self, unit: Unit, name: String, timeout: Option<std::time::Duration>, transient: bool) {
         let until = timeout.map(|timeout| self.now + timeout);
-        let is_kept = self.state.mailboxes.get(&name).is_some_and(|mailbox| !mailbox.kept.is_empty());
+        let is_kept = self.state.mailboxes.get(name.as_str()).is_some_and(|mailbox| !mailbox.kept.is_empty());
         self.emit(Event::SignalAwaited { unit, name, until });
         if is_kept && !transient {
             self.unit_done(unit, None, None);

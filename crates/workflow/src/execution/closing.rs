@@ -29,7 +29,7 @@ impl Decider<'_> {
         let Some(frame) = self.state.frames.get(id) else { return false };
         let Some(closing) = frame.closing.clone() else { return false };
         if let Some(unit) = self.at_work(id) {
-            let reason = match (&closing, frame.parent) {
+            let reason = match (&*closing, frame.parent) {
                 (Closing::Failed(_) | Closing::Ended(Ending::Failed(_)), None) => "the execution failed",
                 (Closing::Cancelled(_) | Closing::Ended(Ending::Cancelled(_)), None) => "the execution was cancelled",
                 (Closing::Ended(_), None) => "the execution ended",
@@ -51,7 +51,7 @@ impl Decider<'_> {
         }
         match last {
             Some(unit) => self.undo(unit),
-            None => self.end_scope(id, closing),
+            None => self.end_scope(id, *closing),
         }
         true
     }
@@ -105,7 +105,7 @@ impl Decider<'_> {
 
     fn go_on_anew(&mut self, input: Payload) {
         let kept = self.state.mailboxes.iter().flat_map(|(name, mailbox)| {
-            mailbox.kept.iter().map(|payload| KeptSignal { name: name.clone(), payload: payload.clone() })
+            mailbox.kept.iter().map(|payload| KeptSignal { name: name.to_string(), payload: payload.clone() })
         });
         let kept: Vec<_> = kept.collect();
         let forgotten = self.state.signals.len().saturating_sub(kept.len() + SIGNALS_CARRIED);

@@ -27,7 +27,7 @@ pub(super) struct Frame {
     /// Undos at work: one, or those of the scopes inside that were undoing when this one was lost too.
     pub(super) undoing: Vec<Unit>,
     /// Why nothing begins in it any more.
-    pub(super) closing: Option<Closing>,
+    pub(super) closing: Option<Box<Closing>>,
     pub(super) compensating: bool,
 }
 

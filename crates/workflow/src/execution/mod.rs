@@ -107,13 +107,14 @@ impl Status {
 #[derive(Clone, Debug)]
 pub struct Execution {
     plan: Arc<Plan>,
-    state: State,
+    /// Apart, since executions are moved about.
+    state: Box<State>,
 }
 
 impl Execution {
     /// Before its first event.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let state = State::new(&plan);
+        let state = Box::new(State::new(&plan));
         Self { plan, state }
     }
 
@@ -260,7 +261,7 @@ impl Execution {
 
     /// Why it failed, or is being compensated.
     pub fn failure(&self) -> Option<&Failure> {
-        self.state.failure.as_ref()
+        self.state.failure.as_deref()
     }
 
     /// Why it was cancelled, where it was.

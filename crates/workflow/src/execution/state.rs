@@ -296,7 +296,8 @@ pub(super) struct State {
     /// Scopes that are lost, or ended by a step.
     pub(super) closing: BTreeSet<FrameId>,
     pub(super) deadline: Option<Timestamp>,
-    pub(super) mailboxes: BTreeMap<String, Mailbox>,
+    /// A node of the map has room for eleven, and most executions wait for one at a time.
+    pub(super) mailboxes: BTreeMap<Box<str>, Box<Mailbox>>,
     /// Signals that count once, and have counted; of many the newest.
     pub(super) signals: BTreeSet<SignalId>,
     pub(super) mutexes: BTreeMap<MutexKey, Exclusion>,
@@ -307,7 +308,7 @@ pub(super) struct State {
     pub(super) paused: Option<Timestamp>,
     pub(super) cancel: Option<String>,
     /// Why it is lost.
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<Box<Failure>>,
     /// Completed work was undone, or would have been: there is nothing to go on from.
     pub(super) was_compensated: bool,
     /// Completed work whose undo failed for good.

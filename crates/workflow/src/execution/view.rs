@@ -171,7 +171,7 @@ impl Execution {
 
     /// Why it stands where it does. What the rest of the state says already is not kept a second time.
     fn reason(&self, unit: Unit, run: &Run) -> Option<Failure> {
-        let closing = self.state.frames.get(unit.frame).and_then(|frame| frame.closing.as_ref());
+        let closing = self.state.frames.get(unit.frame).and_then(|frame| frame.closing.as_deref());
         let (code, message) = match run.phase {
             Phase::Skipped if join_outcome(&self.plan, &self.state, unit) == Some(false) => {
                 ("skipped", "what it depends on was skipped".to_owned())

@@ -67,9 +67,9 @@ impl Applier<'_> {
             return;
         }
         let failure = closing.failure().cloned();
-        frame.closing = Some(closing);
+        frame.closing = Some(Box::new(closing));
         if is_root {
-            self.state.failure = failure;
+            self.state.failure = failure.map(Box::new);
             self.state.deadline = None;
         }
         let parent = self.frame(id).parent;
@@ -107,7 +107,7 @@ impl Applier<'_> {
         self.clear_queues(id);
         let frame = self.frame(id);
         // Nothing queues again for a frame that is closing.
-        frame.closing.get_or_insert_with(|| Closing::Cancelled(String::new()));
+        frame.closing.get_or_insert_with(|| Box::new(Closing::Cancelled(String::new())));
         let Some(parent) = frame.parent else { return };
         let (first, count) = (frame.first, frame.steps.len() as u32);
         for step in first..first + count {

@@ -59,7 +59,7 @@ impl Applier<'_> {
     pub(super) fn awaited(&mut self, unit: Unit, name: &str, until: Option<Timestamp>) {
         self.begin(unit, Phase::Awaiting(until));
         self.run(unit).signal = Some(name.into());
-        self.state.mailboxes.entry(name.to_owned()).or_default().waiting.push_back(unit);
+        self.state.mailboxes.entry(name.into()).or_default().waiting.push_back(unit);
     }
 
     pub(super) fn signalled(&mut self, id: SignalId, kept: Option<(&String, &Payload)>) {
@@ -73,7 +73,7 @@ impl Applier<'_> {
     }
 
     fn keep(&mut self, name: &str, payload: &Payload) {
-        self.state.mailboxes.entry(name.to_owned()).or_default().kept.push_back(payload.clone());
+        self.state.mailboxes.entry(name.into()).or_default().kept.push_back(payload.clone());
     }
 
     pub(super) fn cancel_requested(&mut self, reason: &str) {
@@ -99,7 +99,7 @@ impl Applier<'_> {
         let end = match event {
             Event::Completed { output } => End::Completed(output.clone()),
             Event::Failed { failure } => {
-                self.state.failure = Some(failure.clone());
+                self.state.failure = Some(Box::new(failure.clone()));
                 End::Failed
             }
             Event::Cancelled { reason } => {
