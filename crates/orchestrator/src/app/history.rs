@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use ::store::Page;
 use domain::ExecutionId;
 use workflow::{
     Breach, Event, Execution, Invariant, Plan, Recorded,
@@ -15,6 +16,7 @@ use workflow::{
 use super::{Compiled, Plans};
 use crate::{
     error::OrchestratorError,
+    hash::HashMap,
     store::{EventRow, Pruned, Store},
 };
 
@@ -110,9 +112,38 @@ pub(crate) async fn load(
     plans: &Plans,
     id: ExecutionId,
 ) -> Result<Option<Loaded>, OrchestratorError> {
+    let page = store.events(id, 0, PAGE).await.map_err(|error| OrchestratorError::of_log(id, error))?;
+    rebuild(store, plans, id, page).await
+}
+
+/// Replays the logs of many, each as [`load`] does. Those that are short are read together.
+pub(crate) async fn load_all(
+    store: &dyn Store,
+    plans: &Plans,
+    ids: &[ExecutionId],
+) -> Vec<(ExecutionId, Result<Option<Loaded>, OrchestratorError>)> {
+    // What is not there is read by itself, which shows what is wrong with it.
+    let mut logs: HashMap<_, _> = store.logs(ids).await.unwrap_or_default().into_iter().collect();
+    let mut all = Vec::with_capacity(ids.len());
+    for id in ids {
+        let loaded = match logs.remove(id) {
+            Some(rows) => rebuild(store, plans, *id, Page { rows, is_last: true }).await,
+            None => load(store, plans, *id).await,
+        };
+        all.push((*id, loaded));
+    }
+    all
+}
+
+/// Replays a log that begins with this page.
+async fn rebuild(
+    store: &dyn Store,
+    plans: &Plans,
+    id: ExecutionId,
+    mut page: Page<EventRow>,
+) -> Result<Option<Loaded>, OrchestratorError> {
     let unreadable = |message: String| OrchestratorError::Unreadable(id, message);
     let read = async |after| store.events(id, after, PAGE).await.map_err(|error| OrchestratorError::of_log(id, error));
-    let mut page = read(0).await?;
     let Some(first) = page.rows.first() else { return Ok(None) };
     let first = Event::decode(&first.data).map_err(|error| unreadable(errors::chain(&error)))?;
     let compiled = compiled(plans, id, &first).await?;

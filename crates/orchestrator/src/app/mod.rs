@@ -19,7 +19,7 @@ pub use self::replicas::{Cluster, Connect};
 pub(crate) use self::verify::differences;
 pub(crate) use self::{
     calls::{ChildReport, StartCall},
-    history::{Loaded, load},
+    history::{Loaded, load, load_all},
     plans::{Compiled, Plans},
     replicas::Replicas,
     snapshot::{Shown, Snapshot, summary_of},

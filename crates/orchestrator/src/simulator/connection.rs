@@ -133,6 +133,11 @@ impl Store for Connection {
         self.read("a read of a log", move |tables| tables.events(id, after, limit)).await
     }
 
+    async fn logs(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<(ExecutionId, Vec<EventRow>)>> {
+        let ids = ids.to_vec();
+        self.read("a read of logs", move |tables| tables.logs(&ids)).await
+    }
+
     async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {
         self.ask("a pruning", true, move |database| database.tables().prune(id, run, before, limit)).await
     }

@@ -32,6 +32,9 @@ static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/orchestrat
 /// What `troupe migrate` applies.
 pub static MIGRATIONS: Migrations = Migrations { service: "orchestrator", sqlite: &SQLITE, postgres: &POSTGRES };
 
+/// Events of a log that is short: those of many are read at once.
+const SHORT: i64 = 64;
+
 /// Opens the database that the settings name.
 pub(crate) async fn open(settings: &settings::Database) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match Database::open(settings, &MIGRATIONS).await? {
@@ -236,6 +239,9 @@ pub(crate) trait Store: Send + Sync {
     }
     /// Events after `after`, oldest first, at most `limit`; fewer where they are large.
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>>;
+    /// The whole logs of those of these executions whose logs are short, as many as fit an answer. What cannot be read is not among
+    /// them.
+    async fn logs(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<(ExecutionId, Vec<EventRow>)>>;
     /// Removes the oldest rows of earlier runs of an execution whose present run began with the event `run`, up to the last
     /// that is older than `before`, at most `limit` rows, and notes it; answers how many: none where there is nothing left to remove.
     /// The very first row stays, and the last event before `run`: its hash says where the chain goes on.

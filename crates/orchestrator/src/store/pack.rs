@@ -2,12 +2,12 @@
 //!
 //! A pack is a protobuf message with one repeated field, so one pack appended to another is the pack of both.
 
-use domain::Timestamp;
+use domain::{ExecutionId, Timestamp};
 use futures::{TryStreamExt as _, stream::BoxStream};
 use prost::Message as _;
 use store::{PAGE_BYTES, Page};
 
-use super::{EventRow, NewEvent, key, unreadable};
+use super::{EventRow, NewEvent, id_of, key, unreadable};
 
 /// No pack grows beyond, unless one event does: whoever reads one event reads its whole pack.
 const MOST_BYTES: usize = 64 << 10;
@@ -150,11 +150,39 @@ pub(super) async fn read<R>(
     Ok(page)
 }
 
+/// Reads the logs of several executions, whose parts come one log after the other, as many as fit an answer.
+pub(super) async fn read_logs<R>(
+    mut rows: BoxStream<'_, sqlx::Result<R>>,
+    decode: impl Fn(&R) -> sqlx::Result<Part>,
+) -> sqlx::Result<Vec<(ExecutionId, Vec<EventRow>)>> {
+    let (mut logs, mut bytes) = (Vec::<(ExecutionId, Vec<EventRow>)>::new(), 0);
+    let mut damaged = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        let part = decode(&row)?;
+        let id = id_of(&part.execution)?;
+        bytes += part.data.len();
+        if bytes > PAGE_BYTES {
+            // The last one is not whole.
+            logs.pop_if(|(last, _)| *last == id);
+            break;
+        }
+        let Ok(events) = part.unpack() else {
+            damaged.push(id);
+            continue;
+        };
+        match logs.last_mut() {
+            Some((last, log)) if *last == id => log.extend(events),
+            _ => logs.push((id, events)),
+        }
+    }
+    logs.retain(|(id, _)| !damaged.contains(id));
+    Ok(logs)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use domain::ExecutionId;
     use futures::{StreamExt as _, stream};
 
     use super::*;
@@ -225,5 +253,27 @@ mod tests {
         assert_eq!(read_of(&parts, 0, 3).await, (vec![1, 2, 3], false, 2));
         let large = [of_one(&[event(1, PAGE_BYTES + 1)]), of(2)];
         assert_eq!(read_of(&large, 0, 9).await, (vec![1], false, 2));
+    }
+
+    fn part_of(execution: u128, sequence: u64, bytes: usize) -> Part {
+        of_one(&[NewEvent { execution: ExecutionId::from_parts(1, execution), ..event(sequence, bytes) }])
+    }
+
+    /// Of each log that was read, its number and how many events it has.
+    async fn logs_of(parts: &[Part]) -> Vec<(u128, usize)> {
+        let logs = read_logs(stream::iter(parts).map(Ok).boxed(), |part| Ok((*part).clone())).await.unwrap();
+        let number = |id| (0..9).find(|number| ExecutionId::from_parts(1, *number) == id).unwrap();
+        logs.into_iter().map(|(id, log)| (number(id), log.len())).collect()
+    }
+
+    #[tokio::test]
+    async fn logs_are_whole_or_not_there() {
+        let mut parts = vec![part_of(1, 1, 5), part_of(1, 2, 5), part_of(2, 1, 5), part_of(2, 2, 5), part_of(3, 1, 5)];
+        assert_eq!(logs_of(&parts).await, [(1, 2), (2, 2), (3, 1)]);
+        parts[3].data.pop();
+        assert_eq!(logs_of(&parts).await, [(1, 2), (3, 1)], "one is damaged");
+        parts[2] = part_of(2, 1, PAGE_BYTES / 2);
+        parts[3] = part_of(2, 2, PAGE_BYTES / 2);
+        assert_eq!(logs_of(&parts).await, [(1, 2)], "the second does not fit");
     }
 }

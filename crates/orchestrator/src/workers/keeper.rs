@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{Fenced, Input, Shared, Workers};
 use crate::{
-    app::{Loaded, load},
+    app::{Loaded, load_all},
     error::{OrchestratorError, StartError},
     hash::{HashMap, HashSet},
     metrics,
@@ -299,19 +299,22 @@ async fn recovered(recovering: &mut Option<Recovering>) -> Result<Vec<(Execution
 /// Rebuilds what has not ended (I4). A log that cannot be read keeps nobody else from starting: it is logged, and shows as
 /// stuck. Where it may be read a moment later, nothing is rebuilt: what is not in memory counts as ended.
 async fn recover(shared: &Shared, shards: &[u32]) -> Result<Vec<(ExecutionId, Loaded)>, OrchestratorError> {
-    /// Logs that are read at once.
-    const AT_ONCE: usize = 4;
+    /// Logs of one read, and reads at once.
+    const TOGETHER: usize = 256;
+    const AT_ONCE: usize = 2;
     let ids = shared.store.live(shards).await?;
-    let reads = ids.into_iter().map(|id| async move { (id, load(shared.store.as_ref(), &shared.plans, id).await) });
+    let reads: Vec<_> = ids.chunks(TOGETHER).map(|ids| load_all(shared.store.as_ref(), &shared.plans, ids)).collect();
     let mut reads = stream::iter(reads).buffer_unordered(AT_ONCE);
-    let mut recovered = Vec::new();
-    while let Some((id, loaded)) = reads.next().await {
-        match loaded {
-            Ok(Some(loaded)) => recovered.push((id, loaded)),
-            Ok(None) => tracing::error!(execution.id = %id, "an execution has no log"),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => {
-                tracing::error!(error = errors::chain(&error), execution.id = %id, "an execution cannot be recovered");
+    let mut recovered = Vec::with_capacity(ids.len());
+    while let Some(loaded) = reads.next().await {
+        for (id, loaded) in loaded {
+            match loaded {
+                Ok(Some(loaded)) => recovered.push((id, loaded)),
+                Ok(None) => tracing::error!(execution.id = %id, "an execution has no log"),
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => {
+                    tracing::error!(error = errors::chain(&error), execution.id = %id, "an execution cannot be recovered");
+                }
             }
         }
     }

@@ -48,6 +48,21 @@ pub(super) async fn events(
     page
 }
 
+pub(super) async fn logs(
+    postgres: &Postgres,
+    ids: &[ExecutionId],
+    most_events: i64,
+) -> sqlx::Result<Vec<(ExecutionId, Vec<EventRow>)>> {
+    let query = "SELECT execution_id, sequence, at, data, hash, count FROM executions \
+                 JOIN execution_events ON execution_id = id WHERE id = ANY($1) AND last_sequence <= $2 \
+                 ORDER BY execution_id, sequence";
+    let ids: Vec<_> = ids.iter().map(|id| key(*id)).collect();
+    let mut connection = postgres.lend().await?;
+    let logs = pack::read_logs(sqlx::query(query).bind(ids).bind(most_events).fetch(&mut *connection), part).await;
+    connection.give_back();
+    logs
+}
+
 /// A row of the log.
 pub(super) fn part(row: &PgRow) -> sqlx::Result<Part> {
     Ok(Part {

@@ -16,8 +16,8 @@ use tracing::Instrument as _;
 use workflow::Holder;
 
 use super::{
-    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Pruned, Replica, Store,
-    Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
+    Append, AppendError, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Pruned, Replica, SHORT,
+    Store, Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// Connections for the lease and for commits alone: one each, and a second way where one of them has gone silent.
@@ -47,6 +47,11 @@ impl Store for PostgresStore {
     async fn events(&self, id: ExecutionId, after: u64, limit: usize) -> sqlx::Result<Page<EventRow>> {
         let read = executions::events(&self.shared, id, after, limit);
         self.shared.limited(read.instrument(self.shared.span("SELECT", "execution_events"))).await
+    }
+
+    async fn logs(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<(ExecutionId, Vec<EventRow>)>> {
+        let logs = executions::logs(&self.shared, ids, SHORT);
+        self.shared.limited(logs.instrument(self.shared.span("SELECT", "execution_events"))).await
     }
 
     async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {

@@ -24,6 +24,24 @@ pub(super) async fn events(sqlite: &Sqlite, id: ExecutionId, after: u64, limit: 
     pack::read(query.fetch(&sqlite.reader), after, limit, part).await
 }
 
+pub(super) async fn logs(
+    sqlite: &Sqlite,
+    ids: &[ExecutionId],
+    most_events: i64,
+) -> sqlx::Result<Vec<(ExecutionId, Vec<EventRow>)>> {
+    let mut query = QueryBuilder::<sqlx::Sqlite>::new(
+        "SELECT execution_id, sequence, at, data, hash, count FROM executions JOIN execution_events ON execution_id = id \
+         WHERE last_sequence <= ",
+    );
+    query.push_bind(most_events).push(" AND id IN (");
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(key(*id));
+    }
+    query.push(") ORDER BY execution_id, sequence");
+    pack::read_logs(query.build().fetch(&sqlite.reader), part).await
+}
+
 /// A row of the log.
 pub(super) fn part(row: &SqliteRow) -> sqlx::Result<Part> {
     Ok(Part {

@@ -19,7 +19,7 @@ use workflow::Holder;
 use self::journal::Journal;
 use super::{
     Append, AppendError, Arrears, EventRow, ExecutionFilter, Granted, Held, LockOrder, LockRow, Owner, Pruned, Replica,
-    Store, Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
+    SHORT, Store, Summary, WorkflowFilter, WorkflowRef, WorkflowRow, Written,
 };
 
 /// A SQLite file.
@@ -55,6 +55,11 @@ impl Store for SqliteStore {
         executions::events(&self.sqlite, id, after, limit)
             .instrument(self.sqlite.span("SELECT", "execution_events"))
             .await
+    }
+
+    async fn logs(&self, ids: &[ExecutionId]) -> sqlx::Result<Vec<(ExecutionId, Vec<EventRow>)>> {
+        self.journal.settle().await?;
+        executions::logs(&self.sqlite, ids, SHORT).instrument(self.sqlite.span("SELECT", "execution_events")).await
     }
 
     async fn prune(&self, id: ExecutionId, run: u64, before: Timestamp, limit: u64) -> sqlx::Result<u64> {

@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _, seq::IndexedRandom as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::store::{EventRow, Store};
+use crate::store::{EventRow, SHORT, Store};
 
 const SEEDS: std::ops::Range<u64> = 0..12;
 const ACTS: u32 = 120;
@@ -61,7 +61,7 @@ impl Model {
     }
 
     async fn act(&mut self) {
-        match self.random.random_range(0..20) {
+        match self.random.random_range(0..21) {
             0..9 => self.append().await,
             9..11 => self.append_again().await,
             11 => self.append_without_the_shard().await,
@@ -70,6 +70,7 @@ impl Model {
             16 => self.live().await,
             17 => self.stores[self.random.random_range(0..2)].settle().await.unwrap(),
             18 => self.claim().await,
+            19 => self.logs().await,
             _ => self.die().await,
         }
     }
@@ -155,6 +156,19 @@ impl Model {
         assert_eq!(page.is_last, expected.len() <= limit);
         let summary = (log.summary.last_sequence > 0).then(|| log.summary.clone());
         assert_eq!(store.summary(log.summary.id).await.unwrap(), summary);
+    }
+
+    /// The short logs of one replica, all at once.
+    async fn logs(&mut self) {
+        let replica = self.random.random_range(0..2);
+        let is_held = |log: &&Log| self.held.get(&log.summary.shard).is_some_and(|(who, _)| *who == replica);
+        let held: Vec<_> = self.logs.iter().filter(is_held).collect();
+        let ids: Vec<_> = held.iter().map(|log| log.summary.id).chain([summary(999).id]).collect();
+        let mut logs = self.stores[replica].logs(&ids).await.unwrap();
+        logs.sort_by_key(|(id, _)| *id);
+        let is_short = |log: &&&Log| (1..=SHORT.unsigned_abs()).contains(&log.summary.last_sequence);
+        let expected = held.iter().filter(is_short).map(|log| (log.summary.id, log.events.values().cloned().collect()));
+        assert_eq!(logs, expected.collect::<Vec<_>>());
     }
 
     async fn live(&mut self) {
