@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ::store::{Believe, Codec, Redis};
 use domain::{Clock, Namespace, Payload, WorkflowId};
 use errors::{Error, Violation};
-use moka::future::Cache;
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use workflow::{Definition, InputSchema, Limits, Misfit, Plan};
 
@@ -127,7 +127,7 @@ impl Plans {
         id: WorkflowId,
         version: u32,
     ) -> Result<Arc<Compiled>, OrchestratorError> {
-        if let Some(compiled) = self.compiled.get(&(id, version)).await {
+        if let Some(compiled) = self.compiled.get(&(id, version)) {
             return Ok(compiled);
         }
         let load = async || {
@@ -139,7 +139,7 @@ impl Plans {
         let written = written.map_err(OrchestratorError::Unread)?;
         let written = written.ok_or(OrchestratorError::VersionNotFound { workflow: id, version })?;
         let compiled = Arc::new(compile(id, version, &written.value, self.limits.max_history)?);
-        self.compiled.insert((id, version), Arc::clone(&compiled)).await;
+        self.compiled.insert((id, version), Arc::clone(&compiled));
         Ok(compiled)
     }
 

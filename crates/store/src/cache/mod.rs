@@ -106,7 +106,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         codec: Option<Codec<V>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let local = moka::sync::Cache::builder().max_capacity(believe.capacity).time_to_live(believe.kept).build();
+        let local = moka::sync::Cache::new(believe.capacity);
         let (flights, distrusted) = (Mutex::default(), AtomicI64::new(i64::MIN));
         Self(Arc::new(Inner {
             name,
@@ -129,7 +129,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     where
         F: Future<Output = Result<Option<V>, Error>> + Send,
     {
-        if let Some(kept) = self.0.local.get(id)
+        if let Some(kept) = self.local(id)
             && self.is_fresh(&kept)
         {
             self.count(HITS, "local");
@@ -154,7 +154,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                 Ok(None)
             }
             Err(error) => {
-                let local = self.0.local.get(id);
+                let local = self.local(id);
                 let shared = if local.is_none() && is_away(&error) { self.shared(id).await } else { None };
                 self.stale(local.or(shared), error)
             }
@@ -163,7 +163,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
 
     /// What is kept in memory, fresh or not.
     pub fn peek(&self, id: &str) -> Option<V> {
-        self.0.local.get(id).map(|kept| kept.value)
+        self.local(id).map(|kept| kept.value)
     }
 
     /// Somebody who knows says that this is the value now.
@@ -251,7 +251,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             }
             Err(error) => {
                 self.land(seat.id, None);
-                self.stale(self.0.local.get(seat.id).or(shared), error)
+                self.stale(self.local(seat.id).or(shared), error)
             }
         }
     }
@@ -269,6 +269,12 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         let Believe { fresh, unheard, .. } = self.0.believe;
         let believed = if self.0.hears.load(Ordering::Relaxed) { fresh } else { unheard };
         is_trusted && self.0.clock.now().since(kept.loaded_at) < believed
+    }
+
+    /// What is kept in memory, by the clock that everything else here goes by. What is too old goes where room is wanted.
+    fn local(&self, id: &str) -> Option<Kept<V>> {
+        let is_kept = |kept: &Kept<V>| self.0.clock.now().since(kept.loaded_at) < self.0.believe.kept;
+        self.0.local.get(id).filter(is_kept)
     }
 
     fn drop_local(&self, id: &str) {

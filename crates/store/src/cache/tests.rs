@@ -16,6 +16,7 @@ use super::{Believe, Cache, Codec, Found};
 use crate::Redis;
 
 const FRESH: Duration = Duration::from_secs(10);
+const KEPT: Duration = Duration::from_hours(1);
 
 /// What the cached values come from.
 #[derive(Default)]
@@ -67,7 +68,7 @@ fn redis(url: &str) -> Redis {
 
 /// A cache; those of one name share what they can.
 fn cache(name: &'static str, redis: Option<Redis>, clock: &Arc<ManualClock>) -> Cache<String> {
-    let believe = Believe { fresh: FRESH, unheard: FRESH, kept: Duration::from_hours(1), capacity: 100 };
+    let believe = Believe { fresh: FRESH, unheard: FRESH, kept: KEPT, capacity: 100 };
     Cache::new(name, believe, redis, Some(Codec::json()), Arc::clone(clock) as _)
 }
 
@@ -135,6 +136,20 @@ async fn conforms(redis: Option<Redis>, test: &str) {
 #[tokio::test]
 async fn without_redis_it_is_a_cache_of_one_process() {
     conforms(None, "alone").await;
+}
+
+#[tokio::test]
+async fn how_old_a_stale_answer_may_be_is_measured_by_the_same_clock() {
+    let (clock, source) = (clock(), Source::of("one"));
+    let cache = cache(name("kept"), None, &clock);
+    source.expect(&cache, "one").await;
+    source.is_away.store(true, Ordering::SeqCst);
+    clock.advance(KEPT.checked_sub(Duration::from_micros(1)).unwrap());
+    assert_eq!(source.get(&cache).await.unwrap(), Some(Found { value: "one".to_owned(), is_stale: true }));
+    assert_eq!(cache.peek("a:b").as_deref(), Some("one"));
+    clock.advance(Duration::from_micros(1));
+    assert_eq!(source.get(&cache).await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(cache.peek("a:b"), None);
 }
 
 #[tokio::test]
