@@ -38,14 +38,14 @@ const STUCK_SHOWN: usize = 100;
 
 impl Api {
     async fn command(&self, namespace: &str, id: &str, command: Command) -> Result<Option<Execution>, Status> {
-        let (namespace, id) = (wire::namespace(namespace)?, wire::execution_id(id)?);
+        let (namespace, id) = wire::execution_of(namespace, id)?;
         let snapshot = self.app.command(namespace, id, command).await?;
         Ok(Some(wire::summary(&snapshot.summary)))
     }
 
     /// Where an execution is.
     async fn found(&self, namespace: &str, id: &str) -> Result<Summary, Status> {
-        let (namespace, id) = (wire::namespace(namespace)?, wire::execution_id(id)?);
+        let (namespace, id) = wire::execution_of(namespace, id)?;
         Ok(self.app.summary(&namespace, id).await?)
     }
 
@@ -61,9 +61,10 @@ impl Api {
             None => return Err(Error::invalid_field("workflow", "required", "an id or a name is needed").into()),
         };
         let wait = request.wait.map(Duration::try_from).transpose();
+        let (namespace, id) = wire::execution_of(&request.namespace, &request.execution_id)?;
         let call = StartCall {
-            namespace: wire::namespace(&request.namespace)?,
-            id: wire::execution_id(&request.execution_id)?,
+            namespace,
+            id,
             is_fresh,
             workflow,
             version: wire::non_zero(request.version),
@@ -86,7 +87,7 @@ impl Api {
     }
 
     async fn get(&self, request: GetExecutionRequest) -> Result<Response<GetExecutionResponse>, Status> {
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let (namespace, id) = wire::execution_of(&request.namespace, &request.execution_id)?;
         let snapshot = self.app.get(&namespace, id, true).await?;
         Ok(Response::new(GetExecutionResponse { execution: Some(wire::execution(&snapshot)) }))
     }
@@ -133,29 +134,25 @@ impl Api {
             Some(Outcome::Failure(failure)) => Some(Err(wire::failure_of(failure)?)),
             None => None,
         };
-        let report = ChildReport {
-            namespace: wire::namespace(&request.namespace)?,
-            parent: wire::execution_id(&request.execution_id)?,
-            task_id: request.task_id,
-            outcome,
-        };
+        let (namespace, parent) = wire::execution_of(&request.namespace, &request.execution_id)?;
+        let report = ChildReport { namespace, parent, task_id: request.task_id, outcome };
         let wanted = self.app.child_ended(report).await?;
         Ok(Response::new(ReportChildResponse { wanted }))
     }
 
     fn review_locks(&self, request: &ReviewLocksRequest) -> Result<Response<ReviewLocksResponse>, Status> {
-        self.app.review_locks(wire::execution_id(&request.execution_id)?)?;
+        self.app.review_locks(wire::execution_of_any(&request.execution_id)?)?;
         Ok(Response::new(ReviewLocksResponse {}))
     }
 
     async fn explain(&self, request: ExplainExecutionRequest) -> Result<Response<ExplainExecutionResponse>, Status> {
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let (namespace, id) = wire::execution_of(&request.namespace, &request.execution_id)?;
         let (status, explanation) = self.app.explain(namespace, id).await?;
         Ok(Response::new(wire::explanation(status, explanation)))
     }
 
     async fn verify(&self, request: VerifyExecutionRequest) -> Result<Response<VerifyExecutionResponse>, Status> {
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let (namespace, id) = wire::execution_of(&request.namespace, &request.execution_id)?;
         let found = self.app.verify(&namespace, id).await?;
         Ok(Response::new(wire::verification(found)))
     }
@@ -164,7 +161,7 @@ impl Api {
         &self,
         request: WatchEventsRequest,
     ) -> Result<Response<<Self as ExecutionService>::WatchEventsStream>, Status> {
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let (namespace, id) = wire::execution_of(&request.namespace, &request.execution_id)?;
         let events = watch_events::watch(self, &namespace, id, request.after_sequence).await?;
         Ok(Response::new(events))
     }
@@ -181,26 +178,14 @@ impl ExecutionService for Api {
         if is_fresh {
             request.get_mut().execution_id = self.fresh_id().to_string();
         }
-        routed!(
-            self,
-            request,
-            start_execution,
-            |request: &StartExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.start(request, std::mem::take(&mut is_fresh))
-        )
+        routed!(self, request, start_execution, |request| self.start(request, std::mem::take(&mut is_fresh)))
     }
 
     async fn get_execution(
         &self,
         request: Request<GetExecutionRequest>,
     ) -> Result<Response<GetExecutionResponse>, Status> {
-        routed!(
-            self,
-            request,
-            get_execution,
-            |request: &GetExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.get(request)
-        )
+        routed!(self, request, get_execution, |request| self.get(request))
     }
 
     async fn list_executions(
@@ -235,7 +220,6 @@ impl ExecutionService for Api {
             self,
             request,
             cancel_execution,
-            |request: &CancelExecutionRequest| wire::execution_id(&request.execution_id),
             |request| self.cancel(request),
             async |route: &Route, request: CancelExecutionRequest, answer| {
                 if !route.is_own_doing(&answer, "execution_ended") {
@@ -254,26 +238,14 @@ impl ExecutionService for Api {
         &self,
         request: Request<PauseExecutionRequest>,
     ) -> Result<Response<PauseExecutionResponse>, Status> {
-        routed!(
-            self,
-            request,
-            pause_execution,
-            |request: &PauseExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.pause(request)
-        )
+        routed!(self, request, pause_execution, |request| self.pause(request))
     }
 
     async fn resume_execution(
         &self,
         request: Request<ResumeExecutionRequest>,
     ) -> Result<Response<ResumeExecutionResponse>, Status> {
-        routed!(
-            self,
-            request,
-            resume_execution,
-            |request: &ResumeExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.resume(request)
-        )
+        routed!(self, request, resume_execution, |request| self.resume(request))
     }
 
     async fn retry_execution(
@@ -284,7 +256,6 @@ impl ExecutionService for Api {
             self,
             request,
             retry_execution,
-            |request: &RetryExecutionRequest| wire::execution_id(&request.execution_id),
             |request| self.retry(request),
             async |route: &Route, request: RetryExecutionRequest, answer| {
                 if !route.is_own_doing(&answer, "execution_not_failed") {
@@ -305,18 +276,12 @@ impl ExecutionService for Api {
         if request.get_ref().signal_id.is_empty() {
             request.get_mut().signal_id = SignalId::generate(self.app.clock.as_ref()).to_string();
         }
-        routed!(
-            self,
-            request,
-            signal_execution,
-            |request: &SignalExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.signal(request)
-        )
+        routed!(self, request, signal_execution, |request| self.signal(request))
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
         let request = request.into_inner();
-        let (namespace, id) = (wire::namespace(&request.namespace)?, wire::execution_id(&request.execution_id)?);
+        let (namespace, id) = wire::execution_of(&request.namespace, &request.execution_id)?;
         let size = if request.page_size == 0 { EVENTS_DEFAULT } else { request.page_size.min(EVENTS_MOST) };
         let summary = self.app.summary(&namespace, id).await?;
         let compiled = self.app.plans.compiled(&namespace, summary.workflow_id, summary.workflow_version).await?;
@@ -333,7 +298,7 @@ impl ExecutionService for Api {
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let (route, message) = self.route(request);
-        let id = wire::execution_id(&message.execution_id)?;
+        let (_, id) = wire::execution_of(&message.namespace, &message.execution_id)?;
         match self.answerer(&route, id).await? {
             Answerer::Here => self.watch(message).await,
             // The watcher asks again when the stream ends early, from where it is.
@@ -350,51 +315,35 @@ impl ExecutionService for Api {
         &self,
         request: Request<ExplainExecutionRequest>,
     ) -> Result<Response<ExplainExecutionResponse>, Status> {
-        routed!(
-            self,
-            request,
-            explain_execution,
-            |request: &ExplainExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.explain(request)
-        )
+        routed!(self, request, explain_execution, |request| self.explain(request))
     }
 
     async fn verify_execution(
         &self,
         request: Request<VerifyExecutionRequest>,
     ) -> Result<Response<VerifyExecutionResponse>, Status> {
-        routed!(
-            self,
-            request,
-            verify_execution,
-            |request: &VerifyExecutionRequest| wire::execution_id(&request.execution_id),
-            |request| self.verify(request)
-        )
+        routed!(self, request, verify_execution, |request| self.verify(request))
     }
 
     async fn report_child(
         &self,
         request: Request<ReportChildRequest>,
     ) -> Result<Response<ReportChildResponse>, Status> {
-        routed!(
-            self,
-            request,
-            report_child,
-            |request: &ReportChildRequest| wire::execution_id(&request.execution_id),
-            |request| self.report_child(request)
-        )
+        routed!(self, request, report_child, |request| self.report_child(request))
     }
 
     async fn review_locks(
         &self,
         request: Request<ReviewLocksRequest>,
     ) -> Result<Response<ReviewLocksResponse>, Status> {
+        let id = wire::execution_of_any(&request.get_ref().execution_id)?;
         routed!(
-            self,
+            @ self,
             request,
             review_locks,
-            |request: &ReviewLocksRequest| wire::execution_id(&request.execution_id),
-            async |request| self.review_locks(&request)
+            id,
+            async |request| self.review_locks(&request),
+            async |_, _, answer| answer
         )
     }
 

@@ -125,15 +125,14 @@ fn client(link: Link) -> Client {
 }
 
 /// Answers here or passes the call on: `routed!(self, request, method, |request| local)`. The message is cloned, since a call
-/// may have to be repeated.
+/// may have to be repeated. Whoever does not reach the namespace that it names is refused before: the owner would see this
+/// replica.
 /// `$settle`: what is answered in place of the last answer, where a try whose fate is unknown came before it.
+/// `@`: the same where the caller has checked which execution it is.
 macro_rules! routed {
-    ($api:expr, $request:expr, $method:ident, $id:expr, $local:expr) => {
-        $crate::api::routed::routed!($api, $request, $method, $id, $local, async |_, _, answer| answer)
-    };
-    ($api:expr, $request:expr, $method:ident, $id:expr, $local:expr, $settle:expr) => {{
+    (@ $api:expr, $request:expr, $method:ident, $id:expr, $local:expr, $settle:expr) => {{
+        let id = $id;
         let (route, message) = $api.route($request);
-        let id = $id(&message)?;
         loop {
             let answer = match $api.answerer(&route, id).await? {
                 $crate::api::routed::Answerer::Here => $local(message.clone()).await,
@@ -145,6 +144,14 @@ macro_rules! routed {
                 break ($settle)(&route, message, answer).await;
             }
         }
+    }};
+    ($api:expr, $request:expr, $method:ident, $local:expr) => {
+        $crate::api::routed::routed!($api, $request, $method, $local, async |_, _, answer| answer)
+    };
+    ($api:expr, $request:expr, $method:ident, $local:expr, $settle:expr) => {{
+        let asked = $request.get_ref();
+        let (_, id) = $crate::api::wire::execution_of(&asked.namespace, &asked.execution_id)?;
+        $crate::api::routed::routed!(@ $api, $request, $method, id, $local, $settle)
     }};
 }
 pub(super) use routed;

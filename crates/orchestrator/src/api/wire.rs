@@ -20,7 +20,19 @@ pub(super) fn namespace(field: &str) -> Result<Namespace, Error> {
     Ok(namespace)
 }
 
-pub(super) fn execution_id(field: &str) -> Result<ExecutionId, Error> {
+/// Which execution a call is about, and where. Asked before a call is passed on too: whoever gets it then sees this replica, not
+/// who asked it.
+pub(super) fn execution_of(namespace_field: &str, id: &str) -> Result<(Namespace, ExecutionId), Error> {
+    Ok((namespace(namespace_field)?, execution_id(id)?))
+}
+
+/// The same where a call names no namespace, and so may be about any.
+pub(super) fn execution_of_any(id: &str) -> Result<ExecutionId, Error> {
+    access::fence_everything()?;
+    execution_id(id)
+}
+
+fn execution_id(field: &str) -> Result<ExecutionId, Error> {
     field.parse().map_err(|error| Error::invalid_field("execution_id", "invalid_id", error))
 }
 

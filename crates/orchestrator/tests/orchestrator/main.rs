@@ -13,6 +13,7 @@ mod locks;
 mod mail;
 mod reading;
 mod registry;
+mod strangers;
 mod tasks;
 mod workflows;
 mod world;
