@@ -17,5 +17,6 @@ mod poison;
 mod sections;
 mod security;
 mod smoke;
+mod strangers;
 mod topics;
 mod tracing;

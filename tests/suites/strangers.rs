@@ -1,0 +1,150 @@
+//! Over gRPC nobody crosses namespaces: every RPC of every service refuses whoever is bound to another, with everything else that
+//! a network position could give them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use access::{Keys, Kind, Principal, Reach, Role, RootSecret, Signer, acting_as};
+use domain::{Namespace, SystemClock};
+use prost::Message as _;
+use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use settings::Secret;
+use testkit::{Cluster, Setup, TOKEN, TWO_ORCHESTRATORS};
+
+/// Of <https://grpc.io/docs/guides/status-codes/>.
+const PERMISSION_DENIED: &str = "7";
+const INVALID_ARGUMENT: &str = "3";
+
+/// What is asked for is looked at before the namespace is: these are refused for what is missing.
+const LOOKED_AT_FIRST: &[&str] = &["/troupe.communication.v1.MessageService/SendMessage"];
+
+/// An execution that is not there. Of several orchestrators one is asked by the others.
+const EXECUTION: &str = "exe_00000000010000000000000004";
+/// The cluster has two orchestrators, and one of everything else.
+const ORCHESTRATORS: [&str; 2] = ["orchestrator-1", "orchestrator-2"];
+
+/// How a field's number and its bytes are written (<https://protobuf.dev/programming-guides/encoding/>).
+fn field(number: i32, bytes: &[u8]) -> Vec<u8> {
+    let mut written = Vec::new();
+    prost::encoding::encode_key(
+        u32::try_from(number).expect("it is positive"),
+        prost::encoding::WireType::LengthDelimited,
+        &mut written,
+    );
+    prost::encoding::encode_varint(bytes.len() as u64, &mut written);
+    written.extend_from_slice(bytes);
+    written
+}
+
+/// A message whose first field called `namespace`, however deep, says `default`, and with an execution beside it where one is to
+/// be named; nothing where there is no such field.
+fn of_default(message: &DescriptorProto, all: &BTreeMap<String, DescriptorProto>, depth: u8) -> Option<Vec<u8>> {
+    let own = message.field.iter().find(|field| field.name() == "namespace" && field.r#type() == Type::String);
+    if let Some(own) = own {
+        let execution = message.field.iter().find(|field| field.name() == "execution_id");
+        let execution = execution.map(|execution| field(execution.number(), EXECUTION.as_bytes()));
+        return Some([field(own.number(), b"default"), execution.unwrap_or_default()].concat());
+    }
+    if depth == 0 {
+        return None;
+    }
+    message.field.iter().filter(|field| field.r#type() == Type::Message).find_map(|part| {
+        let inner = of_default(all.get(part.type_name())?, all, depth - 1)?;
+        Some(field(part.number(), &inner))
+    })
+}
+
+/// Every RPC with the request of somebody who wants what is of `default`.
+fn requests() -> BTreeMap<String, Option<Vec<u8>>> {
+    let files = FileDescriptorSet::decode(contracts::FILE_DESCRIPTOR_SET).expect("it is what we have compiled").file;
+    let named = files.iter().flat_map(|file| {
+        file.message_type
+            .iter()
+            .map(move |message| (format!(".{}.{}", file.package(), message.name()), message.clone()))
+    });
+    let all: BTreeMap<_, _> = named.collect();
+    let rpcs = files.iter().flat_map(|file| {
+        file.service.iter().flat_map(move |service| {
+            service.method.iter().map(move |method| {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                (path, method.input_type().to_owned())
+            })
+        })
+    });
+    rpcs.map(|(path, input)| (path, of_default(&all[&input], &all, 3))).collect()
+}
+
+/// `authorization` of a process that calls for this one.
+async fn signed(principal: Principal) -> HeaderValue {
+    let keys = Keys::of(&RootSecret::new(&Secret::new(TOKEN)), Arc::new(SystemClock));
+    acting_as(Arc::new(principal), async { Signer::gateway(keys).header() }).await.expect("it can be signed")
+}
+
+/// The status that a call has, where it is refused at once.
+async fn refused(
+    client: &reqwest::Client,
+    address: &str,
+    path: &str,
+    message: &[u8],
+    by: &HeaderValue,
+) -> Option<String> {
+    let mut framed = vec![0];
+    framed.extend_from_slice(&u32::try_from(message.len()).expect("it is short").to_be_bytes());
+    framed.extend_from_slice(message);
+    let request = client.post(format!("http://{address}{path}")).body(framed);
+    let request = request.header(CONTENT_TYPE, "application/grpc").header("te", "trailers").header(AUTHORIZATION, by);
+    let response = request.send().await.expect("an answer comes");
+    let status = response.headers().get("grpc-status")?;
+    Some(status.to_str().expect("a number").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_rpc_of_any_service_lets_anybody_into_another_namespace() {
+    let cluster = Cluster::start(Setup { size: TWO_ORCHESTRATORS, ..Setup::default() }).await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().timeout(Duration::from_secs(30)).build();
+    let client = client.expect("it can be made");
+    let blue = Reach::Namespace("blue".parse::<Namespace>().expect("a name"));
+    let stranger = signed(Principal::of_role(Kind::Key, "key_1", Role::Admin, blue)).await;
+    let at_home = signed(Principal::of_role(Kind::Key, "key_2", Role::Admin, Reach::Everything)).await;
+    let mut walked = 0;
+    for (path, message) in requests() {
+        // Where none is named, the RPC concerns all of them.
+        let is_beyond = access::rule(&path).expect("it is listed").beyond_namespaces;
+        assert!(is_beyond || message.is_some(), "{path} names no namespace, and does not concern all");
+        let message = message.unwrap_or_default();
+        for address in replicas(&cluster, &path) {
+            if path.ends_with("/OpenSession") {
+                opens_no_session(&address, &stranger).await;
+                continue;
+            }
+            let status = refused(&client, &address, &path, &message, &stranger).await;
+            let expected = if LOOKED_AT_FIRST.contains(&path.as_str()) { INVALID_ARGUMENT } else { PERMISSION_DENIED };
+            assert_eq!(status.as_deref(), Some(expected), "{path}");
+            if !is_beyond {
+                // So it is the namespace that keeps them out, and nothing else.
+                let status = refused(&client, &address, &path, &message, &at_home).await;
+                assert_ne!(status.as_deref(), Some(PERMISSION_DENIED), "{path}");
+            }
+        }
+        walked += 1;
+    }
+    assert!(walked > 40, "{walked}");
+}
+
+/// Where the service of an RPC listens.
+fn replicas(cluster: &Cluster, path: &str) -> Vec<String> {
+    let service = path.trim_start_matches("/troupe.").split('.').next().expect("its package").replace('_', "-");
+    let only = format!("{service}-1");
+    let names = if service == "orchestrator" { ORCHESTRATORS.to_vec() } else { vec![only.as_str()] };
+    names.into_iter().map(|name| cluster.address(name).to_string()).collect()
+}
+
+/// A session is refused in the middle of its stream.
+async fn opens_no_session(address: &str, stranger: &HeaderValue) {
+    let token = stranger.to_str().expect("it is ASCII").trim_start_matches("Bearer ");
+    let server = agent_sdk::Server::at(format!("http://{address}")).token(token);
+    let agent = agent_sdk::Agent::builder("guest").namespace("default").connect(server);
+    let refused = agent.run_until(agent_sdk::Shutdown::new()).await.expect_err("it is another namespace");
+    let source = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    assert!(source.contains("another namespace"), "{refused} {source}");
+}
