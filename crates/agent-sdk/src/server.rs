@@ -141,6 +141,7 @@ impl Server {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10))
+            .http2_max_header_list_size(contracts::MAX_HEAD_BYTES)
             .keep_alive_while_idle(true);
         if endpoint.uri().scheme_str() == Some("https") {
             let is_certificate = |ca: &Certificate| ca.as_ref().windows(PEM.len()).any(|window| window == PEM);

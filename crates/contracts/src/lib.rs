@@ -14,6 +14,9 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// The largest message that servers and clients accept, in bytes: a definition of 4 MiB and an execution of 10,000 steps fit.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// The largest head of an answer that clients accept, in bytes: what is wrong with a definition travels there, up to 1,000 faults.
+pub const MAX_HEAD_BYTES: u32 = 4 << 20;
+
 macro_rules! package {
     ($(#[$doc:meta])* $name:ident, $proto:literal) => {
         $(#[$doc])*

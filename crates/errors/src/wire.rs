@@ -1,7 +1,10 @@
 //! [`Error`] as a `tonic::Status` with `google.rpc` details, and back.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{LazyLock, Mutex};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::{LazyLock, Mutex},
+};
 
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -9,6 +12,10 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::{Code, Error, Violation};
 
 const DOMAIN: &str = "troupe";
+/// What one text of an answer may have, in bytes. Many repeat what the caller has said, and that may be anything.
+const MOST_TEXT: usize = 2_000;
+/// What all faulty fields may have. They travel in the head of an answer, which clients bound: those of ours by 4 MiB.
+const MOST_DETAILS: usize = 1 << 20;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -18,15 +25,28 @@ impl From<Error> for Status {
         }
         let mut details = ErrorDetails::new();
         details.set_error_info(error.reason, DOMAIN, HashMap::new());
+        let mut room = MOST_DETAILS;
         for violation in &error.violations {
             // `FieldViolation` has no field for a code; the part before the first ": " is it.
-            details.add_bad_request_violation(&violation.field, format!("{}: {}", violation.code, violation.message));
+            let text = format!("{}: {}", violation.code, cut(&violation.message));
+            let field = cut(&violation.field);
+            let Some(rest) = room.checked_sub(field.len() + text.len()) else { break };
+            room = rest;
+            details.add_bad_request_violation(field, text);
         }
         if let Some(delay) = error.retry_after {
             details.set_retry_info(Some(delay));
         }
-        Status::with_error_details(error.code.grpc(), error.message, details)
+        Status::with_error_details(error.code.grpc(), cut(&error.message), details)
     }
+}
+
+/// The beginning of a text that is too long.
+fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= MOST_TEXT {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(MOST_TEXT)]))
 }
 
 impl From<Status> for Error {
@@ -108,6 +128,17 @@ mod tests {
         assert_eq!((back.code, back.reason, &back.message), (error.code, error.reason, &error.message));
         assert_eq!(back.violations, error.violations);
         assert_eq!(back.retry_after, error.retry_after);
+    }
+
+    #[test]
+    fn what_is_told_fits_the_head_of_an_answer() {
+        let long = "\u{e9}".repeat(1 << 20);
+        let violations = vec![Violation::new(long.clone(), "unknown_field", long.clone()); 5_000];
+        let status = Status::from(Error::invalid("definition_invalid", long, violations));
+        assert!(status.message().len() < 3_000 && status.details().len() < (2 << 20), "{}", status.details().len());
+        let back = Error::from(status);
+        assert!(back.violations.len() > 200, "{}", back.violations.len());
+        assert!(back.violations.iter().all(|violation| violation.code == "unknown_field"));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::problem::Problem;
 
 /// Levels of nesting in a value. Parsers stop at 128, and the services behind wrap values into others.
 const MAX_DEPTH: u8 = 100;
+/// Bytes of a pointer to what is wrong.
+const MAX_POINTER: usize = 1_000;
 
 /// Any JSON value, checked and kept as its text.
 #[derive(Clone, Debug)]
@@ -112,15 +114,26 @@ fn fault(mut pointer: String, error: &str) -> Problem {
         Some(("invalid", "type:")) => "wrong_type",
         Some(_) | None => "invalid_value",
     };
-    let quoted = message.split('`').nth(1).unwrap_or_default().replace('~', "~0").replace('/', "~1");
+    let quoted = quoted(message).replace('~', "~0").replace('/', "~1");
     let names_field = matches!(code, "missing_field" | "unknown_field" | "duplicate_field");
     if names_field && !pointer.ends_with(&format!("/{quoted}")) {
         pointer.extend(["/", &quoted]);
+    }
+    if pointer.len() > MAX_POINTER {
+        // To what is around it: a name may be as long as the whole body, and nobody wants that back.
+        let cut = &pointer[..pointer.floor_char_boundary(MAX_POINTER)];
+        pointer.truncate(cut.rfind('/').unwrap_or_default());
     }
     let message: String = message.chars().take(500).collect();
     let detail = format!("the request is invalid: {}: {message}", if pointer.is_empty() { "/" } else { &pointer });
     Problem::new(http::StatusCode::BAD_REQUEST, "request_invalid", detail)
         .with_violations(vec![Violation::new(pointer, code, message)])
+}
+
+/// The name in a message of serde, which may have a backtick itself.
+pub(crate) fn quoted(message: &str) -> &str {
+    let rest = message.split_once('`').map_or("", |(_, rest)| rest);
+    rest.split_once("`, ").map_or_else(|| rest.strip_suffix('`').unwrap_or(rest), |(name, _)| name)
 }
 
 /// Can everybody parse it? The text is JSON already; what remains is depth, numbers beyond `f64` and broken surrogates.
@@ -214,6 +227,16 @@ mod tests {
         let document = serde_json::to_value(problem.document("req_1")).unwrap();
         assert_eq!(document["errors"][0]["code"], "wrong_type", "{document}");
         assert_eq!(document["errors"][0]["pointer"], "/name");
+    }
+
+    #[test]
+    fn a_name_with_a_backtick_is_named() {
+        let unknown = |name: &str| quoted(&format!("unknown field `{name}`, expected one of `a`, `b`")).to_owned();
+        for name in ["c", "`", "a`b", ""] {
+            assert_eq!(unknown(name), name);
+        }
+        assert_eq!(quoted("missing field `name`"), "name");
+        assert_eq!(quoted("unknown field `c`, there are no fields"), "c");
     }
 
     #[test]

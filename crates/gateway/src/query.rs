@@ -10,9 +10,13 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use crate::{app::App, problem::Problem};
+use crate::{app::App, json, problem::Problem};
 
 type Error = de::value::Error;
+
+/// Characters of a name, and of a message, that are told.
+const MOST_NAME: usize = 100;
+const MOST_WORDS: usize = 500;
 
 /// The query, with unknown and repeated parameters refused.
 pub(crate) struct Query<T>(pub(crate) T);
@@ -25,7 +29,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Query<T> {
     }
 }
 
-fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     let unreadable = || Problem::field("query", "invalid_value", "must be percent-encoded UTF-8");
     if !is_percent_encoded_utf8(query) {
         return Err(unreadable());
@@ -34,7 +38,7 @@ fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     let again =
         pairs.iter().enumerate().find(|(place, pair)| pairs[..*place].iter().any(|earlier| earlier.0 == pair.0));
     if let Some((_, (name, _))) = again {
-        return Err(Problem::field(name, "duplicate_field", "must come once"));
+        return Err(Problem::field(shown(name), "duplicate_field", "must come once"));
     }
     let values = pairs.into_iter().map(|(name, value)| (name, Text(value)));
     let deserializer = MapDeserializer::<_, Error>::new(values);
@@ -42,10 +46,15 @@ fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
         let path = error.path().to_string();
         let message = error.into_inner().to_string();
         let unknown = message.starts_with("unknown field");
-        let quoted = message.split('`').nth(1).unwrap_or_default();
-        let name = if unknown || path == "." { quoted } else { &path };
-        Problem::field(name, if unknown { "unknown_field" } else { "invalid_value" }, &message)
+        let name = if unknown || path == "." { json::quoted(&message) } else { &path };
+        let code = if unknown { "unknown_field" } else { "invalid_value" };
+        Problem::field(shown(name), code, message.chars().take(MOST_WORDS).collect::<String>())
     })
+}
+
+/// The beginning of a name that anybody may have made up.
+fn shown(name: &str) -> String {
+    name.chars().take(MOST_NAME).collect()
 }
 
 /// Every `%` is followed by two hex digits, and the whole is UTF-8. The parser itself would replace what is not.

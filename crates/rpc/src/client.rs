@@ -160,6 +160,7 @@ impl Caller {
             .keep_alive_timeout(KEEPALIVE_ANSWER)
             .initial_connection_window_size(8 << 20)
             .initial_stream_window_size(4 << 20)
+            .http2_max_header_list_size(contracts::MAX_HEAD_BYTES)
             .connect_with_connector_lazy(dial);
         Arc::new(Replica::new(service, Arc::clone(&target.address), channel))
     }

@@ -34,6 +34,9 @@ use crate::{
 
 /// More faults than anybody reads; the rest is dropped, and one more fault says so.
 const MAX_FAULTS: usize = 1_000;
+/// Bytes of a pointer, and of a message: names in a definition may be as long as all of it, and each fault repeats them.
+const MAX_POINTER: usize = 1_000;
+const MAX_MESSAGE: usize = 1_000;
 
 /// One fault of a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +59,12 @@ pub(crate) struct Faults {
 impl Faults {
     pub(crate) fn push(&mut self, pointer: &str, code: &'static str, message: impl Into<String>) {
         if self.list.len() < MAX_FAULTS {
-            self.list.push(Fault { pointer: pointer.to_owned(), code, message: message.into() });
+            let message = message.into();
+            let message = match message.len() {
+                ..=MAX_MESSAGE => message,
+                _ => format!("{}…", &message[..message.floor_char_boundary(MAX_MESSAGE)]),
+            };
+            self.list.push(Fault { pointer: place(pointer).to_owned(), code, message });
         } else {
             self.dropped = true;
         }
@@ -232,6 +240,15 @@ fn check_schema(schema: &Value, faults: &mut Faults) {
         let message: String = message.chars().take(300).collect();
         faults.push(POINTER, if is_schema { "invalid_schema" } else { "wrong_type" }, message);
     }
+}
+
+/// A pointer, or where it is too long one to what is around the place.
+fn place(pointer: &str) -> &str {
+    if pointer.len() <= MAX_POINTER {
+        return pointer;
+    }
+    let pointer = &pointer[..pointer.floor_char_boundary(MAX_POINTER)];
+    pointer.rfind('/').map_or("", |end| &pointer[..end])
 }
 
 /// One segment of a JSON pointer, escaped as RFC 6901 wants it.

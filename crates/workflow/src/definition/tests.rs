@@ -292,6 +292,21 @@ proptest! {
 }
 
 #[test]
+fn faults_do_not_repeat_what_is_long() {
+    let long = "\u{e9}~/".repeat(100_000);
+    let twice = (0..600).map(|number| format!(r#""{number}":1,"{number}":1"#)).collect::<Vec<_>>().join(",");
+    let name = serde_json::to_string(&long).unwrap();
+    let document =
+        format!(r#"{{"name":"w","steps":[{{"id":"a","agent_type":"x",{name}:1,"input":{{{name}:{{{twice}}}}}}}]}}"#);
+    let faults = Definition::parse(document.as_bytes(), Limits::default()).unwrap_err();
+    assert!(faults.len() > 500, "{}", faults.len());
+    for fault in faults {
+        assert!(["/steps/0", "/steps/0/input"].contains(&fault.pointer.as_str()), "{}", fault.pointer);
+        assert!(fault.message.len() <= MAX_MESSAGE + 3, "{}", fault.message.len());
+    }
+}
+
+#[test]
 fn expressions_are_counted() {
     let document = task(json!({"input": vec!["${{ input }}"; 50_001]}));
     assert_eq!(faults(&document), [("/steps/1/input/50000".to_owned(), "too_many_expressions")]);
