@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 /// A moment: microseconds since the Unix epoch, serialized as that number.
@@ -64,7 +64,7 @@ impl Timestamp {
     pub fn from_seconds_and_nanos(seconds: i64, nanos: i32) -> Result<Self, TimestampOutOfRange> {
         let micros = seconds.checked_mul(1_000_000).ok_or(TimestampOutOfRange)?;
         let micros = micros.checked_add(i64::from(nanos) / 1_000).ok_or(TimestampOutOfRange)?;
-        DateTime::from_timestamp_micros(micros).map(|_| Self(micros)).ok_or(TimestampOutOfRange)
+        DateTime::from_timestamp_micros(micros).filter(can_be_written).map(|_| Self(micros)).ok_or(TimestampOutOfRange)
     }
 }
 
@@ -100,9 +100,14 @@ impl FromStr for Timestamp {
 
     /// Reads RFC 3339, with any offset.
     fn from_str(text: &str) -> Result<Self, TimestampError> {
-        let datetime = DateTime::parse_from_rfc3339(text.trim()).map_err(|_| TimestampError)?;
-        Ok(Self::from_datetime(datetime.to_utc()))
+        let datetime = DateTime::parse_from_rfc3339(text).map_err(|_| TimestampError)?.to_utc();
+        if can_be_written(&datetime) { Ok(Self::from_datetime(datetime)) } else { Err(TimestampError) }
     }
+}
+
+/// RFC 3339 has four digits for the year; an offset may lead out of them.
+fn can_be_written(datetime: &DateTime<Utc>) -> bool {
+    (0..=9999).contains(&datetime.year())
 }
 
 /// Where the time comes from.
@@ -161,6 +166,25 @@ mod tests {
             assert_eq!(Timestamp::from_seconds_and_nanos(seconds, nanos), Ok(moment));
         }
         assert!(Timestamp::from_seconds_and_nanos(i64::MAX, 0).is_err());
+    }
+
+    #[test]
+    fn a_time_that_is_taken_can_be_written() {
+        for text in ["9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+23:59", " 2026-03-01T08:00:00Z", ""] {
+            assert_eq!(text.parse::<Timestamp>(), Err(TimestampError), "{text}");
+        }
+        for (text, printed) in [
+            ("9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59.999999Z"),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000000Z"),
+            ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00.000000Z"),
+        ] {
+            let time = text.parse::<Timestamp>().unwrap();
+            assert_eq!(time.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(time));
+        }
+        for seconds in [253_402_300_800, -62_167_219_201, i64::MAX / 1_000_000] {
+            assert_eq!(Timestamp::from_seconds_and_nanos(seconds, 0), Err(TimestampOutOfRange));
+        }
     }
 
     #[test]

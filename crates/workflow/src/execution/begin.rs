@@ -257,7 +257,7 @@ impl Decider<'_> {
 
 /// A point in time as RFC 3339 writes it.
 fn read_time(text: &str) -> Result<Timestamp, Failure> {
-    text.parse::<Timestamp>().map_err(|_| {
+    text.trim().parse::<Timestamp>().map_err(|_| {
         let shown: String = text.chars().take(64).collect();
         Failure::fatal("expression", format!("a time such as 2026-03-01T08:00:00Z is wanted here, not {shown:?}"))
     })
