@@ -3,8 +3,12 @@
 //! What is allowed is a list of hosts. It is checked for the URL and for every redirect. A host name whose addresses are
 //! private is refused unless the list names the host: names are resolved by us, once, and only what was checked is connected to.
 
+#[cfg(test)]
+mod journeys;
+
 use std::{
     collections::BTreeMap,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -12,6 +16,7 @@ use std::{
 
 use agent_sdk::{AgentBuilder, Failure, Task};
 use errors::Violation;
+use futures::future::BoxFuture;
 use reqwest::{
     Method, Response, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -43,10 +48,31 @@ impl Allow {
     }
 }
 
+/// Finds the addresses of a host; the port comes with them.
+struct Resolver(Box<Lookup>);
+
+type Lookup = dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
+
+impl Resolver {
+    /// As the system does it.
+    fn system() -> Self {
+        Self(Box::new(|host, port| {
+            Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
+        }))
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Resolver")
+    }
+}
+
 /// What all `http` agents share.
 #[derive(Debug)]
 pub(super) struct Client {
     allow: Allow,
+    resolver: Resolver,
     max_response: usize,
     max_timeout: Duration,
 }
@@ -57,6 +83,7 @@ impl Client {
         reqwest::Client::builder().build().map_err(StartError::Http)?;
         Ok(Self {
             allow: Allow(settings.http_allow.clone()),
+            resolver: Resolver::system(),
             max_response: settings.http_max_response.0,
             max_timeout: settings.http_max_timeout,
         })
@@ -113,21 +140,23 @@ async fn request(client: &Client, own: Option<&Allow>, task: &Task) -> Result<An
             .map_err(|_| Failure::invalid_input(format!("timeout {text:?} is no duration such as 5s")))?,
         None => DEFAULT_TIMEOUT,
     };
-    let call = async {
-        let mut url = Url::parse(&request.url)
-            .map_err(|error| Failure::invalid_input(format!("url {:?}: {error}", request.url)))?;
-        for _ in 0..=MOST_REDIRECTS {
-            let response = once(client, own, task, &request, &url).await?;
-            match redirect(&request, &url, &response)? {
-                Some(next) => url = next,
-                None => return answer(client, response).await,
-            }
-        }
-        Err(Failure::fatal("too_many_redirects", format!("more than {MOST_REDIRECTS} redirects")))
-    };
     let timeout = timeout.min(client.max_timeout);
     let late = |_| Failure::transient("http_timeout", format!("no whole answer within {timeout:?}"));
-    tokio::time::timeout(timeout, call).await.map_err(late)?
+    tokio::time::timeout(timeout, follow(client, own, task.idempotency_key(), &request)).await.map_err(late)?
+}
+
+/// Calls, and goes where that leads.
+async fn follow(client: &Client, own: Option<&Allow>, key: &str, request: &Request) -> Result<Answer, Failure> {
+    let mut url =
+        Url::parse(&request.url).map_err(|error| Failure::invalid_input(format!("url {:?}: {error}", request.url)))?;
+    for _ in 0..=MOST_REDIRECTS {
+        let response = once(client, own, key, request, &url).await?;
+        match redirect(request, &url, &response)? {
+            Some(next) => url = next,
+            None => return answer(client, response).await,
+        }
+    }
+    Err(Failure::fatal("too_many_redirects", format!("more than {MOST_REDIRECTS} redirects")))
 }
 
 /// Where a redirect leads. Followed for GET and HEAD only: a body is never sent to where nobody asked to send it.
@@ -146,7 +175,7 @@ fn redirect(request: &Request, url: &Url, response: &Response) -> Result<Option<
 async fn once(
     client: &Client,
     own: Option<&Allow>,
-    task: &Task,
+    key: &str,
     request: &Request,
     url: &Url,
 ) -> Result<Response, Failure> {
@@ -161,7 +190,7 @@ async fn once(
     let same_host = Url::parse(&request.url).is_ok_and(|first| first.origin() == url.origin());
     let mut headers = if same_host { headers(&request.headers)? } else { HeaderMap::new() };
     if !headers.contains_key("idempotency-key")
-        && let Ok(key) = HeaderValue::from_str(task.idempotency_key())
+        && let Ok(key) = HeaderValue::from_str(key)
     {
         headers.insert("idempotency-key", key);
     }
@@ -198,9 +227,8 @@ async fn permit(client: &Client, own: Option<&Allow>, url: &Url) -> Result<Vec<S
         return Err(Failure::fatal("host_not_allowed", message));
     }
     let port = url.port_or_known_default().unwrap_or(443);
-    let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await;
-    let addresses: Vec<_> =
-        found.map_err(|error| Failure::transient("http_error", format!("{host}: {error}")))?.collect();
+    let found = (client.resolver.0)(host.trim_matches(['[', ']']).to_owned(), port).await;
+    let addresses = found.map_err(|error| Failure::transient("http_error", format!("{host}: {error}")))?;
     check_addresses(&client.allow, host, &addresses)?;
     Ok(addresses)
 }
