@@ -14,6 +14,7 @@ use contracts::{
 use lifecycle::{Checks, HealthStatus, Shutdown, overall};
 use rpc::{Deadlines, Door, Guard, Tls};
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
 use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
@@ -21,8 +22,12 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder as Reflection;
 
+use super::prompt::Prompt;
+
 /// Calls of one connection that may be under way at once: sessions and watches stay open for long.
 const MAX_STREAMS: u32 = 4096;
+/// How long a client may take to begin, and to finish a handshake.
+const BEGIN: Duration = Duration::from_secs(10);
 /// Agents that vanished without a word are noticed after these two.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
@@ -71,9 +76,10 @@ impl Grpc {
     /// Serves until the shutdown drains and every call has ended.
     pub(crate) async fn serve(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = incoming.map(|accepted| accepted.map(|stream| Prompt::new(stream, BEGIN)));
         let mut server = Server::builder();
         if let Some(tls) = &self.tls {
-            server = server.tls_config(tls.server())?;
+            server = server.tls_config(tls.server().timeout(BEGIN))?;
         }
         server
             .max_concurrent_streams(MAX_STREAMS)

@@ -1,6 +1,7 @@
 //! What `dev` and `serve` have in common: ports, logs, signals, and a stop in two stages.
 
 pub(crate) mod grpc;
+mod prompt;
 
 use std::{net::SocketAddr, path::Path, pin::pin, time::Duration};
 
