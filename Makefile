@@ -80,6 +80,13 @@ test-simulator: test-tools ## Run TROUPE_SIM_RUNS (default 200,000) random histo
 	TROUPE_SIM_RUNS=$${TROUPE_SIM_RUNS:-200000} cargo nextest run --release -p workflow -E 'binary(simulator)' --no-capture
 	TROUPE_SIM_SEEDS=$${TROUPE_SIM_SEEDS:-100000} cargo nextest run --release -p orchestrator --lib -E 'test(simulator::)' --success-output final
 
+.PHONY: fuzz
+fuzz: test-tools build ## Try every parser that faces the outside TROUPE_FUZZ (default 100) times as often as `make test` does
+	set -e; servers=$$(mktemp -d); trap "deploy/native/servers.sh down $$servers" EXIT; \
+	deploy/native/servers.sh up $$servers; \
+	TROUPE_FUZZ=$${TROUPE_FUZZ:-100} TROUPE_TEST_SERVERS=$$servers \
+	cargo nextest run --profile whole --workspace -E 'binary(fuzz) or test(fuzz::) or test(attack::wire::)' --no-capture
+
 .PHONY: record-histories
 record-histories: test-tools build ## Keep histories and data of the present format, once, for later ones to replay and go on with
 	TROUPE_RECORD_HISTORIES=1 cargo nextest run --workspace \

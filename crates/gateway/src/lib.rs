@@ -10,6 +10,8 @@ mod connections;
 mod context;
 mod error;
 mod extract;
+#[cfg(test)]
+mod fuzz;
 mod hex;
 mod idempotency;
 mod json;

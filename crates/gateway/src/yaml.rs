@@ -22,7 +22,7 @@ pub(crate) async fn to_json(yaml: Bytes, limit: usize) -> Result<Bytes, Problem>
     parsed.unwrap_or_else(|failed| Err(Problem::internal(failed.to_string())))
 }
 
-fn convert(yaml: &[u8], limit: usize) -> Result<Bytes, Problem> {
+pub(crate) fn convert(yaml: &[u8], limit: usize) -> Result<Bytes, Problem> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: MAX_EVENTS,

@@ -237,6 +237,14 @@ impl Cluster {
         self.processes.iter_mut().filter_map(|(name, process)| process.has_ended().then(|| name.clone())).collect()
     }
 
+    /// What a process has in memory, in bytes.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn memory(&self, name: &str) -> u64 {
+        self.processes[name].memory()
+    }
+
     /// The servers that the cluster stands on.
     pub const fn servers(&self) -> &Servers {
         &self.servers

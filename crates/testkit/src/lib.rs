@@ -7,6 +7,7 @@
 mod api;
 mod cluster;
 mod command;
+pub mod fuzz;
 mod process;
 mod proxy;
 mod scans;

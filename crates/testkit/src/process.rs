@@ -68,6 +68,15 @@ impl Process {
         signal::kill(Pid::from_raw(pid.cast_signed()), signal).expect("a running process can be signalled");
     }
 
+    /// What it has in memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let pid = self.0.id().expect("the process runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status can be read");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is told");
+        let number = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB");
+        number << 10
+    }
+
     /// Has it ended by itself?
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.0.try_wait(), Ok(None))

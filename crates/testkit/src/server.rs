@@ -124,6 +124,14 @@ impl Server {
         self.process.stop().await.expect("troupe dev drains in time").code()
     }
 
+    /// What it has in memory, in bytes.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn memory(&self) -> u64 {
+        self.process.memory()
+    }
+
     /// Has it ended by itself?
     pub fn has_ended(&mut self) -> bool {
         self.process.has_ended()

@@ -184,4 +184,39 @@ mod tests {
         assert_eq!(traceparent_of(&span), "");
         assert_eq!(traceparent(), "");
     }
+
+    /// What clients may write as `traceparent`.
+    mod fuzz {
+        use proptest::prelude::*;
+        use testkit::fuzz::{cases, nearly, text};
+
+        use super::super::{extracted, parsed, written};
+
+        proptest! {
+            #![proptest_config(cases(512))]
+
+            #[test]
+            fn a_context_that_is_read_is_written_the_same(said in prop_oneof![
+                text(),
+                nearly("0[0-9a-f]-[0-9a-f]{32}-[0-9a-f]{16}-0[01](-[a-z]{1,9})?"),
+            ]) {
+                if let Some(context) = parsed(&said) {
+                    prop_assert_eq!(parsed(&written(&context)).map(|again| written(&again)), Some(written(&context)));
+                    prop_assert_eq!(&written(&context)[3..52], &said[3..52]);
+                }
+            }
+
+            #[test]
+            fn any_headers_are_a_context_or_none(parent in any::<Vec<u8>>(), state in text()) {
+                let mut headers = http::HeaderMap::new();
+                if let Ok(value) = http::HeaderValue::from_bytes(&parent) {
+                    headers.insert("traceparent", value);
+                }
+                if let Ok(value) = http::HeaderValue::from_str(&state) {
+                    headers.insert("tracestate", value);
+                }
+                prop_assert_eq!(extracted(&headers), None);
+            }
+        }
+    }
 }

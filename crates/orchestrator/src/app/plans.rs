@@ -7,7 +7,7 @@ use domain::{Clock, Namespace, Payload, WorkflowId};
 use errors::{Error, Violation};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
-use workflow::{Definition, InputSchema, Limits, Misfit, Plan};
+use workflow::{Definition, Fault, InputSchema, Limits, Misfit, Plan};
 
 use super::not_found;
 use crate::{
@@ -107,7 +107,14 @@ impl Plans {
 
     /// Checks a definition that somebody gives.
     pub(crate) fn parse(&self, definition: &[u8]) -> Result<Definition, OrchestratorError> {
-        Definition::parse(definition, self.limits).map_err(OrchestratorError::DefinitionInvalid)
+        let parsed = Definition::parse(definition, self.limits).map_err(OrchestratorError::DefinitionInvalid)?;
+        // Asked here alone: what SQLite has kept of it before goes on being read.
+        if parsed.description.contains('\0') {
+            let message = "must not contain the character NUL, which PostgreSQL keeps in no text".to_owned();
+            let fault = Fault { pointer: "/description".to_owned(), code: "invalid_value", message };
+            return Err(OrchestratorError::DefinitionInvalid(vec![fault]));
+        }
+        Ok(parsed)
     }
 
     /// The newest version of a workflow.

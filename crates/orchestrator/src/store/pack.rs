@@ -45,13 +45,14 @@ impl Part {
     pub(super) fn absorb(&mut self, next: &Self) -> bool {
         let is_pack = self.count > 0 && next.count > 0;
         let fits = self.data.len() + next.data.len() <= MOST_BYTES;
-        let follows = self.execution == next.execution && self.sequence + i64::from(self.count) == next.sequence;
-        let is_absorbed = is_pack && fits && follows;
-        if is_absorbed {
-            self.data.extend_from_slice(&next.data);
-            self.count += next.count;
-        }
-        is_absorbed
+        let after = self.sequence.checked_add(i64::from(self.count));
+        let follows = self.execution == next.execution && after == Some(next.sequence);
+        let Some(count) = self.count.checked_add(next.count).filter(|_| is_pack && fits && follows) else {
+            return false;
+        };
+        self.data.extend_from_slice(&next.data);
+        self.count = count;
+        true
     }
 
     /// Its last event.
@@ -60,7 +61,8 @@ impl Part {
     }
 
     fn unpack(self) -> sqlx::Result<Vec<EventRow>> {
-        let first = self.sequence as u64;
+        // No log is so long that the numbers after it do not fit.
+        let first = u64::try_from(self.sequence).map_err(|_| unreadable("sequence"))?;
         if self.count == 0 {
             let at = Timestamp::from_micros(self.at);
             return Ok(vec![EventRow { sequence: first, at, data: self.data, hash: self.hash }]);
@@ -275,5 +277,46 @@ mod tests {
         parts[2] = part_of(2, 1, PAGE_BYTES / 2);
         parts[3] = part_of(2, 2, PAGE_BYTES / 2);
         assert_eq!(logs_of(&parts).await, [(1, 2)], "the second does not fit");
+    }
+
+    /// What a damaged database may hold.
+    mod fuzz {
+        use proptest::prelude::*;
+        use testkit::fuzz::{cases, damaged};
+
+        use super::*;
+
+        fn any_part() -> impl Strategy<Value = Part> {
+            let data = of_one(&[event(3, 5), event(4, 0), event(5, 200)]).data;
+            let data = prop_oneof![any::<Vec<u8>>(), damaged(Just(data.clone())), Just(data)];
+            let number = prop_oneof![any::<i64>(), -3..9_i64, Just(i64::MAX), Just(i64::MAX - 1)];
+            let count = prop_oneof![any::<u32>(), 0..5_u32];
+            (number, any::<i64>(), data, count).prop_map(|(sequence, at, data, count)| Part {
+                execution: key(ExecutionId::from_parts(1, 1)),
+                sequence,
+                at,
+                data,
+                hash: Vec::new(),
+                count,
+            })
+        }
+
+        proptest! {
+            #![proptest_config(cases(1_024))]
+
+            #[test]
+            fn a_damaged_part_is_an_error_or_so_many_events_in_a_row(part in any_part(), next in any_part()) {
+                if let Ok(events) = part.clone().unpack() {
+                    prop_assert_eq!(events.len(), part.events());
+                    let is_next = |pair: &[EventRow]| pair[0].sequence + 1 == pair[1].sequence;
+                    prop_assert!(events.windows(2).all(is_next));
+                    prop_assert!(events.iter().map(|event| event.data.len()).sum::<usize>() <= part.data.len());
+                }
+                let mut both = part.clone();
+                if !both.absorb(&next) {
+                    prop_assert_eq!(both, part);
+                }
+            }
+        }
     }
 }

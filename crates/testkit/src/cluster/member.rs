@@ -62,6 +62,10 @@ impl Member {
         self.process.as_ref().expect("the process runs").signal(signal);
     }
 
+    pub(super) fn memory(&self) -> u64 {
+        self.process.as_ref().expect("the process runs").memory()
+    }
+
     fn take(&mut self) -> Process {
         self.process.take().expect("the process runs")
     }
