@@ -2,13 +2,18 @@
 
 mod clients;
 mod credentials;
+mod frames;
+mod handshakes;
+mod slow;
+mod texts;
+mod wire;
 mod words;
 
 use std::net::SocketAddr;
 
 use reqwest::{Method, header::HeaderMap};
 use serde_json::Value;
-use testkit::{Answer, Api, Cluster, ONE_OF_EACH, Server, Setup};
+use testkit::{Answer, Api, Cluster, ONE_OF_EACH, Server, Setup, TOKEN};
 
 const ADMIN: &str = "an-admin-key-of-the-tests-that-is-long";
 
@@ -20,12 +25,30 @@ enum Product {
 
 impl Product {
     async fn embedded() -> Self {
-        let environment = [("TROUPE_GATEWAY__API_KEY", ADMIN), ("TROUPE_GATEWAY__RATE_LIMIT__PER_MINUTE", "0")];
-        Self::Embedded(Box::new(Server::start_with(&environment).await))
+        Self::embedded_with(&[]).await
     }
 
     async fn cluster() -> Self {
-        let settings = format!("api_key = {ADMIN:?}\n");
+        Self::cluster_with(&[]).await
+    }
+
+    /// With more settings of the gateway: names, and values as TOML has them.
+    async fn embedded_with(settings: &[(&str, &str)]) -> Self {
+        let named = |(name, value): &(&str, &str)| {
+            (format!("TROUPE_GATEWAY__{}", name.replace('.', "__").to_uppercase()), value.trim_matches('"').to_owned())
+        };
+        let mut all = vec![("api_key", ADMIN), ("rate_limit.per_minute", "0")];
+        all.extend(settings);
+        let all: Vec<_> = all.iter().map(named).collect();
+        let environment: Vec<_> = all.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Self::Embedded(Box::new(Server::start_with(&environment).await))
+    }
+
+    /// The same in a cluster.
+    async fn cluster_with(settings: &[(&str, &str)]) -> Self {
+        let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        let settings = settings.concat();
+        let settings = format!("api_key = {ADMIN:?}\n{settings}");
         Self::Cluster(Box::new(
             Cluster::start(Setup { size: ONE_OF_EACH, settings: &settings, ..Setup::default() }).await,
         ))
@@ -40,6 +63,23 @@ impl Product {
 
     fn address(&self) -> SocketAddr {
         self.api().url().trim_start_matches("http://").parse().expect("an address")
+    }
+
+    /// Where agents are served.
+    fn grpc(&self) -> SocketAddr {
+        let address = match self {
+            Self::Embedded(server) => server.grpc_url().trim_start_matches("http://").to_owned(),
+            Self::Cluster(cluster) => cluster.communications().swap_remove(0),
+        };
+        address.parse().expect("an address")
+    }
+
+    /// What the process that serves clients has in memory, and the one that serves agents.
+    fn memory(&self) -> [u64; 2] {
+        match self {
+            Self::Embedded(server) => [server.memory(); 2],
+            Self::Cluster(cluster) => ["gateway-1", "communication-1"].map(|name| cluster.memory(name)),
+        }
     }
 
     /// It runs still, and nothing in it has panicked.

@@ -2,56 +2,9 @@
 
 use reqwest::{Method, header::CONTENT_TYPE};
 use serde_json::{Value, json};
-use testkit::Api;
+use testkit::{Api, fuzz::WORDS};
 
 use super::{ADMIN, Product, admin, with};
-
-/// In the manner of the Big List of Naughty Strings.
-const NAUGHTY: [&str; 40] = [
-    "'; DROP TABLE agents; --",
-    "1' OR '1'='1",
-    "\" OR \"\"=\"",
-    "1; SELECT pg_sleep(10)",
-    "') UNION SELECT NULL --",
-    "%' --",
-    "\\",
-    "\\'",
-    "$1",
-    "?",
-    "${{ 7 * 7 }}",
-    "{{ 7 * 7 }}",
-    "#{7*7}",
-    "<%= 7*7 %>",
-    "${jndi:ldap://127.0.0.1/a}",
-    "$(touch /tmp/troupe-was-here)",
-    "`id`",
-    "; ls -la",
-    "| cat /etc/passwd",
-    "../../../../etc/passwd",
-    "..\\..\\windows\\win.ini",
-    "/etc/passwd",
-    "file:///etc/passwd",
-    "%2e%2e%2f",
-    "CON",
-    "NUL",
-    "<script>alert(1)</script>",
-    "\"><img src=x onerror=alert(1)>",
-    "javascript:alert(1)",
-    "null",
-    "undefined",
-    "true",
-    "NaN",
-    "-1",
-    "1e309",
-    "0x0",
-    "__proto__",
-    "constructor",
-    "ﷺ",
-    "Z\u{335}a\u{301}l\u{321}go \u{202e}txt.exe \u{200b}\u{feff} 👩‍👩‍👧‍👦",
-];
-
-/// Those that break lines, or are no text for a database.
-const BREAKING: [&str; 7] = ["a\r\nX-Evil: 1", "a\nb", "a\0b", "\u{1b}[31mred", "\u{7f}", "\u{85}", "\u{2028}"];
 
 async fn words_are_words(mut product: Product) {
     let api = product.api();
@@ -63,7 +16,7 @@ async fn words_are_words(mut product: Product) {
         .expect("a list")
         .len();
     let mut registered = 0;
-    for word in NAUGHTY.iter().chain(&BREAKING) {
+    for word in WORDS {
         let agent = json!({ "agent_type": "echo", "name": word, "metadata": { "word": word } });
         let answer = admin(&api, Method::POST, "/api/v1/agents", Some(&agent)).await;
         assert!([201, 400].contains(&answer.status), "{word:?}: {answer:?}");
@@ -85,7 +38,7 @@ async fn words_are_words(mut product: Product) {
     assert_eq!(after, (before + registered).min(200));
     assert!(!std::path::Path::new("/tmp/troupe-was-here").exists());
     // A header is one line, and what is no line is none.
-    for word in NAUGHTY.iter().filter(|word| word.bytes().all(|byte| (0x20..0x7f).contains(&byte))) {
+    for word in WORDS.iter().filter(|word| word.bytes().all(|byte| (0x20..0x7f).contains(&byte))) {
         let mut headers = with("x-api-key", ADMIN);
         headers.extend(with("x-correlation-id", word));
         let answer = super::asked(&api, Method::GET, "/api/v1/agents", headers, None).await;
