@@ -159,8 +159,12 @@ impl Record {
 /// The part of a key's text by which it is found; nothing where it cannot be a key.
 fn prefix(text: &str) -> Option<&str> {
     let (prefix, secret) = text.strip_prefix(MARK)?.split_once('_')?;
-    let is_hex = |text: &str, length: usize| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     (is_hex(prefix, PREFIX) && is_hex(secret, SECRET)).then_some(prefix)
+}
+
+/// Is a text so many hex digits? What is not need not be looked for.
+pub(super) fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// So many random bytes in hex.

@@ -31,11 +31,14 @@ use self::{
 };
 use super::{
     CONFIGURED,
-    keys::{REMEMBERED, no_secret, random},
+    keys::{REMEMBERED, is_hex, no_secret, random},
 };
 
 /// What every refresh token begins with.
 const MARK: &str = "trr_";
+/// Hex digits of the prefix and of the secret.
+const PREFIX: usize = 32;
+const SECRET: usize = 64;
 const MOST_REMEMBERED: u64 = 10_000;
 
 /// Why a token is refused.
@@ -232,14 +235,14 @@ impl Tokens {
     /// The refresh token that a text is, used up or not.
     async fn presented(&self, text: &str) -> Result<Option<Refresh>, Error> {
         let Some(pepper) = &self.pepper else { return Ok(None) };
-        let Some((prefix, _)) = text.strip_prefix(MARK).and_then(|rest| rest.split_once('_')) else { return Ok(None) };
+        let Some(prefix) = prefix(text) else { return Ok(None) };
         let found = self.store.refresh(prefix).await.map_err(::store::error)?;
         Ok(found.filter(|found| hmac::verify(pepper, text.as_bytes(), &found.hash).is_ok()))
     }
 
     fn fresh(&self, family: &str, now: Timestamp) -> Result<(String, Refresh), Error> {
         let pepper = self.pepper.as_ref().ok_or_else(no_secret)?;
-        let (prefix, secret) = (random::<16>()?, random::<32>()?);
+        let (prefix, secret) = (random::<{ PREFIX / 2 }>()?, random::<{ SECRET / 2 }>()?);
         let text = format!("{MARK}{prefix}_{secret}");
         let hash = hmac::sign(pepper, text.as_bytes()).as_ref().to_vec();
         Ok((text, Refresh { prefix, family: family.to_owned(), hash, created_at: now }))
@@ -282,4 +285,10 @@ impl Family {
     fn is_good(&self, now: Timestamp) -> bool {
         !self.is_revoked && self.expires_at > now
     }
+}
+
+/// The part of a refresh token's text by which it is found; nothing where it cannot be one.
+fn prefix(text: &str) -> Option<&str> {
+    let (prefix, secret) = text.strip_prefix(MARK)?.split_once('_')?;
+    (is_hex(prefix, PREFIX) && is_hex(secret, SECRET)).then_some(prefix)
 }

@@ -488,3 +488,15 @@ mod outside {
         assert!(of(json!([]), "https://desk.example/keys").is_err());
     }
 }
+
+#[test]
+fn what_cannot_be_a_refresh_token_is_not_looked_for() {
+    let (prefix_text, secret) = ("0a".repeat(16), "1b".repeat(32));
+    assert_eq!(prefix(&format!("trr_{prefix_text}_{secret}")), Some(prefix_text.as_str()));
+    let long = "a".repeat(1_000_000);
+    for wrong in ["\0".to_owned(), long.clone(), "0".repeat(31), format!("{}\0", "0".repeat(31)), String::new()] {
+        assert_eq!(prefix(&format!("trr_{wrong}_{secret}")), None);
+    }
+    assert_eq!(prefix(&format!("trr_{prefix_text}_{long}")), None);
+    assert_eq!(prefix(&format!("trk_{prefix_text}_{secret}")), None);
+}
