@@ -4,7 +4,7 @@
 //! has two entries: that it has begun, committed before anything is done, and how it has ended, which nobody waits for. So nothing is
 //! done that is not noted, what cannot be noted is not done, and where a crash comes in between the log says what is known: that it
 //! may have been done. Denied attempts are nobody's to wait for either, and anybody can make many: they are written when there is
-//! room, at most [`STRANGERS_PER_SECOND`] of strangers, and those that were left out are counted.
+//! room, at most [`STRANGERS_PER_SECOND`] of strangers, and those that were left out are counted. A mutation takes none of their places.
 
 mod chain;
 mod store;
@@ -111,10 +111,11 @@ impl Log {
         self.0.closed.drain();
     }
 
-    /// Notes what is about to be done, and comes back when that is on disk. An error: it must not be done.
-    pub(crate) async fn note(&self, entry: Entry, is_stranger: bool) -> Result<(), Error> {
+    /// Notes what is about to be done, and comes back when that is on disk. An error: it must not be done. A stranger's too, as a
+    /// token's renewal or revocation is: how many of these there are is bounded by the rate limit that has let them in.
+    pub(crate) async fn note(&self, entry: Entry) -> Result<(), Error> {
         // Nobody waits for what is known to fail.
-        if self.0.is_failing.load(Ordering::Relaxed) || (is_stranger && !self.takes_stranger(entry.at)) {
+        if self.0.is_failing.load(Ordering::Relaxed) {
             return Err(unavailable());
         }
         let (sender, written) = oneshot::channel();
@@ -194,6 +195,11 @@ impl Writer {
                     continue;
                 }
                 () = shutdown.cutting() => return,
+            }
+            // Whoever has given up was told that nothing is done.
+            batch.retain(|waiting| !waiting.written.as_ref().is_some_and(oneshot::Sender::is_closed));
+            if batch.is_empty() {
+                continue;
             }
             let entries: Vec<_> = batch.iter().map(|waiting| &waiting.entry).collect();
             let is_written = self.write(&entries, &shutdown).await;

@@ -45,7 +45,7 @@ async fn what_is_noted_is_read_and_verified(place: settings::Database) {
     let log = log(&database, &Tasks::new(Shutdown::new()));
     assert_eq!(log.verify(None).await.unwrap().head_text(), None);
     for number in 1..=6 {
-        log.note(entry(number), false).await.unwrap();
+        log.note(entry(number)).await.unwrap();
     }
     let seqs = async |filter: Filter| {
         let rows = log.read(&Filter { limit: 3, ..filter }).await.unwrap();
@@ -69,7 +69,7 @@ async fn what_is_noted_is_read_and_verified(place: settings::Database) {
     let sound = log.verify(None).await.unwrap();
     let head = sound.head_text().unwrap();
     assert_eq!((sound.faults().len(), head.as_str()), (0, format!("6:{}", rows[0].hash_text()).as_str()));
-    log.note(entry(7), false).await.unwrap();
+    log.note(entry(7)).await.unwrap();
     let known = |text: &str| Some(text.parse::<Known>().unwrap());
     assert!(log.verify(known(&head)).await.unwrap().faults().is_empty(), "it has only grown");
     let other = format!("6:{}", "0".repeat(64));
@@ -83,7 +83,7 @@ async fn the_database_refuses_to_change_what_was_written(place: settings::Databa
     let database = crate::store::open(&place).await.unwrap();
     let log = log(&database, &Tasks::new(Shutdown::new()));
     for number in 1..=3 {
-        log.note(entry(number), false).await.unwrap();
+        log.note(entry(number)).await.unwrap();
     }
     let changes = [
         "UPDATE audit_log SET actor = 'somebody else' WHERE seq = 2",
@@ -136,7 +136,7 @@ async fn writers_of_one_log_make_one_chain(place: settings::Database) {
     let logs = [log(&database, &tasks), log(&database, &tasks)];
     let noted = (0..100).map(|number| {
         let log = &logs[usize::from(number % 2)];
-        async move { log.note(entry(number), false).await }
+        async move { log.note(entry(number)).await }
     });
     for outcome in futures::future::join_all(noted).await {
         outcome.unwrap();
@@ -152,7 +152,7 @@ async fn an_entry_that_the_database_refuses_keeps_no_other_out(place: settings::
     let log = log(&database, &Tasks::new(Shutdown::new()));
     // PostgreSQL has no place for it in a text.
     let nul = Entry { actor: "a\0b".to_owned(), ..entry(2) };
-    let noted = [entry(1), nul, entry(3)].map(|entry| log.note(entry, false));
+    let noted = [entry(1), nul, entry(3)].map(|entry| log.note(entry));
     for noted in futures::future::join_all(noted).await {
         noted.unwrap();
     }
@@ -182,7 +182,7 @@ impl AuditStore for Away {
 async fn what_is_not_written_is_not_said_to_be() {
     let (log, writer) = Log::new(Arc::new(Away), Arc::new(ManualClock::at(START)));
     let shutdown = Shutdown::new();
-    let (noted, ()) = futures::future::join(log.note(entry(1), false), async {
+    let (noted, ()) = futures::future::join(log.note(entry(1)), async {
         let cut = async {
             // It is under way, and found to fail.
             testkit::eventually("the log to fail", async || {
@@ -195,7 +195,7 @@ async fn what_is_not_written_is_not_said_to_be() {
     })
     .await;
     assert_eq!(noted.unwrap_err().reason, "audit_unavailable");
-    let refused = log.note(entry(2), false).await.unwrap_err();
+    let refused = log.note(entry(2)).await.unwrap_err();
     assert_eq!(refused.reason, "audit_unavailable", "at once");
 }
 
@@ -212,7 +212,22 @@ async fn a_log_that_is_closed_writes_what_waits_and_ends() {
     tasks.join(PATIENCE).await.unwrap();
     assert!(begun.elapsed() < PATIENCE, "nothing has to be cut");
     assert_eq!(log.read(&Filter { limit: 9, ..Filter::default() }).await.unwrap().len(), 1);
-    assert_eq!(log.note(entry(2), false).await.unwrap_err().reason, "audit_unavailable");
+    assert_eq!(log.note(entry(2)).await.unwrap_err().reason, "audit_unavailable");
+    database.close().await;
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_written_as_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = crate::store::open(&settings::Database::sqlite(folder.path().join("test.db"))).await.unwrap();
+    let (log, writer) = Log::new(crate::store::over!(AuditStore, &database), Arc::new(ManualClock::at(START)));
+    // Nothing writes yet, and whoever waits gives up.
+    assert!(futures::FutureExt::now_or_never(log.note(entry(1))).is_none());
+    log.note_later(entry(2), false);
+    log.close();
+    writer.run(Shutdown::new()).await;
+    let rows = log.read(&Filter { limit: 9, ..Filter::default() }).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.entry.clone()).collect::<Vec<_>>(), [entry(2)]);
     database.close().await;
 }
 
@@ -225,7 +240,7 @@ async fn a_flood_of_strangers_is_cut_short_and_nobody_known_is() {
         log.note_later(entry(1), true);
     }
     log.note_later(entry(2), false);
-    log.note(entry(3), false).await.unwrap();
+    log.note(entry(3)).await.unwrap();
     let rows = log.read(&Filter { limit: 500, ..Filter::default() }).await.unwrap();
     assert_eq!(rows.len() as u32, STRANGERS_PER_SECOND + 2);
     database.close().await;

@@ -57,9 +57,10 @@ pub(super) async fn record(State(app): State<Arc<App>>, request: Request, next: 
     }
     let found = request.extensions().get::<Found>().cloned().unwrap_or_default();
     let begun = Begun::new(&app, &request, found);
-    if let Err(error) = app.audit.note(begun.filled(BEGUN, ""), begun.is_of_stranger()).await {
+    if let Err(error) = app.audit.note(begun.filled(BEGUN, "")).await {
         // It may be written all the same, when that can be done again.
-        app.audit.note_later(begun.filled(StatusCode::SERVICE_UNAVAILABLE.as_u16(), error.reason), false);
+        app.audit
+            .note_later(begun.filled(StatusCode::SERVICE_UNAVAILABLE.as_u16(), error.reason), begun.is_of_stranger());
         return Problem::from(error).into_response();
     }
     let mut pending = Pending { log: &app.audit, begun: Some(begun) };

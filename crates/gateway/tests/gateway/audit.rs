@@ -122,3 +122,21 @@ async fn what_a_client_does_not_wait_for_is_noted_too() {
     assert_eq!(left["request_id"], begun["request_id"]);
     assert_eq!(left["route"], "POST /api/v1/agents");
 }
+
+#[tokio::test]
+async fn a_flood_of_strangers_keeps_nobody_from_renewing_and_revoking_a_token() {
+    let rig = protected().await;
+    let (key, _) = create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
+    let token = "/api/v1/auth/token";
+    let pair = rig.asked(&key, Method::POST, token, Some(&json!({ "grant_type": "api_key" }))).await.expect(200);
+    let flood = async || {
+        for _ in 0..100 {
+            rig.get("/api/v1/agents").await.expect(401);
+        }
+    };
+    flood().await;
+    let renew = json!({ "grant_type": "refresh_token", "refresh_token": pair["refresh_token"] });
+    let pair = rig.post(token, &renew).await.expect(200);
+    flood().await;
+    rig.post("/api/v1/auth/revoke", &json!({ "token": pair["refresh_token"] })).await.expect(200);
+}
