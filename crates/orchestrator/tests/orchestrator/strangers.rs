@@ -32,6 +32,7 @@ macro_rules! refusals {
     };
 }
 
+#[expect(clippy::needless_update, reason = "some of the requests have nothing else")]
 async fn refused(client: &mut ExecutionServiceClient<Link>, id: &str) {
     let refusals = refusals!(
         client, id,
