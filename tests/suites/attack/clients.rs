@@ -15,7 +15,7 @@ use super::{ADMIN, Product, admin, asked, with};
 /// Far more than an answer takes while others do their worst.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn others_are_served(mut product: Product) {
+async fn others_are_served_while_some_say_half_a_word(mut product: Product) {
     let api = product.api();
     let post = format!(
         "POST /api/v1/agents HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {ADMIN}\r\nContent-Type: application/json\r\n"
@@ -42,15 +42,7 @@ async fn others_are_served(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn others_are_served_while_some_say_half_a_word_at_home() {
-    others_are_served(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn others_are_served_while_some_say_half_a_word_in_a_cluster() {
-    others_are_served(Product::cluster().await).await;
-}
+both_ways!(others_are_served_while_some_say_half_a_word);
 
 /// Requests that two parsers could read differently.
 #[tokio::test]
@@ -94,7 +86,7 @@ async fn a_request_is_one_request() {
     product.is_well();
 }
 
-async fn one_key_is_one_execution(mut product: Product) {
+async fn a_hundred_requests_with_one_key_are_one_execution(mut product: Product) {
     let api = product.api();
     let definition = json!({ "name": "w", "steps": [{ "id": "a", "agent_type": "echo" }] });
     let workflow = admin(&api, Method::POST, "/api/v1/workflows", Some(&definition)).await.expect(201);
@@ -117,12 +109,4 @@ async fn one_key_is_one_execution(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn a_hundred_requests_with_one_key_are_one_execution_at_home() {
-    one_key_is_one_execution(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn a_hundred_requests_with_one_key_are_one_execution_in_a_cluster() {
-    one_key_is_one_execution(Product::cluster().await).await;
-}
+both_ways!(a_hundred_requests_with_one_key_are_one_execution);

@@ -129,15 +129,7 @@ async fn wrong_ones_open_nothing(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn wrong_ones_open_nothing_at_home() {
-    wrong_ones_open_nothing(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn wrong_ones_open_nothing_in_a_cluster() {
-    wrong_ones_open_nothing(Product::cluster().await).await;
-}
+both_ways!(wrong_ones_open_nothing);
 
 #[tokio::test]
 async fn nobody_gives_themselves_what_is_not_theirs_to_give() {

@@ -206,12 +206,4 @@ async fn floods_wash_nobody_away(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn floods_wash_nobody_away_at_home() {
-    floods_wash_nobody_away(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn floods_wash_nobody_away_in_a_cluster() {
-    floods_wash_nobody_away(Product::cluster().await).await;
-}
+both_ways!(floods_wash_nobody_away);

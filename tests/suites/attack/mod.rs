@@ -1,5 +1,27 @@
 //! What somebody does who wants to break in, or to break it: against the built product, on both ways of running.
 
+/// An attack as two tests: at home and in a cluster, with more settings of the gateway where there are any.
+macro_rules! both_ways {
+    ($attack:ident) => {
+        both_ways!($attack, &[]);
+    };
+    ($attack:ident, $settings:expr) => {
+        mod $attack {
+            use super::*;
+
+            #[tokio::test]
+            async fn at_home() {
+                Box::pin(super::$attack(Product::embedded_with($settings).await)).await;
+            }
+
+            #[tokio::test]
+            async fn in_a_cluster() {
+                Box::pin(super::$attack(Product::cluster_with($settings).await)).await;
+            }
+        }
+    };
+}
+
 mod clients;
 mod credentials;
 mod frames;

@@ -69,15 +69,7 @@ async fn slow_bodies_end(mut product: Product) {
 const IMPATIENT: &[(&str, &str)] =
     &[("body_timeout", "\"2s\""), ("head_timeout", "\"2s\""), ("max_connections", "100")];
 
-#[tokio::test]
-async fn slow_bodies_end_at_home() {
-    slow_bodies_end(Product::embedded_with(IMPATIENT).await).await;
-}
-
-#[tokio::test]
-async fn slow_bodies_end_in_a_cluster() {
-    slow_bodies_end(Product::cluster_with(IMPATIENT).await).await;
-}
+both_ways!(slow_bodies_end, IMPATIENT);
 
 async fn idle_connections_make_room(mut product: Product) {
     let (api, to) = (product.api(), product.address());
@@ -96,15 +88,7 @@ async fn idle_connections_make_room(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn idle_connections_make_room_at_home() {
-    idle_connections_make_room(Product::embedded_with(IMPATIENT).await).await;
-}
-
-#[tokio::test]
-async fn idle_connections_make_room_in_a_cluster() {
-    idle_connections_make_room(Product::cluster_with(IMPATIENT).await).await;
-}
+both_ways!(idle_connections_make_room, IMPATIENT);
 
 async fn silent_agents_are_dropped(mut product: Product) {
     let (api, to) = (product.api(), product.grpc());
@@ -151,12 +135,4 @@ async fn silent_agents_are_dropped(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn silent_agents_are_dropped_at_home() {
-    silent_agents_are_dropped(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn silent_agents_are_dropped_in_a_cluster() {
-    silent_agents_are_dropped(Product::cluster().await).await;
-}
+both_ways!(silent_agents_are_dropped);

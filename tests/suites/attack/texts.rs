@@ -248,15 +248,7 @@ async fn texts_are_kept_or_refused(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn texts_are_kept_or_refused_at_home() {
-    Box::pin(texts_are_kept_or_refused(Product::embedded().await)).await;
-}
-
-#[tokio::test]
-async fn texts_are_kept_or_refused_in_a_cluster() {
-    Box::pin(texts_are_kept_or_refused(Product::cluster().await)).await;
-}
+both_ways!(texts_are_kept_or_refused);
 
 /// What is wrong travels from process to process, however much it is.
 async fn many_faults_are_told(mut product: Product) {
@@ -287,15 +279,7 @@ async fn many_faults_are_told(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn many_faults_are_told_at_home() {
-    many_faults_are_told(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn many_faults_are_told_in_a_cluster() {
-    many_faults_are_told(Product::cluster().await).await;
-}
+both_ways!(many_faults_are_told);
 
 /// A lock is a row of a database, and its name comes from whoever starts an execution. One that no database keeps holds nobody up.
 async fn names_of_locks_hold_nobody_up(mut product: Product) {
@@ -323,12 +307,4 @@ async fn names_of_locks_hold_nobody_up(mut product: Product) {
     product.is_well();
 }
 
-#[tokio::test]
-async fn names_of_locks_hold_nobody_up_at_home() {
-    names_of_locks_hold_nobody_up(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn names_of_locks_hold_nobody_up_in_a_cluster() {
-    names_of_locks_hold_nobody_up(Product::cluster().await).await;
-}
+both_ways!(names_of_locks_hold_nobody_up);

@@ -65,15 +65,7 @@ async fn is_a_word_in_a_path_and_a_query(api: &Api, word: &str) {
     }
 }
 
-#[tokio::test]
-async fn words_are_words_at_home() {
-    words_are_words(Product::embedded().await).await;
-}
-
-#[tokio::test]
-async fn words_are_words_in_a_cluster() {
-    words_are_words(Product::cluster().await).await;
-}
+both_ways!(words_are_words);
 
 fn deep(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
