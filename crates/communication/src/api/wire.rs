@@ -137,6 +137,8 @@ pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
 pub(super) fn draft(at: At<'_>, message: proto::Message) -> Faulty<Draft> {
     use proto::message::Recipient;
     let field = |name| at.field(name);
+    // First: who may not come in hears nothing else.
+    let namespace = namespace(field("namespace"), &message.namespace)?;
     let to = match message.recipient.ok_or_else(|| missing(field("recipient")))? {
         Recipient::AgentId(id) => Target::Agent(agent_id(field("agent_id"), &id)?),
         Recipient::Capability(found) => {
@@ -156,7 +158,7 @@ pub(super) fn draft(at: At<'_>, message: proto::Message) -> Faulty<Draft> {
     let id = if message.id.is_empty() { None } else { Some(message_id(field("id"), &message.id)?) };
     Ok(Draft {
         id,
-        namespace: namespace(field("namespace"), &message.namespace)?,
+        namespace,
         sender: optional_agent_id(field("sender"), &message.sender)?,
         to,
         kind: message.r#type,
