@@ -24,7 +24,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("settings", set(&[])),
         ("telemetry", set(&["settings", "trace"])),
         ("trace", set(&[])),
-        ("store", set(&["domain", "errors", "settings"])),
+        ("store", set(&["domain", "errors", "lifecycle", "settings"])),
         ("rpc", set(&["access", "contracts", "errors", "lifecycle", "settings"])),
         // The engine is pure: it knows the words and nothing that could reach the outside.
         ("workflow", set(&["domain", "expressions"])),

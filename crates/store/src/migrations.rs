@@ -1,5 +1,8 @@
 //! What brings tables up to date, and whether they are.
 
+use std::future::Future;
+
+use lifecycle::crash_point;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 
 /// The migrations of one service, for each database.
@@ -11,6 +14,14 @@ pub struct Migrations {
     pub sqlite: &'static Migrator,
     /// For PostgreSQL.
     pub postgres: &'static Migrator,
+}
+
+/// Around what brings them up to date.
+pub(crate) async fn bring(up_to_date: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
+    crash_point("store.migration.before");
+    up_to_date.await?;
+    crash_point("store.migration.after");
+    Ok(())
 }
 
 /// Fails where the tables are older than the program, or newer: what it would write there others could not read.

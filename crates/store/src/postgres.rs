@@ -1,27 +1,27 @@
 //! PostgreSQL: one pool, kept to one schema.
 
-use std::{
-    future::Future,
-    io,
-    ops::{Deref, DerefMut},
-    time::Duration,
-};
+use std::{future::Future, io, time::Duration};
 
 use settings::{Database, Secret};
 use sqlx::{
-    PgConnection, PgPool, Postgres as Driver,
+    Connection as _, PgPool,
     migrate::Migrator,
-    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::{OpenError, migrations};
+use crate::{
+    OpenError,
+    lent::{FRESH, Kept, Lent},
+    migrations,
+};
 
 /// A PostgreSQL database, seen through one schema: no statement reaches another service's tables by accident.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     /// For everything.
     pub pool: PgPool,
+    /// For what is lent, where this value has connections of its own.
+    kept: Option<Kept>,
     /// See [`Self::limited`].
     limit: Duration,
 }
@@ -59,6 +59,15 @@ impl Postgres {
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections.max(1))
             .acquire_timeout(settings.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, since| {
+                Box::pin(async move {
+                    if since.idle_for > FRESH {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_with(options)
             .await
             .map_err(connect)?;
@@ -66,20 +75,23 @@ impl Postgres {
         migrator.create_schema(schema);
         let migrated = migrate(&pool, &migrator, settings.migrate).await;
         migrated.map_err(|source| OpenError::Migrate { place, source })?;
-        Ok(Self { pool, limit: settings.statement_timeout + MARGIN })
+        Ok(Self { pool, kept: None, limit: settings.statement_timeout + MARGIN })
     }
 
-    /// The same schema through a pool of its own, for what must not wait for what users read.
+    /// The same schema, where what is lent comes from a few connections of its own and so waits for nobody else.
     #[must_use]
-    pub fn apart(&self, connections: u32) -> Self {
-        let options = self.pool.options().clone().max_connections(connections).acquire_timeout(self.limit);
-        let pool = options.connect_lazy_with(self.pool.connect_options().as_ref().clone());
-        Self { pool, limit: self.limit }
+    pub fn apart(&self, connections: usize) -> Self {
+        let options = self.pool.connect_options().as_ref().clone();
+        Self { kept: Some(Kept::new(options, connections, self.limit)), ..self.clone() }
     }
 
-    /// A connection of the pool. Unlike one of the pool itself it may be left in the middle of a statement.
+    /// A connection. Unlike one of the pool itself it may be left in the middle of a statement.
     pub async fn lend(&self) -> sqlx::Result<Lent> {
-        Ok(Lent { connection: self.pool.acquire().await?, is_answered: false })
+        match &self.kept {
+            // Connecting is large, and rare: callers need not carry room for it.
+            Some(kept) => Box::pin(kept.lend()).await,
+            None => Ok(self.pool.acquire().await?.into()),
+        }
     }
 
     /// Waits no longer than the server may work on one statement, and a little: a connection that has gone silent never says
@@ -94,46 +106,12 @@ impl Postgres {
         sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)
     }
 
-    /// Closes the pool after its last statements.
+    /// Closes the pool after its last statements; where there are connections of its own, those alone.
     pub async fn close(&self) {
-        self.pool.close().await;
-    }
-}
-
-/// A connection that is closed where it is not given back: what it was asked is not answered yet, and the pool, which asks
-/// every connection something before it takes it back, could wait for that for ever.
-#[derive(Debug)]
-pub struct Lent {
-    connection: PoolConnection<Driver>,
-    is_answered: bool,
-}
-
-impl Lent {
-    /// Everything that it was asked is answered.
-    pub fn give_back(mut self) {
-        self.is_answered = true;
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.connection.close_on_drop();
+        match &self.kept {
+            Some(kept) => kept.close(),
+            None => self.pool.close().await,
         }
-    }
-}
-
-impl Deref for Lent {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for Lent {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
     }
 }
 
@@ -148,7 +126,7 @@ async fn migrate(pool: &PgPool, migrator: &Migrator, is_allowed: bool) -> Result
     // Waiting for another replica's migration, or a long one of our own, is no runaway statement.
     sqlx::raw_sql("SET statement_timeout = 0").execute(&mut *connection).await?;
     if is_allowed {
-        migrator.run(&mut *connection).await?;
+        migrations::bring(migrator.run(&mut *connection)).await?;
     } else {
         migrations::check(&mut *connection, migrator).await?;
     }

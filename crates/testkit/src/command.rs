@@ -30,9 +30,17 @@ pub struct Output {
 
 /// Runs `troupe` against the server at `url`, from the workspace's root.
 pub async fn troupe(url: &str, arguments: &[&str]) -> Output {
+    troupe_with(&[("TROUPE_URL", url)], arguments).await
+}
+
+/// The same with this in its environment.
+///
+/// # Panics
+/// Where it does not start, or does not end in time.
+pub async fn troupe_with(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let output = Command::new(binary())
         .args(arguments)
-        .env("TROUPE_URL", url)
+        .envs(environment.iter().copied())
         .env("NO_COLOR", "1")
         .current_dir(workspace())
         .stdin(Stdio::null())

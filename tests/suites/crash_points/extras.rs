@@ -1,5 +1,5 @@
 //! What the clients of the kill suite do not do: they register, change and remove agents, define workflows and their next versions,
-//! and send messages that die and are replayed.
+//! send messages that die and are replayed, or removed, and make API keys and give them another secret.
 
 use std::{
     sync::{
@@ -21,6 +21,10 @@ pub(super) struct Made {
     workflows: Vec<String>,
     /// Messages that nobody will ever take.
     messages: Vec<String>,
+    /// Dead letters that were replayed and then removed, with their messages.
+    purged: Vec<(String, String)>,
+    /// What opens the doors.
+    keys: Vec<String>,
 }
 
 /// A client that does one thing after the other.
@@ -89,9 +93,33 @@ impl Client {
             // Of those before, whichever have died by now.
             self.until(200, "/api/v1/dead-letters/replay", "", &json!({ "kind": "message", "reason": "expired" }))
                 .await;
+            self.purge(&mut made).await;
+            made.keys.extend(self.keys(&key("extra")).await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         made
+    }
+
+    /// Removes the first letter that was replayed.
+    async fn purge(&self, made: &mut Made) {
+        let path = "/api/v1/dead-letters?kind=message&reason=expired&include_replayed=true&limit=500";
+        let letters = self.insist(&[200], &Method::GET, path, "", &Value::Null).await;
+        let letters = letters["items"].as_array().expect("a page has letters");
+        let Some(letter) = letters.iter().find(|letter| letter["replayed_at"].is_string()) else { return };
+        // Where the answer is lost it is not there any more.
+        let path = format!("/api/v1/dead-letters/{}", text(&letter["id"]));
+        self.change(&[200, 404], Method::DELETE, &path, &Value::Null).await;
+        made.purged.push((text(&letter["id"]), text(&letter["subject_id"])));
+    }
+
+    /// A new key, and the secret that it was given after its first. Where an answer is lost nobody has what it said, and another is
+    /// made.
+    async fn keys(&self, name: &str) -> [String; 2] {
+        let key = json!({ "name": name, "role": "viewer" });
+        let first = self.until(201, "/api/v1/auth/keys", "", &key).await;
+        let path = format!("/api/v1/auth/keys/{}/rotate", text(&first["key"]["id"]));
+        let second = self.until(200, &path, "", &json!({ "overlap": "1h" })).await;
+        [text(&first["secret"]), text(&second["secret"])]
     }
 
     /// Tries until the server answers with `status`.
@@ -150,6 +178,14 @@ impl Made {
             assert_eq!(same.len(), 1, "it was defined once: {same:#?}");
             assert_eq!((&workflow["version"], &workflow["description"]), (&json!(2), &json!("changed")));
         }
+        for key in &self.keys {
+            let request = api.request(Method::GET, "/api/v1/agents?limit=1").header("X-API-Key", key);
+            let answer = api.send(request).await.expect("the server answers");
+            assert_eq!(answer.status, 200, "a key that was given opens: {answer:#?}");
+        }
+        let letters = api.all("/api/v1/dead-letters?kind=message&include_replayed=true").await;
+        let is_purged = |letter: &&Value| self.purged.iter().any(|(id, _)| letter["id"] == **id);
+        assert_eq!(letters.iter().find(is_purged), None, "it was removed");
         eventually("every message has died, and was replayed", || async {
             let replay = json!({ "kind": "message", "reason": "expired" });
             api.post("/api/v1/dead-letters/replay", &replay).await.expect(200);
@@ -157,7 +193,8 @@ impl Made {
             let is_over = |id: &&String| {
                 letters.iter().any(|letter| letter["subject_id"] == ***id && letter["replayed_at"].is_string())
             };
-            let left: Vec<_> = self.messages.iter().filter(|id| !is_over(id)).collect();
+            let was_over = |id: &&String| self.purged.iter().any(|(_, message)| message == *id);
+            let left: Vec<_> = self.messages.iter().filter(|id| !is_over(id) && !was_over(id)).collect();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         })
         .await;

@@ -8,6 +8,7 @@
 //! - `TROUPE_CRASH_POINTS_REPORT` is the file whose table is written.
 
 mod extras;
+mod migrations;
 mod on_cluster;
 mod on_sqlite;
 mod table;
@@ -63,15 +64,15 @@ impl Wanted {
     }
 
     fn on_sqlite(&self) -> Vec<Point> {
-        let named = |point: &&Point| match self {
+        let named = |point: &Point| match self {
             Self::Few | Self::All => true,
             Self::Named(part) => point.name.contains(part),
         };
-        POINTS.iter().filter(|point| point.is_on_sqlite()).filter(named).copied().collect()
+        under_load().filter(Point::is_on_sqlite).filter(named).collect()
     }
 
     fn on_cluster(&self) -> Vec<Point> {
-        let points: Vec<_> = POINTS.iter().filter(|point| point.is_in_cluster()).copied().collect();
+        let points: Vec<_> = under_load().filter(Point::is_in_cluster).collect();
         match self {
             Self::All => points,
             Self::Named(part) => points.into_iter().filter(|point| point.name.contains(part)).collect(),
@@ -83,6 +84,11 @@ impl Wanted {
             }
         }
     }
+}
+
+/// Those that are passed while there is work.
+fn under_load() -> impl Iterator<Item = Point> {
+    POINTS.iter().copied().filter(|point| point.how != How::Migration)
 }
 
 /// By point: how often a process died there, and how many executions and messages were looked at after it.
@@ -99,7 +105,7 @@ fn note(outcomes: &mut Outcomes, point: &Point, met: &Accepted) {
 fn passing(point: &Point) -> u32 {
     match point.how {
         How::Load => rand::rng().random_range(1..8),
-        How::Start | How::Stop | How::HandOver => 1,
+        How::Start | How::Stop | How::HandOver | How::Migration => 1,
     }
 }
 
@@ -150,6 +156,9 @@ fn report(column: &str, outcomes: &Outcomes) {
         .and_then(Value::as_array)
         .map(Vec::as_slice)
     {
+        Some([deaths, executions, messages]) if *executions == json!(0) && *messages == json!(0) => {
+            format!("{deaths} times: all right")
+        }
         Some([deaths, executions, messages]) => {
             format!("{deaths} times; {executions} executions, {messages} messages: all right")
         }

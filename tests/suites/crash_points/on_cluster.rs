@@ -62,7 +62,7 @@ async fn die(cluster: &mut Cluster, point: &Point) {
     let before = cluster.log(&name).len();
     if cluster.restart_with(&name, &[("TROUPE_CRASH_POINT", &order(point, times))]).await {
         match point.how {
-            How::Load | How::Start => {}
+            How::Load | How::Start | How::Migration => {}
             How::Stop => cluster.terminate(&name),
             How::HandOver => {
                 has_everything(cluster, &name, before).await;

@@ -11,6 +11,8 @@ pub(super) enum How {
     Stop,
     /// Another orchestrator comes, and gets its share.
     HandOver,
+    /// Empty tables are brought up to date (`migrations.rs`).
+    Migration,
 }
 
 /// Where there is such a point.
@@ -72,8 +74,18 @@ const fn hands_over(name: &'static str, when: &'static str) -> Point {
     Point { name, when, how: How::HandOver, place: Place::Cluster }
 }
 
+const fn migrates(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::Migration, place: Place::Everywhere }
+}
+
 /// All, in the order of a request's way through the house.
 pub(super) const POINTS: &[Point] = &[
+    migrates("store.migration.before", "some services have their tables, and the next is to get them"),
+    migrates("store.migration.after", "a service has its tables, and nobody knows"),
+    load("gateway.audit.begun", "it is noted who wants what done, and nothing is done"),
+    load("gateway.audit.done", "it is done, and neither noted nor told"),
+    load("gateway.key.stored", "a key is stored, and its maker does not have it"),
+    load("gateway.key.rotated", "a key has another secret, which nobody has"),
     load("gateway.idempotency.reserved", "the key is recorded, the service behind not called"),
     load("gateway.idempotency.created", "the service has answered, and nothing of it is recorded"),
     load("gateway.idempotency.kept", "the answer is recorded, and not given"),
@@ -128,6 +140,7 @@ pub(super) const POINTS: &[Point] = &[
     load("communication.end.recorded", "the end of a message is recorded, and its mailbox does not know"),
     load("communication.message.dies", "a message is to be a dead letter, and is not recorded as one"),
     load("communication.replay.recorded", "a replay is recorded, and the message not in its mailbox"),
+    load("communication.purge.recorded", "a dead letter is removed, and its caller not answered"),
     broker("communication.rabbitmq.publish.before", "a message is recorded, and RabbitMQ does not have it"),
     broker("communication.rabbitmq.confirmed", "RabbitMQ has confirmed a message, and nobody knows"),
     broker("communication.rabbitmq.ack.before", "the end of a message is recorded, and RabbitMQ does not know"),

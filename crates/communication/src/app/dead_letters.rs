@@ -226,8 +226,7 @@ impl DeadLetters {
 
     /// Removes one for good; false where there was none.
     pub(crate) async fn purge(&self, namespace: &Namespace, id: DeadLetterId) -> Result<bool, CommunicationError> {
-        let purged = self.store.purge(namespace, &[id], self.clock.now()).await;
-        Ok(purged.map_err(CommunicationError::Database)? > 0)
+        Ok(self.purge_all(namespace, &[id]).await? > 0)
     }
 
     /// Removes the first letters of those that a filter names, oldest first. Answers with how many those were, and with the
@@ -241,8 +240,14 @@ impl DeadLetters {
     ) -> Result<(u64, Option<DeadLetterId>), CommunicationError> {
         let page = self.some(filter, after, until, limit).await?;
         let ids: Vec<_> = page.rows.iter().map(|letter| letter.id).collect();
-        let purged = self.store.purge(&filter.namespace, &ids, self.clock.now()).await;
-        Ok((purged.map_err(CommunicationError::Database)?, last(&page)))
+        Ok((self.purge_all(&filter.namespace, &ids).await?, last(&page)))
+    }
+
+    async fn purge_all(&self, namespace: &Namespace, ids: &[DeadLetterId]) -> Result<u64, CommunicationError> {
+        let purged = self.store.purge(namespace, ids, self.clock.now()).await;
+        let purged = purged.map_err(CommunicationError::Database)?;
+        crash_point("communication.purge.recorded");
+        Ok(purged)
     }
 }
 

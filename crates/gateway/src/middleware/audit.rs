@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, Method, StatusCode};
+use lifecycle::crash_point;
 
 use super::admission::client;
 use crate::{
@@ -63,8 +64,10 @@ pub(super) async fn record(State(app): State<Arc<App>>, request: Request, next: 
             .note_later(begun.filled(StatusCode::SERVICE_UNAVAILABLE.as_u16(), error.reason), begun.is_of_stranger());
         return Problem::from(error).into_response();
     }
+    crash_point("gateway.audit.begun");
     let mut pending = Pending { log: &app.audit, begun: Some(begun) };
     let response = next.run(request).await;
+    crash_point("gateway.audit.done");
     if let Some(begun) = pending.begun.take() {
         app.audit.note_end(begun.answered(&app.audit, &response)).await;
     }

@@ -18,6 +18,7 @@ use access::{Kind, Principal, Reach, RootSecret};
 use aws_lc_rs::{hmac, rand};
 use domain::{ApiKeyId, Clock, Timestamp};
 use errors::Error;
+use lifecycle::crash_point;
 
 use self::store::KeySecret;
 pub(crate) use self::store::{KeyStore, Record, Which};
@@ -105,7 +106,9 @@ impl Keys {
 
     /// Adds a key.
     pub(crate) async fn add(&self, record: &Record, fresh: &Fresh) -> Result<(), Error> {
-        self.store.add(record, &fresh.kept).await.map_err(::store::error)
+        self.store.add(record, &fresh.kept).await.map_err(::store::error)?;
+        crash_point("gateway.key.stored");
+        Ok(())
     }
 
     pub(crate) async fn get(&self, id: ApiKeyId) -> Result<Option<Record>, Error> {
@@ -120,6 +123,7 @@ impl Keys {
     pub(crate) async fn rotate(&self, id: ApiKeyId, fresh: &Fresh, overlap: Duration) -> Result<bool, Error> {
         let until = self.clock.now() + overlap;
         let rotated = self.store.rotate(id, &fresh.kept, until).await.map_err(::store::error)?;
+        crash_point("gateway.key.rotated");
         self.found.invalidate_all();
         Ok(rotated)
     }
