@@ -5,7 +5,6 @@
 mod cache;
 mod cursor;
 mod folder;
-mod lent;
 mod migrations;
 mod pace;
 mod page;
@@ -19,11 +18,10 @@ use settings::Place;
 pub use cache::{Believe, Cache, Codec, Found};
 pub use cursor::{PageSize, PageToken};
 pub use folder::make_folder;
-pub use lent::Lent;
 pub use migrations::Migrations;
 pub use pace::Pace;
 pub use page::{PAGE_BYTES, Page};
-pub use postgres::Postgres;
+pub use postgres::{Lent, Postgres};
 pub use redis::{Health, Heard, Key, Redis, RedisError, Subscription};
 pub use sqlite::Sqlite;
 

@@ -16,10 +16,10 @@ pub struct Migrations {
     pub postgres: &'static Migrator,
 }
 
-/// Around what brings them up to date.
-pub(crate) async fn bring(up_to_date: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
+/// Brings tables up to date by `run`, which does it in whichever database they are.
+pub(crate) async fn apply(run: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
     crash_point("store.migration.before");
-    up_to_date.await?;
+    run.await?;
     crash_point("store.migration.after");
     Ok(())
 }

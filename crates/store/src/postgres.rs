@@ -1,33 +1,37 @@
 //! PostgreSQL: one pool, kept to one schema.
 
-use std::{future::Future, io, time::Duration};
+use std::{
+    future::Future,
+    io,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 use settings::{Database, Secret};
 use sqlx::{
-    Connection as _, PgPool,
+    Connection as _, PgConnection, PgPool, Postgres as Driver,
     migrate::Migrator,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::{
-    OpenError,
-    lent::{FRESH, Kept, Lent},
-    migrations,
-};
+use crate::{OpenError, migrations};
 
 /// A PostgreSQL database, seen through one schema: no statement reaches another service's tables by accident.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     /// For everything.
     pub pool: PgPool,
-    /// For what is lent, where this value has connections of its own.
-    kept: Option<Kept>,
     /// See [`Self::limited`].
     limit: Duration,
 }
 
 /// What an answer may be later than the server's own limit on a statement.
 const MARGIN: Duration = Duration::from_secs(2);
+
+/// A connection that was given back so shortly before is not asked whether it lives before it is used: the pool has just asked it,
+/// and asking takes as long as a small statement.
+const FRESH: Duration = Duration::from_secs(1);
 
 impl Postgres {
     /// Connects, makes the schema where it is missing, and brings its tables up to date.
@@ -75,23 +79,20 @@ impl Postgres {
         migrator.create_schema(schema);
         let migrated = migrate(&pool, &migrator, settings.migrate).await;
         migrated.map_err(|source| OpenError::Migrate { place, source })?;
-        Ok(Self { pool, kept: None, limit: settings.statement_timeout + MARGIN })
+        Ok(Self { pool, limit: settings.statement_timeout + MARGIN })
     }
 
-    /// The same schema, where what is lent comes from a few connections of its own and so waits for nobody else.
+    /// The same schema through a pool of its own, for what must not wait for what users read.
     #[must_use]
-    pub fn apart(&self, connections: usize) -> Self {
-        let options = self.pool.connect_options().as_ref().clone();
-        Self { kept: Some(Kept::new(options, connections, self.limit)), ..self.clone() }
+    pub fn apart(&self, connections: u32) -> Self {
+        let options = self.pool.options().clone().max_connections(connections).acquire_timeout(self.limit);
+        let pool = options.connect_lazy_with(self.pool.connect_options().as_ref().clone());
+        Self { pool, limit: self.limit }
     }
 
-    /// A connection. Unlike one of the pool itself it may be left in the middle of a statement.
+    /// A connection of the pool. Unlike one of the pool itself it may be left in the middle of a statement.
     pub async fn lend(&self) -> sqlx::Result<Lent> {
-        match &self.kept {
-            // Connecting is large, and rare: callers need not carry room for it.
-            Some(kept) => Box::pin(kept.lend()).await,
-            None => Ok(self.pool.acquire().await?.into()),
-        }
+        Ok(Lent { connection: self.pool.acquire().await?, is_answered: false })
     }
 
     /// Waits no longer than the server may work on one statement, and a little: a connection that has gone silent never says
@@ -106,12 +107,46 @@ impl Postgres {
         sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)
     }
 
-    /// Closes the pool after its last statements; where there are connections of its own, those alone.
+    /// Closes the pool after its last statements.
     pub async fn close(&self) {
-        match &self.kept {
-            Some(kept) => kept.close(),
-            None => self.pool.close().await,
+        self.pool.close().await;
+    }
+}
+
+/// A connection that is closed where it is not given back: what it was asked is not answered yet, and the pool, which asks
+/// every connection something before it takes it back, could wait for that for ever.
+#[derive(Debug)]
+pub struct Lent {
+    connection: PoolConnection<Driver>,
+    is_answered: bool,
+}
+
+impl Lent {
+    /// Everything that it was asked is answered.
+    pub fn give_back(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.connection.close_on_drop();
         }
+    }
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
     }
 }
 
@@ -126,7 +161,7 @@ async fn migrate(pool: &PgPool, migrator: &Migrator, is_allowed: bool) -> Result
     // Waiting for another replica's migration, or a long one of our own, is no runaway statement.
     sqlx::raw_sql("SET statement_timeout = 0").execute(&mut *connection).await?;
     if is_allowed {
-        migrations::bring(migrator.run(&mut *connection)).await?;
+        migrations::apply(migrator.run(&mut *connection)).await?;
     } else {
         migrations::check(&mut *connection, migrator).await?;
     }
@@ -136,7 +171,22 @@ async fn migrate(pool: &PgPool, migrator: &Migrator, is_allowed: bool) -> Result
 
 #[cfg(test)]
 mod tests {
+    use testkit::Servers;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_has_died_while_nobody_used_it_is_replaced() {
+        let url = Servers::shared().database().await;
+        let settings = Database { max_connections: 1, ..Database::default() };
+        let postgres = Postgres::open(&settings, &Secret::new(url.clone()), "test", &Migrator::DEFAULT).await.unwrap();
+        let process: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&postgres.pool).await.unwrap();
+        let mut other = PgConnection::connect(&url).await.unwrap();
+        sqlx::query("SELECT pg_terminate_backend($1, 10000)").bind(process).execute(&mut other).await.unwrap();
+        // What is tested is that time has passed.
+        tokio::time::sleep(FRESH).await;
+        postgres.ping().await.expect("another connection is made");
+    }
 
     #[test]
     fn no_password_is_told_wherever_it_stands() {

@@ -73,7 +73,7 @@ impl Sqlite {
 async fn migrate(pool: &SqlitePool, migrator: &Migrator, is_allowed: bool) -> Result<(), sqlx::migrate::MigrateError> {
     let mut connection = pool.acquire().await?;
     if is_allowed {
-        migrations::bring(migrator.run(&mut *connection)).await
+        migrations::apply(migrator.run(&mut *connection)).await
     } else {
         migrations::check(&mut *connection, migrator).await
     }

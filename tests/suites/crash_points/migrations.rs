@@ -6,9 +6,10 @@ use serde_json::json;
 use testkit::{Server, Servers, troupe_with};
 
 use super::{
-    Outcomes, assert_died_there, order, report,
+    Outcomes, assert_died_there, note, order, report,
     table::{How, POINTS, Point},
 };
+use crate::kill::driver::Accepted;
 
 /// Services with a database.
 const SERVICES: [&str; 4] = ["registry", "communication", "orchestrator", "gateway"];
@@ -34,12 +35,6 @@ async fn die(point: &Point, times: u32, settings: &Path) {
     assert_eq!((again.code, done), (Some(0), SERVICES.len()), "{}{}", again.stdout, again.stderr);
 }
 
-/// A process died there once more.
-fn note(outcomes: &mut Outcomes, point: &Point) {
-    let [deaths, ..] = outcomes.entry(point.name).or_default();
-    *deaths += 1;
-}
-
 /// Each point, for each service.
 fn deaths() -> impl Iterator<Item = (&'static Point, u32)> {
     points().flat_map(|point| (1..).zip(SERVICES).map(move |(times, _)| (point, times)))
@@ -60,7 +55,7 @@ async fn tables_on_sqlite_are_made_whatever_dies_meanwhile() {
         let workflow = server.api().define(&definition).await;
         let execution = server.api().execute(&workflow, &json!({})).await;
         assert_eq!(server.api().ended(&execution).await["output"], json!(1));
-        note(&mut outcomes, point);
+        note(&mut outcomes, point, &Accepted::default());
     }
     report("sqlite", &outcomes);
 }
@@ -74,7 +69,7 @@ async fn tables_on_postgres_are_made_whatever_dies_meanwhile() {
         let url = Servers::shared().database().await;
         configure(&settings, |_| format!("url = {url:?}"));
         die(point, times, &settings).await;
-        note(&mut outcomes, point);
+        note(&mut outcomes, point, &Accepted::default());
     }
     report("postgres", &outcomes);
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::{DeadLetterId, Namespace, Timestamp};
 use futures::StreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, QueryBuilder, Row as _, error::DatabaseError};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, QueryBuilder, Row as _, error::DatabaseError};
 use store::{Page, Postgres};
 use tracing::Instrument as _;
 
@@ -18,20 +18,13 @@ use super::{
 };
 use crate::app::{DeadLetter, Envelope, Message, Status};
 
-/// Connections for what the writer writes alone: one, and a second way where that has gone silent.
-const KEPT_APART: usize = 2;
-
 /// A schema in PostgreSQL.
-pub(super) struct PostgresStore {
-    shared: Postgres,
-    /// For the writer.
-    own: Postgres,
-}
+pub(super) struct PostgresStore(Postgres);
 
 impl PostgresStore {
     /// Makes the partitions of the coming days.
     pub(super) async fn new(postgres: Postgres) -> sqlx::Result<Self> {
-        let store = Self { own: postgres.apart(KEPT_APART), shared: postgres };
+        let store = Self(postgres);
         store.keep_days().await?;
         Ok(store)
     }
@@ -39,7 +32,7 @@ impl PostgresStore {
     /// Makes the partitions of the coming days, and drops empty old ones. One replica at a time: making what another makes just
     /// then fails, also where it says `IF NOT EXISTS`.
     async fn keep_days(&self) -> sqlx::Result<()> {
-        let mut transaction = self.shared.pool.begin().await?;
+        let mut transaction = self.0.pool.begin().await?;
         sqlx::query("SELECT pg_advisory_xact_lock(hashtext('keep_message_days'))").execute(&mut *transaction).await?;
         sqlx::query("SELECT keep_message_days((now() AT TIME ZONE 'UTC')::date)").execute(&mut *transaction).await?;
         transaction.commit().await
@@ -191,14 +184,12 @@ async fn give_up(connection: &mut PgConnection, messages: &[(String, String)], a
     Ok(())
 }
 
-async fn write_once(postgres: &Postgres, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
-    let mut connection = postgres.lend().await?;
-    let mut transaction = connection.begin().await?;
+async fn write_once(pool: &PgPool, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
+    let mut transaction = pool.begin().await?;
     let inserted = insert(&mut transaction, &batch.inserts).await?;
     update(&mut transaction, &batch.updates).await?;
     bury(&mut transaction, &batch.letters).await?;
     transaction.commit().await?;
-    connection.give_back();
     Ok(inserted)
 }
 
@@ -215,19 +206,19 @@ impl Store for PostgresStore {
         let written = async {
             let mut deadlocks = 0;
             loop {
-                match write_once(&self.own, batch).await {
+                match write_once(&self.0.pool, batch).await {
                     // What is locked in an order nobody chose, as indexes are: the database has undone this one, not the other.
                     Err(error) if is_deadlock(&error) && deadlocks < MOST_DEADLOCKS => deadlocks += 1,
                     written => return written,
                 }
             }
         };
-        written.instrument(self.shared.span("INSERT", "messages")).await
+        written.instrument(self.0.span("INSERT", "messages")).await
     }
 
     async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>> {
         let query = "SELECT nextval('messages_sequence') FROM generate_series(1, $1)";
-        sqlx::query_scalar(query).bind(count as i64).fetch_all(&self.shared.pool).await
+        sqlx::query_scalar(query).bind(count as i64).fetch_all(&self.0.pool).await
     }
 
     async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
@@ -236,7 +227,7 @@ impl Store for PostgresStore {
              ORDER BY sequence LIMIT $2",
             rows::ENVELOPE
         );
-        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.shared.pool);
+        let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.0.pool);
         Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
     }
 
@@ -248,7 +239,7 @@ impl Store for PostgresStore {
             rows::ENVELOPE
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(after).bind(limit as i64 + 1);
-        let found = query.fetch(&self.shared.pool);
+        let found = query.fetch(&self.0.pool);
         Page::read(found.boxed(), limit, rows::relayed, |(envelope, _)| envelope.message.payload.len()).await
     }
 
@@ -258,7 +249,7 @@ impl Store for PostgresStore {
             rows::ENVELOPE
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(limit as i64);
-        let found = query.fetch(&self.shared.pool).boxed();
+        let found = query.fetch(&self.0.pool).boxed();
         let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
         Ok(page.await?.rows)
     }
@@ -270,7 +261,7 @@ impl Store for PostgresStore {
             rows::ENVELOPE
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(before.to_datetime()).bind(since.to_datetime());
-        let found = query.bind(limit as i64).fetch(&self.shared.pool).boxed();
+        let found = query.bind(limit as i64).fetch(&self.0.pool).boxed();
         let page = Page::read(found, limit, rows::envelope, |(envelope, _)| envelope.message.payload.len());
         Ok(page.await?.rows)
     }
@@ -278,13 +269,13 @@ impl Store for PostgresStore {
     async fn hold(&self, sequences: &[i64], now: Timestamp) -> sqlx::Result<()> {
         const HOLD: &str = "UPDATE messages SET held_at = $1 WHERE sequence = ANY($2) AND status = 'delivered'";
         let query = sqlx::query(HOLD).bind(now.to_datetime()).bind(sequences.to_vec());
-        query.execute(&self.shared.pool).await?;
+        query.execute(&self.0.pool).await?;
         Ok(())
     }
 
     async fn by_sequence(&self, sequences: &[i64]) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
         let query = format!("SELECT {}, status FROM messages WHERE sequence = ANY($1)", rows::ENVELOPE);
-        let found = sqlx::query(AssertSqlSafe(query)).bind(sequences.to_vec()).fetch_all(&self.shared.pool).await?;
+        let found = sqlx::query(AssertSqlSafe(query)).bind(sequences.to_vec()).fetch_all(&self.0.pool).await?;
         found.iter().map(rows::found).collect()
     }
 
@@ -296,7 +287,7 @@ impl Store for PostgresStore {
             rows::RECORD
         );
         let query = sqlx::query(AssertSqlSafe(query)).bind(namespace.as_str()).bind(id);
-        query.fetch_optional(&self.shared.pool).await?.as_ref().map(rows::record).transpose()
+        query.fetch_optional(&self.0.pool).await?.as_ref().map(rows::record).transpose()
     }
 
     async fn messages(&self, filter: &MessageFilter, limit: usize) -> sqlx::Result<Page<Record>> {
@@ -319,14 +310,14 @@ impl Store for PostgresStore {
             query.push(" AND sequence < ").push_bind(before);
         }
         query.push(" ORDER BY sequence DESC LIMIT ").push_bind(limit as i64 + 1);
-        let found = query.build().fetch(&self.shared.pool);
+        let found = query.build().fetch(&self.0.pool);
         let decode = |row: &_| rows::record(row).map(|record| Record { history: Vec::new(), ..record });
         Page::read(found.boxed(), limit, decode, |record| record.message.payload.len()).await
     }
 
     async fn letter(&self, namespace: &Namespace, id: &str) -> sqlx::Result<Option<DeadLetter>> {
         let query = sqlx::query("SELECT * FROM dead_letters WHERE namespace = $1 AND id = $2");
-        let found = query.bind(namespace.as_str()).bind(id).fetch_optional(&self.shared.pool).await?;
+        let found = query.bind(namespace.as_str()).bind(id).fetch_optional(&self.0.pool).await?;
         found.as_ref().map(rows::letter).transpose()
     }
 
@@ -363,7 +354,7 @@ impl Store for PostgresStore {
             }
         }
         query.push(" LIMIT ").push_bind(limit as i64 + 1);
-        let found = query.build().fetch(&self.shared.pool);
+        let found = query.build().fetch(&self.0.pool);
         Page::read(found.boxed(), limit, rows::letter, |letter| letter.payload.len()).await
     }
 
@@ -396,7 +387,7 @@ impl Store for PostgresStore {
             .bind(texts(ids))
             .bind(ids.iter().map(|id| history_lines(&[replayed(*id, now)])).collect::<Vec<_>>())
             .bind(now.to_datetime())
-            .fetch_all(&self.shared.pool)
+            .fetch_all(&self.0.pool)
             .await?;
         found.iter().map(|row| Ok((parsed(row.try_get("letter")?)?, rows::envelope(row)?.0))).collect()
     }
@@ -405,12 +396,12 @@ impl Store for PostgresStore {
         const MARK: &str = "UPDATE dead_letters SET replayed_at = $1 WHERE namespace = $2 AND id = $3 AND kind = 'task' \
                             AND replayed_at IS NULL";
         let query = sqlx::query(MARK).bind(now.to_datetime()).bind(namespace.as_str()).bind(id);
-        query.execute(&self.shared.pool).await?;
+        query.execute(&self.0.pool).await?;
         Ok(())
     }
 
     async fn purge(&self, namespace: &Namespace, ids: &[DeadLetterId], now: Timestamp) -> sqlx::Result<u64> {
-        let mut transaction = self.shared.pool.begin().await?;
+        let mut transaction = self.0.pool.begin().await?;
         let query = "DELETE FROM dead_letters WHERE namespace = $1 AND id = ANY($2) RETURNING namespace, subject_id";
         let purged: Vec<(String, String)> =
             sqlx::query_as(query).bind(namespace.as_str()).bind(texts(ids)).fetch_all(&mut *transaction).await?;
@@ -429,7 +420,7 @@ impl Store for PostgresStore {
                                 RETURNING namespace, id) \
                                 DELETE FROM message_ids USING ended WHERE message_ids.namespace = ended.namespace \
                                 AND message_ids.id = ended.id";
-        let mut transaction = self.shared.pool.begin().await?;
+        let mut transaction = self.0.pool.begin().await?;
         let old: Vec<(String, String)> =
             sqlx::query_as(LETTERS).bind(letters.to_datetime()).bind(limit).fetch_all(&mut *transaction).await?;
         give_up(&mut transaction, &old, letters).await?;
@@ -440,11 +431,10 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> sqlx::Result<()> {
-        self.shared.ping().await
+        self.0.ping().await
     }
 
     async fn close(&self) {
-        self.own.close().await;
-        self.shared.close().await;
+        self.0.close().await;
     }
 }

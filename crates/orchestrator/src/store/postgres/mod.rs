@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Connections for the lease and for commits alone: one each, and a second way where one of them has gone silent.
-const KEPT_APART: usize = 2;
+const KEPT_APART: u32 = 2;
 
 /// A schema in PostgreSQL.
 pub(super) struct PostgresStore {
