@@ -105,7 +105,7 @@ fn note(outcomes: &mut Outcomes, point: &Point, met: &Accepted) {
 fn passing(point: &Point) -> u32 {
     match point.how {
         How::Load => rand::rng().random_range(1..8),
-        How::Start | How::Stop | How::HandOver | How::Migration => 1,
+        How::Start | How::Stop | How::HandOver | How::Loss | How::Migration => 1,
     }
 }
 

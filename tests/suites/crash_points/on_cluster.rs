@@ -1,6 +1,7 @@
 //! A cluster of two orchestrators and one of each other service, on PostgreSQL, RabbitMQ and Redis.
 
-use testkit::{Cluster, Setup, TWO_ORCHESTRATORS, within};
+use serde_json::json;
+use testkit::{Cluster, Setup, TWO_ORCHESTRATORS, eventually, within};
 
 use super::{
     PATIENCE, absent_agent, assert_died_there,
@@ -12,6 +13,7 @@ use super::{
 use crate::kill::{
     check_all, check_nothing_left,
     driver::{Accepted, Driver},
+    mail::{Fate, Mailbox},
     prepare,
 };
 
@@ -23,15 +25,15 @@ async fn a_process_of_a_cluster_may_die_at_every_point() {
     let wanted = wanted();
     let mut cluster =
         Cluster::start(Setup { size: TWO_ORCHESTRATORS, orchestrator: ORCHESTRATOR, ..Setup::default() }).await;
-    let agent = prepare(&cluster.api()).await;
+    let mailbox = prepare(&cluster.api()).await;
     let absent = absent_agent(&cluster.api()).await;
-    let driver = Driver::start(cluster.urls(), vec![agent]);
+    let driver = Driver::start(cluster.urls(), vec![mailbox.clone()]);
     let extras = Extras::start(cluster.url(), absent);
     let (mut outcomes, mut accepted) = (super::Outcomes::new(), Accepted::default());
     let rounds = 0..wanted.rounds();
     for point in wanted.on_cluster().into_iter().flat_map(|point| rounds.clone().map(move |_| point)) {
         let mut met = load(&wanted, &driver).await;
-        die(&mut cluster, &point).await;
+        met.extend(die(&mut cluster, &point, &mailbox).await);
         met.extend(driver.accepted());
         if wanted.is_thorough() {
             check_all(&cluster.api().patient(), &met).await;
@@ -49,20 +51,30 @@ async fn a_process_of_a_cluster_may_die_at_every_point() {
     report("postgres", &outcomes);
 }
 
-/// Under load, at the point; then it is there again.
-async fn die(cluster: &mut Cluster, point: &Point) {
+/// Under load, at the point; then it is there again. Answers with what was accepted for it besides.
+async fn die(cluster: &mut Cluster, point: &Point, mailbox: &Mailbox) -> Accepted {
     let times = passing(point);
     println!("{}, passing {times}", point.name);
-    let (name, other) = (format!("{}-1", point.service()), "orchestrator-2");
+    let (name, other, agents) = (format!("{}-1", point.service()), "orchestrator-2", "agent-runner-1");
+    let mut met = Accepted::default();
     if point.how == How::HandOver {
         // The one that is to hand over has everything, until the other is back.
         cluster.kill(other).await;
     }
+    if point.how == How::Loss {
+        // What is sent now waits in its mailbox.
+        cluster.kill(agents).await;
+        met.messages.insert(send(cluster, mailbox).await, Fate::Ack);
+    }
     cluster.kill(&name).await;
+    if point.how == How::Loss {
+        let queue = format!("mailbox.default.{}", mailbox.agent);
+        cluster.servers().rabbitmqctl(&["delete_queue", "-p", "/", &queue]);
+    }
     let before = cluster.log(&name).len();
     if cluster.restart_with(&name, &[("TROUPE_CRASH_POINT", &order(point, times))]).await {
         match point.how {
-            How::Load | How::Start | How::Migration => {}
+            How::Load | How::Start | How::Loss | How::Migration => {}
             How::Stop => cluster.terminate(&name),
             How::HandOver => {
                 has_everything(cluster, &name, before).await;
@@ -77,6 +89,23 @@ async fn die(cluster: &mut Cluster, point: &Point) {
         cluster.restart(other).await;
     }
     cluster.restart(&name).await;
+    if !cluster.is_started(agents) {
+        cluster.restart(agents).await;
+    }
+    met
+}
+
+/// A message to an agent, until it is recorded that RabbitMQ has it.
+async fn send(cluster: &Cluster, to: &Mailbox) -> String {
+    let path = format!("/api/v1/agents/{}/message", to.agent);
+    let sent = cluster.api().post(&path, &json!({ "payload": Fate::Ack.payload() })).await.expect(202);
+    let id = sent["message_id"].as_str().expect("a message has an id").to_owned();
+    eventually("it is queued", || async {
+        let message = cluster.api().get(&format!("/api/v1/messages/{id}")).await.expect(200);
+        if message["status"] == "queued" { Ok(()) } else { Err(message) }
+    })
+    .await;
+    id
 }
 
 /// Waits until an orchestrator has said that it has taken all shards, after this place of its log.

@@ -11,6 +11,8 @@ pub(super) enum How {
     Stop,
     /// Another orchestrator comes, and gets its share.
     HandOver,
+    /// It comes back, and RabbitMQ has lost a mailbox meanwhile.
+    Loss,
     /// Empty tables are brought up to date (`migrations.rs`).
     Migration,
 }
@@ -72,6 +74,10 @@ const fn stops(name: &'static str, when: &'static str) -> Point {
 
 const fn hands_over(name: &'static str, when: &'static str) -> Point {
     Point { name, when, how: How::HandOver, place: Place::Cluster }
+}
+
+const fn loses(name: &'static str, when: &'static str) -> Point {
+    Point { name, when, how: How::Loss, place: Place::Cluster }
 }
 
 const fn migrates(name: &'static str, when: &'static str) -> Point {
@@ -144,4 +150,9 @@ pub(super) const POINTS: &[Point] = &[
     broker("communication.rabbitmq.publish.before", "a message is recorded, and RabbitMQ does not have it"),
     broker("communication.rabbitmq.confirmed", "RabbitMQ has confirmed a message, and nobody knows"),
     broker("communication.rabbitmq.ack.before", "the end of a message is recorded, and RabbitMQ does not know"),
+    loses("communication.rabbitmq.lost.found", "RabbitMQ is known to have lost messages, and nothing is done about it"),
+    loses(
+        "communication.rabbitmq.lost.recorded",
+        "it is recorded that they have to be published again, and they are not",
+    ),
 ];

@@ -113,6 +113,7 @@ enum Said {
     Cancel { task: String, reason: String, epoch: i64 },
     Ack { task: String, epoch: i64 },
     Locate { task: String, epoch: i64 },
+    Disown { task: String },
 }
 
 /// A batch is one visit to the broker; up to a fault it is carried out.
@@ -138,6 +139,7 @@ fn hear(attached: &Attached<'_>, events: Vec<OrchestratorEvent>, offset: usize) 
                 Said::Cancel { task, reason, .. } => broker.cancel(&task, &reason),
                 Said::Ack { task, .. } => broker.acknowledge(&task),
                 Said::Locate { task, epoch } => broker.locate(&attached.attachment, &task, epoch),
+                Said::Disown { task } => broker.disown(&attached.attachment, &task),
             }
         }
     }
@@ -167,6 +169,10 @@ fn read_event(event: OrchestratorEvent, index: usize) -> Result<Said, Communicat
         Event::Locate(locate) => {
             wire::text(at("locate.task_id"), &locate.task_id)?;
             Ok(Said::Locate { task: locate.task_id, epoch })
+        }
+        Event::Disown(disown) => {
+            wire::text(at("disown.task_id"), &disown.task_id)?;
+            Ok(Said::Disown { task: disown.task_id })
         }
     }
 }

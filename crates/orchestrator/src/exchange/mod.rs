@@ -33,6 +33,8 @@ pub(crate) enum Outgoing {
     Cancel { task_id: String, reason: &'static str },
     /// The task's result is in the log, or void.
     Ack { task_id: String },
+    /// The task is another's: there is news of it, and its execution is not written here. Only the router says so.
+    Disown { task_id: String },
 }
 
 impl Outgoing {
@@ -41,7 +43,7 @@ impl Outgoing {
         const FIXED: usize = 256;
         match self {
             Self::Dispatch { order, .. } => FIXED + order.input.as_bytes().len(),
-            Self::Locate { .. } | Self::Cancel { .. } | Self::Ack { .. } => FIXED,
+            Self::Locate { .. } | Self::Cancel { .. } | Self::Ack { .. } | Self::Disown { .. } => FIXED,
         }
     }
 }
@@ -114,4 +116,21 @@ pub(crate) enum News {
     Unheard,
     /// No replica has it any more.
     Lost,
+}
+
+impl News {
+    /// Does whoever says so have the task, and will say more of it? `needs_ack`: will this come again?
+    const fn is_of_what_is_there(&self, needs_ack: bool) -> bool {
+        match self {
+            Self::Waiting
+            | Self::HandedOver(_)
+            | Self::Begun
+            | Self::Alive
+            | Self::Shown(_)
+            | Self::Requeued
+            | Self::Enqueued => true,
+            Self::Ended(_) => needs_ack,
+            Self::Refused | Self::Unknown | Self::Unheard | Self::Lost => false,
+        }
+    }
 }

@@ -188,7 +188,10 @@ impl Hub {
                 }
                 self.router.opened(id, now);
             }
-            Event::Heard(id, serving, updates) => self.router.heard(id, serving, updates, now),
+            Event::Heard(id, serving, updates) => {
+                let holdings = &self.workers.shared().holdings;
+                self.router.heard(id, serving, updates, now, |id| holdings.held(id).is_some());
+            }
             Event::Ended(id) => {
                 if let Some(kept) = self.streams.get_mut(&id) {
                     kept.line = None;

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use contracts::communication::v1::{
-    AckResult, Attach, CancelDispatch, ExchangeTasksRequest, LocateTask, OrchestratorEvent, Serving as WireServing,
-    Task, TaskUpdate as Wire, orchestrator_event::Event, serving, task, task_result::Outcome, task_update::Update,
+    AckResult, Attach, CancelDispatch, DisownTask, ExchangeTasksRequest, LocateTask, OrchestratorEvent,
+    Serving as WireServing, Task, TaskUpdate as Wire, orchestrator_event::Event, serving, task, task_result::Outcome,
+    task_update::Update,
 };
 use domain::Payload;
 use workflow::{Failure, Target};
@@ -48,6 +49,7 @@ pub(super) fn event(Said { epoch, outgoing }: Said) -> OrchestratorEvent {
         Outgoing::Locate { task_id, .. } => Event::Locate(LocateTask { task_id }),
         Outgoing::Cancel { task_id, reason } => Event::Cancel(CancelDispatch { task_id, reason: reason.to_owned() }),
         Outgoing::Ack { task_id } => Event::Ack(AckResult { task_id }),
+        Outgoing::Disown { task_id } => Event::Disown(DisownTask { task_id }),
     };
     OrchestratorEvent { event: Some(event), epoch }
 }

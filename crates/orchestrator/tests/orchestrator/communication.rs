@@ -176,6 +176,8 @@ impl Communication {
                 }
                 Event::Cancel(cancel) => heard.cancelled.push(cancel.task_id),
                 Event::Ack(ack) => heard.acknowledged.push(ack.task_id),
+                // There is nobody else here who could be told.
+                Event::Disown(_) => {}
                 Event::Locate(locate) => {
                     let update = Some(Update::Unknown(TaskUnknown {}));
                     let unknown = TaskUpdate { task_id: locate.task_id.clone(), update, ..Default::default() };

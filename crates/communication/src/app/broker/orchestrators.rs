@@ -17,6 +17,11 @@ pub(crate) struct Attachment {
     pub(crate) number: u64,
 }
 
+/// Whoever writes an execution, where that is not known: all hear of its tasks. No replica is called so.
+pub(super) fn whoever() -> OrchestratorId {
+    Arc::from("")
+}
+
 /// The attached replicas.
 #[derive(Debug, Default)]
 pub(crate) struct Orchestrators {
@@ -50,6 +55,11 @@ impl Orchestrators {
         self.attached.get(&attachment.replica).is_some_and(|(number, _)| *number == attachment.number)
     }
 
+    /// Has it gone? Whoever is not known has not.
+    pub(crate) fn is_away(&self, replica: &OrchestratorId) -> bool {
+        !replica.is_empty() && !self.is_attached(replica)
+    }
+
     /// Is any stream of it there?
     pub(crate) fn is_attached(&self, replica: &OrchestratorId) -> bool {
         self.attached.contains_key(replica)
@@ -60,8 +70,8 @@ impl Orchestrators {
         self.attached.values().for_each(|(_, outbox)| outbox.end(Ok(())));
     }
 
-    /// Tells the replica that a task belongs to; all of them where that one is away: whoever has taken over the execution
-    /// knows the task, the others drop the update.
+    /// Tells the replica that a task belongs to; all of them where that one is away or not known: whoever has taken over the
+    /// execution knows the task, the others say that it is not theirs.
     pub(crate) fn tell(&self, replica: Option<&OrchestratorId>, update: Update) {
         let said = ToOrchestrator::Update(update);
         match replica.and_then(|replica| self.attached.get(replica)) {

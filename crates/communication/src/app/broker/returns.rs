@@ -76,7 +76,7 @@ impl Broker {
     fn give_back(&mut self, id: &TaskId, why: &str) -> bool {
         let Some(entry) = self.tasks.get(id) else { return false };
         // What came from the message broker nobody dispatches again.
-        if entry.lot.is_none() && !self.orchestrators.is_attached(&entry.replica) {
+        if entry.lot.is_none() && self.orchestrators.is_away(&entry.replica) {
             self.forget(id);
             return false;
         }
@@ -133,7 +133,8 @@ impl Broker {
             && let State::Dying { agent, letter, reason } = entry.state
         {
             let what = What::DeadLettered { letter, reason: reason.as_str() };
-            self.orchestrators.tell(Some(&entry.replica), Update::new(id.into(), agent, what));
+            // Told once, and whoever had the execution may have lost it.
+            self.orchestrators.tell(None, Update::new(id.into(), agent, what));
         }
     }
 }

@@ -7,6 +7,7 @@ use lifecycle::crash_point;
 
 use super::{
     Attachment, Broker, OrchestratorId,
+    orchestrators::whoever,
     queues::{Line, Place, QueueKey},
 };
 use crate::{
@@ -143,8 +144,20 @@ impl Broker {
         }
     }
 
+    /// A replica was told of a task whose execution it does not write: from now on everybody is, and first where it is.
+    pub(crate) fn disown(&mut self, from: &Attachment, id: &str) {
+        self.disown_enqueued(&from.replica, id);
+        let Some((id, _)) = self.tasks.get_key_value(id) else { return };
+        let id = &Arc::clone(id);
+        let Some(entry) = self.tasks.get_mut(id).filter(|entry| entry.replica == from.replica) else { return };
+        entry.replica = whoever();
+        if let Some((agent, what)) = entry.whereabouts() {
+            self.orchestrators.tell(None, Update::new(Arc::clone(id), agent, what));
+        }
+    }
+
     /// False where the task is not here.
-    fn take_over(&mut self, replica: &OrchestratorId, id: &str, epoch: i64, is_asked: bool) -> bool {
+    pub(super) fn take_over(&mut self, replica: &OrchestratorId, id: &str, epoch: i64, is_asked: bool) -> bool {
         let Some((id, _)) = self.tasks.get_key_value(id) else { return false };
         let id = &Arc::clone(id);
         let Some(entry) = self.tasks.get_mut(id) else { return false };
@@ -154,20 +167,15 @@ impl Broker {
         let is_new = entry.replica != *replica;
         entry.replica = Arc::clone(replica);
         entry.epoch = epoch;
-        let (agent, what) = match &entry.state {
-            State::Ended { agent, outcome, .. } => (Some(*agent), What::Ended(outcome.clone())),
+        let is_told = match entry.state {
+            State::Queued { told_waiting: true, .. } => is_new || is_asked,
+            State::Queued { .. } | State::Delayed { .. } => is_asked,
             // Told again in any case: what was told over an earlier stream may have been lost with it.
-            State::Held { session, agent, .. } => {
-                (Some(*agent), What::HandedOver { session: *session, delivery: entry.number() })
-            }
-            State::Queued { .. } | State::Delayed { .. } if is_asked && entry.lot.is_some() => (None, What::Enqueued),
-            State::Queued { told_waiting: true, .. } if is_new || is_asked => (None, What::Waiting),
-            State::Queued { .. } | State::Delayed { .. } if is_asked => {
-                (None, What::Requeued("it waits for a session with credit".to_owned()))
-            }
-            State::Queued { .. } | State::Delayed { .. } | State::Leaving | State::Dying { .. } => return true,
+            State::Ended { .. } | State::Held { .. } | State::Leaving | State::Dying { .. } => true,
         };
-        self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), agent, what));
+        if let Some((agent, what)) = entry.whereabouts().filter(|_| is_told) {
+            self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), agent, what));
+        }
         true
     }
 
@@ -334,6 +342,23 @@ fn company(lost: u32, credits: usize, limit: u32) -> usize {
 }
 
 impl Entry {
+    /// Where it is, and with whom; nothing where that is told soon in any case.
+    fn whereabouts(&self) -> Option<(Option<AgentId>, What)> {
+        let told = match &self.state {
+            State::Ended { agent, outcome, .. } => (Some(*agent), What::Ended(outcome.clone())),
+            State::Held { session, agent, .. } => {
+                (Some(*agent), What::HandedOver { session: *session, delivery: self.number() })
+            }
+            State::Queued { .. } | State::Delayed { .. } if self.lot.is_some() => (None, What::Enqueued),
+            State::Queued { told_waiting: true, .. } => (None, What::Waiting),
+            State::Queued { .. } | State::Delayed { .. } => {
+                (None, What::Requeued("it waits for a session with credit".to_owned()))
+            }
+            State::Leaving | State::Dying { .. } => return None,
+        };
+        Some(told)
+    }
+
     /// The number of the last hand-over, as agents hear it: at least as high as it is, so that 1 means the first.
     pub(super) const fn number(&self) -> u32 {
         self.deliveries.saturating_add(self.redeliveries)

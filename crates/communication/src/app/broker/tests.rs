@@ -122,11 +122,7 @@ impl Bench {
 
     /// What the orchestrator was told since it was asked last.
     pub(super) fn told(&self) -> Vec<(String, What)> {
-        let update = |said| match said {
-            ToOrchestrator::Update(update) => Some((update.task.to_string(), update.what)),
-            ToOrchestrator::Serving(_) => None,
-        };
-        self.updates.drain().into_iter().filter_map(update).collect()
+        told(&self.updates)
     }
 
     /// The orchestrator's stream ends, and a new one begins.
@@ -139,6 +135,15 @@ impl Bench {
     pub(super) fn finish(&mut self, session: SessionId, id: &str) {
         self.broker.result(session, id, Outcome::Output(Bytes::from_static(b"1")));
     }
+}
+
+/// What an orchestrator was told since it was asked last.
+fn told(updates: &Outbox<ToOrchestrator>) -> Vec<(String, What)> {
+    let update = |said| match said {
+        ToOrchestrator::Update(update) => Some((update.task.to_string(), update.what)),
+        ToOrchestrator::Serving(_) => None,
+    };
+    updates.drain().into_iter().filter_map(update).collect()
 }
 
 pub(super) fn clerk() -> Target {

@@ -22,6 +22,7 @@ use domain::SessionId;
 
 use super::{
     Broker, OrchestratorId, QueueKey,
+    orchestrators::whoever,
     queues::Line,
     tasks::{Entry, State},
 };
@@ -227,6 +228,7 @@ impl Broker {
     fn merge(&mut self, parcel: &Parcel, lot: Lot) -> bool {
         let Some(entry) = self.tasks.get_mut(&parcel.task.id) else { return false };
         let is_back = matches!(entry.state, State::Leaving);
+        let is_newer = parcel.epoch > entry.epoch;
         entry.deliveries = entry.deliveries.max(parcel.deliveries);
         entry.redeliveries = entry.redeliveries.max(parcel.redeliveries);
         match entry.lot {
@@ -241,6 +243,10 @@ impl Broker {
         if is_back {
             // It was faster than the confirmation that it has gone.
             self.place(&parcel.task.id, Line::Since(parcel.since));
+        }
+        if is_newer {
+            // Two copies are there, and whoever dispatched this one has the execution.
+            self.take_over(&parcel.replica, &parcel.task.id, parcel.epoch, true);
         }
         true
     }
@@ -304,6 +310,18 @@ impl Broker {
             self.orchestrators.tell(Some(replica), Update::new(id, None, What::Enqueued));
         }
         true
+    }
+
+    /// The same, of a task that is with the message broker.
+    pub(super) fn disown_enqueued(&mut self, replica: &OrchestratorId, id: &str) {
+        if let Some((id, _)) = self.enqueued.get_key_value(id)
+            && let id = Arc::clone(id)
+            && let Some(enqueued) =
+                self.enqueued.get_mut(&id).filter(|one| one.replica == *replica && !one.is_withdrawn)
+        {
+            enqueued.replica = whoever();
+            self.orchestrators.tell(None, Update::new(id, None, What::Enqueued));
+        }
     }
 
     /// The epoch of a task that is with the message broker.

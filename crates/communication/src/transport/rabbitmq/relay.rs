@@ -13,6 +13,7 @@ use std::{
 };
 
 use domain::Timestamp;
+use lifecycle::crash_point;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
@@ -32,6 +33,9 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(2);
 /// Messages that are read at once.
 const PAGE: usize = 1_000;
+/// How often it is looked after a connection what the broker has lost, until that is certain. Of a mailbox that is never quiet it
+/// never is.
+const COMPARISONS: u32 = 10;
 /// How long a message may have expired before it is taken for one that nobody has fetched.
 const LATE: Duration = Duration::from_secs(5);
 
@@ -65,12 +69,28 @@ struct Relay<'a> {
     before: Timestamp,
     /// Expired messages whose end is being recorded, with their hand-overs: one that lived on meanwhile has more.
     burying: HashSet<(i64, u32)>,
+    /// How often it may still be looked what the broker has lost.
+    comparisons: u32,
+}
+
+/// Unfinished messages of a mailbox that are not here.
+#[derive(Clone, Copy, Default)]
+struct Unfinished {
+    /// That were there when it was looked first.
+    old: u32,
+    new: u32,
+}
+
+/// What waits with the broker, and in which mailboxes.
+struct Waiting {
+    count: u32,
+    mailboxes: Vec<Mailbox>,
 }
 
 impl<'a> Relay<'a> {
     fn new(transport: &'a RabbitMq, store: &'a dyn Store) -> Self {
         // What was accepted before this replica began is none of its own.
-        Self { transport, store, before: transport.began, burying: HashSet::new() }
+        Self { transport, store, before: transport.began, burying: HashSet::new(), comparisons: 0 }
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>> + Send) -> sqlx::Result<T> {
@@ -79,11 +99,16 @@ impl<'a> Relay<'a> {
 
     async fn round(&mut self) {
         let transport = self.transport;
-        if transport.has_connected.swap(false, Ordering::AcqRel)
-            && let Err(error) = self.compare().await
-        {
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot compare what the broker has now");
-            transport.has_connected.store(true, Ordering::Release);
+        if transport.has_connected.swap(false, Ordering::AcqRel) {
+            self.comparisons = COMPARISONS;
+        }
+        if self.comparisons > 0 {
+            match self.compare().await {
+                Ok(is_certain) => self.comparisons = if is_certain { 0 } else { self.comparisons - 1 },
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot compare what the broker has now");
+                }
+            }
         }
         let now = transport.clock.now();
         let looked = async {
@@ -162,73 +187,103 @@ impl<'a> Relay<'a> {
     /// wait there than are unfinished and not here all is published again, since nobody knows which are there; whoever consumes
     /// it sees what comes twice. A mailbox that only others consume is theirs to compare; one that is consumed here too is compared
     /// here, since each would leave it to the other.
-    async fn compare(&self) -> Result<(), LinkError> {
-        let mut counts: HashMap<Mailbox, u32> = HashMap::new();
+    ///
+    /// Meanwhile messages come and go, so the record is read before and after: what was there both times must be with the broker,
+    /// and what was there at one time may be. False where there is so much that the first may be missing all the same.
+    async fn compare(&self) -> Result<bool, LinkError> {
+        let (before, last) = self.unfinished(i64::MAX).await?;
+        if before.is_empty() {
+            return Ok(true);
+        }
+        let mut link = Link::open(self.transport, "compares").await?;
+        let mut waiting = Vec::new();
+        for (place, mailboxes) in self.gathered(before.keys()) {
+            waiting.extend(self.waiting(&mut link, &place, mailboxes).await?);
+        }
+        link.close().await?;
+        let (after, _) = self.unfinished(last).await?;
+        let (mut lost, mut is_certain) = (HashSet::new(), true);
+        for Waiting { count, mailboxes } in waiting {
+            let sum = |counts: &HashMap<Mailbox, Unfinished>, of: fn(&Unfinished) -> u32| -> u32 {
+                mailboxes.iter().filter_map(|mailbox| counts.get(mailbox)).map(of).sum()
+            };
+            let at_least = sum(&after, |counts| counts.old);
+            let at_most = sum(&before, |counts| counts.old) + sum(&after, |counts| counts.new);
+            if count < at_least {
+                tracing::warn!(?mailboxes, "messages are not with the broker: publishing them again");
+                lost.extend(mailboxes);
+            } else if count < at_most {
+                is_certain = false;
+            }
+        }
+        if !lost.is_empty() {
+            crash_point("communication.rabbitmq.lost.found");
+            self.accept_again(&lost).await?;
+        }
+        Ok(is_certain)
+    }
+
+    /// The unfinished messages that are not here, by mailbox, and the last of them. Those behind `last` are new.
+    async fn unfinished(&self, last: i64) -> sqlx::Result<(HashMap<Mailbox, Unfinished>, i64)> {
+        let mut found: HashMap<Mailbox, Unfinished> = HashMap::new();
         let mut after = 0;
         loop {
             let page = self.in_time(self.store.unfinished(after, PAGE)).await?;
             for (envelope, _) in &page.rows {
                 after = envelope.sequence;
-                if !self.transport.has(envelope.sequence) {
-                    *counts.entry(envelope.message.mailbox()).or_default() += 1;
+                if self.transport.has(envelope.sequence) {
+                    continue;
                 }
+                let counts = found.entry(envelope.message.mailbox()).or_default();
+                *(if envelope.sequence <= last { &mut counts.old } else { &mut counts.new }) += 1;
             }
             if page.is_last {
-                break;
+                return Ok((found, after));
             }
         }
-        let mut link = Link::open(self.transport, "compares").await?;
-        let mut lost = HashSet::new();
-        for (mailbox, counts) in self.gathered(counts) {
-            if self.lacks(&mut link, &mailbox, &counts).await? {
-                let queue = mailbox_queue(&mailbox);
-                tracing::warn!(queue, "messages are not with the broker: publishing them again");
-                lost.extend(counts.into_keys());
-            }
-        }
-        link.close().await?;
-        if lost.is_empty() { Ok(()) } else { Ok(self.accept_again(&lost).await?) }
     }
 
     /// What was for an instance from which nobody takes here may be in its agent's mailbox: it is compared together with that.
-    fn gathered(&self, counts: HashMap<Mailbox, u32>) -> HashMap<Mailbox, HashMap<Mailbox, u32>> {
-        let mut gathered: HashMap<Mailbox, HashMap<Mailbox, u32>> = HashMap::new();
-        let mailboxes = self.transport.mailboxes();
-        for (mailbox, count) in counts {
-            let place = if mailboxes.open.contains(&mailbox) { mailbox.clone() } else { mailbox.agents() };
-            gathered.entry(place).or_default().insert(mailbox, count);
+    fn gathered<'b>(&self, mailboxes: impl Iterator<Item = &'b Mailbox>) -> HashMap<Mailbox, Vec<Mailbox>> {
+        let mut gathered: HashMap<Mailbox, Vec<Mailbox>> = HashMap::new();
+        let open = &self.transport.mailboxes().open;
+        for mailbox in mailboxes {
+            let place = if open.contains(mailbox) { mailbox.clone() } else { mailbox.agents() };
+            gathered.entry(place).or_default().push(mailbox.clone());
         }
         gathered
     }
 
-    /// Does the broker have fewer messages than that, in a mailbox and those whose messages may be there? What only others
-    /// consume does not count.
-    async fn lacks(
+    /// What the broker has in a mailbox and those whose messages may be there; nothing where others look after it. What only
+    /// others consume does not count.
+    async fn waiting(
         &self,
         link: &mut Link<'_>,
         place: &Mailbox,
-        counts: &HashMap<Mailbox, u32>,
-    ) -> Result<bool, LinkError> {
-        let (mut expected, mut waiting) = (0, 0);
-        for mailbox in counts.keys().filter(|mailbox| *mailbox != place).chain([place]) {
-            let found = match link.look_at(&mailbox_queue(mailbox)).await {
+        mut mailboxes: Vec<Mailbox>,
+    ) -> Result<Option<Waiting>, LinkError> {
+        mailboxes.retain(|mailbox| mailbox != place);
+        mailboxes.push(place.clone());
+        let mut waiting = Waiting { count: 0, mailboxes: Vec::with_capacity(mailboxes.len()) };
+        for mailbox in mailboxes {
+            let found = match link.look_at(&mailbox_queue(&mailbox)).await {
                 Err(error @ LinkError::Forbidden { .. }) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox cannot be compared");
-                    return Ok(false);
+                    return Ok(None);
                 }
                 found => found?.map(|queue| (queue.consumer_count(), queue.message_count())),
             };
-            let is_ours = self.transport.mailboxes().open.contains(mailbox);
+            let is_ours = self.transport.mailboxes().open.contains(&mailbox);
             match found {
-                Some((1.., _)) if !is_ours && mailbox == place => return Ok(false),
+                Some((1.., _)) if !is_ours && mailbox == *place => return Ok(None),
                 Some((1.., _)) if !is_ours => {}
                 found => {
-                    expected += counts.get(mailbox).copied().unwrap_or_default();
-                    waiting += found.map_or(0, |(_, messages)| messages);
+                    waiting.count += found.map_or(0, |(_, messages)| messages);
+                    waiting.mailboxes.push(mailbox);
                 }
             }
         }
-        Ok(waiting < expected)
+        Ok(Some(waiting))
     }
 
     /// Records that what is unfinished of mailboxes has to be published again: then it is, like everything else that was left,
@@ -245,6 +300,7 @@ impl<'a> Relay<'a> {
             let updates = found.map(|(envelope, count)| accepted_again(envelope, *count, now)).collect();
             let batch = Batch { updates, ..Batch::default() };
             self.in_time(self.store.write(&batch)).await?;
+            crash_point("communication.rabbitmq.lost.recorded");
             match page.rows.last() {
                 Some((last, _)) if !page.is_last => after = last.sequence,
                 Some(_) | None => return Ok(()),

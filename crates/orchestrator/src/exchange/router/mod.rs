@@ -74,6 +74,8 @@ impl Router {
             Outgoing::Dispatch { .. } => self.dispatch(said, now),
             Outgoing::Locate { .. } => self.locate(said, now),
             Outgoing::Ack { .. } | Outgoing::Cancel { .. } => self.over(said),
+            // That is said here.
+            Outgoing::Disown { .. } => {}
         }
     }
 
@@ -134,12 +136,24 @@ impl Router {
         Some(known)
     }
 
-    /// A replica says something.
-    pub(crate) fn heard(&mut self, from: ReplicaId, serving: Vec<Serving>, updates: Vec<TaskUpdate>, now: Instant) {
+    /// A replica says something. `is_ours`: is the execution written here?
+    pub(crate) fn heard(
+        &mut self,
+        from: ReplicaId,
+        serving: Vec<Serving>,
+        updates: Vec<TaskUpdate>,
+        now: Instant,
+        is_ours: impl Fn(ExecutionId) -> bool,
+    ) {
         self.replicas.hear(from, serving);
         self.tell_unserved();
         for update in updates {
-            self.update(from, update, now);
+            if is_ours(update.execution) {
+                self.update(from, update, now);
+            } else if update.news.is_of_what_is_there(update.needs_ack) {
+                let outgoing = Outgoing::Disown { task_id: update.task_id };
+                self.frames.push((from, Said { epoch: 0, outgoing }));
+            }
         }
     }
 

@@ -327,6 +327,18 @@ fn what_another_writes_now_is_forgotten() {
 }
 
 #[test]
+fn whoever_tells_of_what_another_writes_hears_so() {
+    let mut bench = Bench::new(1);
+    bench.dispatch("a");
+    bench.settle();
+    bench.is_ours = false;
+    bench.hand_over(0, "a");
+    bench.settle();
+    assert_eq!(bench.disowned, [(0, "a".to_owned())]);
+    assert!(bench.worker.held.is_empty());
+}
+
+#[test]
 fn without_any_replica_tasks_wait_for_one() {
     let mut bench = Bench::new(1);
     bench.crash(0);

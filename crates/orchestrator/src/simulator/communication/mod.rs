@@ -163,7 +163,7 @@ impl Communication {
         for lot in lots {
             let number = self.ground.one_of(posts.posts.len());
             // Until the result that is there already is acknowledged.
-            if let Some(lot) = posts.posts[number].take_lot(lot) {
+            if let Some(lot) = posts.posts[number].take_lot(&self.ground, lot) {
                 posts.broker.push_back(lot);
             }
         }
@@ -323,6 +323,7 @@ impl Communication {
                 Some(Event::Ack(ack)) if !post.is_outdated(&ack.task_id, epoch) => {
                     self.acknowledged(&mut posts, number, &ack.task_id);
                 }
+                Some(Event::Disown(disown)) => post.disown(&self.ground, replica, &disown.task_id),
                 Some(Event::Cancel(_) | Event::Ack(_)) => {
                     self.ground.tell(replica, || "speaks of what another has".to_owned());
                 }

@@ -114,10 +114,13 @@ impl Post {
     }
 
     /// A task has come from the broker; it goes back where its result is here already.
-    pub(super) fn take_lot(&mut self, lot: Lot) -> Option<Lot> {
+    pub(super) fn take_lot(&mut self, ground: &Ground, lot: Lot) -> Option<Lot> {
         let id = lot.task.id.clone();
         if let Some(entry) = self.tasks.get_mut(&id) {
             entry.came_from_broker = true;
+            if lot.epoch > entry.epoch {
+                self.take_over(ground, &lot.replica, &id, lot.epoch, true);
+            }
             return None;
         }
         if self.foreign.contains_key(&id) {
@@ -175,23 +178,28 @@ impl Post {
         }
         let is_new = entry.replica != replica;
         (entry.replica, entry.epoch) = (replica.to_owned(), epoch);
-        let update = match &entry.place {
-            Place::Ended { ended, .. } => result(id, ended),
-            Place::Held { agent, session, .. } => {
-                let delivery = entry.deliveries;
-                told(id, agent, Update::HandedOver(TaskHandedOver { session_id: session.clone(), delivery }))
-            }
-            Place::Queued { .. } if is_asked && entry.came_from_broker => {
-                told(id, "", Update::Enqueued(TaskEnqueued {}))
-            }
-            Place::Queued { told_waiting: true } if is_asked || is_new => told(id, "", Update::Waiting(TaskWaiting {})),
-            Place::Queued { .. } if is_asked => {
-                told(id, "", Update::Requeued(TaskRequeued { reason: "in line".to_owned() }))
-            }
-            Place::Queued { .. } => return true,
+        let is_told = match entry.place {
+            Place::Queued { told_waiting } => is_asked || (told_waiting && is_new),
+            Place::Ended { .. } | Place::Held { .. } => true,
         };
-        self.tell(ground, Some(replica), &update);
+        if is_told {
+            let update = entry.whereabouts(id);
+            self.tell(ground, Some(replica), &update);
+        }
         true
+    }
+
+    /// A replica was told of what is not its own: from now on everybody is.
+    pub(super) fn disown(&mut self, ground: &Ground, replica: &str, id: &str) {
+        if let Some((owner, ..)) = self.enqueued.get_mut(id).filter(|(owner, ..)| owner == replica) {
+            owner.clear();
+            self.tell(ground, None, &told(id, "", Update::Enqueued(TaskEnqueued {})));
+        }
+        if let Some(entry) = self.tasks.get_mut(id).filter(|entry| entry.replica == replica) {
+            entry.replica.clear();
+            let update = entry.whereabouts(id);
+            self.tell(ground, None, &update);
+        }
     }
 
     pub(super) fn take_over_enqueued(
@@ -210,5 +218,20 @@ impl Post {
             self.tell(ground, Some(replica), &told(id, "", Update::Enqueued(TaskEnqueued {})));
         }
         true
+    }
+}
+
+impl Entry {
+    fn whereabouts(&self, id: &str) -> TaskUpdate {
+        match &self.place {
+            Place::Ended { ended, .. } => result(id, ended),
+            Place::Held { agent, session, .. } => {
+                let handed = TaskHandedOver { session_id: session.clone(), delivery: self.deliveries };
+                told(id, agent, Update::HandedOver(handed))
+            }
+            Place::Queued { .. } if self.came_from_broker => told(id, "", Update::Enqueued(TaskEnqueued {})),
+            Place::Queued { told_waiting: true } => told(id, "", Update::Waiting(TaskWaiting {})),
+            Place::Queued { .. } => told(id, "", Update::Requeued(TaskRequeued { reason: "in line".to_owned() })),
+        }
     }
 }

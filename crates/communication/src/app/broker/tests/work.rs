@@ -380,6 +380,51 @@ fn every_task_that_is_here_is_found() {
     );
 }
 
+/// A second orchestrator at a replica, and what it is told.
+fn second_orchestrator(bench: &mut Bench) -> (Attachment, impl Fn() -> Vec<(String, What)> + use<>) {
+    let updates = Outbox::new(16);
+    let attachment = bench.broker.attach("rep_2", updates.clone());
+    updates.drain();
+    (attachment, move || super::told(&updates))
+}
+
+#[test]
+fn of_two_copies_the_later_says_who_hears_of_the_task() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    // That replica ends, and whoever has the execution now finds the task nowhere.
+    let mut third = server.bench(ONE, 8, 3);
+    let (attachment, _) = second_orchestrator(&mut third);
+    (third.attachment, third.epoch) = (attachment, 2);
+    third.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut third.broker, true);
+    let (_, told_second) = second_orchestrator(&mut other);
+    other.open(AGENT, 2);
+    assert_eq!(server.deliver(OTHER, &mut other.broker), 2);
+    let told = told_second();
+    assert!(matches!(&told[..], [(_, What::HandedOver { .. })]), "{told:?}");
+}
+
+#[test]
+fn what_an_orchestrator_disowns_all_hear_of() {
+    let (server, mut one, mut other) = two();
+    one.dispatch("a", clerk(), 0);
+    server.confirm(ONE, &mut one.broker, true);
+    let (_, told_second) = second_orchestrator(&mut other);
+    let session = other.open(AGENT, 1);
+    server.deliver(OTHER, &mut other.broker);
+    assert!(told_second().is_empty(), "the copy names the first");
+    other.broker.disown(&other.attachment.clone(), "a");
+    other.finish(session, "a");
+    let told = told_second();
+    assert!(matches!(&told[..], [(_, What::HandedOver { .. }), (_, What::Ended(_))]), "{told:?}");
+    let (_, told_second) = second_orchestrator(&mut one);
+    one.broker.disown(&one.attachment.clone(), "a");
+    let told = told_second();
+    assert!(matches!(&told[..], [(_, What::Enqueued)]), "{told:?}");
+}
+
 #[test]
 fn what_came_from_the_message_broker_outlives_its_orchestrators_stream() {
     let (server, mut one, mut other) = two();

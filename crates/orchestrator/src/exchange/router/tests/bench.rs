@@ -62,6 +62,8 @@ pub(super) struct Bench {
     pub(super) broker: Vec<Copy>,
     pub(super) worker: Worker,
     pub(super) is_ours: bool,
+    /// What replicas have heard is another's.
+    pub(super) disowned: Vec<(usize, String)>,
     dispatches: BTreeMap<String, usize>,
     now: Instant,
     epoch: i64,
@@ -91,6 +93,7 @@ impl Bench {
             broker: Vec::new(),
             worker: Worker::default(),
             is_ours: true,
+            disowned: Vec::new(),
             dispatches: BTreeMap::new(),
             now,
             epoch: 1,
@@ -262,6 +265,7 @@ impl Bench {
                     self.drop_task(side, &task_id);
                 }
             }
+            Outgoing::Disown { task_id } => self.disowned.push((side, task_id)),
         }
         true
     }
@@ -304,7 +308,8 @@ impl Bench {
             }
             Says::News(update) => (Vec::new(), vec![*update]),
         };
-        self.router.heard(id(side), serving, updates, self.now);
+        let is_ours = self.is_ours;
+        self.router.heard(id(side), serving, updates, self.now, |_| is_ours);
         self.collect();
         true
     }
