@@ -13,7 +13,11 @@ use tokio::task::futures::TaskLocalFuture;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::{Principal, Reach, current, current::scoped, rule};
+use crate::{
+    Principal, Reach, current,
+    current::{nobody, scoped},
+    rule,
+};
 
 /// Our own RPCs; others (health, reflection) tell nothing of what namespaces hold.
 const OURS: &str = "/troupe.";
@@ -116,7 +120,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let allowed = current().map_or(Ok(()), |principal| authorize(request.uri().path(), &principal));
+        let path = request.uri().path();
+        let allowed = match current() {
+            Some(principal) => authorize(path, &principal),
+            None if path.starts_with(OURS) => Err(nobody()),
+            None => Ok(()),
+        };
         match allowed {
             Ok(()) => Either::Left(self.0.call(request)),
             Err(error) => Either::Right(ready(Ok(Status::from(error).into_http()))),
@@ -126,13 +135,30 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use domain::Namespace;
+    use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{Kind, Role};
+    use crate::{Kind, Role, acting_as};
 
     fn refusal(path: &str, role: Role, reach: Reach) -> Option<&'static str> {
         authorize(path, &Principal::of_role(Kind::Key, "key_1", role, reach)).err().map(|error| error.reason)
+    }
+
+    #[tokio::test]
+    async fn a_call_of_which_it_was_forgotten_for_whom_it_is_made_is_refused() {
+        let answer = tower::service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Body::empty())));
+        let server = Authorize.layer(answer);
+        let call = async |path: &str| {
+            let answer = server.clone().oneshot(Request::builder().uri(path).body(()).unwrap()).await.unwrap();
+            Status::from_header_map(answer.headers()).map(|status| status.code())
+        };
+        let list = "/troupe.registry.v1.RegistryService/ListAgents";
+        assert_eq!(call(list).await, Some(tonic::Code::Unauthenticated));
+        assert_eq!(acting_as(Arc::new(Principal::anonymous()), call(list)).await, None);
+        assert_eq!(call("/grpc.health.v1.Health/Check").await, None, "it tells nothing of what namespaces hold");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod rpcs;
 mod secret;
 mod token;
 
-pub use current::{acting_as, current, fence, fence_agent, fence_everything, speaking_as};
+pub use current::{acting_as, current, fence, fence_agent, fence_everything, going_on, speaking_as};
 pub use layer::{Acting, ActingAs, Acts, Authorize, Authorized, authorize, call_as};
 pub use permission::{Permission, Permissions, UnknownPermission};
 pub use principal::{Kind, Principal, Reach};

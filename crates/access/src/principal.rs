@@ -15,8 +15,10 @@ pub enum Kind {
     Anonymous,
     /// With an API key.
     Key,
-    /// With a token of an issuer.
+    /// With a token of ours.
     Token,
+    /// With a token of another issuer: whom that calls as it likes is not whom we call so.
+    Issuer,
     /// One of our own processes.
     Service,
     /// With the secret that all processes share.
@@ -30,6 +32,7 @@ impl Kind {
             Self::Anonymous => "anonymous",
             Self::Key => "key",
             Self::Token => "token",
+            Self::Issuer => "issuer",
             Self::Service => "service",
             Self::Cluster => "cluster",
         }

@@ -33,6 +33,9 @@ pub enum TokenError {
     /// It cannot be made.
     #[error("the token cannot be signed")]
     Unsignable,
+    /// It would say for whom a call is made, and nobody has said so.
+    #[error("a call is made for nobody")]
+    Nobody,
 }
 
 /// What a token is for.
@@ -161,8 +164,9 @@ impl Keys {
     fn verify(&self, token: &str, pairs: &[&Pair]) -> Result<Arc<Principal>, TokenError> {
         let now = seconds(self.0.clock.now());
         let skew = Self::SKEW.as_secs() as i64;
-        let uses = pairs.len();
-        let remembered = format!("{uses}{token}");
+        // For what it was verified belongs to it: what is good for one use is not for another.
+        let uses = pairs.iter().flat_map(|pair| [pair.usage.audience(), " "]);
+        let remembered: String = uses.chain([token]).collect();
         if let Some((expires, principal)) = self.0.verified.get(remembered.as_str()) {
             return if now < expires + skew { Ok(principal) } else { Err(TokenError::Expired) };
         }
@@ -195,41 +199,45 @@ fn seconds(at: Timestamp) -> i64 {
 #[derive(Clone)]
 pub struct Signer {
     keys: Keys,
-    own: Arc<Principal>,
-    /// It speaks for whoever asked it; otherwise for itself alone.
-    speaks_for_others: bool,
+    /// For whom it speaks; nothing where that is whoever asked it.
+    own: Option<Arc<Principal>>,
     signed: moka::sync::Cache<Principal, HeaderValue>,
 }
 
 impl fmt::Debug for Signer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Signer").field("own", &self.own.subject).finish_non_exhaustive()
+        let own = self.own.as_ref().map(|own| &own.subject);
+        formatter.debug_struct("Signer").field("own", &own).finish_non_exhaustive()
     }
 }
 
 impl Signer {
     /// For a service that calls others as itself, whoever asked it: it has checked what they may.
     pub fn service(keys: Keys, name: &'static str) -> Self {
-        let signed = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(Keys::LIFE / 2).build();
-        Self { keys, own: Arc::new(Principal::service(name)), speaks_for_others: false, signed }
+        Self::new(keys, Some(Arc::new(Principal::service(name))))
     }
 
-    /// For the gateway, which calls for its clients.
+    /// For the gateway, which calls for its clients, and where it calls for itself says so: a call of which it was forgotten for whom it
+    /// is made is not made.
     pub fn gateway(keys: Keys) -> Self {
-        Self { speaks_for_others: true, ..Self::service(keys, "gateway") }
+        Self::new(keys, None)
+    }
+
+    fn new(keys: Keys, own: Option<Arc<Principal>>) -> Self {
+        let signed = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(Keys::LIFE / 2).build();
+        Self { keys, own, signed }
     }
 
     /// What goes with a call of this task, as `authorization`.
     pub fn header(&self) -> Result<HeaderValue, TokenError> {
-        let asked = self.speaks_for_others.then(crate::current).flatten();
-        let principal = asked.as_ref().unwrap_or(&self.own);
-        if let Some(header) = self.signed.get(&**principal) {
+        let principal = self.own.clone().or_else(crate::current).ok_or(TokenError::Nobody)?;
+        if let Some(header) = self.signed.get(&*principal) {
             return Ok(header);
         }
-        let token = self.keys.sign(&self.keys.0.call, principal, Keys::LIFE)?;
+        let token = self.keys.sign(&self.keys.0.call, &principal, Keys::LIFE)?;
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TokenError::Unsignable)?;
         header.set_sensitive(true);
-        self.signed.insert(Principal::clone(principal), header.clone());
+        self.signed.insert(Principal::clone(&principal), header.clone());
         Ok(header)
     }
 }
@@ -264,7 +272,7 @@ mod tests {
         let clock = Arc::new(ManualClock::at(START));
         let keys = keys("0123456789abcdef", &clock);
         let gateway = Signer::gateway(keys.clone());
-        assert_eq!(keys.anybody(&presented(&gateway)).unwrap().subject, "gateway");
+        assert_eq!(gateway.header().unwrap_err(), TokenError::Nobody, "nobody has asked");
         let asked = Arc::new(somebody());
         let token = acting_as(Arc::clone(&asked), async { presented(&gateway) }).await;
         assert_eq!(keys.anybody(&token).unwrap(), asked);
@@ -277,11 +285,14 @@ mod tests {
     fn a_token_is_good_for_its_life_its_installation_and_its_use() {
         let clock = Arc::new(ManualClock::at(START));
         let keys_here = keys("0123456789abcdef", &clock);
-        let call = presented(&Signer::gateway(keys_here.clone()));
+        let call = presented(&Signer::service(keys_here.clone(), "gateway"));
         let agent = keys_here.agent_token(&somebody(), Duration::from_hours(1)).unwrap();
         assert_eq!(*keys_here.agent(&agent).unwrap(), somebody());
         assert!(keys_here.anybody(&agent).is_ok());
+        assert_eq!(keys_here.process(&agent), Err(TokenError::Foreign), "also where it was verified as an agent's");
         assert_eq!(keys_here.agent(&call), Err(TokenError::Foreign), "a call's token is no agent's");
+        assert!(keys_here.process(&call).is_ok());
+        assert_eq!(keys_here.agent(&call), Err(TokenError::Foreign), "also where it was verified as a call's");
         assert_eq!(keys("another-secret-16", &clock).anybody(&call), Err(TokenError::Foreign));
         let (head, _) = call.rsplit_once('.').unwrap();
         assert_eq!(keys_here.anybody(&format!("{head}.")), Err(TokenError::Foreign));

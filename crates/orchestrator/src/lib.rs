@@ -162,7 +162,8 @@ fn run_errands(app: &Arc<App>, communication: Links, chores: Lanes<mpsc::Receive
     let api = ExecutionServiceServer::new(Api::new(Arc::clone(app)))
         .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-    let outside = Outside { executions: Link::local(api), communication, store: Arc::clone(&app.store) };
+    let executions = Link::local(api).under(&access::ActingAs::service("orchestrator"));
+    let outside = Outside { executions, communication, store: Arc::clone(&app.store) };
     let errands = workers::run_errands(app.workers.clone(), outside, chores, tasks.shutdown().clone());
     tasks.spawn("errands", OnExit::StopService, errands);
 }

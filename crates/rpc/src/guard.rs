@@ -49,7 +49,7 @@ impl Door {
         known.map_err(|error| {
             let (reason, message) = match error {
                 TokenError::Expired => ("token_expired", "what was presented has expired: get another token"),
-                TokenError::Foreign | TokenError::Early | TokenError::Unsignable => {
+                TokenError::Foreign | TokenError::Early | TokenError::Unsignable | TokenError::Nobody => {
                     ("unauthenticated", "this server wants a token of the cluster as `authorization: Bearer …`")
                 }
             };
@@ -58,14 +58,17 @@ impl Door {
     }
 }
 
-/// A layer that asks every call who makes it, and whether they may; without a door, everybody comes in.
+/// A layer that asks every call who makes it, and whether they may; without a door everybody comes in, as whoever is at this machine.
 #[derive(Clone, Debug)]
-pub struct Guard(Option<Door>);
+pub struct Guard {
+    door: Option<Door>,
+    anonymous: Arc<Principal>,
+}
 
 impl Guard {
     /// Asks at `door`.
-    pub const fn new(door: Option<Door>) -> Self {
-        Self(door)
+    pub fn new(door: Option<Door>) -> Self {
+        Self { door, anonymous: Arc::new(Principal::anonymous()) }
     }
 }
 
@@ -73,14 +76,14 @@ impl Guard {
 #[derive(Clone, Debug)]
 pub struct Guarded<S> {
     inner: S,
-    door: Option<Door>,
+    guard: Guard,
 }
 
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, door: self.0.clone() }
+        Guarded { inner, guard: self.clone() }
     }
 }
 
@@ -98,12 +101,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
-        let door = match &self.door {
-            Some(door) if path != OPEN => door,
-            Some(_) | None => return Either::Left(self.inner.call(request)),
+        if path == OPEN {
+            return Either::Left(self.inner.call(request));
+        }
+        let allowed = match &self.guard.door {
+            Some(door) => door
+                .identify(path, request.headers())
+                .and_then(|principal| access::authorize(path, &principal).map(|()| principal)),
+            None => Ok(Arc::clone(&self.guard.anonymous)),
         };
-        let known = door.identify(path, request.headers());
-        let allowed = known.and_then(|principal| access::authorize(path, &principal).map(|()| principal));
         Either::Right(match allowed {
             Ok(principal) => Either::Left(access::call_as(&mut self.inner, &principal, request)),
             Err(error) => Either::Right(ready(Ok(Status::from(error).into_http()))),

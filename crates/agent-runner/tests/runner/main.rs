@@ -41,7 +41,7 @@ impl World {
         let peers = Peers { communication: communication.link(), registry: registry.link() };
         let tasks = Tasks::new(Shutdown::new());
         let service = agent_runner::start(settings, peers, Arc::new(SystemClock), &tasks).await.unwrap();
-        let runner = AgentRunnerServiceClient::new(service.link());
+        let runner = AgentRunnerServiceClient::new(service.link().under(&access::ActingAs::service("test")));
         Self { runner, registry, communication, tasks, folder, _service: service }
     }
 

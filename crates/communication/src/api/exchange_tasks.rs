@@ -30,11 +30,12 @@ impl TaskService for Api {
         let outbox = Outbox::new(self.0.limits.orchestrator_buffer);
         let outgoing = Outgoing::new(outbox.clone(), encode);
         let (context, requests) = (Arc::clone(&self.0), request.into_inner());
-        self.0.tasks.spawn("communication.orchestrator", OnExit::Continue, async move {
+        let exchange = access::going_on(async move {
             let ended = run(&context, requests, &outbox).await;
             outbox.end(ended);
             Ok::<_, Infallible>(())
         });
+        self.0.tasks.spawn("communication.orchestrator", OnExit::Continue, exchange);
         Ok(Response::new(outgoing))
     }
 }

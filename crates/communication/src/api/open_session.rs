@@ -51,17 +51,12 @@ impl AgentSessionService for Api {
         };
         let outgoing = Outgoing::new(outbox.clone(), encode);
         let (context, requests) = (Arc::clone(&self.0), request.into_inner());
-        // The session is a task of its own, and works for whoever has opened it.
-        let principal = access::current();
-        self.0.tasks.spawn("communication.session", OnExit::Continue, async move {
-            let session = Box::pin(run(&context, requests, &outbox));
-            let ended = match principal {
-                Some(principal) => access::acting_as(principal, session).await,
-                None => session.await,
-            };
+        let session = access::going_on(async move {
+            let ended = Box::pin(run(&context, requests, &outbox)).await;
             outbox.end(ended);
             Ok::<_, Infallible>(())
         });
+        self.0.tasks.spawn("communication.session", OnExit::Continue, session);
         Ok(Response::new(outgoing))
     }
 }

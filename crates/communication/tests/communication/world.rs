@@ -161,21 +161,26 @@ impl World {
         self.tasks.shutdown().drain();
     }
 
+    /// As another service calls it.
+    fn link(&self) -> Link {
+        self.service.link().under(&access::ActingAs::service("test"))
+    }
+
     /// A session of a registered agent, welcomed.
     pub(crate) async fn agent(&self, id: &str, credits: u32) -> Agent {
         let hello = proto::Hello { agent_id: id.to_owned(), max_in_flight: credits, ..proto::Hello::default() };
-        let mut agent = Agent::open(self.service.link(), hello).await;
+        let mut agent = Agent::open(self.link(), hello).await;
         agent.welcome().await;
         agent
     }
 
     pub(crate) async fn hello(&self, hello: proto::Hello) -> Agent {
-        Agent::open(self.service.link(), hello).await
+        Agent::open(self.link(), hello).await
     }
 
     pub(crate) async fn orchestrator(&self, replica: &str) -> Orchestrator {
         let (events, requests) = mpsc::channel(64);
-        let mut client = TaskServiceClient::new(self.service.link());
+        let mut client = TaskServiceClient::new(self.link());
         let updates = client.exchange_tasks(ReceiverStream::new(requests)).await.unwrap().into_inner();
         let orchestrator = Orchestrator { events, updates, waiting: VecDeque::new(), serving: Vec::new() };
         let attach = proto::Attach { replica_id: replica.to_owned() };
@@ -184,15 +189,15 @@ impl World {
     }
 
     pub(crate) fn messages(&self) -> MessageServiceClient<Link> {
-        MessageServiceClient::new(self.service.link())
+        MessageServiceClient::new(self.link())
     }
 
     pub(crate) fn dead_letters(&self) -> DeadLetterServiceClient<Link> {
-        DeadLetterServiceClient::new(self.service.link())
+        DeadLetterServiceClient::new(self.link())
     }
 
     pub(crate) fn topics(&self) -> TopicServiceClient<Link> {
-        TopicServiceClient::new(self.service.link())
+        TopicServiceClient::new(self.link())
     }
 
     /// Sends a message as a client; answers with its id.

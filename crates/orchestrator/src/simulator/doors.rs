@@ -8,7 +8,6 @@ use std::{
 use contracts::{Link, orchestrator::v1::execution_service_server::ExecutionServiceServer};
 use tokio::sync::oneshot;
 use tonic::Status;
-use tower::ServiceExt as _;
 
 use super::{ground::Ground, process::Process};
 use crate::{Cluster, api::Api};
@@ -44,11 +43,12 @@ impl Doors {
                 let is_cut = || doors.ground.chance(doors.ground.trouble().cut);
                 let there = doors.open.lock().unwrap().get(&address).cloned();
                 let there = there.filter(|(process, _)| !process.is_over() && !is_cut());
-                let Some((process, server)) = there else { return Err(gone()) };
+                let Some((process, mut server)) = there else { return Err(gone()) };
                 let (reply, answer) = oneshot::channel();
                 process.spawn(async move {
                     // Who asked may be gone.
-                    let _ = reply.send(server.oneshot(request).await);
+                    let caller = Arc::new(access::Principal::service("orchestrator"));
+                    let _ = reply.send(access::call_as(&mut server, &caller, request).await);
                 });
                 let answered = answer.await;
                 if is_cut() {

@@ -62,7 +62,7 @@ async fn nobody_of_another_namespace_is_let_in_at_any_replica(place: Database) {
     // Of twenty shards each replica has some, but for one time in half a million.
     for id in std::iter::repeat_with(new_id).take(20) {
         for replica in world.mates.iter().map(|mate| &mate.replica).chain([world.replica()]) {
-            acting_as(Arc::clone(&stranger), refused(&mut replica.executions(), &id)).await;
+            acting_as(Arc::clone(&stranger), refused(&mut ExecutionServiceClient::new(replica.link()), &id)).await;
         }
     }
 }

@@ -103,9 +103,14 @@ impl Replica {
     }
 
     pub(crate) fn executions(&self) -> ExecutionServiceClient<Link> {
-        ExecutionServiceClient::new(self.service.link())
+        ExecutionServiceClient::new(self.service.link().under(&access::ActingAs::service("test")))
             .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES)
+    }
+
+    /// The way to it, for whoever asks.
+    pub(crate) fn link(&self) -> Link {
+        self.service.link()
     }
 
     /// Ends it where it stands, as a crash does: nothing is finished, nothing is closed.
@@ -248,7 +253,7 @@ impl World {
     }
 
     pub(crate) fn workflows(&self) -> WorkflowServiceClient<Link> {
-        WorkflowServiceClient::new(self.replica.service.link())
+        WorkflowServiceClient::new(self.replica.service.link().under(&access::ActingAs::service("test")))
     }
 
     pub(crate) async fn define(&self, definition: &Value) -> Workflow {

@@ -53,7 +53,7 @@ impl World {
     }
 
     fn client(&self) -> RegistryServiceClient<Link> {
-        RegistryServiceClient::new(self.service.link())
+        RegistryServiceClient::new(self.service.link().under(&access::ActingAs::service("test")))
     }
 
     async fn register(&self, agent: RegisterAgentRequest) -> Agent {

@@ -84,7 +84,7 @@ async fn client(url: &str, tasks: &Tasks) -> Client {
     let database = Database { acquire_timeout: Duration::from_secs(2), ..Database::postgres(url) };
     let settings = Settings { database, ..Settings::default() };
     let service = registry::start(settings, Arc::new(SystemClock), tasks, tasks.shutdown().clone()).await.unwrap();
-    RegistryServiceClient::new(service.link())
+    RegistryServiceClient::new(service.link().under(&access::ActingAs::service("test")))
 }
 
 async fn get(mut client: Client, id: &str) -> Result<Agent, Error> {
