@@ -10,12 +10,12 @@ pub struct Token(HeaderValue);
 
 /// A token that no header can carry.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the token must be at least 16 visible ASCII characters")]
+#[error("the token must be at least 32 visible ASCII characters")]
 pub struct TokenError;
 
 impl Token {
-    /// The shortest token: shorter ones can be guessed.
-    const SHORTEST: usize = 16;
+    /// The shortest token: whoever has something that was signed with a key made of it can guess as fast as they compute.
+    const SHORTEST: usize = 32;
 
     /// Takes a secret that an operator has chosen.
     pub fn new(secret: &Secret) -> Result<Self, TokenError> {
@@ -40,12 +40,12 @@ mod tests {
 
     #[test]
     fn a_token_is_long_enough_and_only_itself() {
-        assert!(Token::new(&Secret::new("short")).is_err());
-        assert!(Token::new(&Secret::new("with a space in the middle")).is_err());
-        let token = Token::new(&Secret::new("0123456789abcdef")).unwrap();
-        assert!(token.is(Some(&HeaderValue::from_static("Bearer 0123456789abcdef"))));
-        assert!(!token.is(Some(&HeaderValue::from_static("Bearer 0123456789abcdeF"))));
-        assert!(!token.is(Some(&HeaderValue::from_static("0123456789abcdef"))));
+        assert!(Token::new(&Secret::new("0123456789abcdef0123456789abcde")).is_err());
+        assert!(Token::new(&Secret::new("with spaces in the middle, and long enough")).is_err());
+        let token = Token::new(&Secret::new("0123456789abcdef0123456789abcdef")).unwrap();
+        assert!(token.is(Some(&HeaderValue::from_static("Bearer 0123456789abcdef0123456789abcdef"))));
+        assert!(!token.is(Some(&HeaderValue::from_static("Bearer 0123456789abcdef0123456789abcdeF"))));
+        assert!(!token.is(Some(&HeaderValue::from_static("0123456789abcdef0123456789abcdef"))));
         assert!(!token.is(None));
         assert!(!format!("{token:?}").contains("0123456789"));
     }

@@ -15,7 +15,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::rig::{Registry, Served, client, tasks};
 
-const TOKEN: &str = "0123456789abcdef";
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 fn keys(text: &str) -> Keys {
     Keys::of(&RootSecret::new(&Secret::new(text)), Arc::new(SystemClock))

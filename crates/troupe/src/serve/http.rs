@@ -117,7 +117,7 @@ mod tests {
         let tasks = Tasks::new(Shutdown::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let token = Token::new(&Secret::new("a-token-of-metrics")).unwrap();
+        let token = Token::new(&Secret::new("a-token-of-metrics-that-is-long-enough")).unwrap();
         let (stop, end) = (tasks.shutdown().clone(), tasks.shutdown().clone());
         let settings = telemetry::Settings::default();
         let telemetry = Telemetry::install("test", &settings, "off", telemetry::LogFormat::Readable).unwrap();
@@ -127,7 +127,7 @@ mod tests {
             client.get(format!("{url}{path}")).bearer_auth(token).send().await.unwrap().status().as_u16()
         };
         assert_eq!(status("/metrics", "a-token-of-others").await, 401);
-        assert_eq!(status("/metrics", "a-token-of-metrics").await, 200);
+        assert_eq!(status("/metrics", "a-token-of-metrics-that-is-long-enough").await, 200);
         assert_eq!(status("/health/live", "").await, 200);
         drop(client);
         tasks.shutdown().drain();

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use domain::SystemClock;
 use rpc::{Caller, Replicas, Tls, TlsSettings, Token};
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     pub(crate) token: Option<Secret>,
     /// A file with the token.
     pub(crate) token_file: Option<PathBuf>,
-    /// What is to be presented at `/metrics` of `http`, as `authorization: Bearer …`: at least 16 characters. Beyond loopback it is
+    /// What is to be presented at `/metrics` of `http`, as `authorization: Bearer …`: at least 32 characters. Beyond loopback it is
     /// needed, and the token counts where there is no other.
     pub(crate) metrics_token: Option<Secret>,
     /// A file with that.
@@ -69,20 +69,14 @@ impl Settings {
     /// The token, where one is set.
     pub(crate) fn token(&self) -> anyhow::Result<Option<Token>> {
         let secret = Secret::given(self.token.as_ref(), self.token_file.as_deref())?;
-        Ok(secret.as_ref().map(Token::new).transpose()?)
+        secret.as_ref().map(Token::new).transpose().context("serve.token cannot be used")
     }
 
     /// What keys of all processes are made of: the token.
     pub(crate) fn root_secret(&self) -> anyhow::Result<Option<access::RootSecret>> {
+        // Keys are made of what may be presented, and of nothing shorter.
+        self.token()?;
         let secret = Secret::given(self.token.as_ref(), self.token_file.as_deref())?;
-        if let Some(secret) = &secret {
-            // Whoever has something that was signed can guess as fast as they compute.
-            let length = secret.reveal().len();
-            ensure!(
-                length >= 32,
-                "serve.token must be at least 32 characters: keys are made of it that sign; it has {length}"
-            );
-        }
         Ok(secret.as_ref().map(access::RootSecret::new))
     }
 
@@ -111,5 +105,21 @@ impl Settings {
     /// The certificates, where there are some.
     pub(crate) fn tls(&self) -> anyhow::Result<Option<Tls>> {
         self.tls.as_ref().map(Tls::load).transpose().context("serve.tls cannot be used")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_can_be_guessed_is_refused_wherever_it_is_used_and_by_one_rule() {
+        let of = |length: usize| Settings { token: Some(Secret::new("t".repeat(length))), ..Settings::default() };
+        let refusals = [of(31).token().map(drop), of(31).root_secret().map(drop), of(31).keys().map(drop)];
+        for refused in refusals {
+            let told = format!("{:#}", refused.unwrap_err());
+            assert!(told.contains("serve.token") && told.contains("at least 32"), "{told}");
+        }
+        assert!(of(32).token().unwrap().is_some() && of(32).root_secret().unwrap().is_some());
     }
 }
