@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use access::{Kind, Principal};
+use access::Principal;
 use axum::extract::FromRequestParts;
-use domain::{Namespace, Timestamp};
+use domain::Namespace;
 use http::{Extensions, HeaderMap, Method, StatusCode, request::Parts};
 use tonic::metadata::MetadataValue;
 /// Ties requests of one undertaking together; comes back in the answer.
@@ -30,20 +30,16 @@ pub(crate) struct Ids {
 
 /// Where whoever finds out who asks notes it, for the audit log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Found(Arc<OnceLock<(Arc<Principal>, Option<Timestamp>)>>);
+pub(crate) struct Found(Arc<OnceLock<Arc<Principal>>>);
 
 impl Found {
-    /// It is they, and until when what they have presented is good. The first counts.
-    pub(crate) fn note(&self, principal: Arc<Principal>, until: Option<Timestamp>) {
-        let _ = self.0.set((principal, until));
+    /// It is they. The first counts.
+    pub(crate) fn note(&self, principal: Arc<Principal>) {
+        let _ = self.0.set(principal);
     }
 
     pub(crate) fn principal(&self) -> Option<&Arc<Principal>> {
-        self.0.get().map(|(principal, _)| principal)
-    }
-
-    pub(crate) fn until(&self) -> Option<Timestamp> {
-        self.0.get().and_then(|(_, until)| *until)
+        self.0.get()
     }
 }
 
@@ -53,7 +49,9 @@ pub(crate) struct Context {
     pub(crate) namespace: String,
     pub(crate) correlation_id: Arc<str>,
     pub(crate) idempotency_key: Option<String>,
-    /// Method, path and caller, to which an idempotency key is bound.
+    /// Whose an idempotency key is: two callers may use the same.
+    pub(crate) caller: String,
+    /// Method and path, to which an idempotency key is bound.
     pub(crate) route: String,
 }
 
@@ -84,10 +82,8 @@ impl FromRequestParts<Arc<App>> for Context {
             namespace,
             correlation_id: Arc::clone(&ids.correlation),
             idempotency_key,
-            route: match principal.kind {
-                Kind::Anonymous => format!("{} {}", parts.method, parts.uri.path()),
-                _ => format!("{} {} of {principal}", parts.method, parts.uri.path()),
-            },
+            caller: principal.to_string(),
+            route: format!("{} {}", parts.method, parts.uri.path()),
         })
     }
 }

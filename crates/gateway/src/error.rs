@@ -39,6 +39,15 @@ pub enum StartError {
     /// The certificate for clients cannot be used.
     #[error("gateway.tls cannot be used")]
     Tls(#[from] crate::TlsError),
+    /// What gateways agree about cannot be read.
+    #[error("the gateway's database cannot be read")]
+    Agreed(#[from] sqlx::Error),
+    /// Keys and tokens in its database were made under another secret.
+    #[error(
+        "another secret has made the keys and tokens in the gateway's database: give this gateway the same secret_file (or \
+         serve.token) as the others; or, to give up what was made, set gateway.replaces_secret: {0}"
+    )]
+    OtherSecret(String),
     /// The API key can be guessed.
     #[error("the API key must be at least 16 characters")]
     ShortKey,

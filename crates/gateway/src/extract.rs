@@ -176,10 +176,20 @@ async fn read_json(request: Request, app: &App) -> Result<Bytes, Problem> {
     }
 }
 
+/// The request with its whole body at hand, of at most so many bytes.
+pub(crate) async fn at_hand(request: Request, app: &App, limit: usize) -> Result<(Request, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    let limit = limit.min(app.settings.max_body.0);
+    let bytes = read_body(body, app, limit).await?;
+    Ok((Request::from_parts(parts, HttpBody::from(bytes.clone())), bytes))
+}
+
 /// The whole body, within the limits of size and time.
 async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
-    let limit = app.settings.max_body.0;
-    let body = request.into_body();
+    read_body(request.into_body(), app, app.settings.max_body.0).await
+}
+
+async fn read_body(body: HttpBody, app: &App, limit: usize) -> Result<Bytes, Problem> {
     tokio::time::timeout(app.settings.body_timeout, collect(body, limit)).await.unwrap_or_else(|_| {
         let detail = format!("the body did not come within {:?} (setting body_timeout)", app.settings.body_timeout);
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
@@ -216,6 +226,6 @@ async fn collect(body: HttpBody, limit: usize) -> Result<Bytes, Problem> {
 }
 
 fn too_large(limit: usize) -> Problem {
-    let detail = format!("a body has at most {limit} bytes (setting max_body)");
+    let detail = format!("a body has at most {limit} bytes here (setting max_body, where it is not for a token)");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }

@@ -56,7 +56,7 @@ pub async fn start(
     let tls = settings.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let database = store::open(&settings.database).await?;
     let idempotency = Idempotency::new(idempotency::over(&database), Arc::clone(&clock), settings.idempotency_ttl);
-    let auth = Auth::new(&settings, credentials, &database, &clock)?;
+    let auth = Auth::new(&settings, credentials, &database, &clock).await?;
     let (audit, writer) = Log::new(store::over!(AuditStore, database), Arc::clone(&clock));
     let redis = Redis::open(&settings.redis, "gateway")?;
     let checks = peers::checks(&peers).and(checks(&database, redis.as_ref()));

@@ -27,6 +27,9 @@ pub struct Settings {
     /// one database must have the same. Default: with `troupe dev` in the data directory; in a cluster a secret made of the token of
     /// the processes, so that a new token ends all keys.
     pub secret_file: Option<PathBuf>,
+    /// The name of the secret that is given up for the present one: a gateway with another secret than that of its database says it, and
+    /// each logs its own at its start (at `debug`). All keys and tokens that were made under it are good no more. Default none.
+    pub replaces_secret: Option<String>,
     /// The gateway's own tokens.
     pub jwt: Jwt,
     /// Somebody else whose tokens are taken too. Default none.
@@ -93,6 +96,7 @@ impl Default for Settings {
             api_key: None,
             api_key_file: None,
             secret_file: None,
+            replaces_secret: None,
             jwt: Jwt::default(),
             token_issuer: None,
             database: Database::default(),
@@ -133,6 +137,11 @@ impl settings::Settings for Settings {
         if let Some(issuer) = &self.token_issuer {
             issuer.validate()?;
         }
+        if let Some(name) = &self.replaces_secret
+            && !(name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        {
+            return Err(("replaces_secret", "must be the name of a secret, as the log of a gateway has it".to_owned()));
+        }
         if self.request_timeout <= MAX_WAIT + self.call_timeout {
             let least = humantime_serde::re::humantime::format_duration(MAX_WAIT + self.call_timeout);
             return Err(("request_timeout", format!("must be longer than {least}, the longest wait and call_timeout")));
@@ -171,5 +180,12 @@ mod tests {
     fn a_request_may_take_as_long_as_the_longest_wait() {
         let short = Settings { request_timeout: Duration::from_mins(1), ..Settings::default() };
         assert_eq!(short.validate().unwrap_err().0, "request_timeout");
+    }
+
+    #[test]
+    fn a_secret_is_named_and_not_told() {
+        let replacing = |name: &str| Settings { replaces_secret: Some(name.to_owned()), ..Settings::default() };
+        assert_eq!(replacing("0123456789abcdef").validate(), Ok(()));
+        assert_eq!(replacing("the-secret-itself-0123456789abcdef").validate().unwrap_err().0, "replaces_secret");
     }
 }

@@ -34,6 +34,8 @@ impl OnSqlite {
     pub(crate) const BEGIN: &str = "BEGIN IMMEDIATE";
     /// Nobody else writes meanwhile as it is.
     pub(crate) const LOCK_LOG: &str = "SELECT 1";
+    /// Here too.
+    pub(crate) const HOLD_KEY: &str = "SELECT 1 FROM api_keys WHERE id = $1";
 
     pub(crate) const fn reader(&self) -> &SqlitePool {
         &self.0.reader
@@ -57,6 +59,8 @@ impl OnPostgres {
     pub(crate) const BEGIN: &str = "BEGIN";
     /// Held until the transaction ends: the log is one chain, whoever writes it. The number is the log's, and no other lock's.
     pub(crate) const LOCK_LOG: &str = "SELECT pg_advisory_xact_lock(7263718)";
+    /// Whoever would change the key, or exchange it as well, waits until the transaction ends.
+    pub(crate) const HOLD_KEY: &str = "SELECT 1 FROM api_keys WHERE id = $1 FOR NO KEY UPDATE";
 
     pub(crate) const fn reader(&self) -> &PgPool {
         &self.0.pool

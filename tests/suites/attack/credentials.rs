@@ -97,7 +97,7 @@ async fn wrong_ones_open_nothing(mut product: Product) {
         with("x-api-key", "a-wrong-key-that-is-long-enough"),
         with("x-api-key", &key[..key.len() - 1]),
     ];
-    wrong.push(with("x-api-key", &format!("trk_{}_{}", "0".repeat(16), "0".repeat(64))));
+    wrong.push(with("x-api-key", &format!("trk_{}_{}", "0".repeat(16), "0".repeat(80))));
     wrong.push(with("x-api-key", token));
     wrong.push(with("authorization", "Basic YWRtaW46YWRtaW4="));
     wrong.push(bearer(&key));

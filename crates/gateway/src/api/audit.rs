@@ -46,8 +46,12 @@ pub(crate) struct AuditEntry {
     route: String,
     /// The path.
     target: String,
-    /// The namespace that was asked for.
-    namespace: String,
+    /// The path of what was made; null where nothing was.
+    resource: Option<String>,
+    /// Of an API key, what it may and where, as `role=… namespace=… scopes=…`; null elsewhere.
+    details: Option<String>,
+    /// The namespace of what was asked for; null where it is of none.
+    namespace: Option<String>,
     /// From where.
     address: String,
     /// `begun`, `done`, `denied`, `failed`; or `unknown`, where it may have been done and nobody has an answer.
@@ -77,7 +81,9 @@ impl From<Row> for AuditEntry {
             action: text(entry.action),
             route: entry.route,
             target: entry.target,
-            namespace: entry.namespace,
+            resource: text(entry.resource),
+            details: text(entry.details),
+            namespace: text(entry.namespace),
             address: entry.address,
             outcome: match entry.status {
                 BEGUN => "begun",

@@ -3,8 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use access::{Permissions, Principal};
-use axum::{extract::State, response::Response};
-use domain::Namespace;
+use axum::{
+    Extension,
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use domain::{Namespace, Timestamp};
 use errors::Error;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -13,8 +17,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Done, Page};
 use crate::{
     app::App,
-    auth::{Asking, keys},
+    auth::{Asking, Presented, keys},
     extract::{Body, OptionalBody, Path},
+    middleware::Concerns,
     problem::Problem,
     query::Query,
     reply::Reply,
@@ -42,7 +47,7 @@ pub(crate) struct NewKey {
     /// With the role `agent`, which one; nobody else may have one.
     #[serde(default)]
     agent_id: Option<AgentId>,
-    /// How long it opens; for ever where absent.
+    /// How long it opens; no longer than the key or token with which it is created is good, and as long where absent.
     #[serde(default)]
     expires_in: Option<Lifetime>,
 }
@@ -134,6 +139,7 @@ pub(crate) struct Part {
 pub(crate) async fn create_key(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
+    Extension(presented): Extension<Presented>,
     Body { value, .. }: Body<NewKey>,
 ) -> Result<Response, Problem> {
     let now = app.clock.now();
@@ -154,20 +160,39 @@ pub(crate) async fn create_key(
         agent: value.agent_id.map(|id| id.0),
         created_by: principal.to_string(),
         created_at: now,
-        expires_at: value.expires_in.map(|life| now + life.0),
+        expires_at: expiry(value.expires_in.map(|life| now + life.0), presented.until)?,
         revoked_at: None,
         last_used_at: None,
     };
-    if !record.principal().permissions.is_within(principal.permissions) {
-        let detail = "nobody can give what they may not do themselves";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
-    }
+    within(&record, &principal)?;
     let fresh = app.auth.keys.fresh()?;
     app.auth.keys.add(&record, &fresh).await?;
     let location = format!("/api/v1/auth/keys/{}", record.id);
-    Ok(Reply::new(StatusCode::CREATED, &KeyWithSecret { secret: fresh.text, key: record.into() })?
-        .at(location)
-        .into_secret())
+    let concerns = concerns(&record);
+    let reply = Reply::new(StatusCode::CREATED, &KeyWithSecret { secret: fresh.text, key: record.into() })?;
+    Ok((concerns, reply.at(location).into_secret()).into_response())
+}
+
+/// Until when a new key opens: no longer than what it is created with is good, or a day's credential would make one for ever.
+fn expiry(asked: Option<Timestamp>, until: Option<Timestamp>) -> Result<Option<Timestamp>, Problem> {
+    match (asked, until) {
+        (Some(asked), Some(until)) if asked > until => Err(too_long(until)),
+        (asked, until) => Ok(asked.or(until)),
+    }
+}
+
+fn too_long(until: Timestamp) -> Problem {
+    let detail =
+        format!("the credential of this request is good until {until}, and gives no secret that is good for longer");
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
+}
+
+/// What the audit log says of a key.
+fn concerns(record: &keys::Record) -> Extension<Concerns> {
+    let scopes = record.scopes.map_or_else(|| "*".to_owned(), |scopes| scopes.to_string().replace(' ', ","));
+    let namespace = record.namespace.as_ref().map_or("*", Namespace::as_str);
+    let details = format!("role={} namespace={namespace} scopes={scopes}", record.role);
+    Extension(Concerns { namespace: record.namespace.clone(), details })
 }
 
 /// Where a new key opens: no farther than whoever creates it reaches. An agent is always at home somewhere.
@@ -225,13 +250,15 @@ pub(crate) async fn get_key(
 pub(crate) async fn rotate_key(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
+    Extension(presented): Extension<Presented>,
     Path(id): Path<ApiKeyId>,
     OptionalBody { value, .. }: OptionalBody<Rotation>,
 ) -> Result<Response, Problem> {
     let record = find(&app, &principal, &id).await?;
-    if !record.principal().permissions.is_within(principal.permissions) {
-        let detail = "nobody can have a secret that opens what they may not do themselves";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    within(&record, &principal)?;
+    // Nor does somebody get for ever, by another secret, what they have for a day.
+    if let Some(until) = presented.until.filter(|until| record.expires_at.is_none_or(|end| end > *until)) {
+        return Err(too_long(until));
     }
     let fresh = app.auth.keys.fresh()?;
     let overlap = value.overlap.map_or(OVERLAP, |overlap| overlap.0);
@@ -239,7 +266,9 @@ pub(crate) async fn rotate_key(
         return Err(Error::conflict("key_revoked", "this API key was revoked").into());
     }
     app.auth.tokens.forget();
-    Ok(Reply::ok(&KeyWithSecret { secret: fresh.text, key: record.into() })?.into_secret())
+    let concerns = concerns(&record);
+    let reply = Reply::ok(&KeyWithSecret { secret: fresh.text, key: record.into() })?;
+    Ok((concerns, reply.into_secret()).into_response())
 }
 
 /// Revoke an API key, and all tokens that it was exchanged for.
@@ -250,15 +279,21 @@ pub(crate) async fn revoke_key(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
     Path(id): Path<ApiKeyId>,
-) -> Result<Reply, Problem> {
+) -> Result<Response, Problem> {
     let record = find(&app, &principal, &id).await?;
-    if !record.principal().permissions.is_within(principal.permissions) {
-        let detail = "nobody can take from others what they may not do themselves";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
-    }
+    within(&record, &principal)?;
     app.auth.keys.revoke(record.id).await?;
     app.auth.tokens.forget();
-    Reply::ok(&Done { message: format!("key {id} revoked") })
+    Ok((concerns(&record), Reply::ok(&Done { message: format!("key {id} revoked") })?).into_response())
+}
+
+/// Nobody gives, gets or takes away by a key what they may not do themselves.
+fn within(record: &keys::Record, principal: &Principal) -> Result<(), Problem> {
+    if record.principal().permissions.is_within(principal.permissions) {
+        return Ok(());
+    }
+    let detail = "this key may do what the credential of this request may not";
+    Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
 }
 
 /// A key that whoever asks may see.

@@ -12,7 +12,7 @@ use super::Done;
 use crate::{
     access,
     app::App,
-    auth::{self, Asking, tokens},
+    auth::{self, Asking, Presented, tokens},
     context::Found,
     extract::Body,
     problem::Problem,
@@ -71,7 +71,7 @@ pub(crate) struct TokenToRevoke {
 /// Who asks.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Identity {
-    /// `anonymous`, `key` or `token`.
+    /// `anonymous`, `key`, `token`, or `issuer` with a token of another issuer.
     kind: &'static str,
     /// A key's id, or what an issuer calls them.
     subject: String,
@@ -96,6 +96,7 @@ pub(crate) struct Identity {
 pub(crate) async fn issue_token(
     State(app): State<Arc<App>>,
     Extension(found): Extension<Found>,
+    presented: Option<Extension<Presented>>,
     Body { value, .. }: Body<TokenRequest>,
 ) -> Result<Response, Problem> {
     let pair = match value.grant_type {
@@ -106,13 +107,14 @@ pub(crate) async fn issue_token(
             }
             access::authorize(Rule::of(Permission::Own), principal)?;
             let scopes = value.scopes.map(|scopes| scopes.into_iter().map(|scope| scope.0).collect::<Permissions>());
-            app.auth.tokens.exchange(principal, found.until(), scopes).await?
+            let secret = presented.as_ref().and_then(|Extension(presented)| presented.secret.as_deref());
+            app.auth.tokens.exchange(principal, secret, scopes).await?.map_err(auth::refusal)?
         }
         Grant::RefreshToken => {
             let missing = || Problem::field("/refresh_token", "missing_field", "must be there");
             let token = value.refresh_token.ok_or_else(missing)?;
             let pair = app.auth.tokens.refresh(&token.0).await?.map_err(auth::refusal)?;
-            found.note(Arc::new(pair.principal.clone()), None);
+            found.note(Arc::new(pair.principal.clone()));
             pair
         }
     };

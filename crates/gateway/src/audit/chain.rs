@@ -23,6 +23,13 @@ pub(super) fn hash(before: &[u8], seq: i64, entry: &Entry) -> [u8; 32] {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     }
+    // Entries of before have neither; since every text comes with its length, no entry with one reads as one without.
+    if !entry.resource.is_empty() || !entry.details.is_empty() {
+        for text in [&entry.resource, &entry.details] {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+    }
     *hasher.finalize().as_bytes()
 }
 

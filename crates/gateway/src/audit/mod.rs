@@ -35,6 +35,8 @@ const MOST_WAITING: usize = 4_096;
 const MOST_AT_ONCE: usize = 256;
 /// How long a request waits for its entry.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Characters that are kept of each text of an entry that the database refuses.
+const MOST_OF_REFUSED: usize = 255;
 /// Between two tries to write.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Entries of strangers: a flood of them must not fill the disk.
@@ -59,6 +61,11 @@ pub(crate) struct Entry {
     /// Method and template of the path.
     pub(crate) route: String,
     pub(crate) target: String,
+    /// The path of what was made; empty where nothing was.
+    pub(crate) resource: String,
+    /// Of a key, what it may and where; empty elsewhere.
+    pub(crate) details: String,
+    /// Empty where it is of none: then it is for those alone who reach all.
     pub(crate) namespace: String,
     pub(crate) address: String,
     pub(crate) status: u16,
@@ -214,9 +221,14 @@ impl Writer {
     }
 
     /// Tries until it is written: what was done stays done, and must be noted. False where that was cut.
+    ///
+    /// Each is written once: what is in the log already is not written again, also where the database has written it and its
+    /// answer was lost.
     async fn write(&self, entries: &[&Entry], shutdown: &Shutdown) -> bool {
         let inner = &*self.log.0;
-        while let Err(error) = self.append(entries).await {
+        let mut is_again = false;
+        while let Err(error) = self.append(entries, is_again).await {
+            is_again = true;
             if !inner.is_failing.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     error = errors::chain(&error),
@@ -237,21 +249,21 @@ impl Writer {
     }
 
     /// Appends entries. Where the database refuses one of them, it has a substitute, and the others go on.
-    async fn append(&self, entries: &[&Entry]) -> sqlx::Result<()> {
+    async fn append(&self, entries: &[&Entry], is_again: bool) -> sqlx::Result<()> {
         let store = &*self.log.0.store;
-        match store.append(entries).await {
+        match store.append(entries, is_again).await {
             Err(error) if ::store::is_refused(&error) => {}
             appended => return appended,
         }
         for entry in entries {
-            match store.append(&[entry]).await {
+            match store.append(&[entry], is_again).await {
                 Err(error) if ::store::is_refused(&error) => {
                     tracing::error!(
                         error = errors::chain(&error),
                         ?entry,
                         "the database refuses an entry of the audit log"
                     );
-                    store.append(&[&entry.substitute()]).await?;
+                    store.append(&[&entry.substitute()], is_again).await?;
                 }
                 appended => appended?,
             }
@@ -261,21 +273,27 @@ impl Writer {
 }
 
 impl Entry {
-    /// What stands for it where the database refuses it.
+    /// What stands for it where the database refuses it: whoever gets an entry refused must not become nobody by that.
     fn substitute(&self) -> Self {
+        let plain = |text: &str| {
+            let visible = text.chars().filter(|character| character.is_ascii_graphic() || *character == ' ');
+            visible.take(MOST_OF_REFUSED).collect::<String>()
+        };
         Self {
             at: self.at,
-            actor: String::new(),
-            role: String::new(),
-            action: String::new(),
-            route: String::new(),
-            target: "an entry that the database refuses; the log of the process has it".to_owned(),
-            namespace: String::new(),
-            address: String::new(),
+            actor: plain(&self.actor),
+            role: plain(&self.role),
+            action: plain(&self.action),
+            route: plain(&self.route),
+            target: plain(&self.target),
+            resource: plain(&self.resource),
+            details: plain(&self.details),
+            namespace: plain(&self.namespace),
+            address: plain(&self.address),
             status: self.status,
             code: "refused_entry".to_owned(),
-            correlation_id: String::new(),
-            request_id: String::new(),
+            correlation_id: plain(&self.correlation_id),
+            request_id: plain(&self.request_id),
         }
     }
 }

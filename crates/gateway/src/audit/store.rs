@@ -44,25 +44,43 @@ pub(crate) struct Filter {
 /// A database with the log.
 #[async_trait]
 pub(crate) trait AuditStore: Send + Sync {
-    /// Appends entries, all of them or none.
-    async fn append(&self, entries: &[&Entry]) -> sqlx::Result<()>;
+    /// Appends entries, all of them or none. Where that was tried before, and may have been done, those at their beginning that are
+    /// there already are left out.
+    async fn append(&self, entries: &[&Entry], is_again: bool) -> sqlx::Result<()>;
     /// Reads a part of it.
     async fn read(&self, filter: &Filter) -> sqlx::Result<Vec<Row>>;
 }
 
 const LAST: &str = "SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1";
+const FIND: &str = "SELECT 1 FROM audit_log WHERE request_id = $1 AND status = $2 AND at = $3";
 const INSERT: &str =
-    "INSERT INTO audit_log (seq, at, actor, role, action, route, target, namespace, address, status, code,
-    correlation_id, request_id, hash) ";
+    "INSERT INTO audit_log (seq, at, actor, role, action, route, target, resource, details, namespace, address,
+    status, code, correlation_id, request_id, hash) ";
 const SELECT: &str =
-    "SELECT seq, at, actor, role, action, route, target, namespace, address, status, code, correlation_id,
-    request_id, hash FROM audit_log WHERE seq ";
+    "SELECT seq, at, actor, role, action, route, target, resource, details, namespace, address, status, code,
+    correlation_id, request_id, hash FROM audit_log WHERE seq ";
+
+/// One that is none was changed by somebody: it must not pass for one that is.
+fn status(kept: i64) -> sqlx::Result<u16> {
+    u16::try_from(kept).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
 
 on_both! {
     impl AuditStore {
-        async fn append(&self, entries: &[&Entry]) -> sqlx::Result<()> {
+        async fn append(&self, mut entries: &[&Entry], is_again: bool) -> sqlx::Result<()> {
             let mut transaction = self.writer().begin_with(Self::BEGIN).await?;
+            // Whoever was writing when the connection was lost has ended by now.
             sqlx::query(Self::LOCK_LOG).execute(&mut *transaction).await?;
+            while let Some((first, rest)) = entries.split_first().filter(|_| is_again) {
+                let find = sqlx::query(FIND).bind(&first.request_id).bind(i64::from(first.status));
+                if find.bind(Self::time(first.at)).fetch_optional(&mut *transaction).await?.is_none() {
+                    break;
+                }
+                entries = rest;
+            }
+            if entries.is_empty() {
+                return Ok(());
+            }
             let last = sqlx::query(LAST).fetch_optional(&mut *transaction).await?;
             let (mut seq, mut hash) = match &last {
                 Some(row) => (row.try_get::<i64, _>("seq")?, row.try_get::<Vec<u8>, _>("hash")?),
@@ -79,6 +97,8 @@ on_both! {
                     .push_bind(entry.action.as_str())
                     .push_bind(entry.route.as_str())
                     .push_bind(entry.target.as_str())
+                    .push_bind(entry.resource.as_str())
+                    .push_bind(entry.details.as_str())
                     .push_bind(entry.namespace.as_str())
                     .push_bind(entry.address.as_str())
                     .push_bind(i64::from(entry.status))
@@ -130,9 +150,11 @@ on_both! {
                     action: row.try_get("action")?,
                     route: row.try_get("route")?,
                     target: row.try_get("target")?,
+                    resource: row.try_get("resource")?,
+                    details: row.try_get("details")?,
                     namespace: row.try_get("namespace")?,
                     address: row.try_get("address")?,
-                    status: u16::try_from(row.try_get::<i64, _>("status")?).unwrap_or_default(),
+                    status: status(row.try_get("status")?)?,
                     code: row.try_get("code")?,
                     correlation_id: row.try_get("correlation_id")?,
                     request_id: row.try_get("request_id")?,

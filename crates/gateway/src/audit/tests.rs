@@ -8,6 +8,8 @@ testkit::conformance! {
     the_database_refuses_to_change_what_was_written
     writers_of_one_log_make_one_chain
     an_entry_that_the_database_refuses_keeps_no_other_out
+    an_entry_is_written_once_also_where_its_answer_is_lost
+    what_is_no_status_is_not_taken_for_one
 }
 
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -20,6 +22,8 @@ fn entry(number: u16) -> Entry {
         action: "agents:write".to_owned(),
         route: "POST /api/v1/agents".to_owned(),
         target: "/api/v1/agents".to_owned(),
+        resource: if number.is_multiple_of(2) { format!("/api/v1/agents/{number}") } else { String::new() },
+        details: String::new(),
         namespace: if number.is_multiple_of(3) { "blue" } else { "red" }.to_owned(),
         address: "192.0.2.1".to_owned(),
         status: if number == 4 { 403 } else { 201 },
@@ -100,8 +104,7 @@ async fn the_database_refuses_to_change_what_was_written(place: settings::Databa
             sqlx::query(statement).execute(&postgres.pool).await.map(drop)
         }
     };
-    let row = "SELECT seq, at, actor, role, action, route, target, namespace, address, status, code, correlation_id, request_id, hash \
-               FROM audit_log WHERE seq = 2";
+    let row = "SELECT * FROM audit_log WHERE seq = 2";
     let more = match &database {
         ::store::Database::Sqlite(_) => vec![format!("INSERT OR REPLACE INTO audit_log {row}")],
         ::store::Database::Postgres(_) => vec![
@@ -158,9 +161,62 @@ async fn an_entry_that_the_database_refuses_keeps_no_other_out(place: settings::
     }
     let rows = log.read(&Filter { is_ascending: true, limit: 9, ..Filter::default() }).await.unwrap();
     let told: Vec<_> = rows.iter().map(|row| row.entry.correlation_id.as_str()).collect();
-    let is_refused = matches!(database, ::store::Database::Postgres(_));
-    assert_eq!(told, ["order-1", if is_refused { "" } else { "order-2" }, "order-3"]);
+    assert_eq!(told, ["order-1", "order-2", "order-3"]);
+    if matches!(database, ::store::Database::Postgres(_)) {
+        let expected = Entry { actor: "ab".to_owned(), code: "refused_entry".to_owned(), ..entry(2) };
+        assert_eq!(rows[1].entry, expected, "what is harmless of it is kept");
+    }
     assert!(log.verify(None).await.unwrap().faults().is_empty());
+    database.close().await;
+}
+
+/// A database whose answers are lost, of these calls, though it does what it is asked for.
+struct Lossy {
+    store: Arc<dyn AuditStore>,
+    lost: &'static [u32],
+    calls: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl AuditStore for Lossy {
+    async fn append(&self, entries: &[&Entry], is_again: bool) -> sqlx::Result<()> {
+        let appended = self.store.append(entries, is_again).await;
+        let is_lost = self.lost.contains(&self.calls.fetch_add(1, Ordering::Relaxed));
+        if is_lost { Err(sqlx::Error::PoolTimedOut) } else { appended }
+    }
+
+    async fn read(&self, filter: &Filter) -> sqlx::Result<Vec<Row>> {
+        self.store.read(filter).await
+    }
+}
+
+async fn an_entry_is_written_once_also_where_its_answer_is_lost(place: settings::Database) {
+    let database = crate::store::open(&place).await.unwrap();
+    // With PostgreSQL the first call is refused, and they go one by one.
+    let lost: &[u32] = if matches!(database, ::store::Database::Postgres(_)) { &[1, 3, 6, 11, 12] } else { &[0, 1] };
+    let store = Lossy { store: crate::store::over!(AuditStore, &database), lost, calls: AtomicU32::new(0) };
+    let (log, writer) = Log::new(Arc::new(store), Arc::new(ManualClock::at(START)));
+    for number in 1..=4 {
+        let actor = if number == 3 { "a\0b".to_owned() } else { entry(number).actor };
+        log.note_later(Entry { actor, ..entry(number) }, false);
+    }
+    log.close();
+    writer.run(Shutdown::new()).await;
+    let rows = log.read(&Filter { is_ascending: true, limit: 9, ..Filter::default() }).await.unwrap();
+    let told: Vec<_> = rows.iter().map(|row| row.entry.correlation_id.as_str()).collect();
+    assert_eq!(told, ["order-1", "order-2", "order-3", "order-4"]);
+    assert!(log.verify(None).await.unwrap().faults().is_empty());
+    database.close().await;
+}
+
+async fn what_is_no_status_is_not_taken_for_one(place: settings::Database) {
+    let database = crate::store::open(&place).await.unwrap();
+    let log = log(&database, &Tasks::new(Shutdown::new()));
+    log.note(Entry { status: BEGUN, ..entry(1) }).await.unwrap();
+    let trigger = "DROP TRIGGER audit_log_is_not_changed";
+    let on = if matches!(database, ::store::Database::Postgres(_)) { " ON audit_log" } else { "" };
+    raw(&database, &format!("{trigger}{on}; UPDATE audit_log SET status = 65536")).await.unwrap();
+    assert!(log.verify(None).await.is_err(), "it reads as what has begun");
     database.close().await;
 }
 
@@ -169,7 +225,7 @@ struct Away;
 
 #[async_trait::async_trait]
 impl AuditStore for Away {
-    async fn append(&self, _: &[&Entry]) -> sqlx::Result<()> {
+    async fn append(&self, _: &[&Entry], _: bool) -> sqlx::Result<()> {
         Err(sqlx::Error::PoolTimedOut)
     }
 

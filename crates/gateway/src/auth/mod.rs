@@ -3,7 +3,10 @@
 //! A credential that is presented is looked at, also where none is demanded: one that is wrong is refused, so that nobody
 //! believes to be somebody else than they are.
 
+pub(crate) mod agreed;
 pub(crate) mod keys;
+mod lookups;
+mod minted;
 mod secret;
 pub(crate) mod tokens;
 
@@ -16,6 +19,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 pub use self::secret::{SecretError, secret};
 use self::{
+    agreed::{AgreedStore, agree},
     keys::{Closed, KeyStore, Keys},
     tokens::{Outside, Parts, Refused, TokenStore, Tokens},
 };
@@ -49,7 +53,15 @@ pub(crate) struct Known {
     pub(crate) principal: Arc<Principal>,
     /// Names them where it is counted what they do; nothing where that is by their address.
     pub(crate) counted: Option<Arc<str>>,
-    /// Until when the key that they have presented opens; nothing where that has no end, or it is no key.
+    pub(crate) presented: Presented,
+}
+
+/// By what somebody is known. It goes with the request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Presented {
+    /// The prefix of the secret, where it is a key of the store.
+    pub(crate) secret: Option<Arc<str>>,
+    /// Until when it is good; nothing where that has no end.
     pub(crate) until: Option<Timestamp>,
 }
 
@@ -64,13 +76,16 @@ pub(crate) enum Denied {
 }
 
 impl Auth {
-    pub(crate) fn new(
+    pub(crate) async fn new(
         settings: &Settings,
         credentials: Credentials,
         database: &::store::Database,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let Credentials { api_key, secret, shared } = credentials;
+        if let Some(secret) = &secret {
+            agree(&*over!(AgreedStore, database), secret, settings.replaces_secret.as_deref()).await?;
+        }
         let keys = Keys::new(over!(KeyStore, database), secret.as_ref(), Arc::clone(clock));
         let outside = settings.token_issuer.clone().map(Outside::new).transpose()?;
         let parts = Parts {
@@ -99,7 +114,8 @@ impl Auth {
             (Some(key), _) => self.by_key(key).await,
             (None, Some(value)) => self.by_token(bearer(value).ok_or(Denied::Nobody)?).await,
             (None, None) if self.is_open() => {
-                Ok(Known { principal: Arc::new(Principal::anonymous()), counted: None, until: None })
+                let principal = Arc::new(Principal::anonymous());
+                Ok(Known { principal, counted: None, presented: Presented::default() })
             }
             (None, None) => Err(Denied::Nobody),
         }
@@ -108,11 +124,12 @@ impl Auth {
     async fn by_key(&self, presented: &HeaderValue) -> Result<Known, Denied> {
         if let Some(configured) = self.configured.as_ref().filter(|configured| configured.is(presented)) {
             let principal = Principal::of_role(Kind::Key, CONFIGURED, Role::Admin, Reach::Everything);
-            return Ok(Known { principal: Arc::new(principal), counted: Some(configured.fingerprint()), until: None });
+            let counted = Some(configured.fingerprint());
+            return Ok(Known { principal: Arc::new(principal), counted, presented: Presented::default() });
         }
         let text = presented.to_str().unwrap_or_default();
         match self.keys.identify(text).await.map_err(Denied::Failed)? {
-            Ok((principal, until)) => Ok(Known { until, ..Known::of(principal) }),
+            Ok((principal, presented)) => Ok(Known::of(principal, presented)),
             Err(closed) => Err(Denied::Wrong(match closed {
                 Closed::Unknown => unauthenticated(),
                 Closed::Expired => denied("key_expired", "this API key has expired"),
@@ -123,16 +140,16 @@ impl Auth {
 
     async fn by_token(&self, token: &str) -> Result<Known, Denied> {
         match self.tokens.identify(token).await.map_err(Denied::Failed)? {
-            Ok(principal) => Ok(Known::of(principal)),
+            Ok((principal, until)) => Ok(Known::of(principal, Presented { secret: None, until })),
             Err(refused) => Err(Denied::Wrong(refusal(refused))),
         }
     }
 }
 
 impl Known {
-    fn of(principal: Principal) -> Self {
+    fn of(principal: Principal, presented: Presented) -> Self {
         let counted = Some(Arc::from(principal.to_string()));
-        Self { principal: Arc::new(principal), counted, until: None }
+        Self { principal: Arc::new(principal), counted, presented }
     }
 }
 

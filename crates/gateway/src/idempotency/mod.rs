@@ -1,6 +1,6 @@
 //! `Idempotency-Key`: a POST that creates something can be sent again without creating it twice.
 //!
-//! A record binds a key, within its namespace, to a route and to the hash of a body. It is written **before** the service
+//! A record binds a key of a caller, within its namespace, to a route and to the hash of a body. It is written **before** the service
 //! behind is called, with the id that the new thing will have; since creations there are idempotent by id, a crash between
 //! the two, or two requests at once, lead to the same thing. Answers of successes are kept and given again; a failure
 //! keeps only the id, so that the next try may succeed. Requests without a key touch no table.
@@ -47,9 +47,11 @@ impl Idempotency {
     {
         let Some(key) = &context.idempotency_key else { return create(fresh).await };
         let now = self.clock.now();
+        // No caller's name has a space in it.
+        let key = format!("{} {key}", context.caller);
         let binding = Binding {
             namespace: &context.namespace,
-            key,
+            key: &key,
             route: &context.route,
             body_hash: *blake3::hash(body).as_bytes(),
         };

@@ -11,13 +11,15 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
+use serde_json::Value;
 
 use crate::{
     access::{self, Need},
     app::App,
-    auth::{Denied, Known},
+    auth::{Denied, Known, Presented},
     context::{self, Found},
+    extract::at_hand,
     problem::Problem,
     proxies,
     rate::{Caller, Class, Verdict},
@@ -30,8 +32,10 @@ fn is_open(path: &str) -> bool {
         || path.starts_with("/docs/")
 }
 
-/// Where a credential is presented in the body, so that who has none in a header may come too.
-const IN_BODY: [&str; 2] = ["/api/v1/auth/token", "/api/v1/auth/revoke"];
+/// Where a credential is presented in the body, so that who has none in a header may come too; and in which field.
+const IN_BODY: [(&str, &str); 2] = [("/api/v1/auth/token", "refresh_token"), ("/api/v1/auth/revoke", "token")];
+/// Bytes of such a body: a token has a thousand or two, and whoever sends more has not said yet who they are.
+const MOST_IN_BODY: usize = 16 * 1024;
 
 /// Finds out who asks, whether they may, and of all of them lets nobody ask too often.
 ///
@@ -43,19 +47,16 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     }
     let limited = path.starts_with("/api/").then(|| class(&request));
     let address = Caller::at(client(&app, &request));
-    let known = match identify(&app, &address, request.headers(), IN_BODY.contains(&path)).await {
+    let Known { principal, counted, presented } = match app.auth.identify(request.headers()).await {
         Ok(known) => known,
-        Err(refused) => return refused.into_response(),
-    };
-    let Some(Known { principal, counted, until }) = known else {
-        // Nobody is bound to anything yet, but a header that is none is none.
-        return match context::namespace(request.headers(), &Principal::anonymous()) {
-            Ok(_) => next.run(request).await,
-            Err(problem) => problem.into_response(),
-        };
+        Err(Denied::Nobody) => match IN_BODY.iter().find(|(place, _)| *place == path) {
+            Some((_, field)) => return by_body(&app, &address, field, request, next).await,
+            None => return refused(&app, &address, Denied::Nobody).await,
+        },
+        Err(denied) => return refused(&app, &address, denied).await,
     };
     if let Some(found) = request.extensions().get::<Found>() {
-        found.note(Arc::clone(&principal), until);
+        found.note(Arc::clone(&principal));
     }
     let caller = counted.map_or(address, Caller::Key);
     let verdict = match limited {
@@ -64,7 +65,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     };
     let mut response = match verdict {
         Some(verdict) if !verdict.is_admitted => too_many(&verdict).into_response(),
-        Some(_) | None => serve(request, next, &principal).await,
+        Some(_) | None => serve(request, next, &principal, presented).await,
     };
     if let Some(verdict) = verdict {
         verdict.write(response.headers_mut());
@@ -73,7 +74,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
 }
 
 /// Does what is asked for whoever asks, if they may.
-async fn serve(mut request: Request, next: Next, principal: &Arc<Principal>) -> Response {
+async fn serve(mut request: Request, next: Next, principal: &Arc<Principal>, presented: Presented) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     let allowed = match route.map(|route| (access::need(request.method(), route.as_str()), route)) {
         Some((Some(Need::Rule(rule)), _)) => {
@@ -89,52 +90,60 @@ async fn serve(mut request: Request, next: Next, principal: &Arc<Principal>) -> 
         return problem.into_response();
     }
     request.extensions_mut().insert(Arc::clone(principal));
+    request.extensions_mut().insert(presented);
     acting_as(Arc::clone(principal), next.run(request)).await
 }
 
-/// Why somebody is not let in; and where they stand, where that is counted.
-struct Refused(Problem, Option<Verdict>);
-
-impl Refused {
-    fn into_response(self) -> Response {
-        let mut response = self.0.into_response();
-        if let Some(verdict) = self.1 {
-            verdict.write(response.headers_mut());
-        }
-        response
+/// Lets in whoever shows in the body who they are.
+///
+/// What does not prove itself is a guess, and counts for its address. What was made here is none, however many come from there: it
+/// counts with all that comes of the same exchange, so that nobody is busy with one that was good once, or with renewing for ever.
+async fn by_body(app: &App, address: &Caller, field: &str, request: Request, next: Next) -> Response {
+    // Nobody is bound to anything yet, but a header that is none is none.
+    if let Err(problem) = context::namespace(request.headers(), &Principal::anonymous()) {
+        return problem.into_response();
+    }
+    let (request, body) = match at_hand(request, app, MOST_IN_BODY).await {
+        Ok(read) => read,
+        Err(problem) => return problem.into_response(),
+    };
+    let counted = shown(app, &body, field).map_or_else(|| address.clone(), Caller::Key);
+    match guess(app, &counted).await {
+        Some(verdict) if !verdict.is_admitted => with_verdict(too_many(&verdict), Some(verdict)),
+        Some(_) | None => next.run(request).await,
     }
 }
 
-/// Whoever has shown who they are; nobody where that is to be shown in the body.
-///
-/// Only wrong credentials count: whoever else is at the address, as behind the same NAT or in another page of a browser, keeps nobody
-/// out who has the right ones. They are looked at first, and always open.
-async fn identify(
-    app: &App,
-    address: &Caller,
-    headers: &HeaderMap,
-    is_told_in_body: bool,
-) -> Result<Option<Known>, Refused> {
-    let denied = match app.auth.identify(headers).await {
-        Ok(known) => return Ok(Some(known)),
-        Err(denied) => denied,
-    };
+/// By what it is counted that somebody comes with this body.
+fn shown(app: &App, body: &[u8], field: &str) -> Option<Arc<str>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    // Apart, so that who renews too often keeps nobody from revoking that.
+    Some(format!("{field}:{}", app.auth.tokens.shown(body.get(field)?.as_str()?)?).into())
+}
+
+/// Refuses somebody. Only wrong credentials count: whoever else is at the address, as behind the same NAT or in another page of a
+/// browser, keeps nobody out who has the right ones. They are looked at first, and always open.
+async fn refused(app: &App, address: &Caller, denied: Denied) -> Response {
     match denied {
-        // Each of these is a guess, until it is found to be right.
-        Denied::Nobody if is_told_in_body => match guess(app, address).await {
-            Some(verdict) if !verdict.is_admitted => Err(Refused(too_many(&verdict), Some(verdict))),
-            Some(_) | None => Ok(None),
-        },
         Denied::Wrong(problem) => {
             let verdict = guess(app, address).await;
             let problem = match &verdict {
                 Some(verdict) if !verdict.is_admitted => too_many(verdict),
                 Some(_) | None => problem,
             };
-            Err(Refused(problem, verdict))
+            with_verdict(problem, verdict)
         }
-        Denied::Nobody | Denied::Failed(_) => Err(Refused(denied.into(), None)),
+        Denied::Nobody | Denied::Failed(_) => Problem::from(denied).into_response(),
     }
+}
+
+/// A refusal, and where they stand, where that is counted.
+fn with_verdict(problem: Problem, verdict: Option<Verdict>) -> Response {
+    let mut response = problem.into_response();
+    if let Some(verdict) = verdict {
+        verdict.write(response.headers_mut());
+    }
+    response
 }
 
 /// Counts a guess.

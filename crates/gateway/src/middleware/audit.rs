@@ -10,7 +10,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, Method, StatusCode};
+use domain::Namespace;
+use http::{HeaderMap, Method, StatusCode, header};
 use lifecycle::crash_point;
 
 use super::admission::client;
@@ -74,6 +75,22 @@ pub(super) async fn record(State(app): State<Arc<App>>, request: Request, next: 
     response
 }
 
+/// What an answer says of what was done, for the log. It goes with the answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Concerns {
+    /// Where what was done to is at home; nothing where that is everywhere.
+    pub(crate) namespace: Option<Namespace>,
+    /// What it is.
+    pub(crate) details: String,
+}
+
+/// Is what a route does done in a namespace? Credentials, the log itself and what nobody has described are of the whole
+/// installation, whatever namespace a request names: so nobody hides there what they do to another's.
+fn is_of_a_namespace(route: &str) -> bool {
+    let path = route.split_once(' ').map_or("", |(_, path)| path);
+    path.starts_with("/api/") && !path.starts_with("/api/v1/auth/") && !path.starts_with("/api/v1/audit")
+}
+
 fn is_denial(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
@@ -118,6 +135,8 @@ impl Begun {
             action: action.to_owned(),
             route: format!("{} {}", request.method(), route.unwrap_or_default()).trim_end().to_owned(),
             target: request.uri().path().chars().take(MOST_OF_PATH).collect(),
+            resource: String::new(),
+            details: String::new(),
             namespace: String::new(),
             address: address.to_string(),
             status: BEGUN,
@@ -134,25 +153,56 @@ impl Begun {
         self.found.principal().is_none()
     }
 
-    /// With the answer.
+    /// With the answer, and what that says.
     fn answered(&self, log: &Log, response: &Response) -> Entry {
         let code = response.extensions().get::<Problem>().map_or("", Problem::code);
-        Entry { at: log.now(), ..self.filled(response.status().as_u16(), code) }
+        let made = response.headers().get(header::LOCATION).and_then(|path| path.to_str().ok()).unwrap_or_default();
+        let entry = self.filled(response.status().as_u16(), code);
+        let entry = Entry { at: log.now(), resource: made.to_owned(), ..entry };
+        match response.extensions().get::<Concerns>() {
+            Some(Concerns { namespace, details }) => Entry {
+                namespace: namespace.as_ref().map(ToString::to_string).unwrap_or_default(),
+                details: details.clone(),
+                ..entry
+            },
+            None => entry,
+        }
     }
 
     fn filled(&self, status: u16, code: &str) -> Entry {
         let principal = self.found.principal();
-        // What was asked for, also where it is not theirs.
-        let asked = context::header(&self.headers, context::NAMESPACE).ok().flatten();
-        let asked = asked.map(|text| text.chars().take(MOST_OF_NAME).collect());
-        let own = || principal.and_then(|found| found.namespace().cloned()).unwrap_or_default().to_string();
+        let own = principal.and_then(|found| found.namespace());
+        let namespace = if is_of_a_namespace(&self.entry.route) {
+            // What was asked for, also where it is not theirs.
+            let asked = context::header(&self.headers, context::NAMESPACE).ok().flatten();
+            let asked = asked.map(|text| text.chars().take(MOST_OF_NAME).collect());
+            asked.unwrap_or_else(|| own.cloned().unwrap_or_default().to_string())
+        } else {
+            own.map(ToString::to_string).unwrap_or_default()
+        };
         Entry {
             actor: principal.map(ToString::to_string).unwrap_or_default(),
             role: principal.and_then(|found| found.role).map(|role| role.to_string()).unwrap_or_default(),
-            namespace: asked.unwrap_or_else(own),
+            namespace,
             status,
             code: code.to_owned(),
             ..self.entry.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_to_credentials_and_to_nothing_described_is_of_no_namespace() {
+        for of_one in ["POST /api/v1/agents", "DELETE /api/v1/executions/{id}/events"] {
+            assert!(is_of_a_namespace(of_one), "{of_one}");
+        }
+        for of_all in ["POST /api/v1/auth/keys", "GET /api/v1/audit", "GET /api/v1/audit/export", "GET", "GET /metrics"]
+        {
+            assert!(!is_of_a_namespace(of_all), "{of_all}");
         }
     }
 }

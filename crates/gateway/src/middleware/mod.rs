@@ -25,6 +25,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub(crate) use self::audit::Concerns;
 use crate::{app::App, problem::Problem};
 
 /// The stack around all routes, the fallback included. The last layer added is the outermost.

@@ -97,7 +97,7 @@ async fn without_a_credential_or_with_a_wrong_one_nothing_is_done() {
     let rig = protected().await;
     let (revoked, id) = create(&rig, ADMIN, &json!({ "name": "old", "role": "admin" })).await;
     rig.asked(ADMIN, Method::DELETE, &format!("/api/v1/auth/keys/{id}"), None).await.expect(200);
-    let forged = format!("trk_{}_{}", "0".repeat(16), "0".repeat(64));
+    let forged = format!("trk_{}_{}", "0".repeat(16), "0".repeat(80));
     let wrong = [revoked.as_str(), &forged, "another-admin-key-of-the-tests", "trk_", "\u{e9}"];
     let open = matrix();
     for (method, path, concrete) in operations() {
@@ -226,16 +226,19 @@ async fn on_loopback_nobody_needs_a_key_and_a_wrong_one_is_still_refused() {
 async fn an_idempotency_key_is_its_callers() {
     let rig = protected().await;
     let (other, _) = create(&rig, ADMIN, &json!({ "name": "o", "role": "developer" })).await;
-    let agent = json!({ "agent_type": "echo", "name": "one" });
-    let post = async |key: &str| {
+    let post = async |key: &str, name: &str| {
+        let agent = json!({ "agent_type": "echo", "name": name });
         let mut request = rig::json(Method::POST, "/api/v1/agents", &agent);
         request.headers_mut().insert("idempotency-key", "the-same".parse().unwrap());
         request.headers_mut().insert("x-api-key", key.parse().unwrap());
         rig.send(request).await
     };
-    let first = post(ADMIN).await.expect(201);
-    assert_eq!(post(ADMIN).await.expect(201), first);
-    assert_eq!(post(&other).await.expect(422)["code"], "idempotency_key_reused");
+    let theirs = post(&other, "two").await.expect(201);
+    let first = post(ADMIN, "one").await.expect(201);
+    assert_ne!(first["id"], theirs["id"], "who came before disturbs nobody");
+    assert_eq!(post(ADMIN, "one").await.expect(201), first);
+    assert_eq!(post(&other, "two").await.expect(201), theirs);
+    assert_eq!(post(ADMIN, "three").await.expect(422)["code"], "idempotency_key_reused");
 }
 
 /// `TROUPE_WRITE_DOCS=1` writes it.
@@ -267,6 +270,50 @@ async fn who_may_not_see_after_themselves_gets_no_tokens_and_nobody_takes_away_m
         create(&rig, &narrow, &json!({ "name": "o", "role": "admin", "scopes": ["keys:manage"] })).await;
     rig.asked(&narrow, Method::DELETE, &format!("/api/v1/auth/keys/{own_id}"), None).await.expect(200);
     rig.asked(&own, Method::GET, "/api/v1/auth/keys", None).await.expect(401);
+}
+
+#[tokio::test]
+async fn a_key_lives_no_longer_than_what_it_was_created_with() {
+    let rig = protected().await;
+    let (day, _) = create(&rig, ADMIN, &json!({ "name": "d", "role": "admin", "expires_in": "1d" })).await;
+    let keys = "/api/v1/auth/keys";
+    let shown = rig.asked(&day, Method::GET, keys, None).await.expect(200);
+    let end = shown["items"][0]["expires_at"].as_str().unwrap().to_owned();
+    let ask = async |life: Value| {
+        let key = json!({ "name": "k", "role": "viewer", "expires_in": life });
+        rig.asked(&day, Method::POST, keys, Some(&key)).await
+    };
+    assert_eq!(ask(json!("2d")).await.expect(403)["code"], "forbidden");
+    assert_eq!(ask(Value::Null).await.expect(201)["key"]["expires_at"], end.as_str(), "not for ever");
+    assert!(ask(json!("1h")).await.expect(201)["key"]["expires_at"].as_str().unwrap() < end.as_str());
+    // And with a token no longer than that.
+    let exchange = json!({ "grant_type": "api_key" });
+    let pair = rig.asked(ADMIN, Method::POST, "/api/v1/auth/token", Some(&exchange)).await.expect(200);
+    let mut request = rig::json(Method::POST, keys, &json!({ "name": "k", "role": "viewer" }));
+    let bearer = format!("Bearer {}", pair["access_token"].as_str().unwrap());
+    request.headers_mut().insert("authorization", bearer.parse().unwrap());
+    let made = rig.send(request).await.expect(201);
+    assert!(made["key"]["expires_at"].as_str().unwrap() < end.as_str(), "{made}");
+    let lasting = json!({ "name": "k", "role": "viewer" });
+    let lasting = rig.asked(ADMIN, Method::POST, keys, Some(&lasting)).await.expect(201);
+    assert_eq!(lasting["key"]["expires_at"], Value::Null);
+}
+
+#[tokio::test]
+async fn nobody_gets_a_secret_that_is_good_for_longer_by_a_rotation() {
+    let rig = protected().await;
+    let key = |life: Value| json!({ "name": "k", "role": "admin", "expires_in": life });
+    let (day, day_id) = create(&rig, ADMIN, &key(json!("1d"))).await;
+    let (lasting, lasting_id) = create(&rig, ADMIN, &key(Value::Null)).await;
+    let rotate =
+        async |by: &str, id: &str| rig.asked(by, Method::POST, &format!("/api/v1/auth/keys/{id}/rotate"), None).await;
+    assert_eq!(rotate(&day, &lasting_id).await.expect(403)["code"], "forbidden");
+    let rotated = rotate(&day, &day_id).await.expect(200);
+    assert_eq!(rotate(&day, &day_id).await.expect(403)["code"], "forbidden", "its secret was replaced");
+    rotate(rotated["secret"].as_str().unwrap(), &day_id).await.expect(200);
+    rotate(&lasting, &lasting_id).await.expect(200);
+    rotate(&lasting, &lasting_id).await.expect(403);
+    rotate(ADMIN, &lasting_id).await.expect(200);
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn mutations_and_denials_are_noted_with_who_what_and_from_where() {
     assert!(noted["request_id"].as_str().unwrap().starts_with("req_"), "{noted}");
     assert_eq!(read(&format!("?actor={viewer_actor}")).await[0]["code"], "forbidden");
     assert_eq!(read("?status=400").await.len(), 3);
-    assert_eq!(read("?namespace=blue").await.len(), 1);
+    assert_eq!(read("?namespace=blue").await.len(), 2, "the creation of its key is, too");
     assert_eq!(read("?until=2020-01-01T00:00:00Z").await.len(), 0);
 
     let export = rig.asked(ADMIN, Method::GET, "/api/v1/audit/export", None).await;
@@ -74,6 +74,51 @@ async fn mutations_and_denials_are_noted_with_who_what_and_from_where() {
     let head = found["head"].as_str().unwrap();
     let path = format!("/api/v1/audit/verify?known={head}");
     assert_eq!(rig.asked(ADMIN, Method::GET, &path, None).await.expect(200)["faults"], json!([]));
+}
+
+#[tokio::test]
+async fn what_was_made_is_noted_with_what_it_may_and_where_it_is_whatever_the_request_says() {
+    let rig = protected().await;
+    let (red, _) = create(&rig, ADMIN, &json!({ "name": "r", "role": "admin", "namespace": "red" })).await;
+    let (other, _) = create(&rig, ADMIN, &json!({ "name": "d", "role": "admin", "namespace": "default" })).await;
+    // As the command line does it: with a namespace that has nothing to do with it.
+    let body = json!({ "name": "n", "role": "operator", "namespace": "red", "scopes": ["agents:read"] });
+    let mut request = rig::json(Method::POST, "/api/v1/auth/keys", &body);
+    request.headers_mut().insert("x-api-key", ADMIN.parse().unwrap());
+    request.headers_mut().insert("x-namespace", "default".parse().unwrap());
+    let made = rig.send(request).await.expect(201);
+    let path = format!("/api/v1/auth/keys/{}", made["key"]["id"].as_str().unwrap());
+    let read = async |key: &str| {
+        let page = rig.asked(key, Method::GET, "/api/v1/audit", None).await.expect(200);
+        page["items"].as_array().unwrap().clone()
+    };
+    let noted = eventually("what was made", async || {
+        let entries = read(&red).await;
+        entries.iter().find(|entry| entry["resource"] == path.as_str()).cloned().ok_or(entries)
+    })
+    .await;
+    assert_eq!(noted["details"], "role=operator namespace=red scopes=agents:read");
+    assert_eq!((&noted["namespace"], &noted["actor"]), (&json!("red"), &json!("key:configured")));
+    let is_of_red = |entry: &Value| entry["resource"] == path.as_str() || entry["namespace"] == "red";
+    assert!(!read(&other).await.iter().any(is_of_red), "it is red's, not default's");
+    let begun = read(ADMIN).await.into_iter().rfind(|entry| entry["request_id"] == noted["request_id"]).unwrap();
+    assert_eq!((&begun["outcome"], &begun["namespace"]), (&json!("begun"), &Value::Null));
+    rig.asked(ADMIN, Method::DELETE, &path, None).await.expect(200);
+    eventually("that it is revoked", async || {
+        let entries = read(&red).await;
+        let revoked = |entry: &Value| entry["target"] == path.as_str() && entry["namespace"] == "red";
+        if entries.iter().any(revoked) { Ok(()) } else { Err(entries) }
+    })
+    .await;
+    let agent = json!({ "agent_type": "echo", "name": "one" });
+    let agent = rig.asked(ADMIN, Method::POST, "/api/v1/agents", Some(&agent)).await;
+    agent.expect(201);
+    eventually("an agent's place", async || {
+        let entries = read(&other).await;
+        let made = |entry: &Value| entry["resource"] == agent.header("location");
+        if entries.iter().any(made) { Ok(()) } else { Err(entries) }
+    })
+    .await;
 }
 
 #[tokio::test]

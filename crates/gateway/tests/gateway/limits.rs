@@ -276,3 +276,37 @@ async fn a_redis_that_does_not_answer_costs_one_short_wait_and_no_request() {
     // Each wait for it would be 50 ms: 20 s.
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn a_right_refresh_token_is_no_guess_and_nobody_at_the_address_keeps_it_out() {
+    let key = key("renewal");
+    let unauthenticated = Rate { per_minute: Some(1), burst: Some(3) };
+    let rig = start(limited(&key, RateLimit { unauthenticated, ..RateLimit::of(0) })).await;
+    let token = "/api/v1/auth/token";
+    let post = async |path: &str, body: &serde_json::Value| {
+        let mut request = crate::rig::json(Method::POST, path, body);
+        let peer: std::net::SocketAddr = "192.0.2.1:1000".parse().unwrap();
+        request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+        rig.send(request).await
+    };
+    let exchange = json!({ "grant_type": "api_key" });
+    let mut pair = rig.asked(&key, Method::POST, token, Some(&exchange)).await.expect(200);
+    let mut other = rig.asked(&key, Method::POST, token, Some(&exchange)).await.expect(200);
+    let made_up = format!("trr_{}_{}", "0".repeat(48), "0".repeat(80));
+    let guess = json!({ "grant_type": "refresh_token", "refresh_token": made_up });
+    for _ in 0..3 {
+        post(token, &guess).await.expect(401);
+    }
+    post(token, &guess).await.expect(429);
+    post("/api/v1/auth/revoke", &json!({ "token": made_up })).await.expect(429);
+    // Each exchange may renew as often as that, and no other disturbs it.
+    for pair in [&mut pair, &mut other] {
+        for _ in 0..3 {
+            let renew = json!({ "grant_type": "refresh_token", "refresh_token": pair["refresh_token"] });
+            *pair = post(token, &renew).await.expect(200);
+        }
+        let renew = json!({ "grant_type": "refresh_token", "refresh_token": pair["refresh_token"] });
+        post(token, &renew).await.expect(429);
+        post("/api/v1/auth/revoke", &json!({ "token": pair["access_token"] })).await.expect(200);
+    }
+}

@@ -143,8 +143,19 @@ async fn start(
 }
 
 async fn try_start(
-    mut settings: Settings,
+    settings: Settings,
     key: Option<ApiKey>,
+    backend: &Backend,
+    path: PathBuf,
+    shutdown: &Shutdown,
+) -> Result<Gateway, StartError> {
+    let secret = Some(RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long")));
+    start_with(settings, Credentials { api_key: key, secret, shared: None }, backend, path, shutdown).await
+}
+
+pub(crate) async fn start_with(
+    mut settings: Settings,
+    credentials: Credentials,
     backend: &Backend,
     path: PathBuf,
     shutdown: &Shutdown,
@@ -153,8 +164,6 @@ async fn try_start(
     let link = backend.link();
     let peers = Peers { registry: link.clone(), orchestrator: link.clone(), communication: link, telemetry: None };
     let tasks = Tasks::new(shutdown.clone());
-    let secret = Some(RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long")));
-    let credentials = Credentials { api_key: key, secret, shared: None };
     Box::pin(gateway::start(settings, credentials, peers, Arc::new(SystemClock), &tasks)).await
 }
 

@@ -1,11 +1,16 @@
 //! Tokens instead of keys.
 
+use ::access::RootSecret;
 use axum::body::Body;
+use gateway::{Credentials, Settings};
 use http::Method;
+use lifecycle::Shutdown;
 use serde_json::{Value, json};
+use settings::Secret;
 
 use crate::{
     access::{create, protected},
+    backend::Backend,
     rig::{self, Answer, Rig},
 };
 
@@ -42,6 +47,35 @@ async fn a_key_is_exchanged_for_tokens_that_end_with_it() {
 }
 
 #[tokio::test]
+async fn a_gateway_with_another_secret_than_that_of_its_database_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = Backend::default();
+    let start = async |secret: &str, replaces: Option<&str>| {
+        let settings = Settings { replaces_secret: replaces.map(str::to_owned), ..Settings::default() };
+        let secret = Some(RootSecret::new(&Secret::new(secret)));
+        let credentials = Credentials { secret, ..Credentials::default() };
+        let shutdown = Shutdown::new();
+        let path = folder.path().join("gateway.db");
+        let started = rig::start_with(settings, credentials, &backend, path, &shutdown).await;
+        shutdown.cut();
+        match started {
+            Ok(gateway) => {
+                gateway.close().await;
+                Ok(())
+            }
+            Err(error) => Err(errors::chain(&error)),
+        }
+    };
+    let (one, other) = ("a-secret-of-the-tests-that-is-long", "another-secret-of-the-tests-0123456");
+    start(one, None).await.unwrap();
+    start(one, None).await.unwrap();
+    let refused = start(other, None).await.unwrap_err();
+    let (_, name) = refused.rsplit_once("gateway.replaces_secret: ").expect(&refused);
+    start(other, Some(name)).await.unwrap();
+    assert!(start(one, None).await.is_err(), "it was given up");
+}
+
+#[tokio::test]
 async fn a_refresh_token_is_good_once_and_one_that_comes_twice_ends_the_family() {
     let rig = protected().await;
     let (key, _) = create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
@@ -53,10 +87,11 @@ async fn a_refresh_token_is_good_once_and_one_that_comes_twice_ends_the_family()
     let second = refresh(&first).await.expect(200);
     let me = bearing(&rig, text(&second, "access_token"), Method::GET, "/api/v1/auth/me").await.expect(200);
     assert_eq!(me["role"], "viewer");
+    let third = refresh(&second).await.expect(200);
     // Whoever has stolen the first one comes.
     assert_eq!(refresh(&first).await.expect(401)["code"], "token_revoked");
-    assert_eq!(refresh(&second).await.expect(401)["code"], "token_revoked");
-    for pair in [&first, &second] {
+    assert_eq!(refresh(&third).await.expect(401)["code"], "token_revoked");
+    for pair in [&first, &second, &third] {
         let refused = bearing(&rig, text(pair, "access_token"), Method::GET, "/api/v1/auth/me").await;
         assert_eq!(refused.expect(401)["code"], "token_revoked");
     }
@@ -68,7 +103,7 @@ async fn a_refresh_token_is_good_once_and_one_that_comes_twice_ends_the_family()
         .map(|entry| format!("{} {}", entry["route"], entry["status"]))
         .collect();
     let refreshed = r#""POST /api/v1/auth/token" 200"#.to_owned();
-    assert_eq!(routes.iter().filter(|route| **route == refreshed).count(), 2, "{routes:?}");
+    assert_eq!(routes.iter().filter(|route| **route == refreshed).count(), 3, "{routes:?}");
 }
 
 #[tokio::test]

@@ -1,8 +1,7 @@
 //! API keys: made, shown once, found again by their prefix, and compared by a keyed hash.
 //!
-//! The text of a key is `trk_<prefix>_<secret>`: 64 bits by which it is found, and 256 that nobody can guess. What is kept is the
-//! HMAC-SHA-256 of the text under the gateway's own secret, so a copy of the database opens nothing and cannot even be searched.
-//! A replica remembers what it has found for [`REMEMBERED`]: that is how long a revoked key may still open elsewhere.
+//! The text of a key is `trk_<prefix>_<secret>`, with a check at its end ([`minted`](super::minted)): what was not made here is not even
+//! looked for. A replica remembers what it has found for [`REMEMBERED`]: that is how long a revoked key may still open elsewhere.
 
 mod store;
 #[cfg(test)]
@@ -15,24 +14,26 @@ use std::{
 };
 
 use access::{Kind, Principal, Reach, RootSecret};
-use aws_lc_rs::{hmac, rand};
 use domain::{ApiKeyId, Clock, Timestamp};
 use errors::Error;
 use lifecycle::crash_point;
 
 use self::store::KeySecret;
 pub(crate) use self::store::{KeyStore, Record, Which};
-use crate::hex::hex;
+use super::{
+    Presented,
+    lookups::Lookups,
+    minted::{Mint, Minted},
+};
 
 /// How long a key is believed without asking the database.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
 /// How many are.
 const MOST_REMEMBERED: u64 = 10_000;
-/// What every key begins with; programs that look for leaked secrets know by it what they have found.
+/// What every key begins with.
 const MARK: &str = "trk_";
-/// Hex digits of the prefix and of the secret.
+/// Hex digits of the prefix.
 const PREFIX: usize = 16;
-const SECRET: usize = 64;
 
 /// A new secret in plain, and what is kept of it.
 pub(crate) struct Fresh {
@@ -58,7 +59,8 @@ pub(crate) struct Keys {
     store: Arc<dyn KeyStore>,
     clock: Arc<dyn Clock>,
     /// Nothing where the gateway has no secret: then there are no keys.
-    pepper: Option<hmac::Key>,
+    mint: Option<Mint>,
+    lookups: Lookups,
     /// By prefix.
     found: moka::future::Cache<String, Remembered>,
     used: Mutex<HashMap<ApiKeyId, Timestamp>>,
@@ -66,21 +68,21 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(store: Arc<dyn KeyStore>, secret: Option<&RootSecret>, clock: Arc<dyn Clock>) -> Self {
-        let pepper = secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.derive("api-keys")));
+        let mint = secret.map(|secret| Mint::new(MARK, PREFIX, secret, "api-keys"));
         let found = moka::future::Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
-        Self { store, clock, pepper, found, used: Mutex::default() }
+        Self { store, clock, mint, lookups: Lookups::default(), found, used: Mutex::default() }
     }
 
-    /// Who presents this text, and until when it opens.
-    pub(crate) async fn identify(&self, text: &str) -> Result<Result<(Principal, Option<Timestamp>), Closed>, Error> {
-        let (Some(pepper), Some(prefix)) = (&self.pepper, prefix(text)) else { return Ok(Err(Closed::Unknown)) };
-        let find = async { self.store.find(prefix).await.map(|found| found.map(Arc::new)) };
+    /// Who presents this text, and by what.
+    pub(crate) async fn identify(&self, text: &str) -> Result<Result<(Principal, Presented), Closed>, Error> {
+        let Some(mint) = &self.mint else { return Ok(Err(Closed::Unknown)) };
+        let Some(prefix) = mint.prefix(text) else { return Ok(Err(Closed::Unknown)) };
+        let find = async { self.lookups.ask(self.store.find(prefix)).await.map(|found| found.map(Arc::new)) };
         let found = self.found.try_get_with(prefix.to_owned(), find).await;
-        let found = found.map_err(|error: Arc<sqlx::Error>| unreadable(&error))?;
+        let found = found.map_err(|error: Arc<Error>| Error::clone(&error))?;
         let Some(found) = found else { return Ok(Err(Closed::Unknown)) };
         let (record, secret) = &*found;
-        // Takes as long wherever the two differ.
-        if hmac::verify(pepper, text.as_bytes(), &secret.hash).is_err() {
+        if !mint.is(text, &secret.hash) {
             return Ok(Err(Closed::Unknown));
         }
         let now = self.clock.now();
@@ -92,15 +94,12 @@ impl Keys {
             return Ok(Err(Closed::Expired));
         }
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id, now);
-        Ok(Ok((record.principal(), until)))
+        Ok(Ok((record.principal(), Presented { secret: Some(secret.prefix.as_str().into()), until })))
     }
 
     /// A new secret.
     pub(crate) fn fresh(&self) -> Result<Fresh, Error> {
-        let pepper = self.pepper.as_ref().ok_or_else(no_secret)?;
-        let (prefix, secret) = (random::<{ PREFIX / 2 }>()?, random::<{ SECRET / 2 }>()?);
-        let text = format!("{MARK}{prefix}_{secret}");
-        let hash = hmac::sign(pepper, text.as_bytes()).as_ref().to_vec();
+        let Minted { text, prefix, hash } = self.mint.as_ref().ok_or_else(no_secret)?.make("")?;
         Ok(Fresh { text, kept: KeySecret { prefix, hash, created_at: self.clock.now(), expires_at: None } })
     }
 
@@ -157,34 +156,6 @@ impl Record {
         let reach = self.namespace.clone().map_or(Reach::Everything, Reach::Namespace);
         let principal = Principal::of_role(Kind::Key, self.id.to_string(), self.role, reach).scoped(self.scopes);
         Principal { agent: self.agent, ..principal }
-    }
-}
-
-/// The part of a key's text by which it is found; nothing where it cannot be a key.
-fn prefix(text: &str) -> Option<&str> {
-    let (prefix, secret) = text.strip_prefix(MARK)?.split_once('_')?;
-    (is_hex(prefix, PREFIX) && is_hex(secret, SECRET)).then_some(prefix)
-}
-
-/// Is a text so many hex digits? What is not need not be looked for.
-pub(super) fn is_hex(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// So many random bytes in hex.
-pub(super) fn random<const BYTES: usize>() -> Result<String, Error> {
-    let mut bytes = [0; BYTES];
-    rand::fill(&mut bytes).map_err(Error::internal)?;
-    Ok(hex(&bytes))
-}
-
-fn unreadable(error: &sqlx::Error) -> Error {
-    if ::store::is_transient(error) {
-        let message = "the database cannot be used now; see whether it runs, and whether its disk is full";
-        Error::unavailable("database_unavailable", message)
-    } else {
-        tracing::error!(error = errors::chain(error), "a key cannot be read");
-        Error::new(errors::Code::Internal, "internal", "internal error")
     }
 }
 

@@ -157,16 +157,12 @@ on_both! {
             const LOCK: &str = "UPDATE api_keys SET last_used_at = last_used_at WHERE id = $1 AND revoked_at IS NULL";
             const EXPIRE: &str = "UPDATE api_key_secrets SET expires_at = $2
                 WHERE key_id = $1 AND (expires_at IS NULL OR expires_at > $2)";
-            const EXPIRE_TOKENS: &str = "UPDATE token_families SET expires_at = $2 WHERE key_id = $1 AND expires_at > $2";
             let mut transaction = self.writer().begin_with(Self::BEGIN).await?;
             let id = id.to_string();
             if sqlx::query(LOCK).bind(&id).execute(&mut *transaction).await?.rows_affected() == 0 {
                 return Ok(false);
             }
-            // What the secret was exchanged for is good no longer than it is.
-            for statement in [EXPIRE, EXPIRE_TOKENS] {
-                sqlx::query(statement).bind(&id).bind(Self::time(overlap)).execute(&mut *transaction).await?;
-            }
+            sqlx::query(EXPIRE).bind(&id).bind(Self::time(overlap)).execute(&mut *transaction).await?;
             sqlx::query(ADD_SECRET)
                 .bind(&fresh.prefix)
                 .bind(&id)

@@ -6,6 +6,7 @@ use super::*;
 
 testkit::conformance! {
     a_key_opens_until_it_is_revoked
+    what_was_made_up_is_not_looked_for
     a_rotated_key_opens_with_both_secrets_for_a_while
     keys_are_listed_by_namespace_and_remember_when_they_were_used
 }
@@ -87,6 +88,21 @@ async fn a_key_opens_until_it_is_revoked(place: settings::Database) {
     world.clock.advance(Duration::from_hours(1));
     assert_eq!(keys.identify(&another.text).await.unwrap(), Err(Closed::Expired));
     world.database.close().await;
+}
+
+/// The database is closed: whoever is looked for is not found out about.
+async fn what_was_made_up_is_not_looked_for(place: settings::Database) {
+    let world = World::new(place).await;
+    let keys = world.keys();
+    let fresh = keys.fresh().unwrap();
+    keys.add(&record(1, None), &fresh).await.unwrap();
+    world.database.close().await;
+    let made_up = format!("trk_{}_{}", "0".repeat(16), "0".repeat(80));
+    let swapped = format!("{}{}", &fresh.text[..fresh.text.len() - 16], &"0".repeat(16));
+    for wrong in [made_up, swapped, "trk_".to_owned(), fresh.text.replace("trk_", "trr_")] {
+        assert_eq!(keys.identify(&wrong).await.unwrap(), Err(Closed::Unknown), "{wrong}");
+    }
+    assert_eq!(keys.identify(&fresh.text).await.unwrap_err().reason, "database_unavailable");
 }
 
 async fn a_rotated_key_opens_with_both_secrets_for_a_while(place: settings::Database) {

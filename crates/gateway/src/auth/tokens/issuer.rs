@@ -59,7 +59,7 @@ impl Outside {
         token: &str,
         header: &Header,
         now: Timestamp,
-    ) -> Result<Result<Principal, Refused>, Error> {
+    ) -> Result<Result<(Principal, Option<Timestamp>), Refused>, Error> {
         let Some(kid) = header.kid.as_deref().filter(|_| self.validation.algorithms.contains(&header.alg)) else {
             return Ok(Err(Refused::Invalid));
         };
@@ -71,8 +71,10 @@ impl Outside {
         };
         let claims = verified.claims;
         let leeway = self.settings.leeway.as_secs() as i64;
+        let until = Timestamp::from_micros(claims.exp.saturating_mul(1_000_000));
         let in_time = in_time(now, leeway, claims.exp, claims.nbf);
-        Ok(in_time.and_then(|()| self.principal(claims).ok_or(Refused::Invalid)))
+        let known = in_time.and_then(|()| self.principal(claims).ok_or(Refused::Invalid));
+        Ok(known.map(|principal| (principal, Some(until))))
     }
 
     /// Whoever it is made out to; nothing where it does not say what they may, and where.
@@ -96,6 +98,6 @@ impl Outside {
         // Where scopes are looked at, what they do not name is not granted.
         let scopes = self.settings.scope_claim.as_deref();
         let scopes = scopes.map(|claim| Permissions::known_of(text(claim).unwrap_or_default()));
-        Some(Principal::of_role(Kind::Token, claims.sub, role, reach).scoped(scopes))
+        Some(Principal::of_role(Kind::Issuer, claims.sub, role, reach).scoped(scopes))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An access token is a JWT that is good for an hour; with it comes a refresh token that is good once, for the next pair. All that
 //! comes of one exchange is a family: revoking it ends all of it, and so does a refresh token that comes twice, since then two
-//! have it. A family ends with its key, too. A replica believes what it knows of a family for [`REMEMBERED`].
+//! have it. A family ends with its key, too, and with that secret of it which was exchanged. A replica believes what it knows of a
+//! family for [`REMEMBERED`].
 
 mod issuer;
 mod published;
@@ -15,7 +16,6 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use access::{Kind, Permissions, Principal, RootSecret};
-use aws_lc_rs::hmac;
 use domain::{Clock, Timestamp};
 use errors::Error;
 
@@ -31,15 +31,20 @@ use self::{
 };
 use super::{
     CONFIGURED,
-    keys::{REMEMBERED, is_hex, no_secret, random},
+    keys::{REMEMBERED, no_secret},
+    lookups::Lookups,
+    minted::{Mint, Minted, random},
 };
 
 /// What every refresh token begins with.
 const MARK: &str = "trr_";
-/// Hex digits of the prefix and of the secret.
-const PREFIX: usize = 32;
-const SECRET: usize = 64;
+/// Hex digits of a family's id, and of the prefix of a refresh token, which begins with them: so it is known whose it is, and counts as
+/// that, before anything is looked up.
+const FAMILY: usize = 32;
+const PREFIX: usize = FAMILY + 16;
 const MOST_REMEMBERED: u64 = 10_000;
+/// How long it is kept that a family was revoked: longer than any access token of it can be about.
+const KEPT_REVOKED: Duration = Duration::from_hours(25);
 
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +77,10 @@ pub(crate) struct Tokens {
     signing: Option<Signing>,
     /// Signs what agents show to communication as well.
     shared: Option<access::Keys>,
-    pepper: Option<hmac::Key>,
+    /// Makes refresh tokens.
+    mint: Option<Mint>,
+    of_families: Lookups,
+    of_renewals: Lookups,
     outside: Option<Outside>,
     /// The key of the settings, as families name it.
     configured: Option<String>,
@@ -95,9 +103,22 @@ impl Tokens {
     pub(crate) fn new(store: Arc<dyn TokenStore>, parts: Parts<'_>) -> Result<Self, SigningError> {
         let Parts { settings, secret, shared, outside, configured, clock } = parts;
         let signing = Signing::of(&settings, secret)?;
-        let pepper = secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.derive("refresh-tokens")));
+        let mint = secret.map(|secret| Mint::new(MARK, PREFIX, secret, "refresh-tokens"));
+        let (of_families, of_renewals) = Default::default();
         let families = moka::future::Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
-        Ok(Self { store, clock, settings, signing, shared, pepper, outside, configured, families })
+        Ok(Self {
+            store,
+            clock,
+            settings,
+            signing,
+            shared,
+            mint,
+            of_families,
+            of_renewals,
+            outside,
+            configured,
+            families,
+        })
     }
 
     /// Are there tokens of somebody else?
@@ -113,8 +134,8 @@ impl Tokens {
         }
     }
 
-    /// Who presents this text.
-    pub(crate) async fn identify(&self, token: &str) -> Result<Result<Principal, Refused>, Error> {
+    /// Who presents this text, and until when it is good, where that is known.
+    pub(crate) async fn identify(&self, token: &str) -> Result<Result<(Principal, Option<Timestamp>), Refused>, Error> {
         let Ok(header) = jsonwebtoken::decode_header(token) else { return Ok(Err(Refused::Invalid)) };
         let now = self.clock.now();
         let kid = header.kid.as_deref().unwrap_or_default();
@@ -124,14 +145,16 @@ impl Tokens {
                 Err(refused) => return Ok(Err(refused)),
             };
             return Ok(match self.family(&claims.family).await? {
-                Some(family) if family.is_good(now) && self.is_of_present_key(&family) => Ok(claims.principal()),
+                Some(family) if family.is_good(now) && self.is_of_present_key(&family) => {
+                    Ok((claims.principal(), Some(claims.expires_at().min(family.expires_at))))
+                }
                 Some(_) | None => Err(Refused::Revoked),
             });
         }
         if header.kid.is_none()
             && let Some(principal) = self.shared.as_ref().and_then(|keys| keys.agent(token).ok())
         {
-            return Ok(Ok(Principal::clone(&principal)));
+            return Ok(Ok((Principal::clone(&principal), None)));
         }
         match &self.outside {
             Some(outside) => outside.identify(token, &header, now).await,
@@ -139,70 +162,90 @@ impl Tokens {
         }
     }
 
-    /// Exchanges a key, which opens until then, for tokens within these scopes.
+    /// Exchanges a key, by the secret with this prefix, for tokens within these scopes. The key of the settings has no prefix.
     pub(crate) async fn exchange(
         &self,
         principal: &Principal,
-        until: Option<Timestamp>,
+        secret: Option<&str>,
         scopes: Option<Permissions>,
-    ) -> Result<Pair, Error> {
+    ) -> Result<Result<Pair, Refused>, Error> {
         let principal = principal.clone().scoped(scopes);
         let now = self.clock.now();
-        let text = serde_json::to_string(&principal).map_err(Error::internal)?;
-        let expires_at = now + self.settings.refresh_expiration;
-        let configured = self.configured.as_ref().filter(|_| principal.subject == CONFIGURED);
+        let key_id = match secret {
+            Some(_) => Some(&principal.subject),
+            None => self.configured.as_ref().filter(|_| principal.subject == CONFIGURED),
+        };
+        let Some(key_id) = key_id.cloned() else { return Ok(Err(Refused::Invalid)) };
         let family = Family {
-            id: format!("fam_{}", random::<16>()?),
-            key_id: configured.unwrap_or(&principal.subject).clone(),
-            principal: text,
+            id: family_of(&random(FAMILY / 2)?),
+            key_id,
+            secret: secret.map(str::to_owned),
+            principal: serde_json::to_string(&principal).map_err(Error::internal)?,
             created_at: now,
-            expires_at: until.map_or(expires_at, |until| until.min(expires_at)),
+            expires_at: now + self.settings.refresh_expiration,
             is_revoked: false,
         };
         let (refresh, kept) = self.fresh(&family.id, now)?;
-        let pair = self.pair(&family, &principal, refresh, now)?;
-        self.store.begin(&family, &kept).await.map_err(::store::error)?;
-        Ok(pair)
+        // What was remembered of the key may be of before it was revoked or rotated: the database knows.
+        if !self.store.begin(&family, &kept).await.map_err(::store::error)? {
+            return Ok(Err(Refused::Revoked));
+        }
+        // It knows, too, when they end.
+        let family = self.store.family(&family.id).await.map_err(::store::error)?;
+        let Some(family) = family.filter(|family| family.is_good(now)) else {
+            return Ok(Err(Refused::Revoked));
+        };
+        self.pair(&family, &principal, refresh, now).map(Ok)
     }
 
     /// Gives the next pair for a refresh token.
     pub(crate) async fn refresh(&self, text: &str) -> Result<Result<Pair, Refused>, Error> {
         let now = self.clock.now();
-        let Some(used) = self.presented(text).await? else { return Ok(Err(Refused::Invalid)) };
-        let family = self.store.family(&used.family).await.map_err(::store::error)?;
-        let Some(family) = family else { return Ok(Err(Refused::Invalid)) };
-        if family.is_revoked || !self.is_of_present_key(&family) {
+        let Some((mint, prefix)) = self.minted(text) else { return Ok(Err(Refused::Invalid)) };
+        let family = self.of_renewals.ask(self.store.family(&family_of(prefix))).await?;
+        let Some(family) = family.filter(|family| !family.is_revoked && self.is_of_present_key(family)) else {
             return Ok(Err(Refused::Revoked));
-        }
+        };
         if family.expires_at <= now {
             return Ok(Err(Refused::Expired));
         }
-        let principal = serde_json::from_str(&family.principal).map_err(Error::internal)?;
-        let (refresh, next) = self.fresh(&family.id, now)?;
-        let pair = self.pair(&family, &principal, refresh, now)?;
-        if self.store.succeed(&used, &next, now).await.map_err(::store::error)? {
-            return Ok(Ok(pair));
+        // It was told when it was there already: where it is not, it was used up, and forgotten with the one after it.
+        if let Some(used) = self.of_renewals.ask(self.store.refresh(prefix)).await? {
+            if !mint.is(text, &used.hash) {
+                return Ok(Err(Refused::Invalid));
+            }
+            let principal = serde_json::from_str(&family.principal).map_err(Error::internal)?;
+            let (refresh, next) = self.fresh(&family.id, now)?;
+            let pair = self.pair(&family, &principal, refresh, now)?;
+            if self.store.succeed(&used, &next, now).await.map_err(::store::error)? {
+                return Ok(Ok(pair));
+            }
         }
-        self.families.invalidate(&family.id).await;
+        self.end(&family.id, now).await?;
         tracing::warn!(key.id = family.key_id, "a refresh token came twice, and its family is revoked");
         Ok(Err(Refused::Revoked))
     }
 
     /// Revokes all that comes of what a token of ours comes from. False where it is none.
     pub(crate) async fn revoke(&self, token: &str) -> Result<bool, Error> {
-        let now = self.clock.now();
-        let family = match self.presented(token).await? {
-            Some(refresh) => refresh.family,
-            None => {
-                let kid = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid).unwrap_or_default();
-                let verified = self.signing.as_ref().and_then(|signing| signing.verify(&kid, token, now).ok());
-                let Some(claims) = verified else { return Ok(false) };
-                claims.family
-            }
-        };
-        self.store.revoke(&family, now).await.map_err(::store::error)?;
-        self.families.invalidate(&family).await;
+        let Some(family) = self.family_named_by(token) else { return Ok(false) };
+        self.end(&family, self.clock.now()).await?;
         Ok(true)
+    }
+
+    async fn end(&self, family: &str, now: Timestamp) -> Result<(), Error> {
+        self.store.revoke(family, now).await.map_err(::store::error)?;
+        self.families.invalidate(family).await;
+        Ok(())
+    }
+
+    /// The family of a token that was made or signed here, whether or not it is good.
+    fn family_named_by(&self, token: &str) -> Option<String> {
+        if let Some((_, prefix)) = self.minted(token) {
+            return Some(family_of(prefix));
+        }
+        let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
+        Some(self.signing.as_ref()?.verify(&kid, token, self.clock.now()).ok()?.family)
     }
 
     /// Where the key of the settings is another one now, what it was exchanged for is good no more.
@@ -218,33 +261,34 @@ impl Tokens {
 
     /// Removes families of which nothing is good any more.
     pub(crate) async fn tidy(&self) {
-        if let Err(error) = self.store.remove_expired(self.clock.now()).await {
+        let now = self.clock.now();
+        if let Err(error) = self.store.remove_expired(now, now - KEPT_REVOKED).await {
             tracing::warn!(error = errors::chain(&error), "cannot remove expired tokens");
         }
     }
 
     async fn family(&self, id: &str) -> Result<Option<Arc<Family>>, Error> {
-        let load = async { self.store.family(id).await.map(|family| family.map(Arc::new)) };
+        let load = async { self.of_families.ask(self.store.family(id)).await.map(|family| family.map(Arc::new)) };
         let found = self.families.try_get_with(id.to_owned(), load).await;
-        found.map_err(|error: Arc<sqlx::Error>| {
-            let message = "the database cannot be used now; see whether it runs, and whether its disk is full";
-            Error::unavailable("database_unavailable", message).caused_by(error)
-        })
+        found.map_err(|error: Arc<Error>| Error::clone(&error))
     }
 
-    /// The refresh token that a text is, used up or not.
-    async fn presented(&self, text: &str) -> Result<Option<Refresh>, Error> {
-        let Some(pepper) = &self.pepper else { return Ok(None) };
-        let Some(prefix) = prefix(text) else { return Ok(None) };
-        let found = self.store.refresh(prefix).await.map_err(::store::error)?;
-        Ok(found.filter(|found| hmac::verify(pepper, text.as_bytes(), &found.hash).is_ok()))
+    /// The prefix of a refresh token that was made here, and what has made it.
+    fn minted<'a>(&self, text: &'a str) -> Option<(&Mint, &'a str)> {
+        let mint = self.mint.as_ref()?;
+        Some((mint, mint.prefix(text)?))
+    }
+
+    /// By what it is counted how often somebody comes with this, where it was made or signed here: then it is no guess. What comes of
+    /// one exchange counts as one.
+    pub(crate) fn shown(&self, text: &str) -> Option<String> {
+        let of_agent = || Some(format!("agent:{}", self.shared.as_ref()?.agent(text).ok()?.subject));
+        self.family_named_by(text).or_else(of_agent)
     }
 
     fn fresh(&self, family: &str, now: Timestamp) -> Result<(String, Refresh), Error> {
-        let pepper = self.pepper.as_ref().ok_or_else(no_secret)?;
-        let (prefix, secret) = (random::<{ PREFIX / 2 }>()?, random::<{ SECRET / 2 }>()?);
-        let text = format!("{MARK}{prefix}_{secret}");
-        let hash = hmac::sign(pepper, text.as_bytes()).as_ref().to_vec();
+        let mint = self.mint.as_ref().ok_or_else(no_secret)?;
+        let Minted { text, prefix, hash } = mint.make(family.trim_start_matches("fam_"))?;
         Ok((text, Refresh { prefix, family: family.to_owned(), hash, created_at: now }))
     }
 
@@ -272,7 +316,7 @@ impl Tokens {
             namespace: principal.namespace().cloned(),
             agent: principal.agent,
             family: family.id.clone(),
-            jti: random::<16>()?,
+            jti: random(16)?,
             iat: seconds(now),
             nbf: seconds(now),
             exp: seconds(now + life),
@@ -281,14 +325,13 @@ impl Tokens {
     }
 }
 
+/// The family of a refresh token, by its prefix.
+fn family_of(prefix: &str) -> String {
+    format!("fam_{}", &prefix[..FAMILY])
+}
+
 impl Family {
     fn is_good(&self, now: Timestamp) -> bool {
         !self.is_revoked && self.expires_at > now
     }
-}
-
-/// The part of a refresh token's text by which it is found; nothing where it cannot be one.
-fn prefix(text: &str) -> Option<&str> {
-    let (prefix, secret) = text.strip_prefix(MARK)?.split_once('_')?;
-    (is_hex(prefix, PREFIX) && is_hex(secret, SECRET)).then_some(prefix)
 }

@@ -61,6 +61,10 @@ impl Claims {
             agent: self.agent,
         }
     }
+
+    pub(crate) const fn expires_at(&self) -> Timestamp {
+        Timestamp::from_micros(self.exp.saturating_mul(1_000_000))
+    }
 }
 
 /// Are these times good now?
@@ -129,9 +133,11 @@ fn current(settings: &Jwt, secret: Option<&RootSecret>) -> Result<Option<Current
     let (private, public_half) = match algorithm {
         Algorithm::HS256 => {
             let given = Secret::given(settings.secret_key.as_ref(), settings.secret_key_file.as_deref())?;
+            let given = given.as_ref().map(|given| given.reveal().trim_ascii().as_bytes());
             let bytes = match (given, secret) {
-                (Some(given), _) if given.reveal().len() < SHORTEST => return Err(SigningError::Short),
-                (Some(given), _) => given.reveal().trim_ascii().as_bytes().to_vec(),
+                // What is signed with counts, not the spaces around it.
+                (Some(given), _) if given.len() < SHORTEST => return Err(SigningError::Short),
+                (Some(given), _) => given.to_vec(),
                 (None, Some(secret)) => secret.derive("access-tokens").to_vec(),
                 (None, None) => return Ok(None),
             };

@@ -30,6 +30,7 @@ const REMOVED_AT_ONCE: i64 = 1_000;
 /// What a key is bound to.
 pub(crate) struct Binding<'a> {
     pub(crate) namespace: &'a str,
+    /// Whose it is, and as they chose it.
     pub(crate) key: &'a str,
     pub(crate) route: &'a str,
     pub(crate) body_hash: [u8; 32],
