@@ -24,6 +24,10 @@ use crate::{
 /// keeps calls no longer than the two together.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(3);
+/// Bytes of a stream that nobody has read yet. All streams to a replica share one connection, where those that are not read, since
+/// whoever they are for does not read, keep out all others if they can fill it together; so there is room for a thousand of them.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
 /// How long a call waits for its turn where too many are under way.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -158,8 +162,8 @@ impl Caller {
             .keep_alive_while_idle(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_ANSWER)
-            .initial_connection_window_size(8 << 20)
-            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
             .http2_max_header_list_size(contracts::MAX_HEAD_BYTES)
             .connect_with_connector_lazy(dial);
         Arc::new(Replica::new(service, Arc::clone(&target.address), channel))

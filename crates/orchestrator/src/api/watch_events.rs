@@ -6,6 +6,7 @@ use contracts::orchestrator::v1::WatchEventsResponse;
 use domain::{ExecutionId, Namespace};
 use errors::Error;
 use futures::{Stream, StreamExt as _, stream};
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic::Status;
 
 use super::{Api, wire};
@@ -53,16 +54,29 @@ pub(super) async fn watch(api: &Api, namespace: &Namespace, id: ExecutionId, aft
         rows: VecDeque::new(),
         is_over: false,
     };
-    let events = stream::unfold(watch, async |mut watch| {
-        let row = watch.next().await.transpose()?;
-        watch.is_over |= row.is_err();
-        let event = row.map(|row| WatchEventsResponse { event: Some(wire::event(row, &watch.compiled.plan)) });
-        Some((event.map_err(Status::from), watch))
+    // Whoever does not read the stream does not poll it either: a query that had begun would keep its connection to the database
+    // until they do. So the log is read apart, one event ahead. The task ends with the stream, which owns it.
+    let (sender, receiver) = mpsc::channel(1);
+    let mut reading = JoinSet::new();
+    reading.spawn(watch.read(sender));
+    let events = stream::unfold((receiver, reading), async |(mut receiver, reading)| {
+        let event = receiver.recv().await?;
+        Some((event, (receiver, reading)))
     });
     Ok(events.boxed())
 }
 
 impl Watch {
+    async fn read(mut self, events: mpsc::Sender<Result<WatchEventsResponse, Status>>) {
+        while let Some(row) = self.next().await.transpose() {
+            self.is_over |= row.is_err();
+            let event = row.map(|row| WatchEventsResponse { event: Some(wire::event(row, &self.compiled.plan)) });
+            if events.send(event.map_err(Status::from)).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The next event; none after the last of an execution that has ended, after an error, where the shard moves, and at a
     /// drain.
     async fn next(&mut self) -> Result<Option<EventRow>, OrchestratorError> {
