@@ -1,5 +1,6 @@
 //! Every suite that needs the whole product, as one binary, so that it links once.
 
+mod api;
 mod architecture;
 mod attack;
 mod bad_input;

@@ -72,6 +72,7 @@ pub(crate) const ROUTES: &[(&str, &str, Need)] = &[
     ("POST", "/api/v1/workflows/{id}/cancel", within(P::ExecutionsControl)),
     ("POST", "/api/v1/workflows/{id}/execute", within(P::ExecutionsStart)),
     ("GET", "/api/v1/workflows/{id}/status", within(P::ExecutionsRead)),
+    ("GET", "/api/v1/ws", within(P::ExecutionsRead)),
     ("GET", "/health", Need::Nothing),
     ("GET", "/health/live", Need::Nothing),
     ("GET", "/health/ready", Need::Nothing),

@@ -21,7 +21,8 @@ use store::Redis;
 use tokio::sync::Semaphore;
 
 use crate::{
-    Peers, Settings, audit::Log, auth::Auth, idempotency::Idempotency, memory::Memory, problem::Problem, rate::Limiter,
+    Peers, Settings, audit::Log, auth::Auth, idempotency::Idempotency, memory::Memory, middleware::Labels,
+    problem::Problem, rate::Limiter,
 };
 
 /// The gateway's parts, shared by all requests.
@@ -42,6 +43,10 @@ pub(crate) struct App {
     pub(crate) requests: Arc<Semaphore>,
     /// Permits for open event streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// Permits for open sockets.
+    pub(crate) sockets: Arc<Semaphore>,
+    /// Which keys are counted by themselves.
+    pub(crate) labels: Labels,
     /// How the things do that the gateway needs.
     pub(crate) checks: Checks,
     peers: Peers,
@@ -74,9 +79,27 @@ impl App {
         let Parts { clock, shutdown, idempotency, auth, audit, redis, checks } = parts;
         let requests = Arc::new(Semaphore::new(settings.max_requests));
         let streams = Arc::new(Semaphore::new(settings.max_streams));
+        // Others are to find room to connect, however many stay.
+        let sockets = Arc::new(Semaphore::new((settings.max_connections / 2).max(1)));
         let memory = Memory::new(Arc::clone(&clock));
         let limiter = Limiter::new(&settings.rate_limit, !auth.is_open(), redis, Arc::clone(&clock));
-        Self { settings, clock, shutdown, idempotency, auth, audit, limiter, memory, requests, streams, checks, peers }
+        let labels = Labels::default();
+        Self {
+            settings,
+            clock,
+            shutdown,
+            idempotency,
+            auth,
+            audit,
+            limiter,
+            memory,
+            requests,
+            streams,
+            sockets,
+            labels,
+            checks,
+            peers,
+        }
     }
 
     clients! {

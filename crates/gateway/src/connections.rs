@@ -3,9 +3,17 @@
 //! `axum::serve` waits for ever for the rest of a request's head, and takes as many connections as come: whoever opens some and
 //! says half a word keeps everybody else out. So connections are counted here, and hyper ends those that say nothing.
 
-use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::ConnectInfo, serve::Listener};
+use futures::{TryFutureExt as _, future::BoxFuture};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,6 +36,32 @@ pub(crate) struct Limits {
     /// How long a client may take until the head of its next request is there, from when the connection is made or the last answer
     /// is sent.
     pub(crate) head: Duration,
+}
+
+/// What a connection does after its last answer, when it is no connection of HTTP any more: an extension of that answer.
+///
+/// A task of its own would outlive the connection's: a stop would not wait for it, and its room would be given to somebody else.
+#[derive(Clone, Default)]
+pub(crate) struct After(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
+
+impl After {
+    pub(crate) fn new(work: BoxFuture<'static, ()>) -> Self {
+        Self(Arc::new(Mutex::new(Some(work))))
+    }
+
+    fn take(&self) -> Option<BoxFuture<'static, ()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn set(&self, work: Option<BoxFuture<'static, ()>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = work;
+    }
+}
+
+impl fmt::Debug for After {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("After").finish_non_exhaustive()
+    }
 }
 
 /// Takes connections until `end`, and ends when the requests in work have. Where it is dropped, they are too.
@@ -101,10 +135,16 @@ async fn answer<S>(stream: S, peer: SocketAddr, router: Router, head: Duration, 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let after = After::default();
+    let noted = after.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        let noted = noted.clone();
+        router.clone().oneshot(request).map_ok(move |mut response| {
+            noted.set(response.extensions_mut().remove::<After>().and_then(|after| after.take()));
+            response
+        })
     });
     let mut http = http1::Builder::new();
     let http = http.timer(TokioTimer::new()).header_read_timeout(head);
@@ -116,7 +156,10 @@ where
             served.await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, error = errors::chain(&error), "a connection has failed");
+    match (ended, after.take()) {
+        // It is still this task's, and this connection's room.
+        (Ok(()), Some(work)) => work.await,
+        (Ok(()), None) => {}
+        (Err(error), _) => tracing::debug!(%peer, error = errors::chain(&error), "a connection has failed"),
     }
 }

@@ -102,8 +102,14 @@ pub(crate) fn namespace(headers: &HeaderMap, principal: &Principal) -> Result<Na
         }
         None => principal.namespace().cloned().unwrap_or_default(),
     };
-    if principal.reaches(&asked) {
-        return Ok(asked);
+    reach(principal, &asked)?;
+    Ok(asked)
+}
+
+/// Refuses where a credential is bound to another namespace.
+pub(crate) fn reach(principal: &Principal, namespace: &Namespace) -> Result<(), Problem> {
+    if principal.reaches(namespace) {
+        return Ok(());
     }
     let detail = "this credential is bound to another namespace";
     Err(Problem::new(StatusCode::FORBIDDEN, "namespace_forbidden", detail))

@@ -186,6 +186,15 @@ pub(crate) async fn at_hand(request: Request, app: &App, limit: usize) -> Result
 
 /// The whole body, within the limits of size and time.
 async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
+    if let Some(coding) = request
+        .headers()
+        .get(header::CONTENT_ENCODING)
+        .filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        // A small body may stand for one without end.
+        let detail = format!("bodies are taken as they are, and not in the coding {coding:?}");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_coding_unsupported", detail));
+    }
     read_body(request.into_body(), app, app.settings.max_body.0).await
 }
 

@@ -101,6 +101,7 @@ words_agree! {
     // A calendar knows more than a pattern.
     instants_agree: words::Instant, false;
     heads_agree: words::Head, true;
+    entity_tags_agree: words::EntityTags, true;
 }
 
 #[derive(Debug, Default, Deserialize)]

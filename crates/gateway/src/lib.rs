@@ -9,7 +9,9 @@ mod auth;
 mod connections;
 mod context;
 mod error;
+mod etag;
 mod extract;
+mod fields;
 #[cfg(test)]
 mod fuzz;
 mod hex;
@@ -42,6 +44,6 @@ pub use openapi::document;
 pub use proxies::Network;
 pub use rate::{Rate, RateLimit};
 pub use service::{Gateway, Peers, start};
-pub use settings::Settings;
+pub use settings::{Cors, Settings};
 pub use store::MIGRATIONS;
 pub use tls::{Certificate, TlsError};

@@ -1,14 +1,17 @@
 //! The description of the API: generated from the handlers, completed with what all of them share.
 
+use std::collections::BTreeMap;
+
 use http::StatusCode;
 use utoipa::{
     PartialSchema as _,
     openapi::{
-        ComponentsBuilder, HttpMethod, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
-        ResponseBuilder,
-        content::ContentBuilder,
+        ComponentsBuilder, HttpMethod, InfoBuilder, LicenseBuilder, Object, OpenApi, OpenApiBuilder, Ref, RefOr,
+        Required, ResponseBuilder, Schema,
+        content::{Content, ContentBuilder},
         header::HeaderBuilder,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        schema::{AdditionalProperties, AnyOfBuilder, ArrayItems},
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
     },
@@ -16,7 +19,7 @@ use utoipa::{
 
 use crate::{
     api, problem,
-    words::{Key, Name},
+    words::{EntityTags, Key, Name},
 };
 
 /// Name of the shared failure.
@@ -28,7 +31,9 @@ const BEARER: &str = "bearer";
 
 const ABOUT: &str = "A durable multi-agent runtime: agents, workflows, executions, messages.
 
-Every failure is a problem document (RFC 9457). Lists page by cursor. A POST that creates something may carry an \
+Every failure is a problem document (RFC 9457). Lists page by cursor; `fields` names what they are to tell of each thing, and \
+some are sorted by `sort`. One thing is answered with an `ETag`: \
+`If-None-Match` asks for it where it has changed, `If-Match` changes it where it has not. A POST that creates something may carry an \
 `Idempotency-Key`: sent again with the same key and body, it creates nothing twice. Where requests are limited, \
 `RateLimit-Policy` and `RateLimit` say how many there may be and how many are left; one too many is answered with 429 and \
 `Retry-After`.";
@@ -97,6 +102,7 @@ pub fn document() -> OpenApi {
     if let Some(components) = &mut document.components {
         components.responses.insert(PROBLEM.to_owned(), RefOr::T(problem));
     }
+    let schemas = document.components.as_ref().map(|components| components.schemas.clone()).unwrap_or_default();
     for (path, item) in &mut document.paths.paths {
         let operations = [
             (HttpMethod::Get, &mut item.get),
@@ -107,6 +113,7 @@ pub fn document() -> OpenApi {
         for (method, operation) in operations {
             if let Some(operation) = operation {
                 complete(path, &method, operation);
+                cut(operation, &schemas);
             }
         }
     }
@@ -135,12 +142,16 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if is_stream(operation) {
         failures.push(StatusCode::NOT_ACCEPTABLE);
     }
+    if path == api::WEBSOCKET {
+        failures.push(StatusCode::UPGRADE_REQUIRED);
+    }
     if creates(path, method) {
         let meaning = "sent again with the same key and body, the request creates nothing twice";
         parameters.push(header::<Key>("Idempotency-Key", meaning));
         // Another request has had the key.
         failures.push(StatusCode::UNPROCESSABLE_ENTITY);
     }
+    parameters.extend(condition(path, method, operation, &mut failures));
     if operation.request_body.is_some() {
         failures.extend([
             StatusCode::REQUEST_TIMEOUT,
@@ -156,9 +167,109 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     }
 }
 
+/// Adds what an entity tag brings with it; answers with the header that names one.
+fn condition(
+    path: &str,
+    method: &HttpMethod,
+    operation: &mut Operation,
+    failures: &mut Vec<StatusCode>,
+) -> Option<Parameter> {
+    if is_tagged(path, method) {
+        tagged(method, operation);
+    }
+    if changes(path, method) {
+        failures.push(StatusCode::PRECONDITION_FAILED);
+        let meaning = "refuse where it is not as it was when it had one of these `ETag`s, at most 4; `*` for any";
+        return Some(header::<EntityTags>("If-Match", meaning));
+    }
+    let is_read = is_tagged(path, method) && *method == HttpMethod::Get;
+    is_read.then(|| header::<String>("If-None-Match", "do not answer with what had one of these `ETag`s"))
+}
+
+fn parameters_of(operation: &Operation) -> impl Iterator<Item = &Parameter> {
+    operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+        RefOr::T(parameter) => Some(parameter),
+        RefOr::Ref(_) => None,
+    })
+}
+
+type Schemas = BTreeMap<String, RefOr<Schema>>;
+
+/// Adds, where fields can be chosen, that the items of a page may have some of theirs alone.
+fn cut(operation: &mut Operation, schemas: &Schemas) {
+    if !parameters_of(operation).any(|parameter| parameter.name == "fields") {
+        return;
+    }
+    let Some(RefOr::T(answer)) = operation.responses.responses.get_mut("200") else { return };
+    let Some(page) = answer.content.get_mut("application/json").and_then(schema_of) else {
+        return;
+    };
+    let Some(mut part) = object(page, schemas).cloned() else { return };
+    let Some(RefOr::T(Schema::Array(items))) = part.properties.get_mut("items") else { return };
+    let ArrayItems::RefOrSchema(item) = &mut items.items else { return };
+    let Some(mut some) = object(item, schemas).cloned() else { return };
+    some.description = Some("the fields that `fields` names".to_owned());
+    some.required.clear();
+    some.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    **item = RefOr::T(Schema::Object(some));
+    *page = AnyOfBuilder::new().item(page.clone()).item(Schema::Object(part)).into();
+}
+
+fn schema_of(content: &mut RefOr<Content>) -> Option<&mut RefOr<Schema>> {
+    match content {
+        RefOr::T(content) => content.schema.as_mut(),
+        RefOr::Ref(_) => None,
+    }
+}
+
+/// The schema of an object, wherever it is.
+fn object<'a>(schema: &'a RefOr<Schema>, schemas: &'a Schemas) -> Option<&'a Object> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        RefOr::T(_) => None,
+        RefOr::Ref(reference) => object(schemas.get(reference.ref_location.rsplit('/').next()?)?, schemas),
+    }
+}
+
 /// A header of an answer, that not every answer has.
 fn told<T: utoipa::PartialSchema>(meaning: &str) -> utoipa::openapi::Header {
     HeaderBuilder::new().schema(Some(T::schema())).description(Some(meaning)).build()
+}
+
+/// Things that have an entity tag, and are changed as they were seen.
+const THINGS: [&str; 3] = ["agents", "workflows", "auth/keys"];
+
+/// Does it answer with one thing that has an entity tag?
+fn is_tagged(path: &str, method: &HttpMethod) -> bool {
+    let Some(path) = path.strip_prefix("/api/v1/") else { return false };
+    match path.strip_suffix("/{id}") {
+        Some(things) if *method == HttpMethod::Get => things == "executions" || THINGS.contains(&things),
+        Some(things) => *method == HttpMethod::Put && THINGS.contains(&things),
+        None => *method == HttpMethod::Post && (path == ROTATE || THINGS.contains(&path)),
+    }
+}
+
+const ROTATE: &str = "auth/keys/{id}/rotate";
+
+/// Does it change a thing that has an entity tag?
+fn changes(path: &str, method: &HttpMethod) -> bool {
+    let Some(path) = path.strip_prefix("/api/v1/") else { return false };
+    let is_thing = path.strip_suffix("/{id}").is_some_and(|things| THINGS.contains(&things));
+    is_thing && matches!(method, HttpMethod::Put | HttpMethod::Delete) || path == ROTATE
+}
+
+/// Adds to the answers that they have a tag, and to those of a read that there may be nothing but the tag.
+fn tagged(method: &HttpMethod, operation: &mut Operation) {
+    let tag = || told::<String>("which state this is; for `If-None-Match` and `If-Match`");
+    for status in ["200", "201"] {
+        if let Some(RefOr::T(answer)) = operation.responses.responses.get_mut(status) {
+            answer.headers.insert("ETag".to_owned(), RefOr::T(tag()));
+        }
+    }
+    if *method == HttpMethod::Get {
+        let unchanged = ResponseBuilder::new().description("it is as it was").header("ETag", tag()).build();
+        operation.responses.responses.insert("304".to_owned(), RefOr::T(unchanged));
+    }
 }
 
 /// Does the operation create something, so that it takes an `Idempotency-Key`?

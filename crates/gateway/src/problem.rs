@@ -156,6 +156,10 @@ impl Problem {
         Self { checks: checks.into(), ..self }
     }
 
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Stable and machine-readable.
     pub(crate) const fn code(&self) -> &'static str {
         self.code
@@ -164,6 +168,11 @@ impl Problem {
     /// For the log only.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// Seconds after which it may be tried again, rounded up: a client that comes back too early is refused again.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        self.retry_after.map(|delay| (delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).max(1))
     }
 
     /// The document.
@@ -186,10 +195,8 @@ impl Problem {
         let body = serde_json::to_vec(&self.document(request_id)).unwrap_or_default();
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         parts.headers.remove(header::CONTENT_LENGTH);
-        if let Some(delay) = self.retry_after {
-            // Rounded up: a client that comes back too early is refused again.
-            let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some(seconds) = self.retry_after() {
+            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         Response::from_parts(parts, axum::body::Body::from(body))
     }

@@ -76,8 +76,8 @@ pub struct Settings {
     /// proxy is refused with 403; a name that somebody else controls opens the API to web pages (DNS rebinding).
     /// Default none.
     pub allowed_hosts: Vec<String>,
-    /// Origins (`https://example.org`), besides the gateway's own, whose web pages may call. Default none.
-    pub allowed_origins: Vec<String>,
+    /// Web pages of others.
+    pub cors: Cors,
     /// How long clients are still let in after a stop was asked for, while `/health/ready` says 503 already: longer than a load
     /// balancer takes to notice (in Kubernetes about 10s), and shorter than the time after which the process is killed.
     /// Default 0s.
@@ -113,9 +113,45 @@ impl Default for Settings {
             max_streams: 512,
             keep_alive: Duration::from_secs(15),
             allowed_hosts: Vec::new(),
-            allowed_origins: Vec::new(),
+            cors: Cors::default(),
             drain_delay: Duration::ZERO,
             idempotency_ttl: Duration::from_hours(24),
+        }
+    }
+}
+
+/// Which web pages, besides the gateway's own, may call and read the answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cors {
+    /// Origins of the pages, as browsers name them: `https://example.org`, with the port where it is not that of the scheme. They
+    /// present a key or a token as every client does; there are no cookies. A page of an origin that somebody else controls can
+    /// do with the keys of its readers what it likes. Default none.
+    pub allowed_origins: Vec<String>,
+    /// How long a browser goes by what it was told, at most; most do no longer than two hours. Default 10m.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        Self { allowed_origins: Vec::new(), max_age: Duration::from_mins(10) }
+    }
+}
+
+impl Cors {
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        let is_origin = |text: &str| {
+            let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+            authority.is_some_and(|name| {
+                name.parse::<http::uri::Authority>().is_ok_and(|parsed| parsed.as_str() == name && !name.contains('@'))
+            })
+        };
+        match self.allowed_origins.iter().find(|text| !is_origin(text)) {
+            Some(wrong) => {
+                Err(("cors", format!("`allowed_origins` must be origins as https://example.org, and not {wrong:?}")))
+            }
+            None => Ok(()),
         }
     }
 }
@@ -134,6 +170,7 @@ impl settings::Settings for Settings {
         self.redis.validate()?;
         self.rate_limit.validate()?;
         self.jwt.validate()?;
+        self.cors.validate()?;
         if let Some(issuer) = &self.token_issuer {
             issuer.validate()?;
         }
@@ -174,6 +211,18 @@ mod tests {
     #[test]
     fn the_defaults_fit_together() {
         assert_eq!(Settings::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        let with = |origin: &str| Cors { allowed_origins: vec![origin.to_owned()], ..Cors::default() }.validate();
+        for right in ["https://example.org", "http://localhost:3000", "https://[::1]:8443"] {
+            assert_eq!(with(right), Ok(()), "{right}");
+        }
+        for wrong in ["*", "null", "", "example.org", "https://", "https://example.org/", "https://a@b", "https://a b"]
+        {
+            assert_eq!(with(wrong).unwrap_err().0, "cors", "{wrong}");
+        }
     }
 
     #[test]

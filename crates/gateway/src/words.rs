@@ -9,6 +9,8 @@ use utoipa::{
     openapi::{ObjectBuilder, RefOr, Schema, Type},
 };
 
+use crate::etag;
+
 /// Why a text was refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -168,6 +170,19 @@ word! {
         if well_made { Ok(text.to_owned()) } else { Err("must be the next_cursor of the page before".to_owned()) }
     },
     "^[!-~]{1,512}$", 1, 512, "exe_01jx4q3nd8e5r0cawm6n8gs3kt"
+}
+
+word! {
+    /// What `If-Match` names: entity tags, or `*` for any (RFC 9110, 13.1.1).
+    EntityTags(String),
+    |text| {
+        let tags = || etag::list(text).is_some_and(|tags| (1..=etag::MOST).contains(&tags.len()));
+        let is_trimmed = text.trim_matches([' ', '\t']) == text;
+        if text == "*" || text.len() <= 1024 && is_trimmed && tags() { Ok(text.to_owned()) } else {
+            Err("must be entity tags, as `ETag` has them, 4 at the most, or *".to_owned())
+        }
+    },
+    r#"^(\*|(,[ \t,]*)?(W/)?"[!#-~]*"([ \t]*,[ \t,]*(W/)?"[!#-~]*"){0,3}([ \t]*,([ \t,]*,)?)?)$"#, 1, 1024, "\"3.9a41c0de77b1f052\""
 }
 
 word! {

@@ -14,6 +14,7 @@ mod scans;
 mod server;
 mod servers;
 mod wait;
+pub mod websocket;
 
 pub use api::{Answer, Api};
 pub use cluster::{CERT_NAME, Cluster, Connections, ONE_OF_EACH, Setup, Size, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS};

@@ -27,6 +27,7 @@ mod credentials;
 mod frames;
 mod handshakes;
 mod slow;
+mod sockets;
 mod texts;
 mod wire;
 mod words;

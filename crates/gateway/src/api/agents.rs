@@ -14,13 +14,15 @@ use utoipa::{
 };
 
 use super::{
-    Done, Page,
+    Done, Page, Sort,
     wire::{self, AgentStatus},
 };
 use crate::{
     app::{self, App},
     context::Context,
+    etag::{IfMatch, IfNoneMatch, Refusal},
     extract::{Body, Path},
+    fields::Fields,
     json::Object,
     problem::Problem,
     query::Query,
@@ -159,6 +161,9 @@ impl Agent {
     }
 }
 
+/// What a list can tell of each.
+type AgentFields = Fields<Agent>;
+
 /// Which agents.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -177,6 +182,12 @@ pub(crate) struct AgentFilter {
     /// With this name.
     #[param(inline, required = false, nullable = false)]
     name: Option<Title>,
+    /// In which order; `created_at` where absent.
+    #[param(inline, required = false, nullable = false)]
+    sort: Option<Sort>,
+    /// Tell no more of each than these, with commas between them.
+    #[param(inline, style = Form, explode = false, required = false, nullable = false)]
+    fields: Option<AgentFields>,
     /// At most this many.
     #[param(inline, required = false, nullable = false)]
     limit: Option<Limit>,
@@ -217,12 +228,12 @@ pub(crate) async fn create_agent(
         let agent = Agent::from_wire(answer.map_err(Problem::in_body)?.agent)?;
         Ok(Reply::new(StatusCode::CREATED, &agent)?.at(format!("/api/v1/agents/{}", agent.id)))
     };
-    app.idempotency.once(context, &bytes, fresh, create).await
+    Ok(app.idempotency.once(context, &bytes, fresh, create).await?.tagged_as_it_says())
 }
 
 /// List agents.
 #[utoipa::path(get, path = "/api/v1/agents", tag = "agents", params(AgentFilter), responses(
-    (status = 200, description = "in the order of their creation", body = Page<Agent>, headers(
+    (status = 200, description = "in the order of their creation, or that of `sort`", body = Page<Agent>, headers(
         ("X-Stale" = String, description = "`true` where the registry cannot be reached: it was so `Age` seconds ago"),
     )),
 ))]
@@ -239,6 +250,7 @@ pub(crate) async fn list_agents(
         page_size: filter.limit.map_or(0, |limit| limit.0),
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),
         name: filter.name.map(|name| name.0).unwrap_or_default(),
+        newest_first: filter.sort == Some(Sort::Newest),
     };
     let question = format!("{request:?}");
     let mut agents = app.agents();
@@ -247,7 +259,7 @@ pub(crate) async fn list_agents(
         let agents: Result<Vec<_>, _> = page.agents.into_iter().map(|agent| Agent::from_wire(Some(agent))).collect();
         Reply::ok(&Page::new(agents?, page.next_page_token))
     };
-    app.memory.or_stale(question, call, reply).await
+    app.memory.or_stale(question, call, reply).await?.with_fields(filter.fields.as_ref())
 }
 
 /// Get an agent.
@@ -260,12 +272,20 @@ pub(crate) async fn get_agent(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<AgentId>,
+    known: IfNoneMatch,
 ) -> Result<Reply, Problem> {
     let request = wire_api::GetAgentRequest { namespace: context.namespace.clone(), agent_id: id.to_string() };
     let question = format!("{request:?}");
     let mut agents = app.agents();
     let call = Box::pin(app.call(agents.get_agent(context.request(request))));
-    app.memory.or_stale(question, call, |answer| Reply::ok(&Agent::from_wire(answer.agent)?)).await
+    let mut revision = 0;
+    let reply = |answer: wire_api::GetAgentResponse| {
+        let agent = Agent::from_wire(answer.agent)?;
+        revision = agent.revision.unsigned_abs();
+        Reply::ok(&agent)
+    };
+    let reply = app.memory.or_stale(question, call, reply).await?;
+    Ok(reply.tagged(revision, &known))
 }
 
 /// Change an agent's name, capabilities or configuration.
@@ -276,18 +296,27 @@ pub(crate) async fn update_agent(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<AgentId>,
+    seen: IfMatch,
     Body { value, .. }: Body<AgentChange>,
 ) -> Result<Reply, Problem> {
-    let request = wire_api::UpdateAgentRequest {
+    let expected = value.expected_revision;
+    let capabilities = value.capabilities.map(|list| wire_api::CapabilityList { values: list.into_texts() });
+    let template = wire_api::UpdateAgentRequest {
         namespace: context.namespace.clone(),
         agent_id: id.to_string(),
         name: value.name.map(|name| name.0),
-        capabilities: value.capabilities.map(|list| wire_api::CapabilityList { values: list.into_texts() }),
+        capabilities,
         config: value.config.map(|config| config.0.as_bytes().to_vec().into()),
-        expected_revision: value.expected_revision.map_or(0, |revision| i64::from(revision.0)),
+        expected_revision: 0,
     };
-    let answer = app.call(app.agents().update_agent(context.request(request))).await.map_err(Problem::in_body)?;
-    Reply::ok(&Agent::from_wire(answer.agent)?)
+    let change = |expected_revision| {
+        let request = wire_api::UpdateAgentRequest { expected_revision, ..template.clone() };
+        let (app, context) = (&app, &context);
+        async move { app.call(app.agents().update_agent(context.request(request))).await }
+    };
+    let answer = seen.change(expected, change).await.map_err(Refusal::in_body)?;
+    let agent = Agent::from_wire(answer.agent)?;
+    Ok(Reply::ok(&agent)?.with_tag(agent.revision.unsigned_abs()))
 }
 
 /// Remove an agent.
@@ -298,9 +327,18 @@ pub(crate) async fn delete_agent(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<AgentId>,
+    seen: IfMatch,
 ) -> Result<Reply, Problem> {
-    let request = wire_api::DeleteAgentRequest { namespace: context.namespace.clone(), agent_id: id.to_string() };
-    let answer = app.call(app.agents().delete_agent(context.request(request))).await?;
+    let change = |expected_revision| {
+        let request = wire_api::DeleteAgentRequest {
+            namespace: context.namespace.clone(),
+            agent_id: id.to_string(),
+            expected_revision,
+        };
+        let (app, context) = (&app, &context);
+        async move { app.call(app.agents().delete_agent(context.request(request))).await }
+    };
+    let answer = seen.change(None, change).await?;
     if !answer.deleted {
         return Err(Error::not_found("agent_not_found", format!("there is no agent {id}")).into());
     }

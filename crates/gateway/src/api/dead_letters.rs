@@ -17,6 +17,7 @@ use crate::{
     app::{self, App},
     context::Context,
     extract::Path,
+    fields::Fields,
     problem::Problem,
     query::Query,
     reply::Reply,
@@ -124,6 +125,9 @@ impl DeadLetter {
     }
 }
 
+/// What a list can tell of each.
+type DeadLetterFields = Fields<DeadLetter>;
+
 /// Which dead letters.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -141,6 +145,9 @@ pub(crate) struct DeadLetterFilter {
     /// Also those that were sent again.
     #[param(required = false)]
     include_replayed: bool,
+    /// Tell no more of each than these, with commas between them.
+    #[param(inline, style = Form, explode = false, required = false, nullable = false)]
+    fields: Option<DeadLetterFields>,
     /// At most this many.
     #[param(inline, required = false, nullable = false)]
     limit: Option<Limit>,
@@ -170,7 +177,7 @@ pub(crate) async fn list_dead_letters(
     let page = app.call(app.dead_letters().list_dead_letters(context.request(request))).await?;
     let letters: Result<Vec<_>, _> =
         page.dead_letters.into_iter().map(|letter| DeadLetter::from_wire(Some(letter))).collect();
-    Reply::ok(&Page::new(letters?, page.next_page_token))
+    Reply::ok(&Page::new(letters?, page.next_page_token))?.with_fields(filter.fields.as_ref())
 }
 
 /// Get a dead letter.

@@ -11,7 +11,6 @@ use domain::Payload;
 use futures::{Stream, StreamExt as _, stream};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Page, streams, wire};
@@ -46,6 +45,10 @@ pub(crate) struct Event {
 }
 
 impl Event {
+    pub(super) const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     fn from_wire(event: wire_api::Event) -> Result<Self, Problem> {
         let hash = event.hash.iter().fold(String::with_capacity(event.hash.len() * 2), |mut text, byte| {
             // Writing to a String cannot fail.
@@ -123,6 +126,18 @@ async fn follow(
     id: &ExecutionId,
     after: u64,
 ) -> Result<Response, Problem> {
+    let events = open(app, context, id, after).await?;
+    Ok(streams::respond(app, sent(events, Arc::clone(&ids.request))))
+}
+
+/// An execution's events after one, and then each as it happens, until the execution has ended. A failure in the middle is the last.
+/// Takes room for one stream until it is dropped.
+pub(super) async fn open(
+    app: &App,
+    context: &Context,
+    id: &ExecutionId,
+    after: u64,
+) -> Result<impl Stream<Item = Result<Event, Problem>> + Send + use<>, Problem> {
     let permit = streams::permit(app)?;
     let request = wire_api::WatchEventsRequest {
         namespace: context.namespace.clone(),
@@ -130,30 +145,29 @@ async fn follow(
         after_sequence: after,
     };
     let events = app.call(app.executions().watch_events(context.request(request))).await?;
-    Ok(streams::respond(app, sent(events, Arc::clone(&ids.request), permit)))
-}
-
-/// Each event as it is sent; a failure in the middle is sent as an event `problem`, and is the last.
-fn sent(
-    events: tonic::Streaming<wire_api::WatchEventsResponse>,
-    request_id: Arc<str>,
-    permit: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-    stream::unfold(Some((events, request_id, permit)), |state| async move {
-        let (mut events, request_id, permit) = state?;
-        let encoded = match events.next().await? {
-            Ok(answer) => encode(answer),
+    Ok(stream::unfold(Some((events, permit)), |state| async move {
+        let (mut events, permit) = state?;
+        let event = match events.next().await? {
+            Ok(answer) => answer.event.ok_or_else(|| app::lacking("an event")).and_then(Event::from_wire),
             Err(status) => Err(status.into()),
         };
-        match encoded {
-            Ok(event) => Some((Ok(event), Some((events, request_id, permit)))),
-            Err(problem) => Some((Ok(streams::broken(&problem, &request_id)), None)),
-        }
+        let rest = event.is_ok().then_some((events, permit));
+        Some((event, rest))
+    }))
+}
+
+/// Each event as it is sent; a failure is sent as an event `problem`.
+fn sent(
+    events: impl Stream<Item = Result<Event, Problem>>,
+    request_id: Arc<str>,
+) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+    events.map(move |event| {
+        let encoded = event.and_then(|event| encode(&event));
+        Ok(encoded.unwrap_or_else(|problem| streams::broken(&problem, &request_id)))
     })
 }
 
-fn encode(answer: wire_api::WatchEventsResponse) -> Result<sse::Event, Problem> {
-    let event = Event::from_wire(answer.event.ok_or_else(|| app::lacking("an event"))?)?;
-    let data = serde_json::to_string(&event).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(sse::Event::default().id(event.sequence.to_string()).event(event.kind).data(data))
+fn encode(event: &Event) -> Result<sse::Event, Problem> {
+    let data = serde_json::to_string(event).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(sse::Event::default().id(event.sequence.to_string()).event(&event.kind).data(data))
 }

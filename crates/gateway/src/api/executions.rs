@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Page,
+    Page, Sort,
     wire::{self, ExecutionStatus, StepState},
 };
 use crate::{
     app::{self, App},
     context::Context,
+    etag::IfNoneMatch,
     extract::Path,
+    fields::Fields,
     problem::Problem,
     query::Query,
     reply::Reply,
@@ -278,6 +280,9 @@ impl Execution {
     }
 }
 
+/// What a list can tell of each.
+type ExecutionFields = Fields<ExecutionSummary>;
+
 /// Which executions.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -292,6 +297,12 @@ pub(crate) struct ExecutionFilter {
     /// With this status.
     #[param(inline, required = false, nullable = false)]
     status: Option<ExecutionStatus>,
+    /// In which order; `-created_at` where absent.
+    #[param(inline, required = false, nullable = false)]
+    sort: Option<Sort>,
+    /// Tell no more of each than these, with commas between them.
+    #[param(inline, style = Form, explode = false, required = false, nullable = false)]
+    fields: Option<ExecutionFields>,
     /// At most this many.
     #[param(inline, required = false, nullable = false)]
     limit: Option<Limit>,
@@ -302,7 +313,7 @@ pub(crate) struct ExecutionFilter {
 
 /// List executions.
 #[utoipa::path(get, path = "/api/v1/executions", tag = "executions", params(ExecutionFilter), responses(
-    (status = 200, description = "newest first", body = Page<ExecutionSummary>),
+    (status = 200, description = "newest first, or in the order of `sort`", body = Page<ExecutionSummary>),
 ))]
 pub(crate) async fn list_executions(
     State(app): State<Arc<App>>,
@@ -316,11 +327,12 @@ pub(crate) async fn list_executions(
         statuses: filter.status.map(i32::from).into_iter().collect(),
         page_size: filter.limit.map_or(0, |limit| limit.0),
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),
+        oldest_first: filter.sort == Some(Sort::Oldest),
         ..wire_api::ListExecutionsRequest::default()
     };
     let page = app.call(app.executions().list_executions(context.request(request))).await?;
     let executions: Result<Vec<_>, _> = page.executions.into_iter().map(ExecutionSummary::from_wire).collect();
-    Reply::ok(&Page::new(executions?, page.next_page_token))
+    Reply::ok(&Page::new(executions?, page.next_page_token))?.with_fields(filter.fields.as_ref())
 }
 
 /// Get an execution.
@@ -331,10 +343,12 @@ pub(crate) async fn get_execution(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<ExecutionId>,
+    known: IfNoneMatch,
 ) -> Result<Reply, Problem> {
     let request = wire_api::GetExecutionRequest { namespace: context.namespace.clone(), execution_id: id.to_string() };
     let answer = app.call(app.executions().get_execution(context.request(request))).await?;
-    Reply::ok(&Execution::from_wire(answer.execution)?)
+    let execution = Execution::from_wire(answer.execution)?;
+    Ok(Reply::ok(&execution)?.tagged(execution.summary.last_sequence, &known))
 }
 
 /// One thing that an execution waits for.

@@ -18,7 +18,9 @@ use super::{Done, Page};
 use crate::{
     app::App,
     auth::{Asking, Presented, keys},
+    etag::{IfMatch, IfNoneMatch},
     extract::{Body, OptionalBody, Path},
+    fields::Fields,
     middleware::Concerns,
     problem::Problem,
     query::Query,
@@ -118,11 +120,17 @@ impl From<keys::Record> for ApiKey {
     }
 }
 
+/// What a list can tell of each.
+type ApiKeyFields = Fields<ApiKey>;
+
 /// Which keys.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Part {
+    /// Tell no more of each than these, with commas between them.
+    #[param(inline, style = Form, explode = false, required = false, nullable = false)]
+    fields: Option<ApiKeyFields>,
     /// At most this many.
     #[param(inline, required = false, nullable = false)]
     limit: Option<Limit>,
@@ -163,13 +171,14 @@ pub(crate) async fn create_key(
         expires_at: expiry(value.expires_in.map(|life| now + life.0), presented.until)?,
         revoked_at: None,
         last_used_at: None,
+        revision: 1,
     };
     within(&record, &principal)?;
     let fresh = app.auth.keys.fresh()?;
     app.auth.keys.add(&record, &fresh).await?;
     let location = format!("/api/v1/auth/keys/{}", record.id);
     let concerns = concerns(&record);
-    let reply = Reply::new(StatusCode::CREATED, &KeyWithSecret { secret: fresh.text, key: record.into() })?;
+    let reply = with_secret(StatusCode::CREATED, fresh.text, record)?;
     Ok((concerns, reply.at(location).into_secret()).into_response())
 }
 
@@ -225,7 +234,8 @@ pub(crate) async fn list_keys(
     let which = keys::Which { namespace: principal.namespace(), after, limit: size.limit() };
     let found = app.auth.keys.list(&which).await?;
     let (found, next) = size.cut(found, |record| store::PageToken::after(record.id));
-    Reply::ok(&Page::new(found.into_iter().map(ApiKey::from).collect(), next.into_field()))
+    let page = Page::new(found.into_iter().map(ApiKey::from).collect(), next.into_field());
+    Reply::ok(&page)?.with_fields(part.fields.as_ref())
 }
 
 /// Get an API key, without its secret.
@@ -236,8 +246,11 @@ pub(crate) async fn get_key(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
     Path(id): Path<ApiKeyId>,
+    known: IfNoneMatch,
 ) -> Result<Reply, Problem> {
-    Reply::ok(&ApiKey::from(find(&app, &principal, &id).await?))
+    let record = find(&app, &principal, &id).await?;
+    let revision = record.revision.unsigned_abs();
+    Ok(Reply::ok(&ApiKey::from(record))?.tagged(revision, &known))
 }
 
 /// Give an API key a new secret.
@@ -252,6 +265,7 @@ pub(crate) async fn rotate_key(
     Asking(principal): Asking,
     Extension(presented): Extension<Presented>,
     Path(id): Path<ApiKeyId>,
+    seen: IfMatch,
     OptionalBody { value, .. }: OptionalBody<Rotation>,
 ) -> Result<Response, Problem> {
     let record = find(&app, &principal, &id).await?;
@@ -262,12 +276,13 @@ pub(crate) async fn rotate_key(
     }
     let fresh = app.auth.keys.fresh()?;
     let overlap = value.overlap.map_or(OVERLAP, |overlap| overlap.0);
-    if !app.auth.keys.rotate(record.id, &fresh, overlap).await? {
+    let rotate = |revision: i64| app.auth.keys.rotate(record.id, non_zero(revision), &fresh, overlap);
+    let Some(revision) = seen.change(None, rotate).await? else {
         return Err(Error::conflict("key_revoked", "this API key was revoked").into());
-    }
+    };
     app.auth.tokens.forget();
     let concerns = concerns(&record);
-    let reply = Reply::ok(&KeyWithSecret { secret: fresh.text, key: record.into() })?;
+    let reply = with_secret(StatusCode::OK, fresh.text, keys::Record { revision, ..record })?;
     Ok((concerns, reply.into_secret()).into_response())
 }
 
@@ -279,10 +294,13 @@ pub(crate) async fn revoke_key(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
     Path(id): Path<ApiKeyId>,
+    seen: IfMatch,
 ) -> Result<Response, Problem> {
     let record = find(&app, &principal, &id).await?;
     within(&record, &principal)?;
-    app.auth.keys.revoke(record.id).await?;
+    if !seen.change(None, |revision: i64| app.auth.keys.revoke(record.id, non_zero(revision))).await? {
+        return Err(missing(&id));
+    }
     app.auth.tokens.forget();
     Ok((concerns(&record), Reply::ok(&Done { message: format!("key {id} revoked") })?).into_response())
 }
@@ -296,6 +314,19 @@ fn within(record: &keys::Record, principal: &Principal) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
 }
 
+/// A key with its secret, and the tag of the key without it.
+fn with_secret(status: StatusCode, secret: String, record: keys::Record) -> Result<Reply, Problem> {
+    let revision = record.revision.unsigned_abs();
+    let key = ApiKey::from(record);
+    let tag = Reply::ok(&key)?.with_tag(revision).tag;
+    Ok(Reply { tag, ..Reply::new(status, &KeyWithSecret { secret, key })? })
+}
+
+/// The revision that a client has seen, where it says so.
+fn non_zero(revision: i64) -> Option<i64> {
+    Some(revision).filter(|revision| *revision != 0)
+}
+
 /// A key that whoever asks may see.
 async fn find(app: &App, principal: &Principal, id: &ApiKeyId) -> Result<keys::Record, Problem> {
     let found = app.auth.keys.get(id.0).await?;
@@ -303,5 +334,9 @@ async fn find(app: &App, principal: &Principal, id: &ApiKeyId) -> Result<keys::R
         (None, _) => true,
         (Some(own), namespace) => namespace.as_ref() == Some(own),
     });
-    theirs.ok_or_else(|| Error::not_found("key_not_found", format!("there is no API key {id}")).into())
+    theirs.ok_or_else(|| missing(id))
+}
+
+fn missing(id: &ApiKeyId) -> Problem {
+    Error::not_found("key_not_found", format!("there is no API key {id}")).into()
 }

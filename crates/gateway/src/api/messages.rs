@@ -17,6 +17,7 @@ use crate::{
     app::{self, App},
     context::Context,
     extract::{Body, Path},
+    fields::Fields,
     json::Any,
     problem::Problem,
     query::Query,
@@ -140,6 +141,9 @@ impl Message {
     }
 }
 
+/// What a list can tell of each.
+type MessageFields = Fields<Message>;
+
 /// Which messages.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -154,6 +158,9 @@ pub(crate) struct MessageFilter {
     /// With this correlation id.
     #[param(inline, required = false, nullable = false)]
     correlation_id: Option<Key>,
+    /// Tell no more of each than these, with commas between them.
+    #[param(inline, style = Form, explode = false, required = false, nullable = false)]
+    fields: Option<MessageFields>,
     /// At most this many.
     #[param(inline, required = false, nullable = false)]
     limit: Option<Limit>,
@@ -229,7 +236,7 @@ pub(crate) async fn list_messages(
     };
     let page = app.call(app.messages().list_messages(context.request(request))).await?;
     let messages: Result<Vec<_>, _> = page.records.into_iter().map(|record| Message::from_wire(Some(record))).collect();
-    Reply::ok(&Page::new(messages?, page.next_page_token))
+    Reply::ok(&Page::new(messages?, page.next_page_token))?.with_fields(filter.fields.as_ref())
 }
 
 /// Follow a message.

@@ -10,6 +10,7 @@ mod events;
 mod executions;
 mod health;
 mod keys;
+mod lasting;
 mod liveness;
 mod messages;
 mod pages;
@@ -21,6 +22,7 @@ mod topics;
 mod wire;
 mod workflow_runs;
 mod workflows;
+mod ws;
 
 use std::sync::Arc;
 
@@ -28,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(crate) use self::{health::Check, pages::with_pages, streams::EVENT_STREAM};
+pub(crate) use self::{health::Check, pages::with_pages, streams::EVENT_STREAM, ws::PATH as WEBSOCKET};
 use crate::{app::App, openapi};
 
 /// Every described route, and the description.
@@ -51,6 +53,7 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(executions::explain_execution))
         .routes(routes!(executions::verify_execution))
         .routes(routes!(events::list_events))
+        .routes(routes!(ws::open_socket))
         .routes(routes!(liveness::check_liveness))
         .routes(routes!(control::cancel_execution))
         .routes(routes!(control::pause_execution))
@@ -91,6 +94,17 @@ impl<T> Page<T> {
     fn new(items: Vec<T>, next_page_token: String) -> Self {
         Self { items, next_cursor: Some(next_page_token).filter(|token| !token.is_empty()) }
     }
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+pub(crate) enum Sort {
+    /// Oldest first.
+    #[serde(rename = "created_at")]
+    Oldest,
+    /// Newest first.
+    #[serde(rename = "-created_at")]
+    Newest,
 }
 
 /// What was done.

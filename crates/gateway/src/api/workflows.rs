@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Done, Page,
+    Done, Page, Sort,
     wire::{self, WorkflowStatus},
 };
 use crate::{
     app::{self, App},
     context::Context,
+    etag::{IfMatch, IfNoneMatch},
     extract::{Definition, Path},
+    fields::Fields,
     problem::Problem,
     query::Query,
     reply::Reply,
@@ -139,6 +141,9 @@ impl Workflow {
     }
 }
 
+/// What a list can tell of each.
+type WorkflowFields = Fields<Workflow>;
+
 /// Which workflows.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -150,6 +155,12 @@ pub(crate) struct WorkflowFilter {
     /// Also archived ones.
     #[param(required = false)]
     include_archived: bool,
+    /// In which order; `created_at` where absent.
+    #[param(inline, required = false, nullable = false)]
+    sort: Option<Sort>,
+    /// Tell no more of each than these, with commas between them.
+    #[param(inline, style = Form, explode = false, required = false, nullable = false)]
+    fields: Option<WorkflowFields>,
     /// At most this many.
     #[param(inline, required = false, nullable = false)]
     limit: Option<Limit>,
@@ -206,12 +217,12 @@ pub(crate) async fn create_workflow(
         let workflow = Workflow::from_wire(answer.workflow)?;
         Ok(Reply::new(StatusCode::CREATED, &workflow)?.at(format!("/api/v1/workflows/{}", workflow.id)))
     };
-    app.idempotency.once(context, &bytes, fresh, create).await
+    Ok(app.idempotency.once(context, &bytes, fresh, create).await?.tagged_as_it_says())
 }
 
 /// List workflows.
 #[utoipa::path(get, path = "/api/v1/workflows", tag = "workflows", params(WorkflowFilter), responses(
-    (status = 200, description = "in the order of their creation", body = Page<Workflow>),
+    (status = 200, description = "in the order of their creation, or that of `sort`", body = Page<Workflow>),
 ))]
 pub(crate) async fn list_workflows(
     State(app): State<Arc<App>>,
@@ -224,11 +235,12 @@ pub(crate) async fn list_workflows(
         name: filter.name.map(|name| name.0).unwrap_or_default(),
         page_size: filter.limit.map_or(0, |limit| limit.0),
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),
+        newest_first: filter.sort == Some(Sort::Newest),
     };
     let page = app.call(app.workflows().list_workflows(context.request(request))).await?;
     let workflows: Result<Vec<_>, _> =
         page.workflows.into_iter().map(|workflow| Workflow::from_wire(Some(workflow))).collect();
-    Reply::ok(&Page::new(workflows?, page.next_page_token))
+    Reply::ok(&Page::new(workflows?, page.next_page_token))?.with_fields(filter.fields.as_ref())
 }
 
 /// Get a workflow.
@@ -240,9 +252,11 @@ pub(crate) async fn get_workflow(
     context: Context,
     Path(id): Path<WorkflowId>,
     Query(which): Query<WhichVersion>,
+    known: IfNoneMatch,
 ) -> Result<Reply, Problem> {
     let version = which.version.map_or(0, |version| version.0);
-    Reply::ok(&Workflow::from_wire(Some(fetch(&app, &context, &id, version).await?))?)
+    let workflow = Workflow::from_wire(Some(fetch(&app, &context, &id, version).await?))?;
+    Ok(Reply::ok(&workflow)?.tagged(workflow.version.into(), &known))
 }
 
 /// The workflow, or why there is none.
@@ -271,16 +285,22 @@ pub(crate) async fn update_workflow(
     context: Context,
     Path(id): Path<WorkflowId>,
     Query(expected): Query<ExpectedVersion>,
+    seen: IfMatch,
     definition: Definition,
 ) -> Result<Reply, Problem> {
-    let request = wire_api::UpdateWorkflowRequest {
-        namespace: context.namespace.clone(),
-        workflow_id: id.to_string(),
-        definition: definition.json,
-        expected_version: expected.expected_version.map_or(0, |version| version.0),
+    let change = |expected_version| {
+        let request = wire_api::UpdateWorkflowRequest {
+            namespace: context.namespace.clone(),
+            workflow_id: id.to_string(),
+            definition: definition.json.clone(),
+            expected_version,
+        };
+        let (app, context) = (&app, &context);
+        async move { app.call(app.workflows().update_workflow(context.request(request))).await }
     };
-    let answer = app.call(app.workflows().update_workflow(context.request(request))).await?;
-    Reply::ok(&Workflow::from_wire(answer.workflow)?)
+    let answer = seen.change(expected.expected_version, change).await?;
+    let workflow = Workflow::from_wire(answer.workflow)?;
+    Ok(Reply::ok(&workflow)?.with_tag(workflow.version.into()))
 }
 
 /// Archive a workflow.
@@ -291,10 +311,18 @@ pub(crate) async fn archive_workflow(
     State(app): State<Arc<App>>,
     context: Context,
     Path(id): Path<WorkflowId>,
+    seen: IfMatch,
 ) -> Result<Reply, Problem> {
-    let request =
-        wire_api::ArchiveWorkflowRequest { namespace: context.namespace.clone(), workflow_id: id.to_string() };
-    let answer = app.call(app.workflows().archive_workflow(context.request(request))).await?;
+    let change = |expected_version| {
+        let request = wire_api::ArchiveWorkflowRequest {
+            namespace: context.namespace.clone(),
+            workflow_id: id.to_string(),
+            expected_version,
+        };
+        let (app, context) = (&app, &context);
+        async move { app.call(app.workflows().archive_workflow(context.request(request))).await }
+    };
+    let answer = seen.change(None, change).await?;
     let message = if answer.archived { "archived" } else { "was archived already" };
     Reply::ok(&Done { message: format!("workflow {id} {message}") })
 }

@@ -11,7 +11,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use crate::{
@@ -40,7 +40,7 @@ const MOST_IN_BODY: usize = 16 * 1024;
 /// Finds out who asks, whether they may, and of all of them lets nobody ask too often.
 ///
 /// Health, metrics and the pages of the documentation are not limited. Who presents wrong credentials is, whatever is asked for.
-pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(super) async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if is_open(path) {
         return next.run(request).await;
@@ -59,6 +59,8 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         found.note(Arc::clone(&principal));
     }
     let caller = counted.map_or(address, Caller::Key);
+    // A socket asks for more, when this request is long answered.
+    request.extensions_mut().insert(caller.clone());
     let verdict = match limited {
         Some(class) => app.limiter.take(class, &caller).await,
         None => None,
@@ -163,7 +165,7 @@ pub(super) fn client(app: &App, request: &Request) -> IpAddr {
 }
 
 fn class(request: &Request) -> Class {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
+    if request.method().is_safe() {
         return Class::Read;
     }
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);

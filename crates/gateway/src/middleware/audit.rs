@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use domain::Namespace;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use lifecycle::crash_point;
 
 use super::admission::client;
@@ -33,9 +33,24 @@ const MOST_OF_NAME: usize = 128;
 #[derive(Clone, Debug, Default)]
 struct Recorded(Arc<AtomicBool>);
 
+/// Notes what is denied on a connection that goes on after its request was answered.
+#[derive(Clone)]
+pub(crate) struct Denials(Begun);
+
+impl Denials {
+    /// Somebody was refused something in a namespace.
+    pub(crate) fn note(&self, log: &Log, target: &str, namespace: &Namespace, problem: &Problem) {
+        let Self(begun) = self;
+        let entry = begun.filled(problem.status().as_u16(), problem.code());
+        let entry = Entry { at: log.now(), target: target.to_owned(), namespace: namespace.to_string(), ..entry };
+        log.note_later(entry, begun.is_of_stranger());
+    }
+}
+
 /// Around everything: notes what was denied.
 pub(super) async fn audit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let begun = Begun::new(&app, &request, Found::default());
+    request.extensions_mut().insert(Denials(begun.clone()));
     let recorded = Recorded::default();
     request.extensions_mut().insert(begun.found.clone());
     request.extensions_mut().insert(recorded.clone());
@@ -49,8 +64,7 @@ pub(super) async fn audit(State(app): State<Arc<App>>, mut request: Request, nex
 /// Around what is done for those who are let in: nothing is done before it is noted who wants what done, and how it ended is
 /// noted when it has.
 pub(super) async fn record(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let is_mutation =
-        request.uri().path().starts_with("/api/") && !matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_mutation = request.uri().path().starts_with("/api/") && !request.method().is_safe();
     if !is_mutation {
         return next.run(request).await;
     }
@@ -110,6 +124,7 @@ impl Drop for Pending<'_> {
 }
 
 /// What is known of a request before it is answered.
+#[derive(Clone)]
 struct Begun {
     entry: Entry,
     headers: HeaderMap,

@@ -43,8 +43,8 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
     }
     if let Some(origin) = text(header::ORIGIN)? {
         let own = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
-        if !own && !app.settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
-            return Err(refused("pages of this Origin may not call the gateway (setting allowed_origins)"));
+        if !own && !is_allowed(origin, &app.settings.cors.allowed_origins) {
+            return Err(refused("pages of this Origin may not call the gateway (setting cors.allowed_origins)"));
         }
     } else if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site"))?
         && !matches!(site, "same-origin" | "none")
@@ -54,6 +54,11 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         return Err(refused("pages of another origin may not call the gateway"));
     }
     Ok(())
+}
+
+/// Is it one of the origins that the settings name?
+pub(crate) fn is_allowed(origin: &str, allowed: &[String]) -> bool {
+    allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
 }
 
 fn refused(detail: &'static str) -> Problem {

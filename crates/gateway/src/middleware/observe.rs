@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use trace::Scope;
 use tracing::{Instrument as _, Span, field::Empty};
 
+use super::headers;
 use crate::{
     app::App,
     context::{self, CORRELATION_ID, Ids, REQUEST_ID},
@@ -40,12 +41,13 @@ pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
     request.extensions_mut().insert(ids.clone());
     let scope = Scope::of(request.headers()).correlated(Arc::clone(&ids.correlation));
     let span = span(&request, method, endpoint.as_ref(), &ids);
+    let path = request.uri().path().to_owned();
     let observed = async move {
         let response = match refused {
             Some(problem) => problem.into_response(),
             None => next.run(request).await,
         };
-        let response = finished(&app, response, method, endpoint.as_ref(), &ids, started);
+        let response = finished(&app, response, &path, method, endpoint.as_ref(), &ids, started);
         note(response.status());
         response
     };
@@ -90,6 +92,7 @@ fn note(status: StatusCode) {
 fn finished(
     app: &App,
     response: Response,
+    path: &str,
     method: &'static str,
     endpoint: Option<&MatchedPath>,
     ids: &Ids,
@@ -101,7 +104,7 @@ fn finished(
             response.headers_mut().insert(name, value);
         }
     }
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers::protect(response.headers_mut(), path, app.settings.tls.is_some());
     if app.shutdown.is_draining() {
         // The next request on this connection would meet a closed one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,5 +1,6 @@
 //! The services behind, as small fakes that remember what they were asked and answer as their contracts say.
 
+mod agents;
 mod letters;
 mod topics;
 
@@ -23,10 +24,10 @@ use contracts::{
         workflow_service_server::{WorkflowService, WorkflowServiceServer},
     },
     registry::v1 as registry,
-    registry::v1::registry_service_server::{RegistryService, RegistryServiceServer},
+    registry::v1::registry_service_server::RegistryServiceServer,
 };
-use errors::{Error, Violation};
-use futures::Stream;
+use errors::{Code, Error, Violation};
+use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, async_trait, service::Routes};
 
 /// What the fakes hold.
@@ -50,6 +51,10 @@ pub(crate) struct State {
     pub(crate) task_letters: BTreeMap<String, communication::DeadLetter>,
     /// What was published, in order.
     pub(crate) published: Vec<communication::PublishRequest>,
+    /// So many of the next streams of events end after their first, as where a shard moves.
+    pub(crate) early_ends: usize,
+    /// Executions do not end: who follows one waits for more.
+    pub(crate) is_live: bool,
     /// The metadata of the last call.
     pub(crate) metadata: tonic::metadata::MetadataMap,
 }
@@ -103,118 +108,31 @@ fn not_found(reason: &'static str) -> Status {
     Error::not_found(reason, "there is none").into()
 }
 
-fn page<T: Clone>(items: &BTreeMap<String, T>, token: &str, size: u32) -> Result<(Vec<T>, String), Status> {
+fn unchanged(reason: &'static str, expected: i64, found: i64) -> Result<(), Status> {
+    if expected == 0 || expected == found {
+        return Ok(());
+    }
+    Err(Error::new(Code::Conflict, reason, "it was changed").into())
+}
+
+fn page<T: Clone>(
+    items: &BTreeMap<String, T>,
+    token: &str,
+    size: u32,
+    backwards: bool,
+) -> Result<(Vec<T>, String), Status> {
     let size = if size == 0 { 50 } else { size as usize };
     if !token.is_empty() && !items.contains_key(token) {
         return Err(Error::invalid_field("page_token", "page_token_invalid", "not a token of this list").into());
     }
-    let rest: Vec<_> = items.iter().filter(|(id, _)| id.as_str() > token).take(size + 1).collect();
+    let mut rest: Vec<_> = items.iter().collect();
+    if backwards {
+        rest.reverse();
+    }
+    rest.retain(|(id, _)| token.is_empty() || if backwards { id.as_str() < token } else { id.as_str() > token });
+    rest.truncate(size + 1);
     let next = if rest.len() > size { rest[size - 1].0.clone() } else { String::new() };
     Ok((rest.into_iter().take(size).map(|(_, item)| item.clone()).collect(), next))
-}
-
-#[async_trait]
-impl RegistryService for Backend {
-    type WatchAgentsStream = Pin<Box<dyn Stream<Item = Result<registry::WatchAgentsResponse, Status>> + Send>>;
-
-    async fn register_agent(
-        &self,
-        request: Request<registry::RegisterAgentRequest>,
-    ) -> Result<Response<registry::RegisterAgentResponse>, Status> {
-        let request = self.called("register_agent", request)?;
-        let mut created = false;
-        let agent = {
-            let mut state = self.state();
-            let taken = state.agents.values().any(|agent| agent.name == request.name && agent.id != request.agent_id);
-            if taken {
-                return Err(Error::new(errors::Code::Exists, "agent_name_taken", "the name is taken").into());
-            }
-            let agent = state.agents.entry(request.agent_id.clone()).or_insert_with(|| {
-                created = true;
-                registry::Agent {
-                    id: request.agent_id,
-                    namespace: request.namespace,
-                    agent_type: request.agent_type,
-                    name: request.name,
-                    capabilities: request.capabilities,
-                    config: request.config,
-                    status: registry::AgentStatus::Offline.into(),
-                    created_at: at(1),
-                    updated_at: at(1),
-                    revision: 1,
-                    ..registry::Agent::default()
-                }
-            });
-            agent.clone()
-        };
-        self.answered(registry::RegisterAgentResponse { agent: Some(agent), created })
-    }
-
-    async fn update_agent(
-        &self,
-        request: Request<registry::UpdateAgentRequest>,
-    ) -> Result<Response<registry::UpdateAgentResponse>, Status> {
-        let request = self.called("update_agent", request)?;
-        let mut state = self.state();
-        let agent = state.agents.get_mut(&request.agent_id).ok_or_else(|| not_found("agent_not_found"))?;
-        if let Some(name) = request.name {
-            agent.name = name;
-        }
-        if let Some(capabilities) = request.capabilities {
-            agent.capabilities = capabilities.values;
-        }
-        Ok(Response::new(registry::UpdateAgentResponse { agent: Some(agent.clone()) }))
-    }
-
-    async fn get_agent(
-        &self,
-        request: Request<registry::GetAgentRequest>,
-    ) -> Result<Response<registry::GetAgentResponse>, Status> {
-        let request = self.called("get_agent", request)?;
-        let agent = self.state().agents.get(&request.agent_id).cloned();
-        let agent = agent.filter(|agent| agent.namespace == request.namespace);
-        let agent = agent.ok_or_else(|| not_found("agent_not_found"))?;
-        Ok(Response::new(registry::GetAgentResponse { agent: Some(agent) }))
-    }
-
-    async fn list_agents(
-        &self,
-        request: Request<registry::ListAgentsRequest>,
-    ) -> Result<Response<registry::ListAgentsResponse>, Status> {
-        let request = self.called("list_agents", request)?;
-        let (agents, next_page_token) = page(&self.state().agents, &request.page_token, request.page_size)?;
-        Ok(Response::new(registry::ListAgentsResponse { agents, next_page_token }))
-    }
-
-    async fn delete_agent(
-        &self,
-        request: Request<registry::DeleteAgentRequest>,
-    ) -> Result<Response<registry::DeleteAgentResponse>, Status> {
-        let request = self.called("delete_agent", request)?;
-        let deleted = self.state().agents.remove(&request.agent_id).is_some();
-        Ok(Response::new(registry::DeleteAgentResponse { deleted }))
-    }
-
-    async fn select_agents(
-        &self,
-        _: Request<registry::SelectAgentsRequest>,
-    ) -> Result<Response<registry::SelectAgentsResponse>, Status> {
-        Err(Status::unimplemented("not for the gateway"))
-    }
-
-    async fn heartbeat(
-        &self,
-        _: Request<registry::HeartbeatRequest>,
-    ) -> Result<Response<registry::HeartbeatResponse>, Status> {
-        Err(Status::unimplemented("not for the gateway"))
-    }
-
-    async fn watch_agents(
-        &self,
-        _: Request<registry::WatchAgentsRequest>,
-    ) -> Result<Response<Self::WatchAgentsStream>, Status> {
-        Err(Status::unimplemented("not for the gateway"))
-    }
 }
 
 #[async_trait]
@@ -252,6 +170,7 @@ impl WorkflowService for Backend {
         let request = self.called("update_workflow", request)?;
         let mut state = self.state();
         let workflow = state.workflows.get_mut(&request.workflow_id).ok_or_else(|| not_found("workflow_not_found"))?;
+        unchanged("workflow_changed", request.expected_version.into(), workflow.version.into())?;
         workflow.version += 1;
         workflow.definition = request.definition;
         Ok(Response::new(orchestrator::UpdateWorkflowResponse { workflow: Some(workflow.clone()) }))
@@ -274,7 +193,8 @@ impl WorkflowService for Backend {
         request: Request<orchestrator::ListWorkflowsRequest>,
     ) -> Result<Response<orchestrator::ListWorkflowsResponse>, Status> {
         let request = self.called("list_workflows", request)?;
-        let (workflows, next_page_token) = page(&self.state().workflows, &request.page_token, request.page_size)?;
+        let (workflows, next_page_token) =
+            page(&self.state().workflows, &request.page_token, request.page_size, request.newest_first)?;
         let named = |workflow: &orchestrator::Workflow| request.name.is_empty() || workflow.name == request.name;
         let workflows = workflows.into_iter().filter(named).collect();
         Ok(Response::new(orchestrator::ListWorkflowsResponse { workflows, next_page_token }))
@@ -287,6 +207,7 @@ impl WorkflowService for Backend {
         let request = self.called("archive_workflow", request)?;
         let mut state = self.state();
         let workflow = state.workflows.get_mut(&request.workflow_id).ok_or_else(|| not_found("workflow_not_found"))?;
+        unchanged("workflow_changed", request.expected_version.into(), workflow.version.into())?;
         let archived = workflow.status == i32::from(orchestrator::WorkflowStatus::Active);
         workflow.status = orchestrator::WorkflowStatus::Archived.into();
         Ok(Response::new(orchestrator::ArchiveWorkflowResponse { archived }))
@@ -295,7 +216,11 @@ impl WorkflowService for Backend {
 
 impl Backend {
     fn execution(&self, id: &str) -> Result<orchestrator::Execution, Status> {
-        self.state().executions.get(id).cloned().ok_or_else(|| not_found("execution_not_found"))
+        let state = self.state();
+        let mut execution = state.executions.get(id).cloned().ok_or_else(|| not_found("execution_not_found"))?;
+        execution.last_sequence = EVENTS;
+        execution.ended_at = at(2).filter(|_| !state.is_live);
+        Ok(execution)
     }
 
     fn event(sequence: u64) -> orchestrator::Event {
@@ -376,7 +301,7 @@ macro_rules! change {
             ) -> Result<Response<orchestrator::ListExecutionsResponse>, Status> {
                 let request = self.called("list_executions", request)?;
                 let state = self.state();
-                let (executions, next_page_token) = page(&state.executions, &request.page_token, request.page_size)?;
+                let (executions, next_page_token) = page(&state.executions, &request.page_token, request.page_size, !request.oldest_first)?;
                 Ok(Response::new(orchestrator::ListExecutionsResponse { executions, next_page_token }))
             }
 
@@ -399,7 +324,16 @@ macro_rules! change {
                 self.execution(&request.execution_id)?;
                 let events = (request.after_sequence + 1..=EVENTS)
                     .map(|sequence| Ok(orchestrator::WatchEventsResponse { event: Some(Self::event(sequence)) }));
-                Ok(Response::new(Box::pin(futures::stream::iter(events.collect::<Vec<_>>()))))
+                let events = futures::stream::iter(events.collect::<Vec<_>>());
+                let mut state = self.state();
+                if state.early_ends > 0 {
+                    state.early_ends -= 1;
+                    return Ok(Response::new(Box::pin(events.take(1))));
+                }
+                if state.is_live {
+                    return Ok(Response::new(Box::pin(events.chain(futures::stream::pending()))));
+                }
+                Ok(Response::new(Box::pin(events)))
             }
 
             async fn explain_execution(

@@ -18,7 +18,11 @@ pub(crate) const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\
 
 /// Does it to a gateway that listens.
 pub(crate) async fn served<F: Future>(settings: Settings, work: impl FnOnce(SocketAddr) -> F) -> F::Output {
-    let rig = Box::pin(Rig::with(settings)).await;
+    served_by(Box::pin(Rig::with(settings)).await, work).await
+}
+
+/// The same to one that is there.
+pub(crate) async fn served_by<F: Future>(rig: Rig, work: impl FnOnce(SocketAddr) -> F) -> F::Output {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let worked = async {

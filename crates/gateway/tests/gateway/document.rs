@@ -17,6 +17,17 @@ fn the_description_changes_only_on_purpose() {
     insta::assert_json_snapshot!(document());
 }
 
+/// As docs/api-versioning.md has it.
+#[test]
+fn every_path_of_the_api_has_its_version() {
+    let document = document();
+    for path in document["paths"].as_object().unwrap().keys() {
+        let is_without =
+            ["/health", "/health/live", "/health/ready", "/metrics", "/openapi.json"].contains(&path.as_str());
+        assert!(is_without || path.starts_with("/api/v1/"), "{path}");
+    }
+}
+
 #[test]
 fn every_reference_leads_somewhere() {
     fn walk<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {

@@ -1,7 +1,7 @@
 //! Pages of others stay out, and correlation goes through.
 
 use axum::body::Body;
-use gateway::{ApiKey, Settings};
+use gateway::{ApiKey, Cors, Settings};
 use http::{Method, Request};
 use serde_json::json;
 use settings::Secret;
@@ -21,7 +21,7 @@ async fn status(rig: &Rig, method: Method, headers: &[(&str, &str)]) -> u16 {
 async fn only_the_gateways_own_names_and_origins_are_answered() {
     let settings = Settings {
         allowed_hosts: vec!["troupe.example".to_owned()],
-        allowed_origins: vec!["https://desk.example".to_owned()],
+        cors: Cors { allowed_origins: vec!["https://desk.example".to_owned()], ..Cors::default() },
         ..Settings::default()
     };
     let rig = Rig::with(settings).await;

@@ -3,17 +3,21 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
 
 mod access;
+mod answers;
 mod audit;
 mod backend;
 mod bad_input;
+mod conditional;
 mod connections;
 mod document;
 mod events;
 mod guards;
 mod idempotency;
 mod limits;
+mod lists;
 mod resources;
 mod rig;
 mod tls;
 mod tokens;
 mod topics;
+mod websockets;

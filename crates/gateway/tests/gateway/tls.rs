@@ -17,7 +17,7 @@ use tokio_rustls::{
 use crate::connections::{HEAD, LIVE, served};
 
 /// Makes a certificate, and writes it where the gateway looks for it.
-fn make(place: &Certificate) -> CertificateDer<'static> {
+pub(crate) fn make(place: &Certificate) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     write(place, &cert.pem(), &signing_key.serialize_pem());
     cert.der().clone()

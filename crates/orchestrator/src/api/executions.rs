@@ -204,6 +204,7 @@ impl ExecutionService for Api {
             created_after: wire::time("created_after", request.created_after)?,
             created_before: wire::time("created_before", request.created_before)?,
             after: after.map(|Place(at, id)| (at, id)),
+            oldest_first: request.oldest_first,
             limit: size.limit(),
         };
         let rows = self.app.list(&filter).await?;

@@ -69,6 +69,7 @@ impl WorkflowService for Api {
             include_archived: request.include_archived,
             name: wire::non_empty(&request.name).map(str::to_owned),
             after: PageToken::parse(&request.page_token)?,
+            newest_first: request.newest_first,
             limit: size.get(),
         };
         let page = self.app.workflows(&filter).await?;
@@ -83,7 +84,8 @@ impl WorkflowService for Api {
     ) -> Result<Response<ArchiveWorkflowResponse>, Status> {
         let request = request.into_inner();
         let (namespace, id) = (wire::namespace(&request.namespace)?, wire::workflow_id(&request.workflow_id)?);
-        let archived = self.app.archive_workflow(&namespace, id).await?;
+        let expected = wire::non_zero(request.expected_version);
+        let archived = self.app.archive_workflow(&namespace, id, expected).await?;
         Ok(Response::new(ArchiveWorkflowResponse { archived }))
     }
 }

@@ -131,9 +131,17 @@ impl App {
         &self,
         namespace: &Namespace,
         id: WorkflowId,
+        expected: Option<u32>,
     ) -> Result<bool, OrchestratorError> {
         let row = self.workflow(namespace, &WorkflowRef::Id(id), None).await?;
-        let archived = self.store.archive_workflow(id, self.clock.now()).await?;
+        let archived = self.store.archive_workflow(id, expected, self.clock.now()).await?;
+        if let Some(expected) = expected.filter(|_| !archived) {
+            let now = self.workflow(namespace, &WorkflowRef::Id(id), None).await?;
+            // Where it is active it was at another version when it was to be archived, whatever it is at by now.
+            if now.newest != expected || !now.is_archived {
+                return Err(OrchestratorError::WorkflowChanged { expected, found: now.newest });
+            }
+        }
         self.plans.changed(namespace, id, &[&row.name]).await;
         Ok(archived)
     }

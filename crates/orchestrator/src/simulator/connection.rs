@@ -228,7 +228,7 @@ impl Store for Connection {
         unreachable!("the workflows of a history stay as they are")
     }
 
-    async fn archive_workflow(&self, _: WorkflowId, _: Timestamp) -> sqlx::Result<bool> {
+    async fn archive_workflow(&self, _: WorkflowId, _: Option<u32>, _: Timestamp) -> sqlx::Result<bool> {
         unreachable!("the workflows of a history stay")
     }
 

@@ -173,10 +173,12 @@ pub(crate) struct WorkflowFilter {
     pub(crate) include_archived: bool,
     pub(crate) name: Option<String>,
     pub(crate) after: Option<WorkflowId>,
+    /// In the reverse order of their ids.
+    pub(crate) newest_first: bool,
     pub(crate) limit: usize,
 }
 
-/// Which executions to list, newest first.
+/// Which executions to list.
 #[derive(Clone, Debug)]
 pub(crate) struct ExecutionFilter {
     pub(crate) namespace: Namespace,
@@ -188,6 +190,8 @@ pub(crate) struct ExecutionFilter {
     pub(crate) created_before: Option<Timestamp>,
     /// The last of the page before.
     pub(crate) after: Option<(Timestamp, ExecutionId)>,
+    /// In the order of their creation; newest first otherwise.
+    pub(crate) oldest_first: bool,
     pub(crate) limit: i64,
 }
 
@@ -283,8 +287,8 @@ pub(crate) trait Store: Send + Sync {
     async fn create_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written>;
     /// Stores the version after `row.version - 1`.
     async fn update_workflow(&self, row: &WorkflowRow) -> sqlx::Result<Written>;
-    /// Answers whether it was active.
-    async fn archive_workflow(&self, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool>;
+    /// Archives it where it is active, and its newest version the expected one; answers whether it did.
+    async fn archive_workflow(&self, id: WorkflowId, expected: Option<u32>, now: Timestamp) -> sqlx::Result<bool>;
     /// One version, the newest for `None`. The namespace is a fence.
     async fn workflow(
         &self,

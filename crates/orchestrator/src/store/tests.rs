@@ -307,6 +307,7 @@ fn everything() -> ExecutionFilter {
         created_after: None,
         created_before: None,
         after: None,
+        oldest_first: false,
         limit: 9,
     }
 }
@@ -330,6 +331,9 @@ async fn executions_are_listed_newest_first_and_filtered(place: Database) {
     assert_eq!(list(ExecutionFilter { limit: 2, ..all.clone() }).await, [4, 3]);
     let after = Some((other.created_at, other.id));
     assert_eq!(list(ExecutionFilter { after, ..all.clone() }).await, [2, 1]);
+    let oldest = ExecutionFilter { oldest_first: true, ..all.clone() };
+    assert_eq!(list(oldest.clone()).await, [1, 2, 3, 4]);
+    assert_eq!(list(ExecutionFilter { after, ..oldest }).await, [4]);
     assert_eq!(list(ExecutionFilter { workflow_id: Some(other.workflow_id), ..all.clone() }).await, [3]);
     assert_eq!(list(ExecutionFilter { workflow_name: Some("other".to_owned()), ..all.clone() }).await, [3]);
     let statuses = vec![Status::Completed, Status::Failed];
@@ -382,12 +386,13 @@ async fn a_name_belongs_to_one_active_workflow(place: Database) {
     assert_eq!(store.update_workflow(&renamed).await.unwrap(), Written::NameTaken);
     assert!(store.create_workflow(&workflow(1, "new")).await.is_err(), "an id that is taken is a fault");
     let later = NOW + Duration::from_secs(1);
-    assert!(store.archive_workflow(workflow(1, "").id, later).await.unwrap());
-    assert!(!store.archive_workflow(workflow(1, "").id, later).await.unwrap());
+    assert!(!store.archive_workflow(workflow(1, "").id, Some(99), later).await.unwrap(), "at another version");
+    assert!(store.archive_workflow(workflow(1, "").id, Some(1), later).await.unwrap());
+    assert!(!store.archive_workflow(workflow(1, "").id, None, later).await.unwrap());
     assert_eq!(store.update_workflow(&renamed).await.unwrap(), Written::Done);
     let list = async |include_archived: bool, name: Option<&str>| {
         let (namespace, name) = (Namespace::default(), name.map(str::to_owned));
-        let filter = WorkflowFilter { namespace, include_archived, name, after: None, limit: 9 };
+        let filter = WorkflowFilter { namespace, include_archived, name, after: None, newest_first: false, limit: 9 };
         let page = store.workflows(&filter).await.unwrap();
         page.rows.into_iter().map(|row| (row.id, row.version, row.is_archived)).collect::<Vec<_>>()
     };
@@ -399,8 +404,15 @@ async fn a_name_belongs_to_one_active_workflow(place: Database) {
         include_archived: true,
         name: None,
         after: Some(archived),
+        newest_first: false,
         limit: 9,
     };
     assert_eq!(store.workflows(&filter).await.unwrap().rows.len(), 1);
+    let newest = async |after: Option<WorkflowId>| {
+        let filter = WorkflowFilter { after, newest_first: true, ..filter.clone() };
+        store.workflows(&filter).await.unwrap().rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(newest(None).await, [active, archived]);
+    assert_eq!(newest(Some(active)).await, [archived]);
     store.close().await;
 }

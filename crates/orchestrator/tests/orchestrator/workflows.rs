@@ -57,6 +57,8 @@ async fn a_version_stays_as_it_was() {
     assert_eq!((second.version, second.step_count, second.name.as_str()), (2, 2, "renamed"));
     let stale = UpdateWorkflowRequest { expected_version: 1, ..update(&first, &chain("w", &["c"])) };
     assert_eq!(reason(world.workflows().update_workflow(stale).await), "workflow_changed");
+    let stale = ArchiveWorkflowRequest { namespace: String::new(), workflow_id: first.id.clone(), expected_version: 1 };
+    assert_eq!(reason(world.workflows().archive_workflow(stale).await), "workflow_changed");
 
     let by_id = get_workflow_request::Workflow::WorkflowId(first.id.clone());
     let old = world.workflows().get_workflow(get(by_id, 1)).await.unwrap().into_inner().workflow.unwrap();

@@ -88,7 +88,7 @@ impl RegistryService for Api {
         let after = PageToken::parse::<AgentId>(&request.page_token)?;
         let size = PageSize::from_field(request.page_size);
         let fits = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
-        let rows = self.registry.list(&namespace, after, size.get() + 1, |snapshot| {
+        let rows = self.registry.list(&namespace, after, request.newest_first, size.get() + 1, |snapshot| {
             let agent = &snapshot.agent;
             let can = |capability: &String| agent.capabilities.contains(capability);
             fits(&request.agent_type, &agent.agent_type)
@@ -118,7 +118,8 @@ impl RegistryService for Api {
     ) -> Result<Response<DeleteAgentResponse>, Status> {
         let request = request.into_inner();
         let (namespace, id) = (wire::namespace(&request.namespace)?, wire::agent_id(&request.agent_id)?);
-        let deleted = self.registry.delete(&namespace, id).await?;
+        let expected = Some(request.expected_revision).filter(|revision| *revision != 0);
+        let deleted = self.registry.delete(&namespace, id, expected).await?;
         Ok(Response::new(DeleteAgentResponse { deleted }))
     }
 

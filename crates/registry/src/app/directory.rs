@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -159,6 +160,21 @@ impl Directory {
         let of_namespace = self.entries.range(from..).take_while(move |((of, _), _)| *of == namespace);
         let later = of_namespace.filter(move |((_, id), _)| Some(*id) != after);
         later.map(move |(_, entry)| self.snapshot(entry, now))
+    }
+
+    /// The same in the reverse order: with ids before `after`.
+    pub(crate) fn list_back<'a>(
+        &'a self,
+        namespace: &Namespace,
+        after: Option<AgentId>,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Snapshot> + use<'a> {
+        let from = (namespace.clone(), AgentId::from_parts(0, 0));
+        let to = match after {
+            Some(after) => Bound::Excluded((namespace.clone(), after)),
+            None => Bound::Included((namespace.clone(), AgentId::from_parts(u64::MAX, u128::MAX))),
+        };
+        self.entries.range((Bound::Included(from), to)).rev().map(move |(_, entry)| self.snapshot(entry, now))
     }
 
     pub(crate) fn all(&self, now: Timestamp) -> Vec<Snapshot> {

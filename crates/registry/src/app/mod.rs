@@ -220,12 +220,22 @@ impl Registry {
         Ok(Some(self.write().put(agent, heard, now)))
     }
 
-    /// Removes an agent; false where there is none.
-    pub(crate) async fn delete(&self, namespace: &Namespace, id: AgentId) -> Result<bool, RegistryError> {
+    /// Removes an agent, at whatever revision where none is expected; false where there is none.
+    pub(crate) async fn delete(
+        &self,
+        namespace: &Namespace,
+        id: AgentId,
+        expected: Option<i64>,
+    ) -> Result<bool, RegistryError> {
         let _writing = self.writing.lock().await;
         crash_point("registry.delete.before");
-        let deleted = self.store.delete(namespace, id).await.map_err(RegistryError::Database)?;
+        let deleted = self.store.delete(namespace, id, expected).await.map_err(RegistryError::Database)?;
         crash_point("registry.delete.after");
+        if let Some(expected) = expected.filter(|_| !deleted)
+            && let Some((agent, _)) = self.find(id).await?.filter(|(agent, _)| agent.namespace == *namespace)
+        {
+            return Err(RegistryError::Changed { expected, found: agent.revision });
+        }
         self.write().remove(namespace, id);
         Ok(deleted)
     }
@@ -274,15 +284,21 @@ impl Registry {
         self.store.changes()
     }
 
-    /// Up to `limit` agents after `after` for which `wanted` holds, in the order of their ids.
+    /// Up to `limit` agents after `after` for which `wanted` holds, in the order of their ids or its reverse.
     pub(crate) fn list(
         &self,
         namespace: &Namespace,
         after: Option<AgentId>,
+        newest_first: bool,
         limit: usize,
         wanted: impl Fn(&Snapshot) -> bool,
     ) -> Vec<Snapshot> {
-        self.read().list(namespace, after, self.clock.now()).filter(wanted).take(limit).collect()
+        let (directory, now) = (self.read(), self.clock.now());
+        if newest_first {
+            directory.list_back(namespace, after, now).filter(wanted).take(limit).collect()
+        } else {
+            directory.list(namespace, after, now).filter(wanted).take(limit).collect()
+        }
     }
 
     /// Chooses live agents that fit.

@@ -56,7 +56,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Writes a changed agent over the revision before its own, and no other.
     async fn update(&self, agent: &Agent) -> sqlx::Result<Written>;
     /// Removes an agent; false where there is none.
-    async fn delete(&self, namespace: &Namespace, id: AgentId) -> sqlx::Result<bool>;
+    async fn delete(&self, namespace: &Namespace, id: AgentId, revision: Option<i64>) -> sqlx::Result<bool>;
     /// Notes when agents were last heard of, unless they were heard of later; those that are gone are left out.
     async fn heard(&self, heard: &[(AgentId, Timestamp)]) -> sqlx::Result<()>;
     /// Tells what is written; nothing where no other process can write.

@@ -66,9 +66,11 @@ impl Store for SqliteStore {
         outcome(query.execute(&self.0.writer).await)
     }
 
-    async fn delete(&self, namespace: &Namespace, id: AgentId) -> sqlx::Result<bool> {
-        let query = sqlx::query("DELETE FROM agents WHERE namespace = ? AND id = ?");
-        let done = query.bind(namespace.to_string()).bind(id.to_string()).execute(&self.0.writer).await?;
+    async fn delete(&self, namespace: &Namespace, id: AgentId, revision: Option<i64>) -> sqlx::Result<bool> {
+        let query =
+            sqlx::query("DELETE FROM agents WHERE namespace = ?1 AND id = ?2 AND (?3 IS NULL OR revision = ?3)");
+        let query = query.bind(namespace.to_string()).bind(id.to_string()).bind(revision);
+        let done = query.execute(&self.0.writer).await?;
         Ok(done.rows_affected() > 0)
     }
 

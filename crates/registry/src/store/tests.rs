@@ -52,9 +52,10 @@ async fn a_name_is_one_agent_of_its_namespace(place: Database) {
     assert_eq!(store.update(&renamed).await.unwrap(), Written::NameTaken);
     assert_eq!(store.insert(&agent(1, "cyd")).await.unwrap(), Written::Outdated, "the id is taken, and not the name");
     let default = "default".parse().unwrap();
-    assert!(!store.delete(&default, elsewhere.id).await.unwrap(), "of another namespace");
-    assert!(store.delete(&default, AgentId::from_parts(1, 1)).await.unwrap());
-    assert!(!store.delete(&default, AgentId::from_parts(1, 1)).await.unwrap());
+    assert!(!store.delete(&default, elsewhere.id, None).await.unwrap(), "of another namespace");
+    assert!(!store.delete(&default, AgentId::from_parts(1, 1), Some(99)).await.unwrap(), "at another revision");
+    assert!(store.delete(&default, AgentId::from_parts(1, 1), None).await.unwrap());
+    assert!(!store.delete(&default, AgentId::from_parts(1, 1), None).await.unwrap());
     assert_eq!(store.update(&renamed).await.unwrap(), Written::Done, "a deleted agent's name is free");
     store.close().await;
 }
@@ -91,7 +92,7 @@ async fn who_was_heard_of_is_noted_and_the_deleted_are_left_out(place: Database)
     let (ann, bob) = (agent(1, "ann"), agent(2, "bob"));
     store.insert(&ann).await.unwrap();
     store.insert(&bob).await.unwrap();
-    store.delete(&bob.namespace, bob.id).await.unwrap();
+    store.delete(&bob.namespace, bob.id, None).await.unwrap();
     let at = Timestamp::from_micros;
     store.heard(&[(ann.id, at(5)), (bob.id, at(6))]).await.unwrap();
     store.heard(&[]).await.unwrap();
@@ -99,7 +100,7 @@ async fn who_was_heard_of_is_noted_and_the_deleted_are_left_out(place: Database)
     store.heard(&[(ann.id, at(7))]).await.unwrap();
     store.heard(&[(ann.id, at(6))]).await.unwrap();
     assert_eq!(store.load().await.unwrap(), [(ann.clone(), Some(at(7)))], "the last time, whoever says it last");
-    store.delete(&ann.namespace, ann.id).await.unwrap();
+    store.delete(&ann.namespace, ann.id, None).await.unwrap();
     assert_eq!(store.load().await.unwrap(), []);
     store.close().await;
 }
@@ -123,7 +124,7 @@ async fn no_change_reads_the_table_from_end_to_end() {
     assert_eq!(store.find(&[ann.id]).await.unwrap().len(), 1);
     assert!(store.named(&ann.namespace, "bob").await.unwrap().is_some());
     store.heard(&[(ann.id, at), (AgentId::from_parts(0, 7), at)]).await.unwrap();
-    assert!(store.delete(&ann.namespace, ann.id).await.unwrap());
+    assert!(store.delete(&ann.namespace, ann.id, None).await.unwrap());
     store.close().await;
     // A start reads all agents, which is what it is for; nothing else does.
     let after = Scans::of(&url).await;

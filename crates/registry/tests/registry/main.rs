@@ -123,7 +123,8 @@ async fn a_name_means_one_agent_of_a_namespace() {
     let other_type = RegisterAgentRequest { attach: true, agent_type: "clerk".to_owned(), ..describe("ada", &[]) };
     assert_eq!(world.refused(other_type).await.reason, "agent_name_taken");
 
-    let delete = DeleteAgentRequest { namespace: String::new(), agent_id: ada.id.clone() };
+    let delete =
+        DeleteAgentRequest { namespace: String::new(), agent_id: ada.id.clone(), ..DeleteAgentRequest::default() };
     assert!(world.client().delete_agent(delete.clone()).await.unwrap().into_inner().deleted);
     assert!(!world.client().delete_agent(delete).await.unwrap().into_inner().deleted);
     assert_ne!(world.register(describe("ada", &[])).await.id, ada.id);
@@ -172,6 +173,12 @@ async fn a_change_replaces_what_it_names_and_notices_another_one() {
     assert_eq!((changed.revision, changed.capabilities.len(), &changed.config), (2, 0, &ada.config));
     let error: Error = world.client().update_agent(change).await.unwrap_err().into();
     assert_eq!((error.code, error.reason), (Code::Conflict, "agent_changed"));
+    let delete = DeleteAgentRequest { agent_id: ada.id.clone(), expected_revision: 1, ..DeleteAgentRequest::default() };
+    let error: Error = world.client().delete_agent(delete.clone()).await.unwrap_err().into();
+    assert_eq!((error.code, error.reason), (Code::Conflict, "agent_changed"));
+    let seen = DeleteAgentRequest { expected_revision: 2, ..delete.clone() };
+    assert!(world.client().delete_agent(seen).await.unwrap().into_inner().deleted);
+    assert!(!world.client().delete_agent(delete).await.unwrap().into_inner().deleted, "what is gone has no revision");
 }
 
 #[tokio::test]
@@ -186,6 +193,12 @@ async fn lists_filter_and_page() {
     let (second, token) = world.list(page(token)).await;
     let (third, token) = world.list(page(token)).await;
     assert_eq!([first, second, third].concat(), ["a0", "a1", "a2", "a3", "a4"]);
+    assert_eq!(token, "");
+    let back = |token: String| ListAgentsRequest { newest_first: true, ..page(token) };
+    let (first, token) = world.list(back(String::new())).await;
+    let (second, token) = world.list(back(token)).await;
+    let (third, token) = world.list(back(token)).await;
+    assert_eq!([first, second, third].concat(), ["a4", "a3", "a2", "a1", "a0"]);
     assert_eq!(token, "");
     let even = ListAgentsRequest { capability: "even".to_owned(), ..ListAgentsRequest::default() };
     assert_eq!(world.list(even).await.0, ["a0", "a2", "a4"]);
@@ -245,7 +258,8 @@ async fn a_watcher_sees_what_is_there_and_then_every_change_in_order() {
     assert!(matches!(next().await, Change::Upserted(agent) if agent.status() == AgentStatus::Idle));
     let elsewhere = RegisterAgentRequest { namespace: "other".to_owned(), ..describe("ben", &[]) };
     world.register(elsewhere).await;
-    let delete = DeleteAgentRequest { namespace: String::new(), agent_id: ada.id.clone() };
+    let delete =
+        DeleteAgentRequest { namespace: String::new(), agent_id: ada.id.clone(), ..DeleteAgentRequest::default() };
     world.client().delete_agent(delete).await.unwrap();
     assert!(matches!(next().await, Change::Deleted(deleted) if deleted.agent_id == ada.id));
 }
@@ -264,7 +278,7 @@ async fn a_stranger_of_another_namespace_is_refused_by_every_rpc() {
         let id = agent.id.clone();
         let (of, one) = (|| namespace.clone(), || id.clone());
         let get = GetAgentRequest { namespace: of(), agent_id: one() };
-        let delete = DeleteAgentRequest { namespace: of(), agent_id: one() };
+        let delete = DeleteAgentRequest { namespace: of(), agent_id: one(), ..DeleteAgentRequest::default() };
         let update = UpdateAgentRequest { namespace: of(), agent_id: one(), ..Default::default() };
         let list = ListAgentsRequest { namespace: of(), ..Default::default() };
         let select = SelectAgentsRequest { namespace: of(), ..Default::default() };

@@ -105,7 +105,8 @@ async fn change(mut client: Client, id: &str, capability: &str, expected_revisio
 }
 
 async fn delete(mut client: Client, id: &str) -> bool {
-    let request = DeleteAgentRequest { namespace: String::new(), agent_id: id.to_owned() };
+    let request =
+        DeleteAgentRequest { namespace: String::new(), agent_id: id.to_owned(), ..DeleteAgentRequest::default() };
     client.delete_agent(request).await.unwrap().into_inner().deleted
 }
 

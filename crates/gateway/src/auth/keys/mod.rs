@@ -15,7 +15,7 @@ use std::{
 
 use access::{Kind, Principal, Reach, RootSecret};
 use domain::{ApiKeyId, Clock, Timestamp};
-use errors::Error;
+use errors::{Code, Error};
 use lifecycle::crash_point;
 
 use self::store::KeySecret;
@@ -118,20 +118,51 @@ impl Keys {
         self.store.list(which).await.map_err(::store::error)
     }
 
-    /// Gives a key a new secret; the one that it has opens for `overlap` longer. False where there is nothing to rotate.
-    pub(crate) async fn rotate(&self, id: ApiKeyId, fresh: &Fresh, overlap: Duration) -> Result<bool, Error> {
+    /// Gives a key a new secret; the one that it has opens for `overlap` longer. Answers with its new revision; nothing where it
+    /// is revoked, or there is none.
+    ///
+    /// # Errors
+    ///
+    /// `key_changed`, where it is not at the expected revision.
+    pub(crate) async fn rotate(
+        &self,
+        id: ApiKeyId,
+        expected: Option<i64>,
+        fresh: &Fresh,
+        overlap: Duration,
+    ) -> Result<Option<i64>, Error> {
         let until = self.clock.now() + overlap;
-        let rotated = self.store.rotate(id, &fresh.kept, until).await.map_err(::store::error)?;
+        let rotated = self.store.rotate(id, expected, &fresh.kept, until).await.map_err(::store::error)?;
         crash_point("gateway.key.rotated");
         self.found.invalidate_all();
+        if rotated.is_none() {
+            self.check(id, expected).await?;
+        }
         Ok(rotated)
     }
 
     /// False where there is none.
-    pub(crate) async fn revoke(&self, id: ApiKeyId) -> Result<bool, Error> {
-        let revoked = self.store.revoke(id, self.clock.now()).await.map_err(::store::error)?;
+    ///
+    /// # Errors
+    ///
+    /// `key_changed`, where it is not at the expected revision.
+    pub(crate) async fn revoke(&self, id: ApiKeyId, expected: Option<i64>) -> Result<bool, Error> {
+        let revoked = self.store.revoke(id, expected, self.clock.now()).await.map_err(::store::error)?;
         self.found.invalidate_all();
+        if !revoked {
+            self.check(id, expected).await?;
+        }
         Ok(revoked)
+    }
+
+    /// Refuses where a key was not at the expected revision. It may be by now: then somebody else has just changed it.
+    async fn check(&self, id: ApiKeyId, expected: Option<i64>) -> Result<(), Error> {
+        let (Some(expected), Some(found)) = (expected, self.get(id).await?) else { return Ok(()) };
+        if found.revision == expected && found.revoked_at.is_some() {
+            return Ok(());
+        }
+        let message = format!("the API key was not at revision {expected}");
+        Err(Error::new(Code::Conflict, "key_changed", message))
     }
 
     /// Writes down which keys were used since the last time, and removes secrets that open no more.

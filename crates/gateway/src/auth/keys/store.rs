@@ -21,6 +21,8 @@ pub(crate) struct Record {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) revoked_at: Option<Timestamp>,
     pub(crate) last_used_at: Option<Timestamp>,
+    /// Grows by one when it is rotated or revoked.
+    pub(crate) revision: i64,
 }
 
 /// One of its secrets.
@@ -52,10 +54,17 @@ pub(crate) trait KeyStore: Send + Sync {
     async fn get(&self, id: ApiKeyId) -> sqlx::Result<Option<Record>>;
     /// Until when the secrets of a key open that are being replaced.
     async fn list(&self, which: &Which<'_>) -> sqlx::Result<Vec<Record>>;
-    /// Replaces its secrets by a new one; those that there are open until `overlap` ends. False where it is revoked, or not there.
-    async fn rotate(&self, id: ApiKeyId, fresh: &KeySecret, overlap: Timestamp) -> sqlx::Result<bool>;
-    /// Revokes it, with everything that it was exchanged for. False where it is not there.
-    async fn revoke(&self, id: ApiKeyId, at: Timestamp) -> sqlx::Result<bool>;
+    /// Replaces its secrets by a new one; those that there are open until `overlap` ends. Answers with the key's new revision;
+    /// nothing where it is revoked, not there, or not at the expected revision.
+    async fn rotate(
+        &self,
+        id: ApiKeyId,
+        expected: Option<i64>,
+        fresh: &KeySecret,
+        overlap: Timestamp,
+    ) -> sqlx::Result<Option<i64>>;
+    /// Revokes it, with everything that it was exchanged for. False where it is not there, or not at the expected revision.
+    async fn revoke(&self, id: ApiKeyId, expected: Option<i64>, at: Timestamp) -> sqlx::Result<bool>;
     /// Notes when keys were used last.
     async fn note_use(&self, uses: &[(ApiKeyId, Timestamp)]) -> sqlx::Result<()>;
     /// Removes secrets that opened no more at a time.
@@ -79,6 +88,7 @@ macro_rules! record {
             expires_at: Self::moment(row, "expires_at")?,
             revoked_at: Self::moment(row, "revoked_at")?,
             last_used_at: Self::moment(row, "last_used_at")?,
+            revision: row.try_get("revision")?,
         }
     }};
 }
@@ -89,7 +99,7 @@ const ADD: &str = "INSERT INTO api_keys
 const ADD_SECRET: &str = "INSERT INTO api_key_secrets (prefix, key_id, hash, created_at) VALUES ($1, $2, $3, $4)";
 const FIND: &str =
     "SELECT k.id, k.name, k.role, k.scopes, k.namespace, k.agent_id, k.created_by, k.created_at, k.expires_at,
-    k.revoked_at, k.last_used_at, s.prefix, s.hash, s.created_at AS secret_created_at, s.expires_at AS secret_expires_at
+    k.revoked_at, k.last_used_at, k.revision, s.prefix, s.hash, s.created_at AS secret_created_at, s.expires_at AS secret_expires_at
     FROM api_key_secrets s JOIN api_keys k ON k.id = s.key_id WHERE s.prefix = $1";
 
 on_both! {
@@ -134,7 +144,7 @@ on_both! {
 
         async fn get(&self, id: ApiKeyId) -> sqlx::Result<Option<Record>> {
             const GET: &str = "SELECT id, name, role, scopes, namespace, agent_id, created_by, created_at, expires_at, revoked_at,
-                last_used_at FROM api_keys WHERE id = $1";
+                last_used_at, revision FROM api_keys WHERE id = $1";
             let row = sqlx::query(GET).bind(id.to_string()).fetch_optional(self.reader()).await?;
             let Some(row) = &row else { return Ok(None) };
             Ok(Some(record!(row)))
@@ -142,7 +152,7 @@ on_both! {
 
         async fn list(&self, which: &Which<'_>) -> sqlx::Result<Vec<Record>> {
             const LIST: &str = "SELECT id, name, role, scopes, namespace, agent_id, created_by, created_at, expires_at, revoked_at,
-                last_used_at FROM api_keys
+                last_used_at, revision FROM api_keys
                 WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR namespace = $2) ORDER BY id LIMIT $3";
             let rows = sqlx::query(LIST)
                 .bind(which.after.map(|id| id.to_string()).unwrap_or_default())
@@ -153,15 +163,22 @@ on_both! {
             rows.iter().map(|row| Ok(record!(row))).collect()
         }
 
-        async fn rotate(&self, id: ApiKeyId, fresh: &KeySecret, overlap: Timestamp) -> sqlx::Result<bool> {
-            const LOCK: &str = "UPDATE api_keys SET last_used_at = last_used_at WHERE id = $1 AND revoked_at IS NULL";
+        async fn rotate(
+            &self,
+            id: ApiKeyId,
+            expected: Option<i64>,
+            fresh: &KeySecret,
+            overlap: Timestamp,
+        ) -> sqlx::Result<Option<i64>> {
+            const LOCK: &str = "UPDATE api_keys SET revision = revision + 1
+                WHERE id = $1 AND revoked_at IS NULL AND revision = COALESCE($2, revision)
+                RETURNING revision";
             const EXPIRE: &str = "UPDATE api_key_secrets SET expires_at = $2
                 WHERE key_id = $1 AND (expires_at IS NULL OR expires_at > $2)";
             let mut transaction = self.writer().begin_with(Self::BEGIN).await?;
             let id = id.to_string();
-            if sqlx::query(LOCK).bind(&id).execute(&mut *transaction).await?.rows_affected() == 0 {
-                return Ok(false);
-            }
+            let locked = sqlx::query_scalar(LOCK).bind(&id).bind(expected).fetch_optional(&mut *transaction).await?;
+            let Some(revision) = locked else { return Ok(None) };
             sqlx::query(EXPIRE).bind(&id).bind(Self::time(overlap)).execute(&mut *transaction).await?;
             sqlx::query(ADD_SECRET)
                 .bind(&fresh.prefix)
@@ -171,12 +188,15 @@ on_both! {
                 .execute(&mut *transaction)
                 .await?;
             transaction.commit().await?;
-            Ok(true)
+            Ok(Some(revision))
         }
 
-        async fn revoke(&self, id: ApiKeyId, at: Timestamp) -> sqlx::Result<bool> {
-            const REVOKE: &str = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1";
-            let revoked = sqlx::query(REVOKE).bind(id.to_string()).bind(Self::time(at)).execute(self.writer()).await?;
+        async fn revoke(&self, id: ApiKeyId, expected: Option<i64>, at: Timestamp) -> sqlx::Result<bool> {
+            const REVOKE: &str = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, $2),
+                revision = revision + CASE WHEN revoked_at IS NULL THEN 1 ELSE 0 END
+                WHERE id = $1 AND revision = COALESCE($3, revision)";
+            let query = sqlx::query(REVOKE).bind(id.to_string()).bind(Self::time(at)).bind(expected);
+            let revoked = query.execute(self.writer()).await?;
             Ok(revoked.rows_affected() > 0)
         }
 

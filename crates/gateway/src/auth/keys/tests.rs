@@ -8,6 +8,7 @@ testkit::conformance! {
     a_key_opens_until_it_is_revoked
     what_was_made_up_is_not_looked_for
     a_rotated_key_opens_with_both_secrets_for_a_while
+    of_two_changes_at_one_revision_one_is_made
     keys_are_listed_by_namespace_and_remember_when_they_were_used
 }
 
@@ -45,6 +46,7 @@ fn record(number: u128, namespace: Option<&str>) -> Record {
         expires_at: Some(START + Duration::from_hours(1)),
         revoked_at: None,
         last_used_at: None,
+        revision: 1,
     }
 }
 
@@ -75,12 +77,13 @@ async fn a_key_opens_until_it_is_revoked(place: settings::Database) {
     let elsewhere = Keys::new(store, Some(&elsewhere), Arc::clone(&world.clock) as Arc<dyn Clock>);
     assert_eq!(elsewhere.identify(&fresh.text).await.unwrap(), Err(Closed::Unknown), "the pepper is another one");
 
-    assert!(keys.revoke(bound.id).await.unwrap());
+    assert!(keys.revoke(bound.id, None).await.unwrap());
     assert_eq!(keys.identify(&fresh.text).await.unwrap(), Err(Closed::Revoked));
     assert_eq!(world.keys().identify(&fresh.text).await.unwrap(), Err(Closed::Revoked));
-    assert!(!keys.revoke(ApiKeyId::from_parts(9, 9)).await.unwrap());
+    assert!(!keys.revoke(ApiKeyId::from_parts(9, 9), None).await.unwrap());
     let another = keys.fresh().unwrap();
-    assert!(!keys.rotate(bound.id, &another, Duration::ZERO).await.unwrap(), "it stays revoked");
+    let rotated = keys.rotate(bound.id, None, &another, Duration::ZERO).await.unwrap();
+    assert_eq!(rotated, None, "it stays revoked");
 
     let late = record(2, None);
     keys.add(&late, &another).await.unwrap();
@@ -112,7 +115,7 @@ async fn a_rotated_key_opens_with_both_secrets_for_a_while(place: settings::Data
     let record = record(1, None);
     keys.add(&record, &first).await.unwrap();
     assert!(keys.identify(&first.text).await.unwrap().is_ok());
-    assert!(keys.rotate(record.id, &second, Duration::from_mins(5)).await.unwrap());
+    assert_eq!(keys.rotate(record.id, None, &second, Duration::from_mins(5)).await.unwrap(), Some(2));
     for text in [&first.text, &second.text] {
         assert_eq!(keys.identify(text).await.unwrap().unwrap().0.subject, record.id.to_string());
     }
@@ -122,6 +125,32 @@ async fn a_rotated_key_opens_with_both_secrets_for_a_while(place: settings::Data
     keys.tidy().await;
     assert_eq!(world.keys().identify(&first.text).await.unwrap(), Err(Closed::Unknown), "nothing is left of it");
     assert!(world.keys().identify(&second.text).await.unwrap().is_ok());
+    world.database.close().await;
+}
+
+async fn of_two_changes_at_one_revision_one_is_made(place: settings::Database) {
+    let world = World::new(place).await;
+    let (one, other) = (world.keys(), world.keys());
+    let record = record(1, None);
+    let (first, second, third) = (one.fresh().unwrap(), one.fresh().unwrap(), one.fresh().unwrap());
+    one.add(&record, &first).await.unwrap();
+    let overlap = Duration::from_mins(5);
+    let (left, right) = tokio::join!(
+        one.rotate(record.id, Some(1), &second, overlap),
+        other.rotate(record.id, Some(1), &third, overlap),
+    );
+    let mut outcomes = [left, right].map(|outcome| outcome.map_err(|error| error.reason));
+    outcomes.sort();
+    assert_eq!(outcomes, [Ok(Some(2)), Err("key_changed")]);
+    let opens = async |fresh: &Fresh| world.keys().identify(&fresh.text).await.unwrap().is_ok();
+    assert_eq!([opens(&second).await, opens(&third).await].iter().filter(|opens| **opens).count(), 1);
+
+    let (left, right) = tokio::join!(one.revoke(record.id, Some(2)), other.rotate(record.id, Some(2), &third, overlap));
+    assert_eq!(usize::from(left.is_ok()) + usize::from(right.is_ok()), 1, "{left:?} {right:?}");
+    assert_eq!(one.get(record.id).await.unwrap().unwrap().revision, 3);
+    assert_eq!(one.revoke(record.id, Some(1)).await.unwrap_err().reason, "key_changed");
+    assert!(!one.revoke(ApiKeyId::from_parts(9, 9), Some(1)).await.unwrap(), "what is not there has no revision");
+    assert!(one.revoke(record.id, Some(3)).await.is_ok());
     world.database.close().await;
 }
 

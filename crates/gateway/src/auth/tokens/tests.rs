@@ -111,6 +111,7 @@ fn key(expires_at: Option<Timestamp>) -> Record {
         expires_at,
         revoked_at: None,
         last_used_at: None,
+        revision: 1,
     }
 }
 

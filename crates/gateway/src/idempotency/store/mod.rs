@@ -94,7 +94,8 @@ impl Found<'_> {
         let Some(status) = self.status else { return Ok(Outcome::Bound(Kept { id: self.id, reply: None })) };
         let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
         let status = status.ok_or_else(|| sqlx::Error::Decode("status is none of HTTP".into()))?;
-        let reply = Reply { status, location: self.location, age: None, body: self.body.unwrap_or_default() };
+        let reply =
+            Reply { status, location: self.location, tag: None, age: None, body: self.body.unwrap_or_default() };
         Ok(Outcome::Bound(Kept { id: self.id, reply: Some(reply) }))
     }
 }
@@ -132,7 +133,8 @@ mod tests {
         let store = over(&database);
         let at = Timestamp::from_millis;
         store.reserve(&binding("k"), "one", at(0), at(10)).await.unwrap();
-        let reply = |body: &str| Reply { status: StatusCode::CREATED, location: None, age: None, body: body.into() };
+        let reply =
+            |body: &str| Reply { status: StatusCode::CREATED, location: None, tag: None, age: None, body: body.into() };
         assert!(store.keep(&binding("k"), "one", &reply("1")).await.unwrap().is_none());
         let kept = store.keep(&binding("k"), "one", &reply("2")).await.unwrap().unwrap();
         assert_eq!((kept.status, kept.body.as_slice()), (StatusCode::CREATED, b"1".as_slice()));

@@ -123,10 +123,16 @@ pub(super) async fn list(postgres: &Postgres, filter: &ExecutionFilter) -> sqlx:
     if let Some(before) = filter.created_before {
         query.push(" AND created_at < ").push_bind(before.to_datetime());
     }
+    let (beyond, order) = if filter.oldest_first { (">", "ASC") } else { ("<", "DESC") };
     if let Some((at, id)) = filter.after {
-        query.push(" AND (created_at, id) < (").push_bind(at.to_datetime()).push(", ").push_bind(key(id)).push(")");
+        query
+            .push(format_args!(" AND (created_at, id) {beyond} ("))
+            .push_bind(at.to_datetime())
+            .push(", ")
+            .push_bind(key(id))
+            .push(")");
     }
-    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(filter.limit);
+    query.push(format_args!(" ORDER BY created_at {order}, id {order} LIMIT ")).push_bind(filter.limit);
     let mut connection = postgres.lend().await?;
     let rows = query.build().fetch_all(&mut *connection).await;
     connection.give_back();

@@ -131,8 +131,8 @@ impl Store for PostgresStore {
         workflows::update(&self.shared, row).instrument(self.shared.span("UPDATE", "workflows")).await
     }
 
-    async fn archive_workflow(&self, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
-        workflows::archive(&self.shared, id, now).await
+    async fn archive_workflow(&self, id: WorkflowId, expected: Option<u32>, now: Timestamp) -> sqlx::Result<bool> {
+        workflows::archive(&self.shared, id, expected, now).await
     }
 
     async fn workflow(

@@ -75,9 +75,17 @@ fn name_taken(error: sqlx::Error) -> sqlx::Result<Written> {
     if is_taken { Ok(Written::NameTaken) } else { Err(error) }
 }
 
-pub(super) async fn archive(postgres: &Postgres, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
-    let update = "UPDATE workflows SET status = 'archived', updated_at = $1 WHERE id = $2 AND status = 'active'";
-    let done = sqlx::query(update).bind(now.to_datetime()).bind(id.to_string()).execute(&postgres.pool).await?;
+pub(super) async fn archive(
+    postgres: &Postgres,
+    id: WorkflowId,
+    expected: Option<u32>,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = "UPDATE workflows SET status = 'archived', updated_at = $1 WHERE id = $2 AND status = 'active' \
+                  AND ($3::integer IS NULL OR version = $3)";
+    let expected = expected.map(|version| version as i32);
+    let query = sqlx::query(update).bind(now.to_datetime()).bind(id.to_string()).bind(expected);
+    let done = query.execute(&postgres.pool).await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -112,10 +120,11 @@ pub(super) async fn list(postgres: &Postgres, filter: &WorkflowFilter) -> sqlx::
     if let Some(name) = &filter.name {
         query.push(" AND w.name = ").push_bind(name.clone());
     }
+    let (beyond, order) = if filter.newest_first { ("<", "DESC") } else { (">", "ASC") };
     if let Some(after) = filter.after {
-        query.push(" AND w.id > ").push_bind(after.to_string());
+        query.push(format_args!(" AND w.id {beyond} ")).push_bind(after.to_string());
     }
-    query.push(" ORDER BY w.id LIMIT ").push_bind(filter.limit as i64 + 1);
+    query.push(format_args!(" ORDER BY w.id {order} LIMIT ")).push_bind(filter.limit as i64 + 1);
     let rows = query.build().fetch(&postgres.pool);
     Page::read(rows, filter.limit, decode, |row| row.definition.len()).await
 }

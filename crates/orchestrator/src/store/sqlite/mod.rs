@@ -150,8 +150,8 @@ impl Store for SqliteStore {
         workflows::update(&self.sqlite, row).instrument(self.sqlite.span("UPDATE", "workflows")).await
     }
 
-    async fn archive_workflow(&self, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
-        workflows::archive(&self.sqlite, id, now).await
+    async fn archive_workflow(&self, id: WorkflowId, expected: Option<u32>, now: Timestamp) -> sqlx::Result<bool> {
+        workflows::archive(&self.sqlite, id, expected, now).await
     }
 
     async fn workflow(

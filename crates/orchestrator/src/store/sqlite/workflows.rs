@@ -76,9 +76,16 @@ fn name_taken(error: sqlx::Error) -> sqlx::Result<Written> {
     if is_taken { Ok(Written::NameTaken) } else { Err(error) }
 }
 
-pub(super) async fn archive(sqlite: &Sqlite, id: WorkflowId, now: Timestamp) -> sqlx::Result<bool> {
-    let update = "UPDATE workflows SET status = 'archived', updated_at = ? WHERE id = ? AND status = 'active'";
-    let done = sqlx::query(update).bind(now.as_micros()).bind(id.to_string()).execute(&sqlite.writer).await?;
+pub(super) async fn archive(
+    sqlite: &Sqlite,
+    id: WorkflowId,
+    expected: Option<u32>,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = "UPDATE workflows SET status = 'archived', updated_at = ?1 WHERE id = ?2 AND status = 'active' \
+                  AND (?3 IS NULL OR version = ?3)";
+    let query = sqlx::query(update).bind(now.as_micros()).bind(id.to_string()).bind(expected);
+    let done = query.execute(&sqlite.writer).await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -111,10 +118,11 @@ pub(super) async fn list(sqlite: &Sqlite, filter: &WorkflowFilter) -> sqlx::Resu
     if let Some(name) = &filter.name {
         query.push(" AND w.name = ").push_bind(name.clone());
     }
+    let (beyond, order) = if filter.newest_first { ("<", "DESC") } else { (">", "ASC") };
     if let Some(after) = filter.after {
-        query.push(" AND w.id > ").push_bind(after.to_string());
+        query.push(format_args!(" AND w.id {beyond} ")).push_bind(after.to_string());
     }
-    query.push(" ORDER BY w.id LIMIT ").push_bind(filter.limit as i64 + 1);
+    query.push(format_args!(" ORDER BY w.id {order} LIMIT ")).push_bind(filter.limit as i64 + 1);
     let rows = query.build().fetch(&sqlite.reader);
     Page::read(rows, filter.limit, decode, |row| row.definition.len()).await
 }

@@ -49,6 +49,7 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
         created_after: None,
         created_before: None,
         after: None,
+        oldest_first: false,
         limit: 51,
     };
     let after = store.list(&all).await.unwrap().last().map(|last| (last.created_at, last.id));
@@ -58,6 +59,7 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
     for filter in [
         ExecutionFilter { after, ..all.clone() },
         ExecutionFilter { after, ..of_workflow.clone() },
+        ExecutionFilter { oldest_first: true, ..all.clone() },
         of_workflow,
         running,
     ] {
@@ -72,12 +74,18 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
     }
     assert_eq!(store.prune(summary(1).id, 9, NOW, 9).await.unwrap(), 0);
     locks::touch(store.as_ref(), held[0]).await;
-    store.archive_workflow(id, NOW).await.unwrap();
+    store.archive_workflow(id, None, NOW).await.unwrap();
     store.create_workflow(&workflow(1, "new")).await.unwrap();
     store.update_workflow(&WorkflowRow { version: 2, ..workflow(1, "new") }).await.unwrap();
-    for name in [None, Some("name-9".to_owned())] {
-        let filter =
-            WorkflowFilter { namespace: namespace.clone(), include_archived: false, name, after: Some(id), limit: 50 };
+    for (name, newest_first) in [(None, false), (None, true), (Some("name-9".to_owned()), false)] {
+        let filter = WorkflowFilter {
+            namespace: namespace.clone(),
+            include_archived: false,
+            name,
+            after: Some(id),
+            newest_first,
+            limit: 50,
+        };
         store.workflows(&filter).await.unwrap();
     }
     store.close().await;

@@ -70,9 +70,10 @@ impl Store for PostgresStore {
         outcome(changeable(query, agent).bind(agent.id.to_string()).execute(&self.0.pool).await)
     }
 
-    async fn delete(&self, namespace: &Namespace, id: AgentId) -> sqlx::Result<bool> {
-        let query = sqlx::query("DELETE FROM agents WHERE namespace = $1 AND id = $2");
-        let done = query.bind(namespace.as_str()).bind(id.to_string()).execute(&self.0.pool).await?;
+    async fn delete(&self, namespace: &Namespace, id: AgentId, revision: Option<i64>) -> sqlx::Result<bool> {
+        let delete = "DELETE FROM agents WHERE namespace = $1 AND id = $2 AND ($3::bigint IS NULL OR revision = $3)";
+        let query = sqlx::query(delete).bind(namespace.as_str()).bind(id.to_string()).bind(revision);
+        let done = query.execute(&self.0.pool).await?;
         Ok(done.rows_affected() > 0)
     }
 

@@ -112,7 +112,7 @@ async fn a_family_ends_with_its_key(place: ::settings::Database) {
     assert!(store.begin(&family("fam_2", &id, None), &refresh("b", "fam_2")).await.unwrap());
     assert!(store.family("fam_2").await.unwrap().unwrap().is_revoked, "nobody knows of which secret it is");
 
-    shared.keys().revoke(key.id).await.unwrap();
+    shared.keys().revoke(key.id, None).await.unwrap();
     assert!(store.family("fam_1").await.unwrap().unwrap().is_revoked, "its key is");
     assert!(!store.begin(&family("fam_3", &id, Some(&secret)), &refresh("c", "fam_3")).await.unwrap());
     assert_eq!(store.family("fam_3").await.unwrap(), None);
@@ -133,7 +133,7 @@ async fn tokens_end_with_the_secret_that_was_presented(place: ::settings::Databa
     let before = shared.exchange(&here, &first.text).await.unwrap();
     assert_eq!(before.expires_in, Duration::from_mins(50), "no longer than its key");
     let overlap = Duration::from_mins(5);
-    assert!(elsewhere.rotate(key(None).id, &second, overlap).await.unwrap());
+    assert!(elsewhere.rotate(key(None).id, None, &second, overlap).await.unwrap().is_some());
     let after = shared.exchange(&here, &first.text).await.unwrap();
     assert_eq!(after.expires_in, overlap, "no longer than the secret");
     let (_, until) = shared.tokens().identify(&before.access).await.unwrap().unwrap();
@@ -151,7 +151,7 @@ async fn tokens_end_with_the_secret_that_was_presented(place: ::settings::Databa
     }
     assert_eq!(refused(&shared.tokens(), &of_second.access).await, None);
     here.identify(&second.text).await.unwrap().unwrap();
-    assert!(elsewhere.revoke(key(None).id).await.unwrap());
+    assert!(elsewhere.revoke(key(None).id, None).await.unwrap());
     let late = shared.exchange(&here, &second.text).await;
     assert!(matches!(late, Err(Refused::Revoked)), "though this replica remembers it");
     assert_eq!(refused(&shared.tokens(), &of_second.access).await, Some(Refused::Revoked));

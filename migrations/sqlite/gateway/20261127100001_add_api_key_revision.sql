@@ -1,0 +1,4 @@
+-- Whoever changes a key says which state of it they have seen: of two who have seen the same, one wins.
+--
+-- Grows by one when the key is rotated or revoked; that it was used is no change.
+ALTER TABLE api_keys ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
