@@ -87,7 +87,7 @@ fn parsed(traceparent: &str) -> Option<SpanContext> {
 }
 
 fn read(from: &dyn Extractor) -> Option<SpanContext> {
-    // The library forgives digits that are missing; W3C says to begin anew instead.
+    // The library forgives much; W3C says to begin anew instead.
     from.get(TRACEPARENT).filter(|text| is_whole(text))?;
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), from);
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
@@ -98,11 +98,16 @@ pub(crate) fn is_in_trace() -> bool {
     current().is_valid()
 }
 
-/// `version-trace-parent-flags`; a later version may say more.
+/// `version-trace-parent-flags` in hex; a later version may say more.
 fn is_whole(text: &str) -> bool {
     let bytes = text.as_bytes();
+    let is_right = |(place, byte): (usize, &u8)| match place {
+        2 | 35 | 52 => *byte == b'-',
+        // The library takes a sign for a digit.
+        _ => byte.is_ascii_hexdigit(),
+    };
     bytes.len() >= 55
-        && [2, 35, 52].iter().all(|place| bytes[*place] == b'-')
+        && bytes[..55].iter().enumerate().all(is_right)
         && (bytes.len() == 55 || !text.starts_with("00-") && bytes[55] == b'-')
 }
 
@@ -171,7 +176,10 @@ mod tests {
         assert_eq!(written(&parsed(SOMEWHERE).unwrap()), SOMEWHERE);
         let unsampled = SOMEWHERE.replace("-01", "-00");
         assert_eq!(written(&parsed(&unsampled).unwrap()), unsampled);
-        for broken in ["", "00-1-2-01", &SOMEWHERE[1..], &SOMEWHERE.to_uppercase(), &SOMEWHERE.replace('7', "\u{e9}")] {
+        let signed = "00-+0a0aaa00000aa000a0aa0aa00aaa0aa-aa0aaaa00aa00a0a-00";
+        for broken in
+            ["", "00-1-2-01", signed, &SOMEWHERE[1..], &SOMEWHERE.to_uppercase(), &SOMEWHERE.replace('7', "\u{e9}")]
+        {
             assert_eq!(parsed(broken), None, "{broken}");
         }
     }
