@@ -4,8 +4,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "troupe/agent_runner/v1/agent_runner.proto",
+    "troupe/communication/v1/credential.proto",
     "troupe/communication/v1/message.proto",
     "troupe/communication/v1/session.proto",
     "troupe/communication/v1/task.proto",

@@ -1,8 +1,19 @@
 //! In a real cluster everybody does what they may, and nothing else.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::{Answer, Api, Cluster, ONE_OF_EACH, Server, Setup, troupe};
+use tokio::sync::Notify;
+
+use crate::strangers;
 
 const ADMIN: &str = "an-admin-key-of-the-tests";
 
@@ -74,6 +85,105 @@ async fn in_a_cluster_roles_and_namespaces_count_and_an_agent_works_as_itself_al
     for stopped in running.join_all().await {
         stopped.expect("it stops when asked to");
     }
+}
+
+/// Does a task when it is told to.
+fn patient(own: &str, server: agent_sdk::Server, go: &Arc<Notify>, runs: &Arc<AtomicUsize>) -> agent_sdk::Connection {
+    let (go, runs) = (Arc::clone(go), Arc::clone(runs));
+    let wait = move |_: agent_sdk::Task| {
+        let (go, runs) = (Arc::clone(&go), Arc::clone(&runs));
+        async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            go.notified().await;
+            Ok(json!("done"))
+        }
+    };
+    agent_sdk::Agent::builder("guest").agent_id(own).action("wait", wait).connect(server)
+}
+
+/// Why a server has refused an agent.
+fn reason(ended: Result<(), agent_sdk::Error>) -> &'static str {
+    match ended {
+        Err(agent_sdk::Error::Refused { source, .. }) => source.reason,
+        other => panic!("it was not refused: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_with_its_token_goes_on_with_the_next_and_ends_with_its_key() {
+    let settings = format!("api_key = {ADMIN:?}\njwt = {{ expiration = \"2s\" }}\n");
+    let cluster = Cluster::start(Setup { size: ONE_OF_EACH, settings: &settings, ..Setup::default() }).await;
+    let api = cluster.api();
+    let (own, other) = (agent(&api, "own").await, agent(&api, "other").await);
+    let of = |name: &'static str, id: &str| json!({ "name": name, "role": "agent", "agent_id": id });
+    let created = asked(&api, ADMIN, Method::POST, "/api/v1/auth/keys", &of("own", &own)).await.expect(201);
+    let text = |value: &Value| value.as_str().expect("it is there").to_owned();
+    let (key_of_own, id) = (text(&created["secret"]), text(&created["key"]["id"]));
+    let key_of_other = key(&api, &of("other", &other)).await;
+    let (go, runs) = (Arc::<Notify>::default(), Arc::<AtomicUsize>::default());
+    let address = &cluster.communications()[0];
+    let server = agent_sdk::Server::at(format!("http://{address}"));
+    let renewing = patient(&own, server.key(cluster.url(), key_of_own), &go, &runs);
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(renewing.run_until(agent_sdk::Shutdown::new()));
+    let steps = json!([{ "id": "one", "agent_id": own, "action": "wait" }]);
+    let definition = json!({ "name": "wait", "steps": steps, "output": "${{ steps.one.output }}" });
+    let workflow = asked(&api, ADMIN, Method::POST, "/api/v1/workflows", &definition).await.expect(201);
+    let execute = format!("/api/v1/workflows/{}/execute", text(&workflow["id"]));
+    let waiting = json!({ "wait_ms": 60_000 });
+    let executing = asked(&api, ADMIN, Method::POST, &execute, &waiting);
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("it can be made");
+    // Its time, and how far clocks may be apart: by then the first token of the agent that renews has been over for a while.
+    let expiring = async {
+        let has_task = || async { if runs.load(Ordering::SeqCst) == 1 { Ok(()) } else { Err("it has no task") } };
+        testkit::eventually("it has its task", has_task).await;
+        let session = strangers::in_use(&client, address).await.remove(0).session_id;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let exchange = json!({ "grant_type": "api_key" });
+        let tokens = asked(&api, &key_of_other, Method::POST, "/api/v1/auth/token", &exchange).await.expect(200);
+        let token = text(&tokens["access_token"]);
+        let ended = guest(&other, &cluster, &token).run_until(agent_sdk::Shutdown::new()).await;
+        let left = strangers::in_use(&client, address).await;
+        let left: Vec<_> = left.into_iter().map(|in_use| in_use.session_id).collect();
+        go.notify_one();
+        (reason(ended), session, left)
+    };
+    let (done, (expired, session, left)) = tokio::join!(executing, expiring);
+    assert_eq!((expired, left), ("token_expired", vec![session]), "the other's ends, and its own goes on");
+    assert_eq!((&done.body["output"], runs.load(Ordering::SeqCst)), (&json!("done"), 1), "{done:?}");
+
+    asked(&api, ADMIN, Method::DELETE, &format!("/api/v1/auth/keys/{id}"), &Value::Null).await.expect(200);
+    let ended = tokio::time::timeout(Duration::from_secs(30), running.join_next()).await.expect("the session ends");
+    assert_eq!(reason(ended.expect("it runs").expect("it does not panic")), "key_refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agents_token_that_is_revoked_ends_its_session_and_opens_no_other() {
+    let settings = format!("api_key = {ADMIN:?}\n");
+    let cluster = Cluster::start(Setup { size: ONE_OF_EACH, settings: &settings, ..Setup::default() }).await;
+    let api = cluster.api();
+    let own = agent(&api, "own").await;
+    let agents_key = key(&api, &json!({ "name": "own", "role": "agent", "agent_id": own })).await;
+    let exchange = json!({ "grant_type": "api_key" });
+    let tokens = asked(&api, &agents_key, Method::POST, "/api/v1/auth/token", &exchange).await.expect(200);
+    let token = tokens["access_token"].as_str().expect("there is one");
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(guest(&own, &cluster, token).run_until(agent_sdk::Shutdown::new()));
+    let path = format!("/api/v1/agents/{own}");
+    testkit::eventually("the agent is there", || async {
+        let found = asked(&api, ADMIN, Method::GET, &path, &Value::Null).await.expect(200);
+        if found["status"] == "idle" { Ok(()) } else { Err(found) }
+    })
+    .await;
+
+    asked(&api, ADMIN, Method::POST, "/api/v1/auth/revoke", &json!({ "token": token })).await.expect(200);
+    let ended = tokio::time::timeout(Duration::from_secs(30), running.join_next()).await.expect("the session ends");
+    assert_eq!(reason(ended.expect("it runs").expect("it does not panic")), "token_revoked");
+    let again = guest(&own, &cluster, token).run_until(agent_sdk::Shutdown::new());
+    let again = tokio::time::timeout(Duration::from_secs(30), again).await.expect("it is refused");
+    assert_eq!(reason(again), "token_revoked");
+    let at_the_gateway = api.request(Method::GET, "/api/v1/auth/me").bearer_auth(token);
+    assert_eq!(api.send(at_the_gateway).await.expect("an answer comes").expect(401)["code"], "token_revoked");
 }
 
 #[tokio::test]

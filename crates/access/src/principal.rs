@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use domain::{AgentId, Namespace};
+use domain::{AgentId, Namespace, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{Permission, Permissions, Role};
@@ -64,6 +64,15 @@ pub struct Principal {
     pub reach: Reach,
     /// The only agent that they may work as.
     pub agent: Option<AgentId>,
+}
+
+/// An agent's access token, by which what is begun with it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Credential {
+    /// What it comes from: revoked, that takes all with it that comes of it.
+    pub family: String,
+    /// From then on it is taken nowhere.
+    pub expires_at: Timestamp,
 }
 
 impl Principal {

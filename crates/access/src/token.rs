@@ -12,7 +12,7 @@ use http::HeaderValue;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::{Kind, Permissions, Principal, Reach, Role, RootSecret};
+use crate::{Credential, Kind, Permissions, Principal, Reach, Role, RootSecret};
 
 const ISSUER: &str = "troupe";
 /// Tokens that were verified, or signed, and are remembered.
@@ -69,8 +69,20 @@ struct Claims {
     namespace: Option<Namespace>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     agent: Option<AgentId>,
+    /// Of an agent's token, what it comes from and is revoked with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    family: Option<String>,
     iat: i64,
     exp: i64,
+}
+
+/// Whom a token is made out to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// They.
+    pub principal: Arc<Principal>,
+    /// What they have shown, where it is an agent's token.
+    pub credential: Option<Credential>,
 }
 
 /// The keys of an installation. Cloning is cheap.
@@ -81,7 +93,7 @@ struct Inner {
     call: Pair,
     agent: Pair,
     clock: Arc<dyn Clock>,
-    verified: moka::sync::Cache<Box<str>, (i64, Arc<Principal>)>,
+    verified: moka::sync::Cache<Box<str>, (i64, Known)>,
 }
 
 struct Pair {
@@ -115,6 +127,8 @@ impl Keys {
     pub const LIFE: Duration = Duration::from_mins(1);
     /// How far clocks of processes may be apart.
     pub const SKEW: Duration = Duration::from_secs(30);
+    /// The longest that an agent's access token is good.
+    pub const LONGEST_OF_AGENT: Duration = Duration::from_hours(24);
 
     /// The keys that come from a secret.
     pub fn of(root: &RootSecret, clock: Arc<dyn Clock>) -> Self {
@@ -122,27 +136,33 @@ impl Keys {
         Self(Arc::new(Inner { call: Pair::new(Use::Call, root), agent: Pair::new(Use::Agent, root), clock, verified }))
     }
 
-    /// An agent's access token.
-    pub fn agent_token(&self, principal: &Principal, life: Duration) -> Result<String, TokenError> {
-        self.sign(&self.0.agent, principal, life)
+    /// An agent's access token, of this family; good for no longer than [`Self::LONGEST_OF_AGENT`].
+    pub fn agent_token(&self, principal: &Principal, family: &str, life: Duration) -> Result<String, TokenError> {
+        self.sign(&self.0.agent, principal, Some(family), life.min(Self::LONGEST_OF_AGENT))
     }
 
     /// Who an agent's access token is made out to.
-    pub fn agent(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
+    pub fn agent(&self, token: &str) -> Result<Known, TokenError> {
         self.verify(token, &[&self.0.agent])
     }
 
     /// Who presents this to a process as another process, for somebody.
     pub fn process(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
-        self.verify(token, &[&self.0.call])
+        self.verify(token, &[&self.0.call]).map(|known| known.principal)
     }
 
     /// Who presents this to a process: another process for somebody, or an agent.
-    pub fn anybody(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
+    pub fn anybody(&self, token: &str) -> Result<Known, TokenError> {
         self.verify(token, &[&self.0.call, &self.0.agent])
     }
 
-    fn sign(&self, pair: &Pair, principal: &Principal, life: Duration) -> Result<String, TokenError> {
+    fn sign(
+        &self,
+        pair: &Pair,
+        principal: &Principal,
+        family: Option<&str>,
+        life: Duration,
+    ) -> Result<String, TokenError> {
         let now = self.0.clock.now();
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -153,6 +173,7 @@ impl Keys {
             scope: principal.permissions.to_string(),
             namespace: principal.namespace().cloned(),
             agent: principal.agent,
+            family: family.map(str::to_owned),
             iat: seconds(now),
             exp: seconds(now + life),
         };
@@ -161,23 +182,32 @@ impl Keys {
     }
 
     /// What was verified is remembered for its life: a call costs a look-up then.
-    fn verify(&self, token: &str, pairs: &[&Pair]) -> Result<Arc<Principal>, TokenError> {
+    fn verify(&self, token: &str, pairs: &[&Pair]) -> Result<Known, TokenError> {
         let now = seconds(self.0.clock.now());
         let skew = Self::SKEW.as_secs() as i64;
         // For what it was verified belongs to it: what is good for one use is not for another.
         let uses = pairs.iter().flat_map(|pair| [pair.usage.audience(), " "]);
         let remembered: String = uses.chain([token]).collect();
-        if let Some((expires, principal)) = self.0.verified.get(remembered.as_str()) {
-            return if now < expires + skew { Ok(principal) } else { Err(TokenError::Expired) };
+        if let Some((expires, known)) = self.0.verified.get(remembered.as_str()) {
+            return if now < expires + skew { Ok(known) } else { Err(TokenError::Expired) };
         }
-        let decode = |pair: &&Pair| jsonwebtoken::decode::<Claims>(token, &pair.decoding, &pair.validation).ok();
-        let claims = pairs.iter().find_map(decode).ok_or(TokenError::Foreign)?.claims;
+        let decode = |pair: &&Pair| {
+            let decoded = jsonwebtoken::decode::<Claims>(token, &pair.decoding, &pair.validation).ok()?;
+            Some((pair.usage, decoded.claims))
+        };
+        let (usage, claims) = pairs.iter().find_map(decode).ok_or(TokenError::Foreign)?;
         if now >= claims.exp + skew {
             return Err(TokenError::Expired);
         }
         if claims.iat > now + skew {
             return Err(TokenError::Early);
         }
+        let credential = match (usage, claims.family) {
+            (Use::Call, _) => None,
+            (Use::Agent, Some(family)) => Some(Credential { family, expires_at: expiry(claims.exp) }),
+            // What nothing can revoke is no agent's.
+            (Use::Agent, None) => return Err(TokenError::Foreign),
+        };
         let principal = Arc::new(Principal {
             kind: claims.kind,
             subject: claims.sub,
@@ -186,13 +216,19 @@ impl Keys {
             reach: claims.namespace.map_or(Reach::Everything, Reach::Namespace),
             agent: claims.agent,
         });
-        self.0.verified.insert(remembered.into(), (claims.exp, Arc::clone(&principal)));
-        Ok(principal)
+        let known = Known { principal, credential };
+        self.0.verified.insert(remembered.into(), (claims.exp, known.clone()));
+        Ok(known)
     }
 }
 
 fn seconds(at: Timestamp) -> i64 {
     at.as_micros().div_euclid(1_000_000)
+}
+
+/// From when on a token is not taken that expires then.
+fn expiry(exp: i64) -> Timestamp {
+    Timestamp::from_micros(exp.saturating_mul(1_000_000)) + Keys::SKEW
 }
 
 /// Says for whom a process calls. What it has signed it says again for half of its life.
@@ -234,7 +270,7 @@ impl Signer {
         if let Some(header) = self.signed.get(&*principal) {
             return Ok(header);
         }
-        let token = self.keys.sign(&self.keys.0.call, &principal, Keys::LIFE)?;
+        let token = self.keys.sign(&self.keys.0.call, &principal, None, Keys::LIFE)?;
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TokenError::Unsignable)?;
         header.set_sensitive(true);
         self.signed.insert(Principal::clone(&principal), header.clone());
@@ -275,10 +311,10 @@ mod tests {
         assert_eq!(gateway.header().unwrap_err(), TokenError::Nobody, "nobody has asked");
         let asked = Arc::new(somebody());
         let token = acting_as(Arc::clone(&asked), async { presented(&gateway) }).await;
-        assert_eq!(keys.anybody(&token).unwrap(), asked);
+        assert_eq!(keys.anybody(&token).unwrap(), Known { principal: Arc::clone(&asked), credential: None });
         let service = Signer::service(keys.clone(), "orchestrator");
         let token = acting_as(asked, async { presented(&service) }).await;
-        assert_eq!(*keys.anybody(&token).unwrap(), Principal::service("orchestrator"));
+        assert_eq!(*keys.process(&token).unwrap(), Principal::service("orchestrator"));
     }
 
     #[test]
@@ -286,8 +322,10 @@ mod tests {
         let clock = Arc::new(ManualClock::at(START));
         let keys_here = keys("0123456789abcdef", &clock);
         let call = presented(&Signer::service(keys_here.clone(), "gateway"));
-        let agent = keys_here.agent_token(&somebody(), Duration::from_hours(1)).unwrap();
-        assert_eq!(*keys_here.agent(&agent).unwrap(), somebody());
+        let agent = keys_here.agent_token(&somebody(), "fam_1", Duration::from_hours(48)).unwrap();
+        let expires_at = START + Keys::LONGEST_OF_AGENT + Keys::SKEW;
+        let credential = Some(Credential { family: "fam_1".to_owned(), expires_at });
+        assert_eq!(keys_here.agent(&agent).unwrap(), Known { principal: Arc::new(somebody()), credential });
         assert!(keys_here.anybody(&agent).is_ok());
         assert_eq!(keys_here.process(&agent), Err(TokenError::Foreign), "also where it was verified as an agent's");
         assert_eq!(keys_here.agent(&call), Err(TokenError::Foreign), "a call's token is no agent's");
@@ -299,9 +337,13 @@ mod tests {
         // {"alg":"none"}
         let (_, rest) = call.split_once('.').unwrap();
         assert_eq!(keys_here.anybody(&format!("eyJhbGciOiJub25lIn0.{rest}")), Err(TokenError::Foreign));
+        let without_family = keys_here.sign(&keys_here.0.agent, &somebody(), None, Keys::LIFE).unwrap();
+        assert_eq!(keys_here.agent(&without_family), Err(TokenError::Foreign), "nothing could revoke it");
         clock.advance(Keys::LIFE + Keys::SKEW);
         assert_eq!(keys_here.anybody(&call), Err(TokenError::Expired));
         assert!(keys_here.anybody(&agent).is_ok());
+        clock.set(expires_at);
+        assert_eq!(keys_here.anybody(&agent), Err(TokenError::Expired));
         clock.set(START - Duration::from_mins(5));
         assert_eq!(keys("0123456789abcdef", &clock).anybody(&call), Err(TokenError::Early));
     }

@@ -26,12 +26,12 @@ proptest! {
     #[test]
     fn whoever_is_let_in_is_who_was_signed_for(token in prop_oneof![
         text(),
-        nearly(Just(keys().agent_token(&somebody(), Duration::from_hours(1)).unwrap())),
+        nearly(Just(keys().agent_token(&somebody(), "fam_1", Duration::from_hours(1)).unwrap())),
         nearly("[A-Za-z0-9_-]{0,200}\\.[A-Za-z0-9_-]{0,200}\\.[A-Za-z0-9_-]{0,64}"),
     ]) {
         let keys = keys();
-        if let Ok(principal) = keys.anybody(&token) {
-            prop_assert_eq!(&*principal, &somebody());
+        if let Ok(known) = keys.anybody(&token) {
+            prop_assert_eq!(&*known.principal, &somebody());
         }
         prop_assert!(keys.process(&token).is_err(), "an agent's token is no process's");
         let asked = measure(|| drop(keys.anybody(&token))).bytes_max;

@@ -7,7 +7,11 @@ use futures::{FutureExt as _, future::BoxFuture};
 use lifecycle::{OnExit, Shutdown, Tasks, on_signals};
 use serde::Serialize;
 
-use crate::{Context, Failure, IntoOutput, Message, Output, Refusal, Server, ServerError, Task, session::Session};
+use crate::{
+    Context, Failure, IntoOutput, Message, Output, Refusal, Server, ServerError, Task,
+    session::Session,
+    tokens::{Source, Tokens},
+};
 
 type Action = Box<dyn Fn(Task) -> BoxFuture<'static, Result<Output, Failure>> + Send + Sync>;
 type OnMessage = Box<dyn Fn(Context, Message) -> BoxFuture<'static, Result<(), Refusal>> + Send + Sync>;
@@ -117,12 +121,6 @@ impl AgentBuilder {
         self
     }
 
-    /// Proof of who the agent is, for servers that ask for it.
-    pub fn credential(mut self, credential: impl Into<String>) -> Self {
-        self.agent.hello.credential = credential.into();
-        self
-    }
-
     /// How many tasks and messages it takes at once; 16 unless said otherwise, at least 1. The server may allow fewer.
     pub fn max_in_flight(mut self, most: u32) -> Self {
         self.agent.hello.max_in_flight = most.max(1);
@@ -178,10 +176,10 @@ impl AgentBuilder {
 
     /// Works over a link, such as one into the same process.
     pub fn link(self, link: Link) -> Connection {
-        self.over(Ok(link))
+        self.over(Tokens::new(Source::Nowhere).map(|tokens| (link, tokens)).map_err(Error::from))
     }
 
-    fn over(self, link: Result<Link, Error>) -> Connection {
+    fn over(self, link: Result<(Link, Arc<Tokens>), Error>) -> Connection {
         let link = if self.config_fault { Err(Error::Config) } else { link };
         let shared = Arc::default();
         Connection { agent: Arc::new(self.agent), link, context: Context::new(Arc::clone(&shared)), shared }
@@ -205,7 +203,7 @@ where
 #[must_use = "an agent does nothing until it is run"]
 pub struct Connection {
     agent: Arc<Agent>,
-    link: Result<Link, Error>,
+    link: Result<(Link, Arc<Tokens>), Error>,
     context: Context,
     shared: Arc<crate::session::Shared>,
 }
@@ -230,6 +228,7 @@ impl Connection {
 
     /// The same until `shutdown` drains; a cut ends it at once.
     pub async fn run_until(self, shutdown: Shutdown) -> Result<(), Error> {
-        Session::new(self.agent, self.link?, self.shared).run(&shutdown).await
+        let (link, tokens) = self.link?;
+        Session::new(self.agent, link, tokens, self.shared).run(&shutdown).await
     }
 }

@@ -8,6 +8,7 @@ mod output;
 mod server;
 mod session;
 mod task;
+mod tokens;
 
 pub use agent::{Agent, AgentBuilder, Connection, Error};
 pub use context::{Context, RequestError, SendError};

@@ -1,14 +1,16 @@
 //! Where the server is, and what is shown to it.
 
-use std::{env, fmt, fs, io, time::Duration};
+use std::{env, fmt, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use contracts::Link;
 use tonic::{
     body::Body,
-    codegen::http::{HeaderValue, Request, header::AUTHORIZATION},
+    codegen::http::{Request, header::AUTHORIZATION},
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use tower::ServiceExt as _;
+
+use crate::tokens::{Gateway, Source, Tokens};
 
 /// What a certificate begins with (RFC 7468).
 const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -28,6 +30,18 @@ pub enum ServerError {
     /// The token has characters that no header takes.
     #[error("the token cannot be sent: it has other characters than visible ASCII")]
     Token,
+    /// The gateway cannot be asked for tokens as it was described.
+    #[error("the gateway cannot be asked for tokens")]
+    Gateway(#[source] reqwest::Error),
+    /// The gateway's address is not a URL with `http` or `https`.
+    #[error("the gateway's address {address:?} cannot be used: it must begin with http:// or https://")]
+    GatewayAddress {
+        /// As given.
+        address: String,
+    },
+    /// Two ways to come by a token.
+    #[error("TROUPE_TOKEN_FILE and TROUPE_GATEWAY are both set: one of them says what is shown")]
+    TwoTokens,
     /// The certificates, or the name that they are to be made out to.
     #[error("the certificates cannot be used")]
     Tls(#[source] tonic::transport::Error),
@@ -48,26 +62,40 @@ pub enum ServerError {
     /// A certificate without its key, or the other way round.
     #[error("TROUPE_CERT_FILE and TROUPE_KEY_FILE belong together")]
     HalfIdentity,
+    /// A gateway without a key, or the other way round.
+    #[error("TROUPE_GATEWAY and TROUPE_API_KEY_FILE belong together")]
+    HalfKey,
 }
 
 /// A Troupe to connect to. An address alone is one too: `"http://127.0.0.1:50051".into()`.
 #[derive(Clone)]
 pub struct Server {
     address: String,
-    token: Option<String>,
-    ca: Option<Certificate>,
+    token: Shown,
+    ca: Option<Vec<u8>>,
     identity: Option<Identity>,
     name: Option<String>,
+}
+
+/// What is shown to the server.
+#[derive(Clone)]
+enum Shown {
+    Nothing,
+    Token(String),
+    File(PathBuf),
+    Key { gateway: String, key: String },
 }
 
 impl Server {
     /// At an address such as `http://127.0.0.1:50051`, or `https://…` where it is served over TLS.
     pub fn at(address: impl Into<String>) -> Self {
-        Self { address: address.into(), token: None, ca: None, identity: None, name: None }
+        Self { address: address.into(), token: Shown::Nothing, ca: None, identity: None, name: None }
     }
 
     /// As the environment says: `TROUPE_ADDRESS` (`http://127.0.0.1:50051`), and, each the path of a file, `TROUPE_TOKEN_FILE`,
     /// `TROUPE_CA_FILE`, `TROUPE_CERT_FILE`, `TROUPE_KEY_FILE`; `TROUPE_SERVER_NAME`. Each is what the method of that name takes.
+    /// `TROUPE_GATEWAY` (`https://gateway:8080`) and the file `TROUPE_API_KEY_FILE` are what [`Self::key`] takes; not `TROUPE_URL`, which
+    /// people set for the command line.
     pub fn from_env() -> Result<Self, ServerError> {
         Self::from_variables(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -80,9 +108,16 @@ impl Server {
             read.transpose()
         };
         let mut server = Self::at(variable("TROUPE_ADDRESS").unwrap_or_else(|| "http://127.0.0.1:50051".to_owned()));
-        if let Some(token) = file("TROUPE_TOKEN_FILE")? {
-            server = server.token(String::from_utf8_lossy(&token).trim_end());
+        if let Some(path) = variable("TROUPE_TOKEN_FILE") {
+            file("TROUPE_TOKEN_FILE")?;
+            server = server.token_file(path);
         }
+        server = match (variable("TROUPE_GATEWAY"), file("TROUPE_API_KEY_FILE")?) {
+            (Some(_), Some(_)) if variable("TROUPE_TOKEN_FILE").is_some() => return Err(ServerError::TwoTokens),
+            (Some(gateway), Some(key)) => server.key(gateway, String::from_utf8_lossy(&key).trim_end()),
+            (None, None) => server,
+            _ => return Err(ServerError::HalfKey),
+        };
         if let Some(ca) = file("TROUPE_CA_FILE")? {
             server = server.ca(ca);
         }
@@ -102,10 +137,26 @@ impl Server {
         &self.address
     }
 
-    /// The token of a cluster (`serve.token_file`), presented with every call.
+    /// A token, shown with every call: that of a cluster (`serve.token_file`), or the agent's own access token. With the latter the
+    /// agent ends when the token has expired: see [`Self::key`].
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.token = Shown::Token(token.into());
+        self
+    }
+
+    /// A file with the token, which is read again each minute: somebody else writes the next one there.
+    #[must_use]
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Shown::File(path.into());
+        self
+    }
+
+    /// The agent's own API key, and the gateway (`https://gateway:8080`) that exchanges it for access tokens. Each is renewed in
+    /// time, so the session goes on for as long as the key is good. Over plain `http` whoever is on the way reads the key along.
+    #[must_use]
+    pub fn key(mut self, gateway: impl Into<String>, key: impl Into<String>) -> Self {
+        self.token = Shown::Key { gateway: gateway.into(), key: key.into() };
         self
     }
 
@@ -113,7 +164,7 @@ impl Server {
     /// addresses with `https`.
     #[must_use]
     pub fn ca(mut self, pem: impl AsRef<[u8]>) -> Self {
-        self.ca = Some(Certificate::from_pem(pem));
+        self.ca = Some(pem.as_ref().to_vec());
         self
     }
 
@@ -131,8 +182,8 @@ impl Server {
         self
     }
 
-    /// A link that connects lazily, and notices a dead peer within 20 s.
-    pub(crate) fn link(self) -> Result<Link, ServerError> {
+    /// A link that connects lazily, and notices a dead peer within 20 s; and the tokens that it shows.
+    pub(crate) fn link(self) -> Result<(Link, Arc<Tokens>), ServerError> {
         let Self { address, token, ca, identity, name } = self;
         let unusable = |source| ServerError::Address { address: address.clone(), source };
         let mut endpoint = Endpoint::from_shared(address.clone())
@@ -144,10 +195,10 @@ impl Server {
             .http2_max_header_list_size(contracts::MAX_HEAD_BYTES)
             .keep_alive_while_idle(true);
         if endpoint.uri().scheme_str() == Some("https") {
-            let is_certificate = |ca: &Certificate| ca.as_ref().windows(PEM.len()).any(|window| window == PEM);
-            let mut tls = match ca {
-                Some(ca) if !is_certificate(&ca) => return Err(ServerError::NoAuthority),
-                Some(ca) => ClientTlsConfig::new().ca_certificate(ca),
+            let is_certificate = |ca: &[u8]| ca.windows(PEM.len()).any(|window| window == PEM);
+            let mut tls = match &ca {
+                Some(ca) if !is_certificate(ca) => return Err(ServerError::NoAuthority),
+                Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
                 None => ClientTlsConfig::new().with_native_roots(),
             };
             if let Some(identity) = identity {
@@ -159,13 +210,20 @@ impl Server {
             endpoint = endpoint.tls_config(tls).map_err(ServerError::Tls)?;
         }
         let channel = endpoint.connect_lazy();
-        let Some(token) = token else { return Ok(Link::new(channel)) };
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ServerError::Token)?;
-        bearer.set_sensitive(true);
-        Ok(Link::new(channel.map_request(move |mut request: Request<Body>| {
-            request.headers_mut().insert(AUTHORIZATION, bearer.clone());
+        let tokens = Tokens::new(match token {
+            Shown::Nothing => Source::Nowhere,
+            Shown::Token(token) => Source::Fixed(token),
+            Shown::File(path) => Source::File(path),
+            Shown::Key { gateway, key } => Source::Gateway(Gateway::new(&gateway, &key, ca.as_deref())?),
+        })?;
+        let shown = Arc::clone(&tokens);
+        let link = Link::new(channel.map_request(move |mut request: Request<Body>| {
+            if let Some(bearer) = shown.header() {
+                request.headers_mut().insert(AUTHORIZATION, bearer);
+            }
             request
-        })))
+        }));
+        Ok((link, tokens))
     }
 }
 
@@ -199,10 +257,15 @@ mod tests {
     #[test]
     fn the_environment_describes_a_server() {
         let plain = server(&[]).unwrap();
-        assert_eq!((plain.address.as_str(), plain.token), ("http://127.0.0.1:50051", None));
+        assert!(plain.address == "http://127.0.0.1:50051" && matches!(plain.token, Shown::Nothing));
         let wrong = server(&[("TROUPE_TOKEN_FILE", "/nowhere/token")]).unwrap_err();
         assert_eq!(wrong.to_string(), "cannot read /nowhere/token, which TROUPE_TOKEN_FILE names");
         assert!(matches!(server(&[("TROUPE_CERT_FILE", "/dev/null")]), Err(ServerError::HalfIdentity)));
+        assert!(matches!(server(&[("TROUPE_GATEWAY", "http://127.0.0.1:1")]), Err(ServerError::HalfKey)));
+        let keyed = [("TROUPE_GATEWAY", "http://127.0.0.1:1"), ("TROUPE_API_KEY_FILE", "/dev/null")];
+        assert!(matches!(server(&keyed).unwrap().token, Shown::Key { .. }));
+        let both = [&keyed[..], &[("TROUPE_TOKEN_FILE", "/dev/null")]].concat();
+        assert!(matches!(server(&both), Err(ServerError::TwoTokens)));
     }
 
     #[tokio::test]
@@ -210,6 +273,12 @@ mod tests {
         assert!(matches!(Server::at("no url at all").link(), Err(ServerError::Address { .. })));
         assert!(matches!(Server::at("http://127.0.0.1:1").token("a\nb").link(), Err(ServerError::Token)));
         assert!(matches!(Server::at("https://127.0.0.1:1").ca("no certificate").link(), Err(ServerError::NoAuthority)));
+        let keyed = Server::at("http://127.0.0.1:1").key("http://127.0.0.1:2", "a\nb");
+        assert!(matches!(keyed.link(), Err(ServerError::Token)));
+        for address in ["gateway:8080", "/gateway"] {
+            let keyed = Server::at("http://127.0.0.1:1").key(address, "trk_1");
+            assert!(matches!(keyed.link(), Err(ServerError::GatewayAddress { .. })), "{address}");
+        }
     }
 
     #[test]

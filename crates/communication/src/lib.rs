@@ -21,7 +21,7 @@ use tonic::service::Routes;
 
 use self::{
     api::{Api, Context, StreamLimits},
-    app::{Broker, DeadLetters, Directory, Hub, Journal, Limits, Messages, Progress, Reason},
+    app::{Broker, Credentials, DeadLetters, Directory, Hub, Journal, Limits, Messages, Progress, Reason},
     peers::RegistryClient,
     store::Store,
     transport::{
@@ -110,6 +110,7 @@ pub async fn start(
         dead_letters,
         live: Arc::clone(&live),
         progress,
+        credentials: Credentials::new(),
         clock: Arc::clone(&clock),
         tasks: tasks.clone(),
         limits: StreamLimits::from(&settings),

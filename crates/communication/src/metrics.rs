@@ -2,7 +2,7 @@
 
 /// Gauge: open agent sessions.
 pub(crate) const SESSIONS: &str = "troupe_sessions";
-/// Counter: sessions that ended, by `reason` (`closed` by either side, `lease_lost`, `faulty`, `broken`).
+/// Counter: sessions that ended, by `reason` (`closed` by either side, `lease_lost`, `faulty`, `credential`, `broken`).
 pub(crate) const SESSIONS_ENDED: &str = "troupe_sessions_ended_total";
 /// Counter: frames of streams, by `stream` (`agents`, `orchestrators`) and `direction` (`in`, `out`); a frame is a batch of events.
 const FRAMES: &str = "troupe_frames_total";

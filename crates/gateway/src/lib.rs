@@ -26,6 +26,7 @@ mod proxies;
 mod query;
 mod rate;
 mod reply;
+mod revocations;
 mod service;
 mod settings;
 mod store;

@@ -4,7 +4,7 @@ use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
 use ::store::{Database, Redis};
 use axum::Router;
-use contracts::Link;
+use contracts::{Link, Links};
 use domain::Clock;
 use lifecycle::{Checks, Complaint, HealthStatus, OnExit, Shutdown, Tasks};
 use telemetry::Telemetry;
@@ -17,7 +17,7 @@ use crate::{
     auth::Auth,
     connections::{self, Limits},
     idempotency::{self, Idempotency},
-    middleware, peers, store,
+    middleware, peers, revocations, store,
     tls::Tls,
 };
 
@@ -30,6 +30,8 @@ pub struct Peers {
     pub orchestrator: Link,
     /// Messages and dead letters.
     pub communication: Link,
+    /// Every replica of it, since each has sessions of its own that end with their credentials.
+    pub communications: Links,
     /// The process's metrics, for `/metrics`; without, that page is empty.
     pub telemetry: Option<Telemetry>,
 }
@@ -61,6 +63,7 @@ pub async fn start(
     let redis = Redis::open(&settings.redis, "gateway")?;
     let checks = peers::checks(&peers).and(checks(&database, redis.as_ref()));
     let shutdown = tasks.shutdown().clone();
+    let communications = peers.communications.clone();
     let parts = Parts { clock, shutdown: shutdown.clone(), idempotency, auth, audit, redis, checks };
     let app = Arc::new(App::new(settings, peers, parts));
     tasks.spawn("gateway.audit", OnExit::StopService, async move {
@@ -75,6 +78,15 @@ pub async fn start(
             () = tidy(&janitor) => {}
             () = janitor.auth.tokens.follow() => {}
             () = janitor.shutdown.draining() => {}
+        }
+        Ok::<(), Infallible>(())
+    });
+    let telling = Arc::clone(&app);
+    tasks.spawn("gateway.revocations", OnExit::StopService, async move {
+        // Both arms are cancel-safe: what was not told is told by the next, or by another gateway.
+        tokio::select! {
+            () = revocations::follow(&telling.auth.tokens, communications) => {}
+            () = telling.shutdown.draining() => {}
         }
         Ok::<(), Infallible>(())
     });

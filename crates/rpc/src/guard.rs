@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use access::{Acting, Keys, Principal, TokenError};
+use access::{Acting, Keys, Kind, Known, Principal, TokenError};
 use errors::{Code, Error};
 use futures::future::Either;
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
@@ -18,8 +18,9 @@ use crate::Token;
 /// What is open to everybody: probes have no credentials, and health tells nothing else. Not its `Watch`, which never ends.
 const OPEN: &str = "/grpc.health.v1.Health/Check";
 
-/// Where agents come with tokens of their own; everything else they do over their session, or through a gateway.
-const SESSIONS: &str = "/troupe.communication.v1.AgentSessionService/OpenSession";
+/// Where agents come with tokens of their own; everything else they do over their session, or through a gateway. Whose token it is
+/// comes along as an extension of the request, [`access::Credential`].
+const SESSIONS: &str = "/troupe.communication.v1.AgentSessionService/";
 
 /// Who is let in: whoever presents the token itself, or something that was signed with keys made of it.
 #[derive(Clone, Debug)]
@@ -36,15 +37,21 @@ impl Door {
         Self { token, keys, cluster: Arc::new(Principal::cluster()) }
     }
 
-    fn identify(&self, path: &str, headers: &HeaderMap) -> Result<Arc<Principal>, Error> {
+    fn identify(&self, path: &str, headers: &HeaderMap) -> Result<Known, Error> {
         let presented = headers.get(AUTHORIZATION);
         if self.token.is(presented) {
-            return Ok(Arc::clone(&self.cluster));
+            return Ok(Known { principal: Arc::clone(&self.cluster), credential: None });
         }
         let signed = presented.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let known = signed.map_or(Err(TokenError::Foreign), |signed| match path {
-            SESSIONS => self.keys.anybody(signed),
-            _ => self.keys.process(signed),
+        let known = signed.map_or(Err(TokenError::Foreign), |signed| {
+            if !path.starts_with(SESSIONS) {
+                return self.keys.process(signed).map(|principal| Known { principal, credential: None });
+            }
+            let known = self.keys.anybody(signed)?;
+            // What a process says of whom it calls for is good for a minute, and a session goes on: it would outlive what they have
+            // shown. Our own processes have sessions of their own.
+            let may_last = known.credential.is_some() || known.principal.kind == Kind::Service;
+            if may_last { Ok(known) } else { Err(TokenError::Foreign) }
         });
         known.map_err(|error| {
             let (reason, message) = match error {
@@ -99,7 +106,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let path = request.uri().path();
         if path == OPEN {
             return Either::Left(self.inner.call(request));
@@ -107,11 +114,16 @@ where
         let allowed = match &self.guard.door {
             Some(door) => door
                 .identify(path, request.headers())
-                .and_then(|principal| access::authorize(path, &principal).map(|()| principal)),
-            None => Ok(Arc::clone(&self.guard.anonymous)),
+                .and_then(|known| access::authorize(path, &known.principal).map(|()| known)),
+            None => Ok(Known { principal: Arc::clone(&self.guard.anonymous), credential: None }),
         };
         Either::Right(match allowed {
-            Ok(principal) => Either::Left(access::call_as(&mut self.inner, &principal, request)),
+            Ok(Known { principal, credential }) => {
+                if let Some(credential) = credential {
+                    request.extensions_mut().insert(credential);
+                }
+                Either::Left(access::call_as(&mut self.inner, &principal, request))
+            }
             Err(error) => Either::Right(ready(Ok(Status::from(error).into_http()))),
         })
     }

@@ -6,6 +6,9 @@
 const IDEMPOTENT: &[&str] = &[
     "/grpc.health.v1.Health/Check",
     "/troupe.agent_runner.v1.AgentRunnerService/ListHostedAgents",
+    "/troupe.communication.v1.AgentSessionService/RenewSession",
+    "/troupe.communication.v1.CredentialService/ListCredentials",
+    "/troupe.communication.v1.CredentialService/RevokeCredentials",
     "/troupe.communication.v1.DeadLetterService/GetDeadLetter",
     "/troupe.communication.v1.DeadLetterService/ListDeadLetters",
     "/troupe.communication.v1.MessageService/GetMessage",

@@ -218,6 +218,13 @@ impl Communication {
 impl AgentSessionService for Communication {
     type OpenSessionStream = UnboundedReceiverStream<Result<OpenSessionResponse, Status>>;
 
+    async fn renew_session(
+        &self,
+        _: Request<comm::RenewSessionRequest>,
+    ) -> Result<Response<comm::RenewSessionResponse>, Status> {
+        Ok(Response::new(comm::RenewSessionResponse {}))
+    }
+
     async fn open_session(
         &self,
         request: Request<Streaming<OpenSessionRequest>>,

@@ -26,7 +26,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 pub(crate) use self::shared::{Reply, Shared};
 use self::stream::Ended;
-use crate::{Agent, Error};
+use crate::{Agent, Error, tokens::Tokens};
 
 /// How long a stop goes on connecting while results wait for their acknowledgement.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,16 +37,17 @@ const DRAIN_RECONNECT: Duration = Duration::from_millis(250);
 pub(crate) struct Session {
     agent: Arc<Agent>,
     client: AgentSessionServiceClient<Link>,
+    tokens: Arc<Tokens>,
     shared: Arc<Shared>,
     handlers: JoinSet<()>,
 }
 
 impl Session {
-    pub(crate) fn new(agent: Arc<Agent>, link: Link, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(agent: Arc<Agent>, link: Link, tokens: Arc<Tokens>, shared: Arc<Shared>) -> Self {
         let client = AgentSessionServiceClient::new(link)
             .max_decoding_message_size(contracts::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(contracts::MAX_MESSAGE_BYTES);
-        Self { agent, client, shared, handlers: JoinSet::new() }
+        Self { agent, client, tokens, shared, handlers: JoinSet::new() }
     }
 
     /// Works until `shutdown` drains and everything is finished, or the server refuses.
@@ -82,7 +83,7 @@ impl Session {
             match ended {
                 Ended::Drained => return Ok(()),
                 Ended::Lost { error, welcomed } => {
-                    if is_permanent(&error) {
+                    if !self.tokens.replace(&error) && is_permanent(&error) {
                         let agent = self.agent.label().to_owned();
                         return Err(Error::Refused { agent, source: Box::new(error) });
                     }

@@ -78,12 +78,18 @@ impl Session {
             agent.id = welcome.agent_id,
             "session open"
         );
+        let tokens = Arc::clone(&self.tokens);
+        let renewals = tokens.keep(self.client.clone(), welcome.session_id.clone());
         self.shared.connected(wire, welcome);
         let mut draining = Phase::Working;
         for event in rest {
             self.receive(event, wire, &mut draining);
         }
-        let ended = self.work(&mut incoming, wire, beat, draining, shutdown).await;
+        // Both arms are cancel-safe as far as it matters: what ends here is the stream.
+        let ended = tokio::select! {
+            ended = self.work(&mut incoming, wire, beat, draining, shutdown) => ended,
+            never = renewals => match never {},
+        };
         self.shared.disconnected();
         wire.close();
         match ended {
@@ -106,6 +112,7 @@ impl Session {
         &mut self,
         wire: &Arc<Wire>,
     ) -> Result<(Streaming<OpenSessionResponse>, proto::Welcome, Vec<ServerEvent>), Error> {
+        self.tokens.ready().await?;
         let instance = self.shared.asker().map(|instance| instance.to_string()).unwrap_or_default();
         wire.push(Event::Hello(proto::Hello { instance, ..self.agent.hello.clone() }));
         let mut incoming = self.client.open_session(Arc::clone(wire).requests()).await?.into_inner();
@@ -115,7 +122,10 @@ impl Session {
             .ok_or_else(|| Error::unavailable("no_welcome", "the server ended the session at once"))?;
         let mut events = first.events.into_iter().filter_map(|event| event.event);
         match events.next() {
-            Some(ServerEvent::Welcome(welcome)) => Ok((incoming, welcome, events.collect())),
+            Some(ServerEvent::Welcome(welcome)) => {
+                self.tokens.welcomed();
+                Ok((incoming, welcome, events.collect()))
+            }
             Some(_) | None => Err(Error::unavailable("no_welcome", "the server's first word was no welcome")),
         }
     }

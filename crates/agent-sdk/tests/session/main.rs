@@ -1,6 +1,8 @@
 //! An agent against a server that the test plays by hand, over a link inside the process.
 
+mod gateway;
 mod server;
+mod tokens;
 
 use std::{
     sync::{

@@ -1,11 +1,18 @@
 //! The server's side, by hand.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use contracts::{
     Link,
     communication::v1::{
-        self as proto, AgentEvent, OpenSessionRequest, OpenSessionResponse,
+        self as proto, AgentEvent, OpenSessionRequest, OpenSessionResponse, RenewSessionRequest, RenewSessionResponse,
         agent_event::Event,
         agent_session_service_server::{AgentSessionService, AgentSessionServiceServer},
         server_event::Event as ServerEvent,
@@ -13,8 +20,12 @@ use contracts::{
     },
 };
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -22,7 +33,18 @@ const DEADLINE: Duration = Duration::from_secs(10);
 type Down = ReceiverStream<Result<OpenSessionResponse, Status>>;
 type Opened = (Streaming<OpenSessionRequest>, oneshot::Sender<Result<Down, Status>>);
 
-struct Service(mpsc::Sender<Opened>);
+struct Service {
+    streams: mpsc::Sender<Opened>,
+    /// With what streams were opened, and sessions renewed.
+    opened: mpsc::UnboundedSender<String>,
+    renewed: mpsc::UnboundedSender<String>,
+    /// Renewals that fail.
+    failing: Arc<AtomicUsize>,
+}
+
+fn shown<T>(request: &Request<T>) -> String {
+    request.metadata().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
 
 #[tonic::async_trait]
 impl AgentSessionService for Service {
@@ -31,21 +53,93 @@ impl AgentSessionService for Service {
     async fn open_session(&self, request: Request<Streaming<OpenSessionRequest>>) -> Result<Response<Down>, Status> {
         let (answer, answered) = oneshot::channel();
         let gone = |_| Status::unavailable("the test is over");
-        self.0.send((request.into_inner(), answer)).await.map_err(|_| Status::unavailable("the test is over"))?;
+        let _ = self.opened.send(shown(&request));
+        self.streams.send((request.into_inner(), answer)).await.map_err(|_| Status::unavailable("the test is over"))?;
         answered.await.map_err(gone)?.map(Response::new)
+    }
+
+    async fn renew_session(
+        &self,
+        request: Request<RenewSessionRequest>,
+    ) -> Result<Response<RenewSessionResponse>, Status> {
+        let _ = self.renewed.send(shown(&request));
+        assert_eq!(request.into_inner().session_id, "ses_1");
+        if self.failing.load(Ordering::SeqCst) == usize::MAX {
+            return Err(errors::Error::not_found("session_not_found", "another replica has it").into());
+        }
+        if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(Status::unavailable("not now"));
+        }
+        Ok(Response::new(RenewSessionResponse {}))
     }
 }
 
 /// A server that gives every opened stream to the test.
 pub(crate) struct Server {
     link: Link,
-    opened: mpsc::Receiver<Opened>,
+    address: String,
+    streams: mpsc::Receiver<Opened>,
+    opened: mpsc::UnboundedReceiver<String>,
+    renewed: mpsc::UnboundedReceiver<String>,
+    failing: Arc<AtomicUsize>,
+    serving: JoinSet<()>,
 }
 
 impl Server {
     pub(crate) fn new() -> Self {
-        let (sender, opened) = mpsc::channel(8);
-        Self { link: Link::new(AgentSessionServiceServer::new(Service(sender))), opened }
+        Self::with(|_| ()).0
+    }
+
+    /// One that is reached over the network.
+    pub(crate) async fn listening() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = format!("http://{}", listener.local_addr().expect("it has one"));
+        let (mut server, service) = Self::with(Clone::clone);
+        server.address = address;
+        server.serving.spawn(async move {
+            let serving = tonic::transport::Server::builder().add_service(service);
+            serving.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves");
+        });
+        server
+    }
+
+    fn with<T>(take: impl FnOnce(&AgentSessionServiceServer<Service>) -> T) -> (Self, T) {
+        let (stream, streams) = mpsc::channel(8);
+        let ((open, opened), (renew, renewed)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let failing = Arc::<AtomicUsize>::default();
+        let service = Service { streams: stream, opened: open, renewed: renew, failing: Arc::clone(&failing) };
+        let service = AgentSessionServiceServer::new(service);
+        let taken = take(&service);
+        let (link, address, serving) = (Link::new(service), String::new(), JoinSet::new());
+        (Self { link, address, streams, opened, renewed, failing, serving }, taken)
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// The next renewals fail.
+    pub(crate) fn fail_renewals(&self, count: usize) {
+        self.failing.store(count, Ordering::SeqCst);
+    }
+
+    /// It has no session that can be renewed.
+    pub(crate) fn know_no_session(&self) {
+        self.failing.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    /// What the next stream was opened with.
+    pub(crate) async fn opened_with(&mut self) -> String {
+        tokio::time::timeout(DEADLINE, self.opened.recv()).await.expect("a stream is opened").expect("it serves")
+    }
+
+    /// What a session is renewed with next.
+    pub(crate) async fn renewed_with(&mut self) -> String {
+        tokio::time::timeout(DEADLINE, self.renewed.recv()).await.expect("a session is renewed").expect("it serves")
+    }
+
+    pub(crate) fn was_renewed(&mut self) -> bool {
+        self.renewed.try_recv().is_ok()
     }
 
     pub(crate) fn link(&self) -> Link {
@@ -53,7 +147,7 @@ impl Server {
     }
 
     async fn opened(&mut self) -> Opened {
-        tokio::time::timeout(DEADLINE, self.opened.recv()).await.expect("a stream is opened").expect("the agent runs")
+        tokio::time::timeout(DEADLINE, self.streams.recv()).await.expect("a stream is opened").expect("the agent runs")
     }
 
     /// The next stream, welcomed.
@@ -96,6 +190,11 @@ impl Session {
     pub(crate) async fn send(&self, events: impl IntoIterator<Item = ServerEvent>) {
         let events = events.into_iter().map(|event| proto::ServerEvent { event: Some(event) }).collect();
         self.down.send(Ok(OpenSessionResponse { events })).await.expect("the agent listens");
+    }
+
+    /// Ends it.
+    pub(crate) async fn end(self, how: Status) {
+        self.down.send(Err(how)).await.expect("the agent listens");
     }
 
     async fn next(&mut self) -> Option<Event> {

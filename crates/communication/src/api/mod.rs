@@ -1,5 +1,6 @@
 //! The gRPC services: decoding, calling `app`, encoding. One file per service; the two streams have one each.
 
+mod credentials;
 mod dead_letters;
 mod exchange_tasks;
 mod messages;
@@ -11,16 +12,16 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use contracts::communication::v1::{
-    agent_session_service_server::AgentSessionServiceServer, dead_letter_service_server::DeadLetterServiceServer,
-    message_service_server::MessageServiceServer, task_service_server::TaskServiceServer,
-    topic_service_server::TopicServiceServer,
+    agent_session_service_server::AgentSessionServiceServer, credential_service_server::CredentialServiceServer,
+    dead_letter_service_server::DeadLetterServiceServer, message_service_server::MessageServiceServer,
+    task_service_server::TaskServiceServer, topic_service_server::TopicServiceServer,
 };
 use domain::Clock;
 use lifecycle::Tasks;
 use tonic::service::Routes;
 
 use crate::{
-    app::{DeadLetters, Directory, Hub, Messages, Progress},
+    app::{Credentials, DeadLetters, Directory, Hub, Messages, Progress},
     transport::Live,
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) live: Arc<dyn Live>,
     pub(crate) progress: Progress,
+    pub(crate) credentials: Credentials,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) limits: StreamLimits,
@@ -66,6 +68,7 @@ impl Api {
             };
         }
         Routes::new(server!(AgentSessionServiceServer))
+            .add_service(server!(CredentialServiceServer))
             .add_service(server!(TaskServiceServer))
             .add_service(server!(MessageServiceServer))
             .add_service(server!(DeadLetterServiceServer))

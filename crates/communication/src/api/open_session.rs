@@ -7,11 +7,12 @@ mod events;
 
 use std::{convert::Infallible, sync::Arc};
 
+use access::Credential;
 use contracts::communication::v1::{
-    AgentEvent, OpenSessionRequest, OpenSessionResponse, agent_event::Event,
+    AgentEvent, OpenSessionRequest, OpenSessionResponse, RenewSessionRequest, RenewSessionResponse, agent_event::Event,
     agent_session_service_server::AgentSessionService,
 };
-use domain::SessionId;
+use domain::{Clock, SessionId};
 use errors::Error;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use lifecycle::OnExit;
@@ -20,9 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, Span};
 
 use self::events::Said;
-use super::{Api, Context, outgoing::Outgoing, wire};
+use super::{Api, Context, credentials, outgoing::Outgoing, wire};
 use crate::{
-    app::{AgentInfo, Hello, Hub, Mailbox, Opening, Outbox, Submitted, ToAgent},
+    app::{AgentInfo, Held, Hello, Hub, Mailbox, Opening, Outbox, Submitted, ToAgent},
     error::CommunicationError,
     metrics::Stream,
     spans,
@@ -50,14 +51,22 @@ impl AgentSessionService for Api {
             }
         };
         let outgoing = Outgoing::new(outbox.clone(), encode);
+        let credential = request.extensions().get::<Credential>().cloned();
         let (context, requests) = (Arc::clone(&self.0), request.into_inner());
         let session = access::going_on(async move {
-            let ended = Box::pin(run(&context, requests, &outbox)).await;
+            let ended = Box::pin(run(&context, requests, credential, &outbox)).await;
             outbox.end(ended);
             Ok::<_, Infallible>(())
         });
         self.0.tasks.spawn("communication.session", OnExit::Continue, session);
         Ok(Response::new(outgoing))
+    }
+
+    async fn renew_session(
+        &self,
+        request: Request<RenewSessionRequest>,
+    ) -> Result<Response<RenewSessionResponse>, Status> {
+        credentials::renew(&self.0, request)
     }
 }
 
@@ -78,6 +87,7 @@ impl Drop for Open<'_> {
 async fn run(
     context: &Context,
     mut requests: Streaming<OpenSessionRequest>,
+    credential: Option<Credential>,
     outbox: &Outbox<ToAgent>,
 ) -> Result<(), Error> {
     let deadline = Instant::now() + context.limits.session_lease;
@@ -95,12 +105,15 @@ async fn run(
     access::fence_agent(access::current().as_deref(), &hello.namespace, hello.agent)?;
     let agent = context.directory.admit(&hello).await?;
     let session = SessionId::generate(&*context.clock);
+    let hold = |credential| context.credentials.hold(session, &agent.mailbox, credential);
+    let held = credential.map(hold).transpose()?;
     let mut open = Open { hub: &context.hub, id: session, reason: "closed" };
     context.hub.open(opening(session, &agent, &hello), outbox.clone());
     tracing::debug!(session.id = %session, agent.id = %agent.mailbox.agent, "session open");
     let reader = Reader { context, session, mailbox: &agent.mailbox, outbox, sends: FuturesUnordered::new() };
-    // Both arms are cancel-safe: a session that has been ended hears nothing more.
+    // All arms are cancel-safe: a session that has been ended hears nothing more.
     let ended = tokio::select! {
+        error = over(held, &*context.clock) => Err(error),
         ended = reader.read(events.collect(), requests) => ended,
         () = outbox.ended() => Ok(()),
     };
@@ -111,6 +124,14 @@ async fn run(
     // The error goes out; closing alone would end the stream as if all were well.
     outbox.end(ended.clone());
     ended
+}
+
+/// Waits until what the session is open with is good no more; for ever where it needs nothing.
+async fn over(held: Option<Held<'_>>, clock: &dyn Clock) -> Error {
+    match held {
+        Some(mut held) => held.ended(clock).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn opening(session: SessionId, agent: &AgentInfo, hello: &Hello) -> Opening {
@@ -131,6 +152,7 @@ fn reason(error: Option<&'static str>) -> &'static str {
         None => "closed",
         Some("session_lease_lost") => "lease_lost",
         Some("request_invalid") => "faulty",
+        Some("token_expired" | "token_revoked") => "credential",
         Some(_) => "broken",
     }
 }

@@ -1,6 +1,7 @@
 //! Use cases: what sessions, orchestrators and senders may do. Knows neither tonic nor SQL.
 
 mod broker;
+mod credentials;
 mod dead_letters;
 mod directory;
 mod hub;
@@ -12,6 +13,7 @@ mod progress;
 
 pub(crate) use self::{
     broker::{Attachment, Broker, Limits, Opening, QueueKey, Report},
+    credentials::{Credentials, Held},
     dead_letters::{DeadLetters, Replayed},
     directory::{AgentInfo, Directory, Hello, Registry},
     hub::Hub,

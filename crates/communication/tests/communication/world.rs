@@ -20,12 +20,15 @@ use tempfile::TempDir;
 use testkit::{Proxy, Servers};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::registry::FakeRegistry;
 
 /// Far more than anything here takes; only a failing test waits so long.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// What an agent says.
+pub(crate) type Said = ReceiverStream<proto::OpenSessionRequest>;
 
 /// What replicas share: a PostgreSQL database, a virtual host of RabbitMQ, and the registry.
 pub(crate) struct Shared {
@@ -162,20 +165,29 @@ impl World {
     }
 
     /// As another service calls it.
-    fn link(&self) -> Link {
+    pub(crate) fn link(&self) -> Link {
         self.service.link().under(&access::ActingAs::service("test"))
     }
 
     /// A session of a registered agent, welcomed.
     pub(crate) async fn agent(&self, id: &str, credits: u32) -> Agent {
         let hello = proto::Hello { agent_id: id.to_owned(), max_in_flight: credits, ..proto::Hello::default() };
-        let mut agent = Agent::open(self.link(), hello).await;
+        let mut agent = self.hello(hello).await;
         agent.welcome().await;
         agent
     }
 
     pub(crate) async fn hello(&self, hello: proto::Hello) -> Agent {
-        Agent::open(self.link(), hello).await
+        Agent::open(self.link(), hello, Request::new).await
+    }
+
+    /// A session that is opened with a request of this kind, by whoever this task works for.
+    pub(crate) async fn open_with(&self, hello: proto::Hello, showing: impl FnOnce(Said) -> Request<Said>) -> Agent {
+        Agent::open(self.service.link(), hello, showing).await
+    }
+
+    pub(crate) fn sessions(&self) -> AgentSessionServiceClient<Link> {
+        AgentSessionServiceClient::new(self.service.link())
     }
 
     pub(crate) async fn orchestrator(&self, replica: &str) -> Orchestrator {
@@ -279,10 +291,10 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    async fn open(link: Link, hello: proto::Hello) -> Self {
+    async fn open(link: Link, hello: proto::Hello, showing: impl FnOnce(Said) -> Request<Said>) -> Self {
         let (events, requests) = mpsc::channel(64);
         let mut client = AgentSessionServiceClient::new(link);
-        let answers = client.open_session(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        let answers = client.open_session(showing(ReceiverStream::new(requests))).await.unwrap().into_inner();
         let agent = Self { events, answers, waiting: VecDeque::new() };
         agent.say(agent_event::Event::Hello(hello)).await;
         agent

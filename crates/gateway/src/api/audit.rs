@@ -13,7 +13,7 @@ use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Page;
+use super::{Page, lasting::Lasting};
 use crate::{
     app::App,
     audit::{self, BEGUN, Filter, Row},
@@ -181,7 +181,8 @@ pub(crate) async fn list_audit(
 
 /// Export the audit log.
 ///
-/// What cannot be read any more in the middle breaks the answer off: a whole one has been read to its end.
+/// What cannot be read any more in the middle breaks the answer off, and so does a credential that is good no more: a whole one has been
+/// read to its end.
 #[utoipa::path(get, path = "/api/v1/audit/export", tag = "audit", params(AuditFilter), responses(
     (status = 200, description = "the oldest first, an entry on each line", body = String,
      content_type = "application/x-ndjson"),
@@ -189,25 +190,36 @@ pub(crate) async fn list_audit(
 pub(crate) async fn export_audit(
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
+    lasting: Lasting,
     Query(filter): Query<AuditFilter>,
 ) -> Result<Response, Problem> {
     let filter = Filter { limit: AT_ONCE, is_ascending: true, ..filter.into_filter(&principal)? };
     let first = app.audit.read(&filter).await?;
-    let rest = stream::try_unfold((app, filter, Some(first)), |(app, mut filter, read)| async move {
-        let rows = match read {
-            Some(rows) => rows,
-            None => app.audit.read(&filter).await?,
-        };
-        let Some(last) = rows.last() else { return Ok::<_, errors::Error>(None) };
-        filter.after = Some(last.seq);
-        let mut lines = Vec::new();
-        for row in rows {
-            serde_json::to_writer(&mut lines, &AuditEntry::from(row)).map_err(errors::Error::internal)?;
-            lines.push(b'\n');
-        }
-        Ok(Some((Bytes::from(lines), (app, filter, None))))
-    });
+    let rest =
+        stream::try_unfold((app, lasting, filter, Some(first)), |(app, mut lasting, mut filter, read)| async move {
+            let rows = match read {
+                Some(rows) => rows,
+                None => {
+                    lasting.check_on().await.map_err(|problem| broken(&problem))?;
+                    app.audit.read(&filter).await?
+                }
+            };
+            let Some(last) = rows.last() else { return Ok::<_, errors::Error>(None) };
+            filter.after = Some(last.seq);
+            let mut lines = Vec::new();
+            for row in rows {
+                serde_json::to_writer(&mut lines, &AuditEntry::from(row)).map_err(errors::Error::internal)?;
+                lines.push(b'\n');
+            }
+            Ok(Some((Bytes::from(lines), (app, lasting, filter, None))))
+        });
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(rest)).into_response())
+}
+
+/// Why an export breaks off.
+fn broken(problem: &Problem) -> errors::Error {
+    let message = "the credential that the export was asked for with is not known to be good any more";
+    errors::Error::new(errors::Code::Unauthenticated, problem.code(), message)
 }
 
 /// What a check is given.

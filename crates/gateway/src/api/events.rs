@@ -13,10 +13,10 @@ use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Page, streams, wire};
+use super::{Page, lasting::Lasting, streams, wire};
 use crate::{
     app::{self, App},
-    context::{self, Context, Ids},
+    context::{self, Context},
     extract::Path,
     problem::Problem,
     query::Query,
@@ -81,7 +81,8 @@ pub(crate) struct Part {
 /// Read an execution's log, or follow it live.
 ///
 /// With `Accept: text/event-stream` every event is sent as it happens, its sequence number as its id, and the stream ends
-/// after the last event of an execution that has ended.
+/// after the last event of an execution that has ended. It ends sooner, with an event `problem`, where the credential is good no more
+/// that it was asked for with.
 #[utoipa::path(get, path = "/api/v1/executions/{id}/events", tag = "executions",
     params(
         ("id" = inline(ExecutionId), Path, description = "the execution"),
@@ -94,7 +95,7 @@ pub(crate) struct Part {
 pub(crate) async fn list_events(
     State(app): State<Arc<App>>,
     context: Context,
-    axum::Extension(ids): axum::Extension<Ids>,
+    lasting: Lasting,
     Path(id): Path<ExecutionId>,
     Query(part): Query<Part>,
     headers: HeaderMap,
@@ -105,7 +106,7 @@ pub(crate) async fn list_events(
     };
     let after = part.cursor.map_or(0, |cursor| cursor.0);
     if streams::is_wanted(&headers) {
-        return follow(&app, &context, &ids, &id, last_event.unwrap_or(after)).await;
+        return follow(&app, &context, lasting, &id, last_event.unwrap_or(after)).await;
     }
     let request = wire_api::ListEventsRequest {
         namespace: context.namespace.clone(),
@@ -122,12 +123,12 @@ pub(crate) async fn list_events(
 async fn follow(
     app: &Arc<App>,
     context: &Context,
-    ids: &Ids,
+    lasting: Lasting,
     id: &ExecutionId,
     after: u64,
 ) -> Result<Response, Problem> {
-    let events = open(app, context, id, after).await?;
-    Ok(streams::respond(app, sent(events, Arc::clone(&ids.request))))
+    let events = sent(open(app, context, id, after).await?, lasting.request_id());
+    Ok(streams::respond(app, lasting, events))
 }
 
 /// An execution's events after one, and then each as it happens, until the execution has ended. A failure in the middle is the last.

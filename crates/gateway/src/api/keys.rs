@@ -8,6 +8,7 @@ use axum::{
     extract::State,
     response::{IntoResponse as _, Response},
 };
+use contracts::registry::v1::GetAgentRequest;
 use domain::{Namespace, Timestamp};
 use errors::Error;
 use http::StatusCode;
@@ -140,6 +141,8 @@ pub(crate) struct Part {
 }
 
 /// Create an API key.
+///
+/// An agent that it is to be for must be registered in its namespace.
 #[utoipa::path(post, path = "/api/v1/auth/keys", tag = "access", request_body = NewKey, responses(
     (status = 201, description = "created; the secret is told this once", body = KeyWithSecret,
      headers(("Location" = String, description = "its path"))),
@@ -174,6 +177,9 @@ pub(crate) async fn create_key(
         revision: 1,
     };
     within(&record, &principal)?;
+    if let (Some(agent), Some(namespace)) = (record.agent, &record.namespace) {
+        at_home(&app, agent, namespace).await?;
+    }
     let fresh = app.auth.keys.fresh()?;
     app.auth.keys.add(&record, &fresh).await?;
     let location = format!("/api/v1/auth/keys/{}", record.id);
@@ -202,6 +208,13 @@ fn concerns(record: &keys::Record) -> Extension<Concerns> {
     let namespace = record.namespace.as_ref().map_or("*", Namespace::as_str);
     let details = format!("role={} namespace={namespace} scopes={scopes}", record.role);
     Extension(Concerns { namespace: record.namespace.clone(), details })
+}
+
+/// Refuses an agent that does not live there: its key would open sessions, and send messages, in the name of somebody else's.
+async fn at_home(app: &App, agent: domain::AgentId, namespace: &Namespace) -> Result<(), Problem> {
+    let request = GetAgentRequest { namespace: namespace.to_string(), agent_id: agent.to_string() };
+    app.call(app.agents().get_agent(request)).await?;
+    Ok(())
 }
 
 /// Where a new key opens: no farther than whoever creates it reaches. An agent is always at home somewhere.

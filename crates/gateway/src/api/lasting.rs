@@ -3,8 +3,9 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::extract::FromRequestParts;
+use errors::Error;
 use http::{HeaderMap, header, request::Parts};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 
 use crate::{
     app::App,
@@ -13,6 +14,8 @@ use crate::{
     problem::Problem,
 };
 
+/// How long one question may take; what gets no answer is as uncertain as where the database is away.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked. What is remembered of a credential may be as old as that besides: see
 /// [`REMEMBERED`](crate::auth::keys::REMEMBERED).
 const EVERY: Duration = Duration::from_secs(2);
@@ -26,6 +29,7 @@ pub(crate) struct Lasting {
     /// The headers that credentials come in.
     shown: HeaderMap,
     request_id: Arc<str>,
+    known: Known,
 }
 
 impl Lasting {
@@ -34,25 +38,52 @@ impl Lasting {
         Arc::clone(&self.request_id)
     }
 
-    /// Refuses to go on where the credential is good no more, or where that cannot be found out.
+    /// Refuses to begin anything more where the credential is good no more, or where that cannot be found out.
     pub(super) async fn check(&self) -> Result<(), Problem> {
-        self.app.auth.identify(&self.shown).await.map(drop).map_err(Problem::from)
+        timeout(PATIENCE, self.app.auth.identify(&self.shown))
+            .await
+            .unwrap_or_else(late)
+            .map(drop)
+            .map_err(Problem::from)
+    }
+
+    /// Refuses to go on where the credential is good no more, or where that could not be found out for too long.
+    pub(super) async fn check_on(&mut self) -> Result<(), Problem> {
+        let Self { app, shown, known, .. } = self;
+        known.check(async { app.auth.identify(shown).await.map(drop) }).await
     }
 
     /// Waits until the credential is good no more, and says why. Cancel-safe.
     pub(super) async fn ended(self) -> Problem {
-        ended(async || self.app.auth.identify(&self.shown).await.map(drop)).await
+        let Self { app, shown, known, .. } = &self;
+        ended(*known, async || app.auth.identify(shown).await.map(drop)).await
     }
 }
 
-async fn ended<F: Future<Output = Result<(), Denied>>>(ask: impl Fn() -> F) -> Problem {
-    let mut certain_at = Instant::now();
+/// Until when a credential was known to be good.
+#[derive(Clone, Copy)]
+struct Known(Instant);
+
+impl Known {
+    async fn check(&mut self, asked: impl Future<Output = Result<(), Denied>>) -> Result<(), Problem> {
+        match timeout(PATIENCE, asked).await.unwrap_or_else(late) {
+            Ok(()) => self.0 = Instant::now(),
+            Err(Denied::Failed(_)) if self.0.elapsed() < IN_DOUBT => {}
+            Err(denied) => return Err(denied.into()),
+        }
+        Ok(())
+    }
+}
+
+fn late<T>(_: Elapsed) -> Result<T, Denied> {
+    Err(Denied::Failed(Error::unavailable("database_unavailable", "it is not found out in time who somebody is")))
+}
+
+async fn ended<F: Future<Output = Result<(), Denied>>>(mut known: Known, ask: impl Fn() -> F) -> Problem {
     loop {
         sleep(EVERY).await;
-        match ask().await {
-            Ok(()) => certain_at = Instant::now(),
-            Err(Denied::Failed(_)) if certain_at.elapsed() < IN_DOUBT => {}
-            Err(denied) => return denied.into(),
+        if let Err(problem) = known.check(ask()).await {
+            return problem;
         }
     }
 }
@@ -64,36 +95,44 @@ impl FromRequestParts<Arc<App>> for Lasting {
         let ids = parts.extensions.get::<Ids>().ok_or_else(|| Problem::internal("a request without ids"))?;
         let names = [http::HeaderName::from_static(API_KEY), header::AUTHORIZATION];
         let shown = names.into_iter().filter_map(|name| parts.headers.get(&name).cloned().map(|value| (name, value)));
-        Ok(Self { app: Arc::clone(app), shown: shown.collect(), request_id: Arc::clone(&ids.request) })
+        let (request_id, known) = (Arc::clone(&ids.request), Known(Instant::now()));
+        Ok(Self { app: Arc::clone(app), shown: shown.collect(), request_id, known })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        future::ready,
+        future::{pending, ready},
         sync::atomic::{AtomicBool, Ordering},
     };
-
-    use errors::Error;
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_ends_with_its_credential_and_after_five_minutes_of_doubt() {
         let begun = Instant::now();
-        let asked = ended(|| ready(if begun.elapsed() < EVERY * 3 { Ok(()) } else { Err(Denied::Nobody) }));
+        let asked =
+            ended(Known(begun), || ready(if begun.elapsed() < EVERY * 3 { Ok(()) } else { Err(Denied::Nobody) }));
         assert_eq!(asked.await.code(), "unauthenticated");
         assert_eq!(begun.elapsed(), EVERY * 3);
 
         let away = || Denied::Failed(Error::unavailable("database_unavailable", "it is away"));
         let (begun, is_back) = (Instant::now(), AtomicBool::new(false));
-        let asked = ended(|| {
+        let asked = ended(Known(begun), || {
             // Once, short of the end of the patience: that counts from there anew.
             let is_good = begun.elapsed() >= IN_DOUBT.saturating_sub(EVERY) && !is_back.swap(true, Ordering::Relaxed);
             ready(if is_good { Ok(()) } else { Err(away()) })
         });
         assert_eq!(asked.await.code(), "database_unavailable");
         assert_eq!(begun.elapsed(), (IN_DOUBT * 2).saturating_sub(EVERY));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_an_answer_is_a_doubt() {
+        let begun = Instant::now();
+        let code = ended(Known(begun), pending).await.code();
+        assert_eq!(code, "database_unavailable");
+        assert!((IN_DOUBT..IN_DOUBT + EVERY + PATIENCE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 }

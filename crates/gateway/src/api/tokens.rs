@@ -138,7 +138,7 @@ pub(crate) async fn revoke_token(
 ) -> Result<Reply, Problem> {
     // As RFC 7009 has it (2.2): nobody is told whether it was one, but that one goes on being good they are (2.2.1).
     if !app.auth.tokens.revoke(&value.token).await? && app.auth.tokens.identify(&value.token).await?.is_ok() {
-        let detail = "this token is good until it expires: an agent's, or another issuer's; revoke the agent's key, so that it gets no other";
+        let detail = "this token is another issuer's, and good until it expires";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "token_not_revocable", detail));
     }
     Reply::ok(&Done { message: "the token is good no more".to_owned() })

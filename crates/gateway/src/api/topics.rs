@@ -14,10 +14,10 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Streaming;
 
-use super::{Done, streams, wire};
+use super::{Done, lasting::Lasting, streams, wire};
 use crate::{
     app::{self, App},
-    context::{Context, Ids},
+    context::Context,
     extract::{PathPattern, PathTopic, Value},
     json::Any,
     problem::Problem,
@@ -63,7 +63,8 @@ fn in_payload(mut error: errors::Error) -> Problem {
 /// Must be asked for with `Accept: text/event-stream`. In the pattern `*` stands for one word and `#`, in a path written `%23`,
 /// for any number of them. `message` events are what is published from now on, at most once, with `topic` and `payload`; a
 /// `lost` event stands for `count` messages that this client was too slow for, and a `gap` event for a time in which some may
-/// have been missed. Nothing is kept, so a client that comes back does not get what it missed.
+/// have been missed. Nothing is kept, so a client that comes back does not get what it missed. A `problem` event is the last: the
+/// credential is good no more that the stream was asked for with, or the server stops.
 #[utoipa::path(get, path = "/api/v1/topics/{pattern}/events", tag = "topics",
     params(("pattern" = inline(TopicPattern), Path, description = "which topics")),
     responses((status = 200, description = "each event as it happens, until the client leaves",
@@ -71,7 +72,7 @@ fn in_payload(mut error: errors::Error) -> Problem {
 pub(crate) async fn watch_topics(
     State(app): State<Arc<App>>,
     context: Context,
-    axum::Extension(ids): axum::Extension<Ids>,
+    lasting: Lasting,
     PathPattern(pattern): PathPattern,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -83,8 +84,8 @@ pub(crate) async fn watch_topics(
     let patterns = vec![pattern.to_string()];
     let request = wire_api::SubscribeRequest { namespace: context.namespace.clone(), patterns };
     let answers = app.call(app.topics().subscribe(context.request(request))).await?;
-    let heard = Heard { answers, waiting: VecDeque::new(), request_id: Arc::clone(&ids.request), _permit: permit };
-    Ok(streams::respond(&app, heard.into_events()))
+    let heard = Heard { answers, waiting: VecDeque::new(), request_id: lasting.request_id(), _permit: permit };
+    Ok(streams::respond(&app, lasting, heard.into_events()))
 }
 
 /// What a client hears.

@@ -29,6 +29,7 @@ pub(crate) async fn create(rig: &Rig, by: &str, key: &Value) -> (String, String)
 
 async fn key_of_role(rig: &Rig, role: &str) -> String {
     let agent = if role == "agent" { json!(AGENT) } else { Value::Null };
+    rig.backend.has_agent("default", AGENT);
     create(rig, ADMIN, &json!({ "name": role, "role": role, "agent_id": agent })).await.0
 }
 
@@ -182,6 +183,24 @@ async fn nobody_gives_away_what_they_have_not() {
     ] {
         rig.asked(ADMIN, Method::POST, "/api/v1/auth/keys", Some(&faulty)).await.expect(400);
     }
+}
+
+#[tokio::test]
+async fn a_key_is_made_for_an_agent_where_it_lives_alone() {
+    let rig = protected().await;
+    rig.backend.has_agent("red", AGENT);
+    let (blue, _) = create(&rig, ADMIN, &json!({ "name": "b", "role": "admin", "namespace": "blue" })).await;
+    let key = |namespace: Value| json!({ "name": "a", "role": "agent", "agent_id": AGENT, "namespace": namespace });
+    let ask = async |by: &str, key: Value| rig.asked(by, Method::POST, "/api/v1/auth/keys", Some(&key)).await;
+    assert_eq!(ask(&blue, key(Value::Null)).await.expect(404)["code"], "agent_not_found");
+    assert_eq!(ask(ADMIN, key(json!("blue"))).await.expect(404)["code"], "agent_not_found");
+    assert_eq!(ask(ADMIN, key(Value::Null)).await.expect(404)["code"], "agent_not_found", "it is not of the default");
+    let made = ask(ADMIN, key(json!("red"))).await.expect(201);
+    assert_eq!((&made["key"]["namespace"], &made["key"]["agent_id"]), (&json!("red"), &json!(AGENT)));
+    assert_eq!(
+        rig.asked(ADMIN, Method::GET, "/api/v1/auth/keys", None).await.json()["items"].as_array().unwrap().len(),
+        2
+    );
 }
 
 #[tokio::test]

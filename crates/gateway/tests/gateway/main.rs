@@ -13,6 +13,7 @@ mod document;
 mod events;
 mod guards;
 mod idempotency;
+mod lasting;
 mod limits;
 mod lists;
 mod resources;

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use access::RootSecret;
 use axum::body::Body;
+use contracts::Links;
 use domain::SystemClock;
 use gateway::{ApiKey, Credentials, Gateway, Peers, Settings, StartError};
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -162,7 +163,13 @@ pub(crate) async fn start_with(
 ) -> Result<Gateway, StartError> {
     settings.database = Database { path, ..Database::default() };
     let link = backend.link();
-    let peers = Peers { registry: link.clone(), orchestrator: link.clone(), communication: link, telemetry: None };
+    let peers = Peers {
+        registry: link.clone(),
+        orchestrator: link.clone(),
+        communications: Links::one(link.clone()),
+        communication: link,
+        telemetry: None,
+    };
     let tasks = Tasks::new(shutdown.clone());
     Box::pin(gateway::start(settings, credentials, peers, Arc::new(SystemClock), &tasks)).await
 }

@@ -153,6 +153,7 @@ async fn a_rotated_key_takes_the_tokens_of_its_old_secret_with_it() {
 #[tokio::test]
 async fn an_agents_token_is_revoked_and_what_is_none_is_good_for_nothing() {
     let rig = protected().await;
+    rig.backend.has_agent("default", "agt_01jx4q3nd8e5r0cawm6n8gs3kt");
     let agent = json!({ "name": "a", "role": "agent", "agent_id": "agt_01jx4q3nd8e5r0cawm6n8gs3kt" });
     let (key, _) = create(&rig, ADMIN, &agent).await;
     let pair = rig.asked(&key, Method::POST, TOKEN, Some(&json!({ "grant_type": "api_key" }))).await.expect(200);

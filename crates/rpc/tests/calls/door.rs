@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use access::{Keys, Kind, Principal, Reach, Role, RootSecret, Signer};
+use contracts::communication::v1::agent_session_service_client::AgentSessionServiceClient;
 use contracts::registry::v1::{
     GetAgentRequest, HeartbeatRequest, RegisterAgentRequest, registry_service_client::RegistryServiceClient,
 };
@@ -56,12 +57,31 @@ async fn an_agents_token_opens_a_session_and_nothing_else() {
     let reach = Reach::Namespace(Namespace::default());
     let agent = Some(domain::AgentId::from_parts(1, 1));
     let agent = Principal { agent, ..Principal::of_role(Kind::Token, "agt_1", Role::Agent, reach) };
-    let token = keys(TOKEN).agent_token(&agent, Duration::from_mins(1)).unwrap();
+    let token = keys(TOKEN).agent_token(&agent, "fam_1", Duration::from_mins(1)).unwrap();
     let mut request = tonic::Request::new(GetAgentRequest::default());
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     let caller = Caller::new(tasks());
     let answer = client(&caller, &served.replicas()).get_agent(request).await;
     assert_eq!(answer.map(drop).map_err(|status| status.code()), Err(Code::Unauthenticated));
+}
+
+/// What a process says of whom it calls for is good for a minute: a session would outlive it, and what they have shown.
+#[tokio::test]
+async fn a_session_is_opened_by_an_agent_or_a_process_for_itself_and_for_nobody_who_is_called_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let served = Served::on(listener, &Registry::default(), Some(door()), None);
+    let caller = Caller::new(tasks());
+    let opened = async |signer: Signer| {
+        let link = caller.clone().with_signer(Some(signer)).connect("communication", &served.replicas()).unwrap();
+        let mut client = AgentSessionServiceClient::new(link);
+        let call = client.open_session(tokio_stream::empty());
+        call.await.map(drop).map_err(|status| status.code())
+    };
+    // Whoever is let in finds no such service here.
+    assert_eq!(opened(Signer::service(keys(TOKEN), "agent-runner")).await, Err(Code::Unimplemented));
+    let admin = Arc::new(Principal::of_role(Kind::Key, "key_1", Role::Admin, Reach::Everything));
+    let called_for = access::acting_as(admin, opened(Signer::gateway(keys(TOKEN)))).await;
+    assert_eq!(called_for, Err(Code::Unauthenticated));
 }
 
 /// A gateway calls for whoever asks it, and the service looks again: what its client may not, it may not for them.

@@ -133,6 +133,7 @@ impl Services {
             // For whoever asks the gateway.
             registry: registry.link().under(&Authorize),
             communication: communication.link().under(&Authorize),
+            communications: Links::one(communication.link()),
             orchestrator: orchestrator.link().under(&Authorize),
             telemetry: Some(telemetry),
         };

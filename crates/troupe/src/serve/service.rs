@@ -89,6 +89,7 @@ impl Service {
                 let peers = gateway::Peers {
                     registry: registry()?,
                     communication: communication()?,
+                    communications: links("communication", &serve.communication)?,
                     orchestrator: link("orchestrator", &serve.orchestrator)?,
                     telemetry: Some(telemetry),
                 };

@@ -13,11 +13,12 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use access::{Kind, Permissions, Principal, RootSecret};
+use access::{Credential, Kind, Permissions, Principal, RootSecret};
 use domain::{Clock, Timestamp};
 use errors::Error;
+use tokio::sync::Notify;
 
 pub use self::{
     issuer::IssuerError,
@@ -81,11 +82,14 @@ pub(crate) struct Tokens {
     mint: Option<Mint>,
     of_families: Lookups,
     of_renewals: Lookups,
+    of_sessions: Lookups,
     outside: Option<Outside>,
     /// The key of the settings, as families name it.
     configured: Option<String>,
     /// By id; nothing where it is not there.
     families: moka::future::Cache<String, Option<Arc<Family>>>,
+    /// Wakes whoever tells others.
+    revoked: Notify,
 }
 
 /// What [`Tokens`] are made of, besides their store.
@@ -104,8 +108,9 @@ impl Tokens {
         let Parts { settings, secret, shared, outside, configured, clock } = parts;
         let signing = Signing::of(&settings, secret)?;
         let mint = secret.map(|secret| Mint::new(MARK, PREFIX, secret, "refresh-tokens"));
-        let (of_families, of_renewals) = Default::default();
+        let (of_families, of_renewals, of_sessions) = Default::default();
         let families = moka::future::Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
+        let revoked = Notify::new();
         Ok(Self {
             store,
             clock,
@@ -115,9 +120,11 @@ impl Tokens {
             mint,
             of_families,
             of_renewals,
+            of_sessions,
             outside,
             configured,
             families,
+            revoked,
         })
     }
 
@@ -152,14 +159,24 @@ impl Tokens {
             });
         }
         if header.kid.is_none()
-            && let Some(principal) = self.shared.as_ref().and_then(|keys| keys.agent(token).ok())
+            && let Some((principal, credential)) = self.of_agent(token)
         {
-            return Ok(Ok((Principal::clone(&principal), None)));
+            return Ok(if self.is_good(&credential.family, now).await? {
+                Ok((Principal::clone(&principal), Some(credential.expires_at)))
+            } else {
+                Err(Refused::Revoked)
+            });
         }
         match &self.outside {
             Some(outside) => outside.identify(token, &header, now).await,
             None => Ok(Err(Refused::Invalid)),
         }
+    }
+
+    /// The agent that an access token for communication is made out to.
+    fn of_agent(&self, token: &str) -> Option<(Arc<Principal>, Credential)> {
+        let known = self.shared.as_ref()?.agent(token).ok()?;
+        Some((known.principal, known.credential?))
     }
 
     /// Exchanges a key, by the secret with this prefix, for tokens within these scopes. The key of the settings has no prefix.
@@ -236,7 +253,28 @@ impl Tokens {
     async fn end(&self, family: &str, now: Timestamp) -> Result<(), Error> {
         self.store.revoke(family, now).await.map_err(::store::error)?;
         self.families.invalidate(family).await;
+        self.revoked.notify_one();
         Ok(())
+    }
+
+    /// Does somebody besides the gateway take agents' tokens?
+    pub(crate) const fn are_shown_elsewhere(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Waits until something was revoked here. For one waiter; cancel-safe.
+    pub(crate) async fn revoked(&self) {
+        self.revoked.notified().await;
+    }
+
+    /// Those families of which nothing is good any more, as the database has it.
+    pub(crate) async fn ended_of(&self, mut families: Vec<String>) -> Result<Vec<String>, Error> {
+        let found = self.of_sessions.ask(self.store.families(&families)).await?;
+        let now = self.clock.now();
+        let good = found.iter().filter(|family| family.is_good(now) && self.is_of_present_key(family));
+        let good: HashSet<_> = good.map(|family| family.id.as_str()).collect();
+        families.retain(|id| !good.contains(id.as_str()));
+        Ok(families)
     }
 
     /// The family of a token that was made or signed here, whether or not it is good.
@@ -244,8 +282,10 @@ impl Tokens {
         if let Some((_, prefix)) = self.minted(token) {
             return Some(family_of(prefix));
         }
-        let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
-        Some(self.signing.as_ref()?.verify(&kid, token, self.clock.now()).ok()?.family)
+        match jsonwebtoken::decode_header(token).ok()?.kid {
+            Some(kid) => Some(self.signing.as_ref()?.verify(&kid, token, self.clock.now()).ok()?.family),
+            None => Some(self.of_agent(token)?.1.family),
+        }
     }
 
     /// Where the key of the settings is another one now, what it was exchanged for is good no more.
@@ -257,6 +297,7 @@ impl Tokens {
     /// Forgets what is known of families: a key was revoked.
     pub(crate) fn forget(&self) {
         self.families.invalidate_all();
+        self.revoked.notify_one();
     }
 
     /// Removes families of which nothing is good any more.
@@ -265,6 +306,11 @@ impl Tokens {
         if let Err(error) = self.store.remove_expired(now, now - KEPT_REVOKED).await {
             tracing::warn!(error = errors::chain(&error), "cannot remove expired tokens");
         }
+    }
+
+    async fn is_good(&self, family: &str, now: Timestamp) -> Result<bool, Error> {
+        let family = self.family(family).await?;
+        Ok(family.is_some_and(|family| family.is_good(now) && self.is_of_present_key(&family)))
     }
 
     async fn family(&self, id: &str) -> Result<Option<Arc<Family>>, Error> {
@@ -282,8 +328,7 @@ impl Tokens {
     /// By what it is counted how often somebody comes with this, where it was made or signed here: then it is no guess. What comes of
     /// one exchange counts as one.
     pub(crate) fn shown(&self, text: &str) -> Option<String> {
-        let of_agent = || Some(format!("agent:{}", self.shared.as_ref()?.agent(text).ok()?.subject));
-        self.family_named_by(text).or_else(of_agent)
+        self.family_named_by(text)
     }
 
     fn fresh(&self, family: &str, now: Timestamp) -> Result<(String, Refresh), Error> {
@@ -297,7 +342,7 @@ impl Tokens {
         let access = match (principal.agent, &self.shared) {
             (Some(agent), Some(keys)) => {
                 let agent = Principal { kind: Kind::Token, subject: agent.to_string(), ..principal.clone() };
-                keys.agent_token(&agent, life).map_err(Error::internal)?
+                keys.agent_token(&agent, &family.id, life).map_err(Error::internal)?
             }
             (Some(_), None) | (None, _) => self.signed(family, principal, now, life)?,
         };

@@ -51,7 +51,8 @@ pub struct Jwt {
     pub issuer: String,
     /// Whom it is for (`aud`). Default troupe.
     pub audience: String,
-    /// How long an access token is good. Longer, and one that was stolen is good for longer. Default 1h.
+    /// How long an access token is good. At most 24h; longer, and one that was stolen is good for longer. Default
+    /// 1h.
     #[serde(with = "humantime_serde")]
     pub expiration: Duration,
     /// How long it can be renewed without its key. Default 30days.
@@ -82,6 +83,10 @@ impl Default for Jwt {
 
 impl Jwt {
     pub(crate) fn validate(&self) -> Result<(), (&'static str, String)> {
+        // Whoever ends agents' sessions remembers for as long what was revoked.
+        if self.expiration > access::Keys::LONGEST_OF_AGENT {
+            return Err(("jwt", "`expiration` must be at most 24h".to_owned()));
+        }
         if self.expiration < Duration::from_secs(1) || self.refresh_expiration < self.expiration {
             return Err(("jwt", "`expiration` must be at least 1s, and `refresh_expiration` no shorter".to_owned()));
         }

@@ -8,7 +8,7 @@ use sqlx::Row as _;
 
 use crate::{
     auth::CONFIGURED,
-    store::{on_both, required},
+    store::{OnPostgres, OnSqlite, on_both, required},
 };
 
 /// What one exchange of a key has led to.
@@ -41,8 +41,12 @@ pub(crate) trait TokenStore: Send + Sync {
     /// Begins a family with its first refresh token. False where its key, or that secret of it, opens no more. Of a key's families
     /// that are good the newest [`MOST_OF_A_KEY`] go on being so.
     async fn begin(&self, family: &Family, first: &Refresh) -> sqlx::Result<bool>;
+    /// The families with these ids that there are, in no order, whether or not they are good.
+    async fn families(&self, ids: &[String]) -> sqlx::Result<Vec<Family>>;
     /// The family, whether or not it is good.
-    async fn family(&self, id: &str) -> sqlx::Result<Option<Family>>;
+    async fn family(&self, id: &str) -> sqlx::Result<Option<Family>> {
+        Ok(self.families(&[id.to_owned()]).await?.pop())
+    }
     /// The refresh token with this prefix.
     async fn refresh(&self, prefix: &str) -> sqlx::Result<Option<Refresh>>;
     /// Uses it up for its successor, and forgets those of the family that were used up before. False where it was used before: then its
@@ -63,10 +67,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 const ADD: &str = "INSERT INTO refresh_tokens (prefix, family_id, hash, created_at) VALUES ($1, $2, $3, $4)";
 const REVOKE: &str = "UPDATE token_families SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1";
-const FAMILY: &str = "SELECT f.id, f.key_id, f.secret_prefix, f.principal, f.created_at, f.expires_at, f.revoked_at,
-    k.revoked_at AS key_revoked_at, k.expires_at AS key_expires_at, s.prefix AS kept_prefix,
-    s.expires_at AS secret_expires_at FROM token_families f LEFT JOIN api_keys k ON k.id = f.key_id
-    LEFT JOIN api_key_secrets s ON s.prefix = f.secret_prefix AND s.key_id = f.key_id WHERE f.id = $1";
+/// By ids that are `$1` as a JSON array: neither database has a type of lists that the other has.
+macro_rules! families {
+    ($ids:literal) => {
+        concat!(
+            "SELECT f.id, f.key_id, f.secret_prefix, f.principal, f.created_at, f.expires_at, f.revoked_at,
+            k.revoked_at AS key_revoked_at, k.expires_at AS key_expires_at, s.prefix AS kept_prefix,
+            s.expires_at AS secret_expires_at FROM token_families f LEFT JOIN api_keys k ON k.id = f.key_id
+            LEFT JOIN api_key_secrets s ON s.prefix = f.secret_prefix AND s.key_id = f.key_id WHERE f.id ",
+            $ids
+        )
+    };
+}
 const BEGIN_CONFIGURED: &str = "INSERT INTO token_families (id, key_id, principal, created_at, expires_at)
     VALUES ($1, $2, $3, $4, $5)";
 /// Nothing where the key or its secret is not good now.
@@ -82,6 +94,14 @@ const REMOVE_EXPIRED: &str = "DELETE FROM token_families WHERE id IN
     (SELECT id FROM token_families WHERE expires_at <= $1 LIMIT $2)";
 const REMOVE_REVOKED: &str = "DELETE FROM token_families WHERE id IN
     (SELECT id FROM token_families WHERE revoked_at <= $1 LIMIT $2)";
+
+impl OnSqlite {
+    const FAMILIES: &str = families!("IN (SELECT value FROM json_each($1))");
+}
+
+impl OnPostgres {
+    const FAMILIES: &str = families!("= ANY(ARRAY(SELECT jsonb_array_elements_text($1::text::jsonb)))");
+}
 
 on_both! {
     impl TokenStore {
@@ -115,29 +135,33 @@ on_both! {
             Ok(true)
         }
 
-        async fn family(&self, id: &str) -> sqlx::Result<Option<Family>> {
-            let row = sqlx::query(FAMILY).bind(id).fetch_optional(self.reader()).await?;
-            let Some(row) = &row else { return Ok(None) };
-            let secret: Option<String> = row.try_get("secret_prefix")?;
-            let key_id: String = row.try_get("key_id")?;
-            let is_kept = match secret {
-                Some(_) => row.try_get::<Option<String>, _>("kept_prefix")?.is_some(),
-                // A gateway of before notes no secret, so nobody knows whether it still opens.
-                None => key_id.starts_with(CONFIGURED),
-            };
-            let revoked = Self::moment(row, "revoked_at")?.or(Self::moment(row, "key_revoked_at")?);
-            // What a key was exchanged for ends with it, and with the secret that was presented.
-            let ends = [Self::moment(row, "key_expires_at")?, Self::moment(row, "secret_expires_at")?];
-            let expires_at = required(Self::moment(row, "expires_at")?)?;
-            Ok(Some(Family {
-                id: row.try_get("id")?,
-                key_id,
-                secret,
-                principal: row.try_get("principal")?,
-                created_at: required(Self::moment(row, "created_at")?)?,
-                expires_at: ends.into_iter().flatten().fold(expires_at, Timestamp::min),
-                is_revoked: revoked.is_some() || !is_kept,
-            }))
+        async fn families(&self, ids: &[String]) -> sqlx::Result<Vec<Family>> {
+            let ids = serde_json::Value::from(ids).to_string();
+            let rows = sqlx::query(Self::FAMILIES).bind(ids).fetch_all(self.reader()).await?;
+            rows.iter()
+                .map(|row| {
+                    let secret: Option<String> = row.try_get("secret_prefix")?;
+                    let key_id: String = row.try_get("key_id")?;
+                    let is_kept = match secret {
+                        Some(_) => row.try_get::<Option<String>, _>("kept_prefix")?.is_some(),
+                        // A gateway of before notes no secret, so nobody knows whether it still opens.
+                        None => key_id.starts_with(CONFIGURED),
+                    };
+                    let revoked = Self::moment(row, "revoked_at")?.or(Self::moment(row, "key_revoked_at")?);
+                    // What a key was exchanged for ends with it, and with the secret that was presented.
+                    let ends = [Self::moment(row, "key_expires_at")?, Self::moment(row, "secret_expires_at")?];
+                    let expires_at = required(Self::moment(row, "expires_at")?)?;
+                    Ok(Family {
+                        id: row.try_get("id")?,
+                        key_id,
+                        secret,
+                        principal: row.try_get("principal")?,
+                        created_at: required(Self::moment(row, "created_at")?)?,
+                        expires_at: ends.into_iter().flatten().fold(expires_at, Timestamp::min),
+                        is_revoked: revoked.is_some() || !is_kept,
+                    })
+                })
+                .collect()
         }
 
         async fn refresh(&self, prefix: &str) -> sqlx::Result<Option<Refresh>> {

@@ -251,8 +251,31 @@ async fn an_agents_token_is_one_that_communication_takes_as_well() {
     let token = world.exchange(&tokens, &asked).await.access;
     let (found, _) = tokens.identify(&token).await.unwrap().unwrap();
     assert_eq!((found.subject, found.agent), (agent.to_string(), Some(agent)));
-    let shared = tokens.shared.as_ref().unwrap().anybody(&token).unwrap();
+    let shared = tokens.shared.as_ref().unwrap().anybody(&token).unwrap().principal;
     assert!(shared.may(Permission::SessionsOpen) && !shared.may(Permission::Internal));
+}
+
+#[tokio::test]
+async fn an_agents_token_is_revoked_and_whoever_asks_is_told_what_has_ended() {
+    let world = World::new();
+    let tokens = world.tokens(Jwt::default(), None).await;
+    let reach = Reach::Namespace("blue".parse().unwrap());
+    let agent = Some(domain::AgentId::from_parts(1, 1));
+    let asked = Principal { agent, ..Principal::of_role(Kind::Key, somebody().subject, Role::Agent, reach) };
+    let good = world.exchange(&tokens, &asked).await.access;
+    let bad = world.exchange(&tokens, &asked).await.access;
+    let family = |token: &str| tokens.of_agent(token).unwrap().1.family;
+    let ended = async || {
+        let all = vec![family(&good), family(&bad), "fam_unheard_of".to_owned()];
+        let ended = tokens.ended_of(all).await.unwrap();
+        ended.into_iter().collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(ended().await, ["fam_unheard_of".to_owned()].into());
+    let (revoked, ()) = tokio::join!(tokens.revoke(&bad), tokens.revoked());
+    assert!(revoked.unwrap());
+    assert_eq!(refused(&tokens, &bad).await, Some(Refused::Revoked));
+    assert_eq!(refused(&tokens, &good).await, None);
+    assert_eq!(ended().await, [family(&bad), "fam_unheard_of".to_owned()].into());
 }
 
 #[tokio::test]

@@ -9,6 +9,14 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{Backend, at, not_found, page, unchanged};
 
+impl Backend {
+    /// Registers an agent of this id.
+    pub(crate) fn has_agent(&self, namespace: &str, id: &str) {
+        let (id, namespace) = (id.to_owned(), namespace.to_owned());
+        self.state().agents.insert(id.clone(), registry::Agent { id, namespace, ..registry::Agent::default() });
+    }
+}
+
 #[async_trait]
 impl RegistryService for Backend {
     type WatchAgentsStream = Pin<Box<dyn Stream<Item = Result<registry::WatchAgentsResponse, Status>> + Send>>;

@@ -39,7 +39,11 @@ impl TopicService for Backend {
         let events = messages.chain([lost]).map(|event| communication::TopicEvent { event: Some(event) }).collect();
         let gap = communication::TopicEvent { event: Some(Event::Gap(communication::TopicGap {})) };
         let answers = [events, vec![gap]].map(|events| Ok(communication::SubscribeResponse { events }));
+        let heard = stream::iter(answers);
+        if self.state().is_live {
+            return Ok(Response::new(heard.chain(stream::pending()).boxed()));
+        }
         let over = Err(Error::unavailable("stopping", "the server stops").into());
-        Ok(Response::new(stream::iter(answers.into_iter().chain([over])).boxed()))
+        Ok(Response::new(heard.chain(stream::iter([over])).boxed()))
     }
 }

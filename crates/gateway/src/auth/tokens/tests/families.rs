@@ -112,7 +112,18 @@ async fn a_family_ends_with_its_key(place: ::settings::Database) {
     assert!(store.begin(&family("fam_2", &id, None), &refresh("b", "fam_2")).await.unwrap());
     assert!(store.family("fam_2").await.unwrap().unwrap().is_revoked, "nobody knows of which secret it is");
 
+    let ended = async || {
+        let mut ended =
+            shared.tokens().ended_of(["fam_1", "fam_2", "fam_9"].map(str::to_owned).to_vec()).await.unwrap();
+        ended.sort();
+        ended
+    };
+    assert_eq!(ended().await, ["fam_2", "fam_9"], "in one question");
+    shared.clock.set(later(20));
+    assert_eq!(ended().await, ["fam_1", "fam_2", "fam_9"], "its key has expired");
+    shared.clock.set(START);
     shared.keys().revoke(key.id, None).await.unwrap();
+    assert_eq!(ended().await, ["fam_1", "fam_2", "fam_9"], "its key is revoked");
     assert!(store.family("fam_1").await.unwrap().unwrap().is_revoked, "its key is");
     assert!(!store.begin(&family("fam_3", &id, Some(&secret)), &refresh("c", "fam_3")).await.unwrap());
     assert_eq!(store.family("fam_3").await.unwrap(), None);
