@@ -413,10 +413,12 @@ impl Broker {
         attachment
     }
 
-    /// An orchestrator's stream has ended: what of it no session holds is forgotten.
+    /// An orchestrator's stream has ended: what of it no session holds is forgotten. Of what one holds whoever has taken the
+    /// execution over may not have heard.
     pub(crate) fn detach(&mut self, attachment: &Attachment) {
         if self.orchestrators.detach(attachment) {
             self.forget_unheld(&attachment.replica);
+            self.tell_held(&attachment.replica);
         }
     }
 

@@ -179,9 +179,11 @@ impl Broker {
         true
     }
 
-    /// Tells a replica what sessions hold of its tasks: what it has withdrawn meanwhile it withdraws again.
+    /// Tells a replica, or where it has gone all others, what sessions hold of its tasks and of those of nobody who is there: what
+    /// it has withdrawn meanwhile it withdraws again.
     pub(super) fn tell_held(&self, replica: &OrchestratorId) {
-        for (id, entry) in self.tasks.iter().filter(|(_, entry)| entry.replica == *replica) {
+        let is_theirs = |entry: &Entry| entry.replica == *replica || !self.orchestrators.is_attached(&entry.replica);
+        for (id, entry) in self.tasks.iter().filter(|(_, entry)| is_theirs(entry)) {
             if let State::Held { session, agent, .. } = &entry.state {
                 let what = What::HandedOver { session: *session, delivery: entry.number() };
                 self.orchestrators.tell(Some(replica), Update::new(Arc::clone(id), Some(*agent), what));

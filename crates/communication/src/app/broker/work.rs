@@ -191,8 +191,8 @@ impl Broker {
         }
         let deliveries = known.as_ref().map_or(0, |known| known.deliveries).max(parcel.deliveries);
         let (replica, epoch) = match known {
-            // It was taken over meanwhile.
-            Some(known) if known.epoch > parcel.epoch => (known.replica, known.epoch),
+            // It was taken over meanwhile, or disowned.
+            Some(known) if known.epoch >= parcel.epoch => (known.replica, known.epoch),
             Some(_) | None => (parcel.replica, parcel.epoch),
         };
         let returns = parcel.redeliveries / REDELIVERIES_AS_BAD;
@@ -240,13 +240,13 @@ impl Broker {
                 }
             }
         }
-        if is_back {
-            // It was faster than the confirmation that it has gone.
-            self.place(&parcel.task.id, Line::Since(parcel.since));
-        }
         if is_newer {
             // Two copies are there, and whoever dispatched this one has the execution.
             self.take_over(&parcel.replica, &parcel.task.id, parcel.epoch, true);
+        }
+        if is_back {
+            // It was faster than the confirmation that it has gone.
+            self.place(&parcel.task.id, Line::Since(parcel.since));
         }
         true
     }
@@ -320,6 +320,7 @@ impl Broker {
                 self.enqueued.get_mut(&id).filter(|one| one.replica == *replica && !one.is_withdrawn)
         {
             enqueued.replica = whoever();
+            enqueued.since = Instant::now();
             self.orchestrators.tell(None, Update::new(id, None, What::Enqueued));
         }
     }

@@ -35,7 +35,7 @@ const EVERY: Duration = Duration::from_secs(2);
 const PAGE: usize = 1_000;
 /// How often it is looked after a connection what the broker has lost, until that is certain. Of a mailbox that is never quiet it
 /// never is.
-const COMPARISONS: u32 = 10;
+const COMPARISONS: u32 = 5;
 /// How long a message may have expired before it is taken for one that nobody has fetched.
 const LATE: Duration = Duration::from_secs(5);
 
@@ -71,12 +71,22 @@ struct Relay<'a> {
     burying: HashSet<(i64, u32)>,
     /// How often it may still be looked what the broker has lost.
     comparisons: u32,
+    /// What was found to be lost since the last connection: it is on its way again.
+    found_lost: HashSet<Mailbox>,
 }
 
-/// Unfinished messages of a mailbox that are not here.
-#[derive(Clone, Copy, Default)]
+/// Unfinished messages that are not here.
+#[derive(Default)]
 struct Unfinished {
-    /// That were there when it was looked first.
+    counts: HashMap<Mailbox, Count>,
+    /// Theirs, ascending.
+    sequences: Vec<i64>,
+}
+
+/// How many of a mailbox.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    /// That were there, and not here, when it was looked first.
     old: u32,
     new: u32,
 }
@@ -90,7 +100,14 @@ struct Waiting {
 impl<'a> Relay<'a> {
     fn new(transport: &'a RabbitMq, store: &'a dyn Store) -> Self {
         // What was accepted before this replica began is none of its own.
-        Self { transport, store, before: transport.began, burying: HashSet::new(), comparisons: 0 }
+        Self {
+            transport,
+            store,
+            before: transport.began,
+            burying: HashSet::new(),
+            comparisons: 0,
+            found_lost: HashSet::new(),
+        }
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>> + Send) -> sqlx::Result<T> {
@@ -101,6 +118,7 @@ impl<'a> Relay<'a> {
         let transport = self.transport;
         if transport.has_connected.swap(false, Ordering::AcqRel) {
             self.comparisons = COMPARISONS;
+            self.found_lost.clear();
         }
         if self.comparisons > 0 {
             match self.compare().await {
@@ -188,44 +206,45 @@ impl<'a> Relay<'a> {
     /// it sees what comes twice. A mailbox that only others consume is theirs to compare; one that is consumed here too is compared
     /// here, since each would leave it to the other.
     ///
-    /// Meanwhile messages come and go, so the record is read before and after: what was there both times must be with the broker,
-    /// and what was there at one time may be. False where there is so much that the first may be missing all the same.
-    async fn compare(&self) -> Result<bool, LinkError> {
-        let (before, last) = self.unfinished(i64::MAX).await?;
-        if before.is_empty() {
+    /// Meanwhile messages come and go, so the record is read before and after: what was with the broker both times must be there,
+    /// and what was at one time may be. False where there is so much that the first may be missing all the same.
+    async fn compare(&mut self) -> Result<bool, LinkError> {
+        let before = self.unfinished(&[]).await?;
+        if before.counts.is_empty() {
             return Ok(true);
         }
         let mut link = Link::open(self.transport, "compares").await?;
         let mut waiting = Vec::new();
-        for (place, mailboxes) in self.gathered(before.keys()) {
+        for (place, mailboxes) in self.gathered(before.counts.keys()) {
             waiting.extend(self.waiting(&mut link, &place, mailboxes).await?);
         }
         link.close().await?;
-        let (after, _) = self.unfinished(last).await?;
+        let after = self.unfinished(&before.sequences).await?;
         let (mut lost, mut is_certain) = (HashSet::new(), true);
         for Waiting { count, mailboxes } in waiting {
-            let sum = |counts: &HashMap<Mailbox, Unfinished>, of: fn(&Unfinished) -> u32| -> u32 {
-                mailboxes.iter().filter_map(|mailbox| counts.get(mailbox)).map(of).sum()
+            let sum = |unfinished: &Unfinished, of: fn(&Count) -> u32| -> u32 {
+                mailboxes.iter().filter_map(|mailbox| unfinished.counts.get(mailbox)).map(of).sum()
             };
-            let at_least = sum(&after, |counts| counts.old);
-            let at_most = sum(&before, |counts| counts.old) + sum(&after, |counts| counts.new);
+            let at_least = sum(&after, |count| count.old);
+            let at_most = sum(&before, |count| count.new) + sum(&after, |count| count.new);
             if count < at_least {
-                tracing::warn!(?mailboxes, "messages are not with the broker: publishing them again");
-                lost.extend(mailboxes);
+                lost.extend(mailboxes.into_iter().filter(|mailbox| !self.found_lost.contains(mailbox)));
             } else if count < at_most {
                 is_certain = false;
             }
         }
         if !lost.is_empty() {
+            tracing::warn!(mailboxes = ?lost, "messages are not with the broker: publishing them again");
             crash_point("communication.rabbitmq.lost.found");
             self.accept_again(&lost).await?;
+            self.found_lost.extend(lost);
         }
         Ok(is_certain)
     }
 
-    /// The unfinished messages that are not here, by mailbox, and the last of them. Those behind `last` are new.
-    async fn unfinished(&self, last: i64) -> sqlx::Result<(HashMap<Mailbox, Unfinished>, i64)> {
-        let mut found: HashMap<Mailbox, Unfinished> = HashMap::new();
+    /// The unfinished messages that are not here; those that are not `known`, ascending, are new.
+    async fn unfinished(&self, known: &[i64]) -> sqlx::Result<Unfinished> {
+        let mut found = Unfinished::default();
         let mut after = 0;
         loop {
             let page = self.in_time(self.store.unfinished(after, PAGE)).await?;
@@ -234,11 +253,13 @@ impl<'a> Relay<'a> {
                 if self.transport.has(envelope.sequence) {
                     continue;
                 }
-                let counts = found.entry(envelope.message.mailbox()).or_default();
-                *(if envelope.sequence <= last { &mut counts.old } else { &mut counts.new }) += 1;
+                found.sequences.push(envelope.sequence);
+                let count = found.counts.entry(envelope.message.mailbox()).or_default();
+                let is_old = known.binary_search(&envelope.sequence).is_ok();
+                *(if is_old { &mut count.old } else { &mut count.new }) += 1;
             }
             if page.is_last {
-                return Ok((found, after));
+                return Ok(found);
             }
         }
     }

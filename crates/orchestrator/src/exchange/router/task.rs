@@ -135,7 +135,18 @@ impl Known {
                 Then::Tell
             }
             News::Unknown => self.unknown(from),
+            // Of what is thought to be in nobody's hands: who has it was told to somebody else.
+            News::Begun | News::Alive | News::Shown(_)
+                if matches!(self.place, Place::Enqueued { .. } | Place::Nowhere) =>
+            {
+                Then::Ask(from)
+            }
             News::Ended(_) if update.needs_ack => self.ended(from),
+            // A copy has died of which nobody knew; the task itself is in good hands.
+            News::Ended(_) if matches!(self.place, Place::Held(holder) if holder != from) => {
+                self.forget(from);
+                Then::Nothing
+            }
             News::Ended(_) => Then::Buried,
             // Of another than the holder; and the last two only the router says.
             News::Begun | News::Alive | News::Shown(_) | News::Refused | News::Unheard | News::Lost => Then::Nothing,

@@ -339,6 +339,27 @@ fn whoever_tells_of_what_another_writes_hears_so() {
 }
 
 #[test]
+fn a_sign_of_life_of_what_is_thought_to_wait_is_asked_about() {
+    let mut bench = Bench::new(2);
+    bench.serve(0, 1);
+    bench.serve(1, 0);
+    bench.dispatch("a");
+    bench.settle();
+    bench.publish(0, "a");
+    bench.consume(1);
+    bench.settle();
+    // That it was handed over was told to another.
+    bench.is_ours = false;
+    bench.hand_over(1, "a");
+    bench.settle();
+    bench.is_ours = true;
+    assert!(bench.worker.held.is_empty());
+    bench.show_life(1, "a");
+    bench.settle();
+    assert_eq!(bench.worker.held.get("a").map(String::as_str), Some("s1"));
+}
+
+#[test]
 fn without_any_replica_tasks_wait_for_one() {
     let mut bench = Bench::new(1);
     bench.crash(0);

@@ -416,6 +416,10 @@ fn what_an_orchestrator_disowns_all_hear_of() {
     server.deliver(OTHER, &mut other.broker);
     assert!(told_second().is_empty(), "the copy names the first");
     other.broker.disown(&other.attachment.clone(), "a");
+    let late = Outbox::new(16);
+    other.broker.attach("rep_3", late.clone());
+    let held = super::told(&late);
+    assert!(matches!(&held[..], [(_, What::HandedOver { .. })]), "{held:?}");
     other.finish(session, "a");
     let told = told_second();
     assert!(matches!(&told[..], [(_, What::HandedOver { .. }), (_, What::Ended(_))]), "{told:?}");

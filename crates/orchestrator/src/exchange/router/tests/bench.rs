@@ -291,6 +291,10 @@ impl Bench {
         self.tell(side, task, News::HandedOver(delivery));
     }
 
+    pub(super) fn show_life(&mut self, side: usize, task: &str) {
+        self.tell(side, task, News::Alive);
+    }
+
     fn tell(&mut self, side: usize, task: &str, news: News) {
         let needs_ack = matches!(news, News::Ended(_));
         let update = TaskUpdate { needs_ack, ..TaskUpdate::of(execution(), task, news) };
