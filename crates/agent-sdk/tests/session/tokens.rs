@@ -165,6 +165,7 @@ async fn a_session_that_cannot_be_renewed_is_not_tried_again() {
         assert_eq!(gateway.asked().await, asked);
     }
     assert!(server.renewed_with().await.starts_with("Bearer"));
+    // What is tested is that nothing happens, for longer than the token lasts.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     assert!(!gateway.was_asked() && !server.was_renewed());
 }

@@ -291,17 +291,20 @@ impl Work {
             self.batch.updates.len() - 1
         });
         let update = &mut self.batch.updates[place];
-        update.is_final |= is_final;
+        // What is over stays so, unless that was in doubt, and others know more.
+        let is_over = matches!(update.status, Status::Acked | Status::Dead)
+            && (update.is_final || !is_final && change.deliveries <= update.deliveries);
         // The broker may say late that it has a message, which was handed over since.
         let is_late = change.status == Status::Queued && change.deliveries < update.deliveries;
-        if !is_late {
+        if !is_over && !is_late {
             update.status = change.status;
             update.deliveries = change.deliveries;
         }
+        update.is_final |= is_final;
         match change.status {
             Status::Delivered => update.delivered_at = update.delivered_at.or(Some(change.at)),
-            Status::Acked => update.acked_at = Some(change.at),
-            Status::Accepted | Status::Queued | Status::Dead => {}
+            Status::Acked if !is_over => update.acked_at = Some(change.at),
+            Status::Accepted | Status::Queued | Status::Acked | Status::Dead => {}
         }
         update.history.push(HistoryEvent { status: change.status, at: change.at, detail: change.detail.clone() });
         self.batch.letters.extend(change.letter.clone());

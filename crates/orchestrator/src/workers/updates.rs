@@ -105,20 +105,20 @@ impl Worker {
         }
     }
 
-    /// Frees an agent from a task that is not wanted any more: it was told so, but perhaps over a stream that was lost.
+    /// Frees whoever has a task that is not wanted any more: that was told so, but perhaps over a stream that was lost.
     fn release(&mut self, update: &TaskUpdate) {
         match update.news {
-            News::HandedOver(_) | News::Begun | News::Alive | News::Shown(_) | News::Enqueued => {
+            News::Waiting
+            | News::HandedOver(_)
+            | News::Begun
+            | News::Alive
+            | News::Shown(_)
+            | News::Requeued
+            | News::Enqueued => {
                 let reason = "the task is not wanted any more";
                 self.say(update.execution, Outgoing::Cancel { task_id: update.task_id.clone(), reason });
             }
-            News::Waiting
-            | News::Requeued
-            | News::Refused
-            | News::Ended(_)
-            | News::Unknown
-            | News::Unheard
-            | News::Lost => {}
+            News::Refused | News::Ended(_) | News::Unknown | News::Unheard | News::Lost => {}
         }
     }
 

@@ -113,6 +113,23 @@ async fn a_database_that_is_silent_is_not_waited_for_for_ever() {
     assert!(matches!(sent.await.unwrap(), Err(CommunicationError::NotRecorded)));
 }
 
+#[tokio::test]
+async fn what_died_before_the_broker_has_said_that_it_has_it_is_dead() {
+    let writer = writer().await;
+    let sent = writer.journal.send(message(None)).unwrap();
+    writer.write(writer.journal.take_now()).await.unwrap();
+    sent.await.unwrap().unwrap();
+    let (envelope, count) = writer.store.unfinished(0, 1).await.unwrap().rows.remove(0);
+    let delivery = Delivery { envelope: Arc::new(envelope), count };
+    // One connection has brought it back sooner than the other has confirmed it.
+    writer.hub.broker().bury_message(&delivery, Reason::AgentDeleted, "");
+    writer.journal.note(entry(&delivery, Status::Queued));
+    writer.write(writer.journal.take_now()).await.unwrap();
+    let letters = writer.store.letters(&LetterFilter::default(), Span::NewestBefore(None), 9).await.unwrap();
+    assert_eq!(letters.rows.len(), 1);
+    assert!(writer.store.unfinished(0, 1).await.unwrap().rows.is_empty());
+}
+
 /// A replica with a broker, whose writer writes when it is told to.
 struct Replica {
     writer: Writer,
