@@ -28,7 +28,7 @@ use self::{
         Delivery, Direct, FeedLimits, Live, LiveDirect, LiveLimits, LiveRedis, MailboxLimits, RabbitMq, RabbitMqLimits,
         Sink, Transport, WorkQueues, WorkSink,
     },
-    workers::{Parts, Writer},
+    workers::{Parts, Unknown, Writer},
 };
 pub use self::{
     error::StartError,
@@ -87,6 +87,7 @@ pub async fn start(
         hub: Arc::clone(&hub),
         pace: Pace::new(!settings.database.is_sqlite()),
         patience: settings.database.statement_timeout + SILENCE,
+        unknown: Unknown::default(),
     };
     let messages = Messages {
         directory: Arc::clone(&directory),

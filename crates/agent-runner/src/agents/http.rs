@@ -19,7 +19,7 @@ use errors::Violation;
 use futures::future::BoxFuture;
 use reqwest::{
     Method, Response, Url,
-    header::{HeaderMap, HeaderName, HeaderValue},
+    header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
 use serde::{Deserialize, Serialize};
@@ -159,9 +159,10 @@ async fn follow(client: &Client, own: Option<&Allow>, key: &str, request: &Reque
     Err(Failure::fatal("too_many_redirects", format!("more than {MOST_REDIRECTS} redirects")))
 }
 
-/// Where a redirect leads. Followed for GET and HEAD only: a body is never sent to where nobody asked to send it.
+/// Where a redirect leads. Followed for GET and HEAD without a body only: none is ever sent to where nobody asked to send it.
 fn redirect(request: &Request, url: &Url, response: &Response) -> Result<Option<Url>, Failure> {
-    let reads = ["GET", "HEAD"].iter().any(|method| request.method.eq_ignore_ascii_case(method));
+    let reads =
+        request.body.is_none() && ["GET", "HEAD"].iter().any(|method| request.method.eq_ignore_ascii_case(method));
     if !reads || !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
@@ -203,12 +204,26 @@ async fn once(
     call.send().await.map_err(|error| Failure::transient("http_error", errors::chain(&error)))
 }
 
+/// Headers that are of the connection: whose host is called decides the URL, which an operator has allowed, and where a body ends is
+/// known here (RFC 9110, 7.6.1).
+const OWN: [HeaderName; 8] = [
+    header::HOST,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHORIZATION,
+];
+
 fn headers(given: &BTreeMap<String, String>) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
-        let (name, value) =
-            parsed.ok_or_else(|| Failure::invalid_input(format!("the header {name:?} cannot be sent")))?;
+        let (name, value) = parsed
+            .filter(|(name, _)| !OWN.contains(name))
+            .ok_or_else(|| Failure::invalid_input(format!("the header {name:?} cannot be sent")))?;
         headers.insert(name, value);
     }
     Ok(headers)

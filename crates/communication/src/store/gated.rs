@@ -50,11 +50,13 @@ pub(crate) struct Gated {
     pub(crate) lookups: Gate,
     /// Before something is written.
     pub(crate) writes: Gate,
+    /// After that.
+    pub(crate) written: Gate,
 }
 
 impl Gated {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, lookups: Gate::default(), writes: Gate::default() }
+        Self { store, lookups: Gate::default(), writes: Gate::default(), written: Gate::default() }
     }
 }
 
@@ -62,7 +64,9 @@ impl Gated {
 impl Store for Gated {
     async fn write(&self, batch: &Batch) -> sqlx::Result<HashSet<i64>> {
         self.writes.pass().await;
-        self.store.write(batch).await
+        let inserted = self.store.write(batch).await;
+        self.written.pass().await;
+        inserted
     }
 
     async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>> {

@@ -76,6 +76,8 @@ pub(crate) struct MessageUpdate {
     /// When it was last handed over, if it was.
     pub(crate) delivered_at: Option<Timestamp>,
     pub(crate) acked_at: Option<Timestamp>,
+    /// The dead letter of its death: where that is recorded already, this was written before, and it may live again.
+    pub(crate) letter: Option<DeadLetterId>,
     /// Lines to append.
     pub(crate) history: Vec<HistoryEvent>,
 }

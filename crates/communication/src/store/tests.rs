@@ -19,6 +19,7 @@ testkit::conformance! {
     what_is_over_stays_over
     what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since
     what_lived_on_has_no_dead_letter
+    a_death_that_was_recorded_unheard_is_not_recorded_again
     what_expires_while_nothing_is_heard_of_its_holder_is_found
     lists_are_cut_and_filtered
     a_dead_letter_is_replayed_once
@@ -56,6 +57,7 @@ fn ended(sequence: i64, status: Status, acked_at: Option<Timestamp>) -> MessageU
         is_final: false,
         delivered_at: None,
         acked_at,
+        letter: None,
         history: Vec::new(),
     }
 }
@@ -85,7 +87,17 @@ fn update(sequence: i64, status: Status) -> MessageUpdate {
     let at = NOW + Duration::from_secs(1);
     let history = vec![HistoryEvent { status, at, detail: format!("\"{sequence}\"\n") }];
     let (delivered_at, acked_at) = (Some(at), (status == Status::Acked).then_some(at));
-    MessageUpdate { sequence, created_at: NOW, status, deliveries: 2, is_final: false, delivered_at, acked_at, history }
+    MessageUpdate {
+        sequence,
+        created_at: NOW,
+        status,
+        deliveries: 2,
+        is_final: false,
+        delivered_at,
+        acked_at,
+        letter: None,
+        history,
+    }
 }
 
 async fn replicas_that_change_the_same_messages_do_not_fail_each_other(place: Database) {
@@ -193,6 +205,25 @@ async fn what_the_broker_lost_is_accepted_again_unless_it_was_handed_over_since(
     let last = MessageUpdate { is_final: true, ..ended(2, Status::Dead, None) };
     store.write(&Batch { updates: vec![last], ..Batch::default() }).await.unwrap();
     assert_eq!(change(2, Status::Acked, 3).await.0, Status::Dead, "nobody else could have it");
+    store.close().await;
+}
+
+async fn a_death_that_was_recorded_unheard_is_not_recorded_again(place: Database) {
+    let store = open(&place).await.unwrap();
+    store.write(&batch(&[envelope(1)])).await.unwrap();
+    let (namespace, id) = (Namespace::default(), envelope(1).message.id.to_string());
+    let letter = letter(&envelope(1), NOW);
+    let update = MessageUpdate { letter: Some(letter.id), is_final: true, ..ended(1, Status::Dead, None) };
+    let death = Batch { updates: vec![update], letters: vec![letter.clone()], ..Batch::default() };
+    store.write(&death).await.unwrap();
+    assert_eq!(store.replay(&namespace, &[letter.id], NOW).await.unwrap().len(), 1);
+    store.write(&death).await.unwrap();
+    assert_eq!(store.message(&namespace, &id).await.unwrap().unwrap().status, Status::Accepted, "it was replayed");
+
+    let next = DeadLetter { id: DeadLetterId::from_parts(0, 2), ..letter };
+    let update = MessageUpdate { letter: Some(next.id), is_final: true, ..ended(1, Status::Dead, None) };
+    store.write(&Batch { updates: vec![update], letters: vec![next], ..Batch::default() }).await.unwrap();
+    assert_eq!(store.message(&namespace, &id).await.unwrap().unwrap().status, Status::Dead, "it may die again");
     store.close().await;
 }
 

@@ -14,7 +14,7 @@ use std::{
 use domain::Timestamp;
 
 use super::{
-    Delivery, Full, Settlement, Sink, Transport, Wanted,
+    Delivery, Full, LINGER, Settlement, Sink, Transport, Wanted,
     rooms::{MailboxLimits, Rooms},
 };
 use crate::app::{Envelope, MAX_PRIORITY, Mailbox, Message, Reason};
@@ -40,6 +40,8 @@ struct State {
     attended: HashSet<Mailbox>,
     /// Others in which something waits, and since when.
     left: HashMap<Mailbox, Instant>,
+    /// Whose agents are gone, since when.
+    deleted: HashMap<Mailbox, Instant>,
 }
 
 /// The more urgent first, then by acceptance.
@@ -235,10 +237,27 @@ impl Transport for Direct {
     }
 
     fn publish(&self, envelope: Arc<Envelope>) {
-        if let Some(sink) = self.sink() {
+        let sink = self.sink();
+        if let Some(sink) = &sink {
             sink.queued(&envelope);
         }
-        self.put(envelope, 0);
+        let mailbox = envelope.message.mailbox();
+        let delivery = Delivery { envelope, count: 0 };
+        let mut state = self.lock();
+        if state.deleted.contains_key(&mailbox.agents()) {
+            // It was accepted while its agent went.
+            state.give_back(&mailbox, delivery.envelope.message.payload.len());
+            drop(state);
+            if let Some(sink) = sink {
+                sink.dead(delivery, Reason::AgentDeleted);
+            }
+        } else {
+            state.put(delivery);
+            drop(state);
+            if let Some(sink) = sink {
+                sink.arrived(&mailbox);
+            }
+        }
     }
 
     fn readmit(&self, envelope: Arc<Envelope>, deliveries: u32) {
@@ -301,6 +320,7 @@ impl Transport for Direct {
 
     fn empty(&self, mailbox: &Mailbox) -> Vec<Delivery> {
         let mut state = self.lock();
+        state.deleted.insert(mailbox.clone(), Instant::now());
         let all: Vec<_> = state.mailboxes.keys().filter(|one| one.agents() == *mailbox).cloned().collect();
         all.iter().flat_map(|mailbox| state.clear(mailbox)).collect()
     }
@@ -308,6 +328,7 @@ impl Transport for Direct {
     fn advance(&self, now: Timestamp, instant: Instant) {
         let mut state = self.lock();
         let expired = state.expire(now);
+        state.deleted.retain(|_, since| instant.saturating_duration_since(*since) < LINGER);
         let mut woken = state.undelay(instant);
         if let Some(before) = self.answer_wait.and_then(|wait| instant.checked_sub(wait)) {
             woken.append(&mut state.inherit(before));

@@ -17,7 +17,7 @@ mod work;
 
 use std::{
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use domain::Timestamp;
@@ -32,6 +32,10 @@ pub(crate) use self::{
     work::{Demand, Lot, Parcel, WorkQueues, WorkSink},
 };
 use crate::app::{DeadLetter, Envelope, Mailbox, Reason, Task};
+
+/// How long a deleted agent's mailbox is emptied: others hear of the end a little later, and may have accepted messages for it
+/// meanwhile.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// One hand-over of a message.
 #[derive(Clone, Debug)]

@@ -222,6 +222,7 @@ impl Replica {
             is_final: status == Status::Acked,
             delivered_at: None,
             acked_at: None,
+            letter: None,
             history: Vec::new(),
         };
         self.store.write(&Batch { updates: vec![update], ..Batch::default() }).await.unwrap();
@@ -306,6 +307,7 @@ every_transport! {
     answers_are_for_the_instance_that_has_asked
     answers_to_an_instance_that_is_gone_are_for_its_agent
     a_deleted_agent_leaves_no_answers
+    what_is_accepted_while_its_agent_is_deleted_dies
 }
 
 async fn answers_are_for_the_instance_that_has_asked(replica: Replica) {
@@ -353,6 +355,14 @@ async fn a_deleted_agent_leaves_no_answers(replica: Replica) {
     replica.transport.settle(&waits, Settlement::Return { not_before: None });
     let left = replica.transport.empty(&mailbox());
     assert_eq!(left.iter().map(|delivery| delivery.envelope.sequence).collect::<Vec<_>>(), sent);
+}
+
+async fn what_is_accepted_while_its_agent_is_deleted_dies(replica: Replica) {
+    replica.transport.open(&mailbox());
+    assert!(replica.transport.empty(&mailbox()).is_empty());
+    let sent = replica.send(&["1"]).await;
+    let dead = |replica: &Replica| replica.told.dead.lock().unwrap().first().copied();
+    assert_eq!(replica.until(dead).await, (sent[0], Reason::AgentDeleted));
 }
 
 async fn messages_keep_their_order(replica: Replica) {

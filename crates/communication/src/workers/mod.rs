@@ -18,7 +18,7 @@ use domain::Clock;
 use lifecycle::{OnExit, Tasks};
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use self::writer::Writer;
+pub(crate) use self::writer::{Unknown, Writer};
 use crate::{
     Settings,
     app::{Directory, Hub, Shown},

@@ -9,7 +9,7 @@ mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,8 @@ use crate::{
 
 /// Pause after a commit that failed, so that a database that is away is not hammered.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Messages that are remembered of commits of which nobody knows whether they came about.
+const MOST_UNKNOWN: usize = 65_536;
 /// Commits that a stop tries for what is left, before it gives up.
 const LAST_TRIES: u32 = 8;
 
@@ -40,6 +42,25 @@ pub(crate) struct Writer {
     pub(crate) pace: Pace,
     /// How long the database may be silent.
     pub(crate) patience: Duration,
+    /// What was in commits of which nobody knows whether they came about.
+    pub(crate) unknown: Unknown,
+}
+
+/// Messages whose senders heard that they are not recorded, and which may be.
+#[derive(Default)]
+pub(crate) struct Unknown(Mutex<Vec<Arc<Envelope>>>);
+
+impl Unknown {
+    /// With more than [`MOST_UNKNOWN`] there, those that are may be found after a restart only.
+    fn add<'a>(&self, sent: impl Iterator<Item = &'a Sent>) {
+        let mut unknown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MOST_UNKNOWN.saturating_sub(unknown.len());
+        unknown.extend(sent.take(room).map(|sent| Arc::clone(&sent.envelope)));
+    }
+
+    fn take(&self) -> Vec<Arc<Envelope>> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A message that is to be recorded, and who waits for it.
@@ -148,9 +169,13 @@ impl Writer {
                 ::metrics::histogram!(metrics::COMMIT_ENTRIES).record(count as f64);
                 ::metrics::histogram!(metrics::COMMIT_SECONDS).record(begun.elapsed().as_secs_f64());
                 self.committed(work, &inserted).await;
+                self.look_for_unknown().await;
                 Ok(())
             }
             Err(error) => {
+                if !::store::is_refused(&error) {
+                    self.unknown.add(work.sent.iter());
+                }
                 let sent = work.sent.into_iter().map(|Sent { envelope, reply }| (envelope.message.clone(), reply));
                 let sends = sent.chain(sends).map(|(message, reply)| Entry::Send { message, reply });
                 Err(Unwritten { error, entries: sends.chain(work.kept).collect() })
@@ -199,7 +224,8 @@ impl Writer {
                     // The broker hears of the end only now.
                     crash_point("communication.end.recorded");
                     if work.is_final(envelope) {
-                        self.transport.recorded(envelope, letter.as_ref());
+                        let letter = letter.as_ref().filter(|letter| work.is_letter_of(envelope, letter));
+                        self.transport.recorded(envelope, letter);
                     } else {
                         self.transport.doubted(envelope);
                     }
@@ -221,6 +247,28 @@ impl Writer {
                 crash_point("communication.publish.after");
             } else {
                 self.repeated(sent).await;
+            }
+        }
+    }
+
+    /// After a commit, which SQLite makes in turn: what earlier ones have recorded all the same goes to its mailbox, or nobody would
+    /// see it before a restart.
+    async fn look_for_unknown(&self) {
+        let unknown = self.unknown.take();
+        if unknown.is_empty() {
+            return;
+        }
+        let sequences: Vec<_> = unknown.iter().map(|envelope| envelope.sequence).collect();
+        match in_time(self.patience, self.store.by_sequence(&sequences)).await {
+            Ok(found) => {
+                for (envelope, count, _) in found.into_iter().filter(|(.., status)| *status == Status::Accepted) {
+                    self.transport.readmit(Arc::new(envelope), count);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for what may be recorded");
+                let mut kept = self.unknown.0.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend(unknown);
             }
         }
     }
@@ -286,6 +334,7 @@ impl Work {
                 is_final: false,
                 delivered_at: None,
                 acked_at: None,
+                letter: change.letter.as_ref().map(|letter| letter.id),
                 history: Vec::new(),
             });
             self.batch.updates.len() - 1
@@ -299,6 +348,7 @@ impl Work {
         if !is_over && !is_late {
             update.status = change.status;
             update.deliveries = change.deliveries;
+            update.letter = change.letter.as_ref().map(|letter| letter.id);
         }
         update.is_final |= is_final;
         match change.status {
@@ -308,6 +358,11 @@ impl Work {
         }
         update.history.push(HistoryEvent { status: change.status, at: change.at, detail: change.detail.clone() });
         self.batch.letters.extend(change.letter.clone());
+    }
+
+    /// Has a message died, with this letter, as far as this batch knows?
+    fn is_letter_of(&self, envelope: &Envelope, letter: &DeadLetter) -> bool {
+        self.places.get(&envelope.sequence).is_some_and(|place| self.batch.updates[*place].letter == Some(letter.id))
     }
 
     /// Was a message to end whatever others have recorded of it?

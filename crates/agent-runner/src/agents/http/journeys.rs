@@ -151,3 +151,26 @@ async fn what_is_meant_for_one_host_is_told_to_no_other() {
     assert!(first.heard.lock().unwrap()[0].contains("Bearer secret"));
     assert!(!second.heard.lock().unwrap()[0].contains("secret"));
 }
+
+#[tokio::test]
+async fn a_body_follows_no_redirect() {
+    let second = Site::at("127.0.0.1:0", None).await;
+    let first = Site::at("127.0.0.1:0", Some(&format!("http://second.test:{}/", second.address.port()))).await;
+    let (client, _) = client(&["first.test", "second.test", "127.0.0.1"], &[&["127.0.0.1"]]);
+    let url = format!("http://first.test:{}/", first.address.port());
+    let request = serde_json::from_value(json!({ "url": url, "body": "for the first" })).unwrap();
+    let answer = follow(&client, None, "key", &request).await.unwrap();
+    assert_eq!((answer.status, second.heard()), (302, 0));
+}
+
+#[tokio::test]
+async fn no_header_names_another_host_or_says_where_a_body_ends() {
+    let site = Site::at("127.0.0.1:0", None).await;
+    let (client, _) = client(&["site.test", "127.0.0.1"], &[&["127.0.0.1"]]);
+    for name in ["host", "Host", "transfer-encoding", "content-length", "connection", "upgrade"] {
+        let url = format!("http://site.test:{}/", site.address.port());
+        let request = serde_json::from_value(json!({ "url": url, "headers": { name: "1" } })).unwrap();
+        assert_eq!(code(follow(&client, None, "key", &request).await), "invalid_input", "{name}");
+    }
+    assert_eq!(site.heard(), 0);
+}

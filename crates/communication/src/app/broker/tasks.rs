@@ -126,8 +126,7 @@ impl Broker {
 
     /// A repeated dispatch: nothing happens, but a new dispatcher takes the task over and is told where it is.
     fn is_known(&mut self, replica: &OrchestratorId, task: &Task) -> bool {
-        self.take_over(replica, &task.id, task.epoch, false)
-            || self.take_over_enqueued(replica, &task.id, task.epoch, true)
+        self.take_over(replica, &task.id, task.epoch, false) || self.take_over_enqueued(replica, &task.id, task.epoch)
     }
 
     /// Answers where a task is, to whoever is to hear of it from now on: as something that happens to it, now or soon. One
@@ -138,7 +137,7 @@ impl Broker {
         let is_here = !self.orchestrators.is_current(from)
             || self.take_over(replica, id, epoch, true)
             || self.tell_foreign(replica, id)
-            || self.take_over_enqueued(replica, id, epoch, false);
+            || self.take_over_enqueued(replica, id, epoch);
         if !is_here {
             self.orchestrators.tell(Some(replica), Update::new(id.into(), None, What::Unknown));
         }

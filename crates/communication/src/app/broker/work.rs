@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::SessionId;
+use domain::{SessionId, Timestamp};
 
 use super::{
     Broker, OrchestratorId, QueueKey,
@@ -56,8 +56,8 @@ pub(super) struct Enqueued {
     /// Hand-overs that are known here, of which the message broker may not have heard.
     deliveries: u32,
     since: Instant,
-    /// Nobody wants it any more.
-    is_withdrawn: bool,
+    /// When nobody wanted it any more. What was dispatched again since is another copy.
+    withdrawn_at: Option<Timestamp>,
 }
 
 impl Broker {
@@ -186,7 +186,8 @@ impl Broker {
             return;
         }
         let known = self.enqueued.remove(&id);
-        if known.as_ref().is_some_and(|known| known.is_withdrawn) {
+        let withdrawn_at = known.as_ref().and_then(|known| known.withdrawn_at);
+        if withdrawn_at.is_some_and(|at| parcel.since <= at) {
             return self.settle(lot);
         }
         let deliveries = known.as_ref().map_or(0, |known| known.deliveries).max(parcel.deliveries);
@@ -285,28 +286,20 @@ impl Broker {
             epoch: entry.epoch,
             deliveries: entry.deliveries,
             since: Instant::now(),
-            is_withdrawn: false,
+            withdrawn_at: None,
         };
         self.enqueued.insert(Arc::clone(id), enqueued);
     }
 
-    /// Whoever speaks of a task with the message broker hears where it is; false where it is not there.
-    pub(super) fn take_over_enqueued(
-        &mut self,
-        replica: &OrchestratorId,
-        id: &str,
-        epoch: i64,
-        is_wanted: bool,
-    ) -> bool {
+    /// Whoever speaks of a task with the message broker hears where it is; false where it is not there, or was withdrawn: its copy
+    /// there may have been used up.
+    pub(super) fn take_over_enqueued(&mut self, replica: &OrchestratorId, id: &str, epoch: i64) -> bool {
         let Some((id, _)) = self.enqueued.get_key_value(id) else { return false };
         let id = Arc::clone(id);
-        let Some(enqueued) = self.enqueued.get_mut(&id).filter(|one| is_wanted || !one.is_withdrawn) else {
-            return false;
-        };
+        let Some(enqueued) = self.enqueued.get_mut(&id).filter(|one| one.withdrawn_at.is_none()) else { return false };
         if epoch >= enqueued.epoch {
             enqueued.replica = Arc::clone(replica);
             enqueued.epoch = epoch;
-            enqueued.is_withdrawn = false;
             self.orchestrators.tell(Some(replica), Update::new(id, None, What::Enqueued));
         }
         true
@@ -317,7 +310,7 @@ impl Broker {
         if let Some((id, _)) = self.enqueued.get_key_value(id)
             && let id = Arc::clone(id)
             && let Some(enqueued) =
-                self.enqueued.get_mut(&id).filter(|one| one.replica == *replica && !one.is_withdrawn)
+                self.enqueued.get_mut(&id).filter(|one| one.replica == *replica && one.withdrawn_at.is_none())
         {
             enqueued.replica = whoever();
             enqueued.since = Instant::now();
@@ -333,9 +326,9 @@ impl Broker {
     /// A task is not wanted any more, and may come from the message broker still.
     pub(super) fn withdraw_enqueued(&mut self, id: &str) {
         if let Some(enqueued) = self.enqueued.get_mut(id)
-            && !enqueued.is_withdrawn
+            && enqueued.withdrawn_at.is_none()
         {
-            enqueued.is_withdrawn = true;
+            enqueued.withdrawn_at = Some(self.clock.now());
             enqueued.since = Instant::now();
         }
     }
@@ -358,7 +351,7 @@ impl Broker {
         let mut withdrawn = 0;
         self.enqueued.retain(|_, enqueued| {
             let age = now.saturating_duration_since(enqueued.since);
-            if enqueued.is_withdrawn {
+            if enqueued.withdrawn_at.is_some() {
                 withdrawn += 1;
                 return age < WITHDRAWN_FOR && withdrawn <= MOST_WITHDRAWN;
             }

@@ -86,7 +86,7 @@ async fn insert(connection: &mut PgConnection, envelopes: &[Arc<Envelope>]) -> s
 async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
     // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what was
     // handed over again is not taken back by whoever held it before, nor published again. That the broker has it tells nothing
-    // of its hand-overs.
+    // of its hand-overs. A death that was recorded before, unheard, is not recorded again: the message may have been replayed.
     const UPDATE: &str = "UPDATE messages SET status = changes.status, \
         deliveries = GREATEST(messages.deliveries, changes.deliveries), \
         delivered_at = COALESCE(messages.delivered_at, changes.delivered_at), \
@@ -94,10 +94,11 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
         acked_at = COALESCE(messages.acked_at, changes.acked_at), ended_at = COALESCE(messages.ended_at, changes.acked_at), \
         history = messages.history || changes.history \
         FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::int[], $5::timestamptz[], $6::timestamptz[], $7::text[], \
-                         $8::boolean[]) \
-             AS changes (sequence, created_at, status, deliveries, delivered_at, acked_at, history, is_final) \
+                         $8::boolean[], $9::text[]) \
+             AS changes (sequence, created_at, status, deliveries, delivered_at, acked_at, history, is_final, letter) \
         WHERE messages.sequence = changes.sequence AND messages.created_at = changes.created_at \
-              AND messages.status NOT IN ('acked', 'dead') AND CASE \
+              AND messages.status NOT IN ('acked', 'dead') \
+              AND (changes.letter IS NULL OR NOT EXISTS (SELECT 1 FROM dead_letters WHERE id = changes.letter)) AND CASE \
                   WHEN changes.is_final THEN TRUE \
                   WHEN changes.status = 'accepted' \
                       THEN messages.status <> 'accepted' AND messages.deliveries = changes.deliveries \
@@ -129,6 +130,7 @@ async fn update(connection: &mut PgConnection, updates: &[MessageUpdate]) -> sql
         .bind(column(updates, |update| time(update.acked_at)))
         .bind(column(updates, |update| history_lines(&update.history)))
         .bind(column(updates, |update| update.is_final))
+        .bind(column(updates, |update| update.letter.map(|id| id.to_string())))
         .execute(connection)
         .await?;
     Ok(())

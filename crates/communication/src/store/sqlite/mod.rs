@@ -86,7 +86,7 @@ async fn insert(connection: &mut SqliteConnection, envelopes: &[Arc<Envelope>]) 
 async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) -> sqlx::Result<()> {
     for chunk in updates.chunks(CHUNK) {
         let mut query = QueryBuilder::new(
-            "WITH changes (sequence, status, deliveries, delivered_at, acked_at, history, is_final) AS (",
+            "WITH changes (sequence, status, deliveries, delivered_at, acked_at, history, is_final, letter) AS (",
         );
         query.push_values(chunk, |mut row, update| {
             row.push_bind(update.sequence)
@@ -95,11 +95,13 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
                 .push_bind(micros(update.delivered_at))
                 .push_bind(micros(update.acked_at))
                 .push_bind(history_lines(&update.history))
-                .push_bind(update.is_final);
+                .push_bind(update.is_final)
+                .push_bind(update.letter.map(|id| id.to_string()));
         });
         // The first hand-over and the end are kept; history only grows. What is over stays so, whatever comes late, and what
         // was handed over again is not taken back by whoever held it before, nor published again. That the broker has it tells
-        // nothing of its hand-overs.
+        // nothing of its hand-overs. A death that was recorded before, unheard, is not recorded again: the message may have been
+        // replayed.
         query.push(
             ") UPDATE messages SET status = changes.status, \
              deliveries = MAX(messages.deliveries, changes.deliveries), \
@@ -109,6 +111,7 @@ async fn update(connection: &mut SqliteConnection, updates: &[MessageUpdate]) ->
              ended_at = COALESCE(messages.ended_at, changes.acked_at), \
              history = messages.history || changes.history \
              FROM changes WHERE messages.sequence = changes.sequence AND messages.status NOT IN ('acked', 'dead') \
+             AND (changes.letter IS NULL OR NOT EXISTS (SELECT 1 FROM dead_letters WHERE id = changes.letter)) \
              AND CASE WHEN changes.is_final THEN TRUE \
              WHEN changes.status = 'accepted' \
                  THEN messages.status <> 'accepted' AND messages.deliveries = changes.deliveries \

@@ -46,16 +46,12 @@ use self::{
     outgoing::{Original, Outgoing},
     work::Work,
 };
-use super::{Delivery, Direct, Full, MailboxLimits, Settlement, Sink, Transport, Wanted};
+use super::{Delivery, Direct, Full, LINGER, MailboxLimits, Settlement, Sink, Transport, Wanted};
 use crate::{
     app::{DeadLetter, Envelope, Mailbox, Reason, Task},
     settings,
     store::Store,
 };
-
-/// How long a deleted agent's mailbox is emptied before it is removed: other replicas hear of the end a little later, and
-/// may have accepted messages for it meanwhile.
-const LINGER: Duration = Duration::from_secs(30);
 
 /// What RabbitMQ is held to.
 #[derive(Clone, Copy, Debug)]
@@ -211,6 +207,8 @@ impl RabbitMq {
 
     /// The broker delivers everything again, here or elsewhere: what nobody here has taken is forgotten.
     fn disconnected(&self) {
+        // What was accepted for deleted agents meanwhile comes when the broker is back.
+        self.mailboxes().deleted.values_mut().for_each(|since| *since = Instant::now());
         let mailboxes = self.held().disconnect();
         for mailbox in &mailboxes {
             self.give_back(mailbox);

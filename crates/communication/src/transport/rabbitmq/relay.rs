@@ -340,6 +340,7 @@ fn accepted_again(envelope: &Envelope, deliveries: u32, at: Timestamp) -> Messag
         is_final: false,
         delivered_at: None,
         acked_at: None,
+        letter: None,
         history: vec![HistoryEvent { status: Status::Accepted, at, detail }],
     }
 }

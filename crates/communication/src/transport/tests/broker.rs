@@ -205,6 +205,7 @@ async fn what_expires_in_the_hands_of_somebody_who_is_gone_is_said_and_what_is_h
             is_final: false,
             delivered_at: Some(long_ago),
             acked_at: None,
+            letter: None,
             history: Vec::new(),
         };
         replica.store.write(&Batch { updates: vec![update], ..Batch::default() }).await.unwrap();

@@ -33,6 +33,7 @@ fn writer_of(transport: Arc<dyn Transport>, store: Arc<dyn Store>) -> Writer {
         hub: Arc::new(Hub::new(broker)),
         pace: Pace::new(true),
         patience: Duration::from_secs(15),
+        unknown: Unknown::default(),
     }
 }
 
@@ -111,6 +112,25 @@ async fn a_database_that_is_silent_is_not_waited_for_for_ever() {
     let write = timeout(Duration::from_mins(1), writer.write(writer.journal.take_now()));
     write.await.expect("the wait ends").unwrap_err();
     assert!(matches!(sent.await.unwrap(), Err(CommunicationError::NotRecorded)));
+}
+
+#[tokio::test]
+async fn what_is_recorded_though_nobody_heard_so_is_in_its_mailbox_after_the_next_commit() {
+    let writer = writer().await;
+    let gated = Arc::new(Gated::new(Arc::clone(&writer.store)));
+    let writer = Writer { store: Arc::clone(&gated) as _, patience: Duration::from_secs(3), ..writer };
+    gated.written.shut();
+    let unheard = writer.journal.send(message(None)).unwrap();
+    writer.write(writer.journal.take_now()).await.unwrap_err();
+    assert!(matches!(unheard.await.unwrap(), Err(CommunicationError::NotRecorded)));
+    gated.written.open();
+    let take = || writer.transport.take(&message(None).mailbox(), Wanted::Any, SystemClock.now());
+    assert!(take().is_none());
+    let sent = writer.journal.send(message(None)).unwrap();
+    writer.write(writer.journal.take_now()).await.unwrap();
+    sent.await.unwrap().unwrap();
+    let taken: Vec<_> = std::iter::from_fn(take).map(|taken| taken.envelope.sequence).collect();
+    assert_eq!(taken.len(), 2, "{taken:?}");
 }
 
 #[tokio::test]

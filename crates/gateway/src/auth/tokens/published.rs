@@ -11,8 +11,9 @@ use domain::{Clock, Timestamp};
 use errors::Error;
 use jsonwebtoken::{
     DecodingKey,
-    jwk::{JwkSet, PublicKeyUse},
+    jwk::{Jwk, PublicKeyUse},
 };
+use serde::Deserialize;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{sleep, timeout},
@@ -41,6 +42,12 @@ pub(super) struct Published {
     state: watch::Sender<State>,
     wanted: Notify,
     waiting: Semaphore,
+}
+
+/// A JWK set, each of whose keys is read by itself.
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<serde_json::Value>,
 }
 
 #[derive(Default)]
@@ -150,11 +157,13 @@ impl Published {
                 return Err("the set of keys is too large".into());
             }
         }
-        let set: JwkSet = serde_json::from_slice(&body)?;
-        let usable = set.keys.iter().take(MOST_KEYS).filter_map(|key| {
+        // A key of a kind that is not known here is passed over (RFC 7517, 5).
+        let set: Set = serde_json::from_slice(&body)?;
+        let keys = set.keys.into_iter().take(MOST_KEYS).filter_map(|key| Jwk::deserialize(key).ok());
+        let usable = keys.filter_map(|key| {
             let is_for_signatures = !matches!(key.common.public_key_use, Some(PublicKeyUse::Encryption));
             let kid = key.common.key_id.clone().filter(|_| is_for_signatures)?;
-            DecodingKey::from_jwk(key).ok().map(|key| (kid, key))
+            DecodingKey::from_jwk(&key).ok().map(|key| (kid, key))
         });
         Ok(usable.collect())
     }

@@ -33,7 +33,10 @@ impl Desk {
             let answer = if away.load(Ordering::SeqCst) {
                 Err(http::StatusCode::SERVICE_UNAVAILABLE)
             } else {
-                Ok(axum::Json(json!({ "keys": [jwk.clone()] })))
+                // Others may be of a kind that nobody here knows.
+                Ok(axum::Json(
+                    json!({ "keys": [{ "kty": "AKP", "alg": "ML-DSA-44", "kid": "new", "pub": "AA" }, jwk.clone()] }),
+                ))
             };
             async move { answer }
         };
