@@ -120,7 +120,7 @@ pub(crate) enum News {
 
 impl News {
     /// Does whoever says so have the task, and will say more of it? `needs_ack`: will this come again?
-    const fn is_of_what_is_there(&self, needs_ack: bool) -> bool {
+    pub(crate) const fn is_of_what_is_there(&self, needs_ack: bool) -> bool {
         match self {
             Self::Waiting
             | Self::HandedOver(_)

@@ -107,18 +107,9 @@ impl Worker {
 
     /// Frees whoever has a task that is not wanted any more: that was told so, but perhaps over a stream that was lost.
     fn release(&mut self, update: &TaskUpdate) {
-        match update.news {
-            News::Waiting
-            | News::HandedOver(_)
-            | News::Begun
-            | News::Alive
-            | News::Shown(_)
-            | News::Requeued
-            | News::Enqueued => {
-                let reason = "the task is not wanted any more";
-                self.say(update.execution, Outgoing::Cancel { task_id: update.task_id.clone(), reason });
-            }
-            News::Refused | News::Ended(_) | News::Unknown | News::Unheard | News::Lost => {}
+        if update.news.is_of_what_is_there(false) {
+            let reason = "the task is not wanted any more";
+            self.say(update.execution, Outgoing::Cancel { task_id: update.task_id.clone(), reason });
         }
     }
 

@@ -322,3 +322,27 @@ impl Transport for RabbitMq {
         self.local.advance(now, instant);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::{AgentId, Namespace, SystemClock};
+
+    use super::*;
+
+    #[test]
+    fn the_mailbox_of_a_deleted_agent_stays_while_the_broker_is_away_and_as_long_as_ever_after() {
+        let limits = RabbitMqLimits {
+            mailbox: MailboxLimits { messages: 1, bytes: 1 },
+            queue: 1,
+            deliveries: 1,
+            answer_wait: Duration::ZERO,
+        };
+        let rabbitmq = RabbitMq::new(settings::RabbitMq::default(), limits, Arc::new(SystemClock));
+        let mailbox = Mailbox::of_agent(Namespace::default(), AgentId::from_parts(1, 1));
+        let long_ago = Instant::now().checked_sub(LINGER).expect("the machine is up for longer than that");
+        rabbitmq.mailboxes().deleted.insert(mailbox.clone(), long_ago);
+        assert_eq!(rabbitmq.abandoned(), [mailbox]);
+        rabbitmq.disconnected();
+        assert_eq!(rabbitmq.abandoned(), []);
+    }
+}

@@ -34,9 +34,8 @@ impl Desk {
                 Err(http::StatusCode::SERVICE_UNAVAILABLE)
             } else {
                 // Others may be of a kind that nobody here knows.
-                Ok(axum::Json(
-                    json!({ "keys": [{ "kty": "AKP", "alg": "ML-DSA-44", "kid": "new", "pub": "AA" }, jwk.clone()] }),
-                ))
+                let unknown = json!({ "kty": "EC", "crv": "P-999", "kid": "new", "x": "AA", "y": "AA" });
+                Ok(axum::Json(json!({ "keys": [unknown, 7, jwk.clone()] })))
             };
             async move { answer }
         };
