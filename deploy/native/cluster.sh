@@ -17,6 +17,8 @@ replicas=${REPLICAS:-1}
 http=${HTTP:-127.0.0.1:8080}
 # shellcheck source-path=SCRIPTDIR source=folder.sh
 . "$here/folder.sh"
+# shellcheck source-path=SCRIPTDIR source=port.sh
+. "$here/port.sh"
 marker=.troupe-cluster
 case $1 in
     up) claim "$2" "$marker" ;;
@@ -30,8 +32,6 @@ services=(registry communication orchestrator agent-runner gateway)
 # Those with a database, and those with a section `redis`.
 with_database=" registry communication orchestrator gateway "
 with_redis=" communication orchestrator gateway "
-
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # A process keeps its ports over restarts: the others have it in their lists.
 port() {

@@ -16,6 +16,8 @@ verb=$1
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=folder.sh
 . "$here/folder.sh"
+# shellcheck source-path=SCRIPTDIR source=port.sh
+. "$here/port.sh"
 # The list of ports marks the folder as ours, besides.
 if [ "$verb" = up ]; then
     claim "$2" ports
@@ -26,8 +28,6 @@ elif ! owned "$2" ports; then
 fi
 dir=$(cd "$2" && pwd)
 ports="$dir/ports"
-
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # A port stays the same over restarts: clients reconnect to it.
 port() {
