@@ -101,6 +101,11 @@ bench: ## Start a fresh Troupe, measure the three workloads, and stop it
 	cargo build --release --bin troupe
 	./tests/bench.sh
 
+.PHONY: bench-cost
+bench-cost: ## The same with what each run costs, counted by a build that counts allocations too
+	cargo build --release --bin troupe --features count-allocations
+	./tests/bench.sh --cost
+
 .PHONY: bench-cluster
 bench-cluster: ## The same of a fresh cluster, with one process of each service and then with two
 	cargo build --release --bin troupe

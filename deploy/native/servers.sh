@@ -87,6 +87,7 @@ listeners.tcp.1 = 127.0.0.1:$(port rabbitmq)
 loopback_users.guest = true
 log.console = false
 disk_free_limit.absolute = 50MB
+consumer_timeout = 31622400000
 EOF
     export HOME="$home" ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT RABBITMQ_NODENAME RABBITMQ_DIST_PORT
     ERL_EPMD_PORT=$(port epmd)

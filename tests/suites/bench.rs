@@ -84,6 +84,20 @@ async fn agents_of_twenty_kinds_do_the_load_of_one_on_a_server_and_in_a_cluster(
 }
 
 #[tokio::test]
+async fn requests_to_the_gateway_begin_when_they_are_due() {
+    let server = Server::start().await;
+    let requests = ["get-agent", "post-message", "--runs", "100", "--rate", "200", "--warmup", "1", "--cost"];
+    let reports = bench_server(&server, &requests).await;
+    let [get, post] = &reports[..] else { panic!("{reports:#?}") };
+    for (report, name) in [(get, "get-agent"), (post, "post-message")] {
+        assert_eq!((&report["workload"], &report["errors"]), (&name.into(), &0.into()), "{report:#}");
+        // The last is due 99 times 5 ms after the first.
+        assert!(report["elapsed_ms"].as_f64().is_some_and(|elapsed| elapsed >= 495.0), "{report:#}");
+    }
+    assert_eq!(cost(post, "hand_overs")["total"].as_f64().map(|total| total > 0.0), Some(true), "{post:#}");
+}
+
+#[tokio::test]
 async fn metrics_that_cannot_be_read_are_told_of() {
     let server = Server::start().await;
     let grpc = server.grpc_url();

@@ -103,6 +103,54 @@ async fn a_gateway_that_stops_answers_those_who_wait() {
     }
 }
 
+/// Whatever stops is drained: of two of each, one of every service that a gateway calls goes and comes back under load, and no request
+/// fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stops_fails_no_request() {
+    let mut cluster = Cluster::start(Setup { size: TWO_OF_EACH, ..Setup::default() }).await;
+    let api = cluster.api();
+    let echo = json!({ "name": "echo", "steps": [{ "id": "one", "agent_type": "echo", "input": "${{ input.n }}" }] });
+    let workflow = api.define(&echo).await;
+    let agent = json!({ "agent_type": "echo", "name": "box", "config": {} });
+    let agent = api.post("/api/v1/agents", &agent).await.expect(201)["id"].as_str().expect("an id").to_owned();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..4_u64 {
+        let (api, workflow, agent, stopped) = (api.clone(), workflow.clone(), agent.clone(), stopped.clone());
+        clients.spawn(async move {
+            let (mut executions, mut number) = (Vec::new(), client);
+            while !*stopped.borrow() {
+                number += 4;
+                let path = format!("/api/v1/workflows/{workflow}/execute");
+                let started = api.post(&path, &json!({ "input": { "n": number } })).await.expect(202);
+                executions.push(started["execution_id"].as_str().expect("an id").to_owned());
+                api.post(&format!("/api/v1/agents/{agent}/message"), &json!({ "payload": number })).await.expect(202);
+                for path in [format!("/api/v1/agents/{agent}"), "/api/v1/executions?limit=5".to_owned()] {
+                    let answer = api.send(api.request(Method::GET, &path)).await.expect("the gateway answers");
+                    assert_eq!(answer.status, 200, "{path}: {answer:?}");
+                }
+            }
+            executions
+        });
+    }
+    for name in
+        ["registry-1", "communication-1", "orchestrator-1", "agent-runner-1", "communication-2", "orchestrator-2"]
+    {
+        assert_eq!(cluster.stop(name).await, Some(0), "{name}");
+        assert!(!cluster.log(name).contains("grace period over"), "{name} was not waited for");
+        cluster.restart(name).await;
+    }
+    stop.send_replace(true);
+    let mut count = 0;
+    while let Some(executions) = clients.join_next().await {
+        for execution in executions.expect("no request fails") {
+            assert_eq!(api.ended(&execution).await["status"], "completed");
+            count += 1;
+        }
+    }
+    assert!(count > 4, "there was load: {count}");
+}
+
 /// A workflow that waits for the signal `go`.
 fn waiting() -> serde_json::Value {
     json!({ "name": "wait", "steps": [{ "id": "go", "signal": { "name": "go" } }] })

@@ -2,7 +2,8 @@
 //! right end.
 //!
 //! `tests/histories/<format>/data` is the data directory of a process that died in the middle of putting its journal in place;
-//! `executions.json` says of each execution how it had ended, or which signals bring it to which end. `make record-histories`
+//! `executions.json` says of each execution how it had ended, or which signals bring it to which end; `migrations` names what had made
+//! its tables. `make record-histories`
 //! keeps those of the present format, once.
 
 use std::{
@@ -18,7 +19,29 @@ use crate::kill::{check_all, check_nothing_left, driver::Driver, prepare};
 
 /// What is written now: the version with which it was written first, and what is new in it. A change of what the databases have gets
 /// a name of its own here, so that it is kept as well.
-const FORMAT: &str = "0.1.0-packs";
+const FORMAT: &str = "0.1.0-keys";
+
+/// What makes the tables, a line each.
+fn migrations() -> String {
+    let folder = testkit::workspace().join("migrations/sqlite");
+    let files = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        entries.map(|entry| entry.expect("the folder can be read").path()).collect()
+    };
+    let mut names: Vec<_> = files(&folder)
+        .iter()
+        .flat_map(|service| files(service))
+        .map(|file| file.strip_prefix(&folder).expect("it is below").display().to_string() + "\n")
+        .collect();
+    names.sort_unstable();
+    names.concat()
+}
+
+#[test]
+fn data_of_the_present_format_is_kept() {
+    let kept = fs::read_to_string(folder().join(FORMAT).join("migrations")).unwrap_or_default();
+    assert_eq!(kept, migrations(), "give `FORMAT` another name, and keep its data with `make record-histories`");
+}
 
 fn folder() -> PathBuf {
     testkit::workspace().join("tests/histories")
@@ -150,6 +173,7 @@ async fn record(folder: &Path) {
     copy(&server.data_directory(), &folder.join("data")).expect("data can be copied");
     let text = serde_json::to_string_pretty(&executions).expect("JSON prints");
     fs::write(folder.join("executions.json"), text + "\n").expect("a file can be written");
+    fs::write(folder.join("migrations"), migrations()).expect("a file can be written");
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {

@@ -98,6 +98,12 @@ async fn is_poisoned_and_heals(place: &Place) {
             (&task["execution_id"], &task["step_id"], &task["attempt"], &task["action"]),
             (&json!(poisoned), &json!("job"), &json!(1), &json!("work"))
         );
+        let listed = troupe(api.url(), &["dead-letters", "list"]).await;
+        assert!(listed.code == Some(0) && listed.stdout.contains(&id), "{}{}", listed.stdout, listed.stderr);
+        let shown = troupe(api.url(), &["--json", "dead-letters", "show", &id]).await;
+        let shown: Value =
+            serde_json::from_str(&shown.stdout).unwrap_or_else(|_| panic!("{}{}", shown.stdout, shown.stderr));
+        assert_eq!((&shown["id"], &shown["reason"]), (&json!(id), &json!("delivery_limit")), "{shown:#}");
         let hand_overs = task["hand_overs"].as_array().map_or(0, Vec::len);
         assert!(if place.remembers { hand_overs == DELIVERY_LIMIT } else { hand_overs > 0 }, "{letter:#}");
         for (number, execution) in others.iter().enumerate() {

@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use testkit::{Api, Cluster, Server, Setup, TWO_ORCHESTRATORS, eventually};
+use testkit::{Api, Cluster, Server, Setup, TOKEN, TWO_ORCHESTRATORS, eventually};
 use tokio::{net::TcpListener, task::JoinSet};
 use tonic::{
     Request, Response, Status,
@@ -341,6 +341,39 @@ async fn one_execution_is_one_trace_over_all_processes_of_a_cluster() {
     skip_forwarding(&mut spans);
     check_tree(&spans, "INSERT execution_events", |service| format!("troupe-{service}"));
     assert_eq!(named(&spans, "INSERT execution_events")[0].attributes["db.system.name"], "postgresql");
+}
+
+/// The context goes through RabbitMQ: the communication that has published the task has stopped when an agent comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_waits_in_the_broker_stays_in_its_trace() {
+    let collector = Collector::start().await;
+    let settings = format!("[telemetry]\notlp_endpoint = {:?}\nexport_interval = \"50ms\"\n", collector.url());
+    let mut cluster = Cluster::start(Setup { settings: &settings, ..Setup::default() }).await;
+    let api = cluster.api();
+    let own = json!({ "name": "own", "steps": [{ "id": "own", "agent_type": "guest", "action": "greet" }] });
+    let workflow = api.define(&own).await;
+    let execution = execute(&api, &workflow).await;
+    collector.whole(TRACE, "communication.task.publish", 1).await;
+    assert_eq!(cluster.stop("communication-1").await, Some(0));
+    cluster.restart("communication-1").await;
+
+    let server = agent_sdk::Server::at(format!("http://{}", cluster.communications()[0])).token(TOKEN);
+    let greet = |_: agent_sdk::Task| async { Ok(json!("hello")) };
+    let mut guest = JoinSet::new();
+    guest.spawn(
+        agent_sdk::Agent::builder("guest").action("greet", greet).connect(server).run_until(agent_sdk::Shutdown::new()),
+    );
+    assert_eq!(api.ended(&execution).await["status"], "completed");
+    let spans = collector.whole(TRACE, "orchestrator.result", 1).await;
+    let deliveries = named(&spans, "communication.task.deliver");
+    assert_eq!((deliveries.len(), named(&spans, "communication.task.publish").len()), (1, 1), "{spans:#?}");
+    let path = path_of(&spans, deliveries[0]);
+    assert!(
+        path.ends_with("orchestrator.task.dispatch > communication.task.publish > communication.task.deliver"),
+        "{path}"
+    );
+    let result = path_of(&spans, named(&spans, "orchestrator.result")[0]);
+    assert!(result.starts_with(&path), "{result}");
 }
 
 /// Takes out the calls from one orchestrator to another.

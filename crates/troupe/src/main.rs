@@ -17,13 +17,22 @@ use self::{cli::Cli, output::Output};
 
 /// Of many small allocations on several threads, which is what this program does, it makes a third more in the same time than the
 /// allocator of glibc.
+#[cfg(not(feature = "count-allocations"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[cfg(feature = "count-allocations")]
+#[global_allocator]
+static ALLOCATOR: stats_alloc::StatsAlloc<mimalloc::MiMalloc> = stats_alloc::StatsAlloc::new(mimalloc::MiMalloc);
 
 /// How long work that cannot be dropped may still take when everything else has ended.
 const LAST_WORK: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    #[cfg(feature = "count-allocations")]
+    telemetry::process::count_allocations(|| {
+        let stats = ALLOCATOR.stats();
+        telemetry::process::Allocations { count: stats.allocations as u64, bytes: stats.bytes_allocated as u64 }
+    });
     let cli = Cli::parse();
     let output = Output::new(cli.global.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -32,6 +32,8 @@ struct Times {
     done: u32,
     executions: usize,
     messages: usize,
+    /// What clients got instead of an answer since the fault before was over, and how often.
+    refusals: BTreeMap<String, u64>,
 }
 
 /// What became of all messages.
@@ -49,6 +51,9 @@ impl Times {
         self.done += 1;
         self.executions += met.executions.len();
         self.messages += met.messages.len();
+        for (how, times) in &met.refusals {
+            *self.refusals.entry(how.clone()).or_default() += times;
+        }
     }
 }
 

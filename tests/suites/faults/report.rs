@@ -7,8 +7,12 @@ use crate::{kill::driver::Accepted, sections};
 
 /// Writes it.
 pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usize), accepted: &Accepted, mail: &Mail) {
-    let row = |(fault, Times { done, executions, messages }): (&Fault, &Times)| {
-        format!("| {fault} | {done} | {executions} executions, {messages} messages: nothing lost, nothing twice |")
+    let row = |(fault, Times { done, executions, messages, refusals }): (&Fault, &Times)| {
+        let refusals: Vec<_> = refusals.iter().map(|(how, times)| format!("{times} {how}")).collect();
+        let refusals = if refusals.is_empty() { "nothing".to_owned() } else { refusals.join(", ") };
+        format!(
+            "| {fault} | {done} | {executions} executions, {messages} messages: nothing lost, nothing twice | {refusals} |"
+        )
     };
     let rows: Vec<_> = done.iter().map(row).collect();
     let refusals: Vec<_> = accepted.refusals.iter().map(|(how, times)| format!("| {how} | {times} |")).collect();
@@ -17,7 +21,7 @@ pub(super) fn write(path: &Path, done: &BTreeMap<Fault, Times>, cut: (usize, usi
          Written by `make test-faults`: a cluster of two processes of each service on PostgreSQL, RabbitMQ and Redis, with a lease\n\
          of 2 s, under load (executions with retries, signals, fan-out, decisions, timeouts and undos, and messages to agents), while\n\
          these things were done to it at random moments.\n\n\
-         | fault | times | checked after it |\n| --- | ---: | --- |\n{}\n\n\
+         | fault | times | checked after it | instead of answers clients saw |\n| --- | ---: | --- | --- |\n{}\n\n\
          Of the {} connections between two processes, or a process and a server, {} were cut or silenced. After each fault everything\n\
          that had been accepted by then was looked at, under load. All {} executions that were accepted ended as they must with the right output, each result once in its log, and\n\
          every log replays to what memory says; the sweeper found nothing that would not have been woken.\n\n\

@@ -348,4 +348,59 @@ pub(super) const KINDS: &[Kind] = &[
         output: |n| json!(n),
         events: &[("signal_received", 1), ("step_completed", 2), ("completed", 1)],
     },
+    Kind {
+        // A loop in a block in a `for_each`, each round with its undo, which is then wanted.
+        name: "rounds",
+        definition: || {
+            let mut one = echo("one", &json!("${{ item }}"));
+            one["compensate"] = json!({ "agent_type": "echo", "action": "unone" });
+            let round = json!({ "steps": [one], "output": "${{ steps.one.output }}" });
+            let rounds = json!({ "id": "rounds", "loop": { "while": "iteration < 2" }, "block": round });
+            let block = json!({ "steps": [rounds], "output": "${{ steps.rounds.output }}" });
+            let each = json!({ "id": "each", "for_each": "${{ input.items }}", "max_parallel": 2, "block": block });
+            json!({ "steps": [each, fail("bad", None)], "dependencies": { "bad": ["each"] } })
+        },
+        then: Then::Watch,
+        status: "failed",
+        output: nothing,
+        events: &[("step_failed", 1), ("compensation_started", 1), ("step_compensated", 12), ("failed", 1)],
+    },
+    Kind {
+        name: "rounds-in-a-child",
+        definition: || {
+            let input = json!({ "items": "${{ input.items }}" });
+            let child = json!({ "id": "child", "workflow": { "name": "rounds", "input": input },
+                                "retry": { "max_attempts": 1 }, "on_failure": { "fallback": "${{ input.n }}" } });
+            json!({ "steps": [child], "output": "${{ steps.child.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("step_failed", 1), ("completed", 1)],
+    },
+    Kind {
+        name: "chosen",
+        definition: || {
+            let mut early = echo("early", &json!("${{ input.n }}"));
+            early["mutex"] = json!("desk");
+            let mut late = echo("late", &json!("${{ input.n }}"));
+            late["mutex"] = json!("desk");
+            let mut each = echo("each", &json!("${{ item }}"));
+            each["for_each"] = json!("${{ input.items }}");
+            each["complete_when"] = json!("completed >= 2");
+            let past = json!({ "id": "past", "sleep_until": "2026-01-01T00:00:00Z" });
+            let never = json!({ "id": "never", "signal": { "name": "never", "transient": true } });
+            let hush = json!({ "id": "hush", "cancel": ["never"], "depends_on": ["early"] });
+            let slow = json!({ "id": "slow", "agent_type": "echo", "action": "sleep", "input": { "ms": 600_000 } });
+            let mut most = echo("most", &json!("${{ input.n }}"));
+            most["depends_on"] = json!(["late", "each", "past", "hush", "slow"]);
+            most["join"] = json!({ "count": 4 });
+            most["cancel_rest"] = json!(true);
+            json!({ "steps": [early, late, each, past, never, hush, slow, most], "output": "${{ steps.most.output }}" })
+        },
+        then: Then::Watch,
+        status: "completed",
+        output: |n| json!(n),
+        events: &[("completed", 1)],
+    },
 ];

@@ -14,6 +14,7 @@ use super::{
 mod journal;
 mod locks;
 mod model;
+mod moved;
 mod plans;
 mod silence;
 

@@ -7,9 +7,11 @@ use serde::Serialize;
 use super::meter::{Meter, Sample};
 
 /// What is told: its key in JSON, its words, the counters that are summed, and how many of its unit one of theirs is.
-const ITEMS: [(&str, &str, &[&str], f64); 8] = [
+const ITEMS: [(&str, &str, &[&str], f64); 10] = [
     ("server_cpu_us", "CPU of the server, µs", &["process_cpu_seconds_total"], 1e6),
     ("engine_us", "of that, deciding, µs", &["orchestrator_decide_seconds_sum"], 1e6),
+    ("allocations", "allocations", &["process_allocations_total"], 1.0),
+    ("allocated_bytes", "bytes allocated", &["process_allocated_bytes_total"], 1.0),
     ("written_bytes", "bytes to disk, by the server", &["process_io_write_bytes_total"], 1.0),
     (
         "transactions",

@@ -1,4 +1,4 @@
-//! The closed loop: a fixed number of calls out at once, each timed.
+//! The load: a closed loop of a fixed number of calls out at once, or so many a second, each timed.
 
 use std::{
     cell::Cell,
@@ -21,6 +21,16 @@ pub(super) struct Plan {
     pub(super) concurrency: u32,
     /// Calls before measuring begins.
     pub(super) warmup: u64,
+    /// So many begin a second, as far as `concurrency` lets them, whether or not those before have ended. Latency is then from
+    /// when each was due, so that none is left out where the server stands still.
+    pub(super) rate: Option<u32>,
+}
+
+impl Plan {
+    /// When a call is due, from the start.
+    fn due(&self, number: u64) -> Duration {
+        self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(number as f64 / f64::from(rate)))
+    }
 }
 
 /// What was measured.
@@ -47,16 +57,16 @@ where
     F: Fn(u64) -> Fut,
     Fut: Future<Output = Result<(), String>>,
 {
-    drive(plan.warmup, plan.concurrency, &call).await;
-    let Some(meter) = meter else { return Ok((drive(plan.runs, plan.concurrency, &call).await, None)) };
+    drive(plan.warmup, plan, &call).await;
+    let Some(meter) = meter else { return Ok((drive(plan.runs, plan, &call).await, None)) };
     let before = Before::read(meter).await?;
-    let measured = drive(plan.runs, plan.concurrency, &call).await;
+    let measured = drive(plan.runs, plan, &call).await;
     let cost = before.cost(plan.runs, steps).await?;
     Ok((measured, Some(cost)))
 }
 
-/// Calls `call` with numbers from 0 on until `count` calls have ended.
-pub(super) async fn drive<F, Fut>(count: u64, concurrency: u32, call: F) -> Measured
+/// Calls `call` with numbers from 0 on until `count` calls have ended, as many at once and a second as the plan says.
+pub(super) async fn drive<F, Fut>(count: u64, plan: Plan, call: F) -> Measured
 where
     F: Fn(u64) -> Fut,
     Fut: Future<Output = Result<(), String>>,
@@ -71,11 +81,17 @@ where
                 return own;
             }
             next.set(number + 1);
-            let called = Instant::now();
+            let due = begun + plan.due(number);
+            let called = if plan.rate.is_some() {
+                tokio::time::sleep_until(due.into()).await;
+                due
+            } else {
+                Instant::now()
+            };
             own.record(call(number).await, called.elapsed());
         }
     };
-    let clients = u64::from(concurrency).min(count);
+    let clients = u64::from(plan.concurrency).min(count);
     let all = futures::future::join_all((0..clients).map(|_| client())).await;
     let mut sum = all.into_iter().fold(Measured::nothing(), Measured::plus);
     sum.elapsed = begun.elapsed();
@@ -120,7 +136,8 @@ mod tests {
     #[tokio::test]
     async fn every_number_is_called_once_and_never_more_at_once_than_allowed() {
         let (out, most, sum) = (Cell::new(0_u32), Cell::new(0_u32), Cell::new(0_u64));
-        let measured = drive(100, 7, |number| {
+        let plan = Plan { runs: 100, concurrency: 7, warmup: 0, rate: None };
+        let measured = drive(100, plan, |number| {
             let (out, most, sum) = (&out, &most, &sum);
             async move {
                 out.set(out.get() + 1);
@@ -135,5 +152,20 @@ mod tests {
         assert_eq!((sum.get(), most.get()), (4950, 7));
         assert_eq!((measured.latencies.len(), measured.errors), (99, 1));
         assert_eq!(measured.first_error.as_deref(), Some("five"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_rate_a_call_counts_from_when_it_was_due() {
+        let plan = Plan { runs: 4, concurrency: 1, warmup: 0, rate: Some(10) };
+        let called = tokio::time::Instant::now();
+        let measured = drive(4, plan, |_| async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(())
+        })
+        .await;
+        // Due every 100 ms, and one at a time: each begins 200 ms later than the one before.
+        let elapsed = called.elapsed();
+        assert!(elapsed >= Duration::from_millis(1_200) && elapsed < Duration::from_millis(1_300), "{elapsed:?}");
+        assert_eq!(measured.latencies.len(), 4);
     }
 }

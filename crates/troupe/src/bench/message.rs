@@ -44,14 +44,14 @@ pub(super) async fn measure(plan: Plan, link: &Link, agent: &str, meter: Option<
             if answer.message_id.is_empty() { Err("an answer without a message id".to_owned()) } else { Ok(()) }
         }
     };
-    drive(plan.warmup, plan.concurrency, call).await;
+    drive(plan.warmup, plan, call).await;
     wait_until_acked(client.clone(), agent).await?;
     let before = match meter {
         Some(meter) => Some(Before::read(meter).await?),
         None => None,
     };
     let begun = Instant::now();
-    let measured = drive(plan.runs, plan.concurrency, call).await;
+    let measured = drive(plan.runs, plan, call).await;
     wait_until_acked(client.clone(), agent).await?;
     let mut report = Report::new("message", plan, 0, measured);
     report.all_acked_ms = Some(millis(begun.elapsed()));

@@ -1,4 +1,4 @@
-//! `troupe bench`: closed-loop load on a running server, or a cluster, through its gRPC API.
+//! `troupe bench`: load on a running server, or a cluster, through its gRPC API, and through the gateway.
 //!
 //! So many calls are out at once as `--concurrency` says, each begins when one ends, and every answer is checked: an answer
 //! with the wrong output is an error. What is measured includes the whole way, commits with fsync among it; nothing about the
@@ -13,6 +13,7 @@ mod load;
 mod message;
 mod meter;
 mod report;
+mod requests;
 mod services;
 mod setup;
 mod waiting;
@@ -44,9 +45,12 @@ pub(crate) struct Args {
     /// How many executions or messages to measure, of each workload
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     runs: Option<u64>,
-    /// How many are out at once; 64 where nothing is said, of dag10k 1, of kinds20 as many as there are agents
+    /// How many are out at once; 64 where nothing is said, of dag10k 1, of requests to the gateway 25, of kinds20 as many as there are agents
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     concurrency: Option<u32>,
+    /// So many begin a second, whether or not those before have ended, up to the concurrency; latency is from when each was due
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// How many to do before measuring; a tenth of the runs where nothing is said, at least one
     #[arg(long)]
     warmup: Option<u64>,
@@ -79,6 +83,10 @@ pub(crate) enum Workload {
     Dag10k,
     /// The load of chain3 over one kind of agent and then over 20, all of whose agents this process is
     Kinds20,
+    /// GET of an agent from the gateway, with --api-key where it wants one
+    GetAgent,
+    /// POST of a message to an agent's mailbox at the gateway
+    PostMessage,
 }
 
 impl Workload {
@@ -90,13 +98,15 @@ impl Workload {
             Self::Waiting => "waiting",
             Self::Dag10k => "dag10k",
             Self::Kinds20 => "kinds20",
+            Self::GetAgent => "get-agent",
+            Self::PostMessage => "post-message",
         }
     }
 
     /// Some seconds' worth.
     const fn default_runs(self) -> u64 {
         match self {
-            Self::Chain3 | Self::Waiting | Self::Kinds20 => 10_000,
+            Self::Chain3 | Self::Waiting | Self::Kinds20 | Self::GetAgent | Self::PostMessage => 10_000,
             Self::Fan100 => 300,
             Self::Message => 20_000,
             Self::Dag10k => 5,
@@ -112,7 +122,7 @@ pub(crate) async fn run(args: Args, global: &Global, output: &Output) -> Outcome
         Some(file) => Services::of_cluster(file, args.agents.max(args.concurrency.unwrap_or(0)))?,
         None => Services::of_process(&args.grpc).await?,
     };
-    let bench = Bench { meter: meter(&args, global, &services)?, services, args };
+    let bench = Bench { meter: meter(&args, global, &services)?, services, global, args };
     let agent =
         setup::agent(&bench.services.registry).await.context("cannot set up the echo agent of the benchmark")?;
     let workloads = if bench.args.workloads.is_empty() { &DEFAULT[..] } else { &bench.args.workloads };
@@ -151,15 +161,16 @@ fn meter(args: &Args, global: &Global, services: &Services) -> anyhow::Result<Op
 }
 
 /// A server, and how it is to be measured.
-struct Bench {
+struct Bench<'a> {
     services: Services,
     meter: Option<Meter>,
+    global: &'a Global,
     args: Args,
 }
 
-impl Bench {
+impl Bench<'_> {
     async fn measure(&self, workload: Workload, agent: &str) -> anyhow::Result<Vec<Report>> {
-        let Self { services, meter, args } = self;
+        let Self { services, meter, global, args } = self;
         let (plan, meter) = (self.plan(workload), meter.as_ref());
         let orchestrator = &services.orchestrator;
         // Of the rest the cost is told where it is asked for.
@@ -169,6 +180,9 @@ impl Bench {
             Workload::Dag10k => workflows::measure(workload, plan, orchestrator, meter).await?,
             Workload::Message => message::measure(plan, &services.communication, agent, costs).await?,
             Workload::Waiting => waiting::measure(plan, orchestrator, meter, args.cost, args.keep).await?,
+            Workload::GetAgent | Workload::PostMessage => {
+                requests::measure(workload, plan, global, agent, costs).await?
+            }
             Workload::Kinds20 => return Box::pin(kinds::measure(plan, services, args.agents, costs)).await,
         };
         Ok(vec![report])
@@ -181,7 +195,8 @@ impl Bench {
             Workload::Chain3 | Workload::Fan100 | Workload::Message | Workload::Waiting => 64,
             Workload::Dag10k => 1,
             Workload::Kinds20 => args.agents,
+            Workload::GetAgent | Workload::PostMessage => 25,
         });
-        Plan { runs, concurrency, warmup: args.warmup.unwrap_or((runs / 10).max(1)) }
+        Plan { runs, concurrency, warmup: args.warmup.unwrap_or((runs / 10).max(1)), rate: args.rate }
     }
 }

@@ -42,8 +42,8 @@ pub(super) async fn measure(
         }
     };
     // Those of the warm-up are not to be there any more when memory is read.
-    drive(plan.warmup, plan.concurrency, start).await;
-    complete(&client, plan.concurrency, waiting.take()).await;
+    drive(plan.warmup, plan, start).await;
+    complete(&client, plan, waiting.take()).await;
     let before = resident(meter).await?;
     let measured = Plan { warmup: 0, ..plan };
     let (measured, cost) = load::measure(measured, meter.filter(|_| is_cost_wanted), 0, start).await?;
@@ -53,7 +53,7 @@ pub(super) async fn measure(
     report.memory = before.zip(after).map(|(before, after)| Memory::new(before, after, plan.runs));
     if !is_kept {
         let begun = Instant::now();
-        let completed = complete(&client, plan.concurrency, waiting.take()).await;
+        let completed = complete(&client, plan, waiting.take()).await;
         report.all_completed_ms = Some(millis(begun.elapsed()));
         report.errors += completed.errors;
         report.first_error = report.first_error.or(completed.first_error);
@@ -82,7 +82,7 @@ async fn start(client: &mut ExecutionServiceClient<Link>, workflow: String) -> R
 }
 
 /// Gives each its signal, with which it must complete.
-async fn complete(client: &ExecutionServiceClient<Link>, concurrency: u32, ids: Vec<String>) -> Measured {
+async fn complete(client: &ExecutionServiceClient<Link>, plan: Plan, ids: Vec<String>) -> Measured {
     let signal = |number: u64| {
         let (mut client, id) = (client.clone(), ids[number as usize].clone());
         async move {
@@ -100,7 +100,7 @@ async fn complete(client: &ExecutionServiceClient<Link>, concurrency: u32, ids: 
             check(answer.into_inner().execution.as_ref(), &number.into())
         }
     };
-    drive(ids.len() as u64, concurrency, signal).await
+    drive(ids.len() as u64, plan, signal).await
 }
 
 fn definition() -> Value {

@@ -51,9 +51,12 @@ pub(super) struct Case {
 impl Case {
     fn of(workload: Workload) -> Self {
         match workload {
-            Workload::Chain3 | Workload::Message | Workload::Waiting | Workload::Kinds20 => {
-                Self::chain3("bench-chain3", "echo")
-            }
+            Workload::Chain3
+            | Workload::Message
+            | Workload::Waiting
+            | Workload::Kinds20
+            | Workload::GetAgent
+            | Workload::PostMessage => Self::chain3("bench-chain3", "echo"),
             Workload::Fan100 => {
                 Self { definition: fan100(), input: b"{}".to_vec(), output: (0..WIDTH).collect::<Vec<_>>().into() }
             }

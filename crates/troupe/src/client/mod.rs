@@ -34,13 +34,17 @@ pub(crate) struct Client {
 impl Client {
     /// Of the server that the command line names. Connects to nothing yet.
     pub(crate) fn new(global: &Global) -> Result<Self, Error> {
+        Self::in_namespace(global, &global.namespace)
+    }
+
+    /// The same in another namespace.
+    pub(crate) fn in_namespace(global: &Global, namespace: &str) -> Result<Self, Error> {
         let faulty = || Error::Url(global.url.clone());
         let base = Url::parse(global.url.trim_end_matches('/')).map_err(|_| faulty())?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(faulty());
         }
-        domain::check_name(&global.namespace)
-            .map_err(|source| Error::Namespace { namespace: global.namespace.clone(), source })?;
+        domain::check_name(namespace).map_err(|source| Error::Namespace { namespace: namespace.to_owned(), source })?;
         let agent = concat!("troupe-cli/", env!("CARGO_PKG_VERSION"));
         let mut headers = header::HeaderMap::new();
         if let Some(key) = &global.api_key {
@@ -50,7 +54,7 @@ impl Client {
         }
         let http = reqwest::Client::builder().connect_timeout(CONNECT).user_agent(agent).default_headers(headers);
         let http = http.build().map_err(Error::Client)?;
-        Ok(Self { http, base, namespace: global.namespace.clone() })
+        Ok(Self { http, base, namespace: namespace.to_owned() })
     }
 
     /// A request to a path made of segments, which are escaped.

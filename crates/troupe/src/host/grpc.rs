@@ -6,7 +6,8 @@ use contracts::{
     FILE_DESCRIPTOR_SET,
     agent_runner::v1::agent_runner_service_server,
     communication::v1::{
-        agent_session_service_server, dead_letter_service_server, message_service_server, task_service_server,
+        agent_session_service_server, credential_service_server, dead_letter_service_server, message_service_server,
+        task_service_server, topic_service_server,
     },
     orchestrator::v1::{execution_service_server, workflow_service_server},
     registry::v1::registry_service_server,
@@ -97,21 +98,25 @@ impl Grpc {
 
 /// What each process serves, by the names that health knows; the server as a whole is known besides.
 pub(crate) const REGISTRY: [&str; 1] = [registry_service_server::SERVICE_NAME];
-pub(crate) const COMMUNICATION: [&str; 4] = [
+pub(crate) const COMMUNICATION: [&str; 6] = [
     agent_session_service_server::SERVICE_NAME,
     task_service_server::SERVICE_NAME,
     message_service_server::SERVICE_NAME,
     dead_letter_service_server::SERVICE_NAME,
+    topic_service_server::SERVICE_NAME,
+    credential_service_server::SERVICE_NAME,
 ];
 pub(crate) const ORCHESTRATOR: [&str; 2] =
     [workflow_service_server::SERVICE_NAME, execution_service_server::SERVICE_NAME];
 pub(crate) const AGENT_RUNNER: [&str; 1] = [agent_runner_service_server::SERVICE_NAME];
-pub(crate) const ALL: [&str; 8] = [
+pub(crate) const ALL: [&str; 10] = [
     REGISTRY[0],
     COMMUNICATION[0],
     COMMUNICATION[1],
     COMMUNICATION[2],
     COMMUNICATION[3],
+    COMMUNICATION[4],
+    COMMUNICATION[5],
     ORCHESTRATOR[0],
     ORCHESTRATOR[1],
     AGENT_RUNNER[0],
@@ -157,15 +162,25 @@ pub(crate) async fn not_serving(health: &HealthReporter, services: &[&'static st
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+    use std::{
+        collections::BTreeSet,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
     };
 
     use lifecycle::{Complaint, OnExit, Tasks};
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
     use super::*;
+
+    #[test]
+    fn health_knows_every_service_of_the_contracts() {
+        let of_rpcs = access::RPCS.iter().filter_map(|(path, _)| path[1..].split('/').next());
+        let (wanted, known): (BTreeSet<_>, BTreeSet<_>) = (of_rpcs.collect(), ALL.into_iter().collect());
+        assert_eq!(known, wanted);
+    }
 
     #[tokio::test]
     async fn health_is_served_and_turns_when_a_drain_begins() {

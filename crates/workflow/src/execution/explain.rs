@@ -133,6 +133,7 @@ impl Execution {
         }
         for &unit in &self.state.active {
             waits.extend(self.unit_wait(unit, overlay));
+            waits.extend(self.instances_wait(unit));
         }
         if !self.state.queue.is_empty() && self.state.is_full(&self.plan) {
             let (queued, slots) = (self.state.queue.len(), self.plan.max_parallel);
@@ -140,7 +141,7 @@ impl Execution {
             waits.push(Self::whole(WaitKind::Slot, text));
         }
         waits.sort_by_key(|wait| wait.since);
-        let summary = self.summary(&waits) + &self.history_text();
+        let summary = self.summary(&waits) + &self.deadline_text() + &self.history_text();
         waits.truncate(MOST);
         Explanation { summary, waits }
     }
@@ -161,10 +162,7 @@ impl Execution {
     fn summary(&self, waits: &[Wait]) -> String {
         let because =
             self.failure().map(|failure| failure.message.as_str()).or(self.cancel_reason()).unwrap_or_default();
-        let not_undone = match self.state.not_undone.len() {
-            0 => String::new(),
-            count => format!(" The undo of {count} steps failed; `retry` tries it again."),
-        };
+        let not_undone = self.not_undone_text();
         match (self.status(), waits) {
             (Status::Completed, _) => "It completed; it waits for nothing.".to_owned(),
             (Status::Failed, _) => format!("It failed ({because}); it waits for nothing.{not_undone}"),
@@ -175,6 +173,28 @@ impl Execution {
             (Status::Queued | Status::Running | Status::Paused, [first, ..]) => {
                 format!("It waits for {} things; the first: {}", waits.len(), first.text)
             }
+        }
+    }
+
+    /// Which undos have failed for good.
+    fn not_undone_text(&self) -> String {
+        const MOST: usize = 3;
+        let names: Vec<_> = self.state.not_undone.iter().take(MOST).map(|unit| self.name(*unit)).collect();
+        let more = match self.state.not_undone.len().saturating_sub(MOST) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        if names.is_empty() {
+            return String::new();
+        }
+        format!(" The undo of {}{more} failed; `retry` tries that again.", names.join(", "))
+    }
+
+    /// Until when it may take.
+    fn deadline_text(&self) -> String {
+        match self.state.deadline.filter(|_| !self.status().is_terminal() && self.status() != Status::Compensating) {
+            Some(until) => format!(" What has not ended by {until} fails with `execution_timeout`."),
+            None => String::new(),
         }
     }
 
@@ -194,17 +214,17 @@ impl Execution {
         )
     }
 
-    /// `step `a[3]``, and for what is inside a block `step `b / a[3]``.
+    /// `step `a[3]``, and for what is inside a block `step `b / a[3]``; where it loops, with how often it has done so.
     fn name(&self, unit: Unit) -> String {
         let mut names = Vec::new();
         let mut next = Some(unit);
         while let Some(unit) = next {
             let is_vote = self.state.frames.get(unit.frame).is_some_and(|frame| frame.scope.is_none());
-            let id = &self.plan.steps[unit.step as usize].id;
-            names.push(match unit.index {
-                Some(index) => format!("{id}[{index}]"),
-                None => id.clone(),
-            });
+            let step = &self.plan.steps[unit.step as usize];
+            let index = unit.index.map(|index| format!("[{index}]")).unwrap_or_default();
+            let repeat = step.repeat.as_ref().filter(|_| step.for_each.is_none() || unit.index.is_some());
+            let round = repeat.and(self.state.run(unit)).map(|run| format!(" (iteration {})", run.iteration));
+            names.push(format!("{}{index}{}", step.id, round.unwrap_or_default()));
             next = self.state.frames.get(unit.frame).and_then(|frame| frame.parent);
             // A voter is named as one of the decision, which is not named twice.
             if is_vote {
@@ -213,6 +233,20 @@ impl Execution {
         }
         names.reverse();
         format!("step `{}`", names.join(" / "))
+    }
+
+    /// What instances of a step wait for that has as many at work as it may.
+    fn instances_wait(&self, unit: Unit) -> Option<Wait> {
+        let run = self.state.run(unit)?;
+        let slots = self.plan.steps[unit.step as usize].for_each.as_ref()?.max_parallel;
+        let many = self.state.step(unit)?.many.as_deref()?;
+        let waiting = many.instances.len().saturating_sub(many.queued as usize);
+        if run.phase != Phase::Expanded || waiting == 0 || many.working < slots {
+            return None;
+        }
+        let text =
+            format!("{waiting} instances of {} wait for one of its {slots} slots (`max_parallel`).", self.name(unit));
+        Some(Wait { kind: WaitKind::Slot, text, ..self.wait(unit, run) })
     }
 
     fn unit_wait(&self, unit: Unit, overlay: &dyn Overlay) -> Option<Wait> {

@@ -68,18 +68,27 @@ fn pattern_35_cancelling_partial_join_for_instances() {
 
 #[test]
 fn pattern_36_dynamic_partial_join_for_instances() {
-    let mut found = Play::pattern(36, Value::Null);
-    found.done("list", json!([1, 2, 3, 4]));
-    found.done("search[2]", json!({ "found": false }));
-    assert_eq!(found.out().len(), 3);
-    found.done("search[0]", json!({ "found": true }));
-    assert_eq!(found.out(), ["next"]);
-    let mut counted = Play::pattern(36, Value::Null);
-    counted.done("list", json!([1, 2, 3, 4]));
-    for instance in ["search[0]", "search[1]", "search[2]"] {
-        counted.done(instance, json!({ "found": false }));
-    }
-    assert_eq!(counted.out(), ["next"]);
+    let mut play = Play::pattern(36, Value::Null);
+    play.signal("place", json!("attic"));
+    play.signal("place", json!("cellar"));
+    assert_eq!(play.out(), ["look", "look"], "another is added while the first is searched");
+    play.done("look", json!(1));
+    assert_eq!(play.told(), ("looked".to_owned(), json!(1)));
+    play.signal("looked", json!(1));
+    assert_eq!(play.out(), ["look"], "that is not enough");
+    play.signal("place", json!("garden"));
+    play.done("look", json!(1));
+    assert_eq!(play.told(), ("looked".to_owned(), json!(1)));
+    play.signal("looked", json!(1));
+    assert_eq!(play.out(), ["next", "look"], "that is enough, and the third goes on");
+    assert_eq!((play.told(), play.withdrawn()), (("place".to_owned(), json!("closed")), Vec::new()));
+    play.signal("place", json!("closed"));
+    play.signal("place", json!("shed"));
+    assert_eq!(play.out(), ["next", "look"], "no more can be added");
+    play.all_done(["next"]);
+    play.done("look", json!(5));
+    assert_eq!(play.told(), ("looked".to_owned(), json!(5)));
+    assert_eq!(play.status(), Status::Completed);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::{cell::Cell, thread};
 use domain::{AgentId, ExecutionId, Namespace, Payload, SignalId, Timestamp, WorkflowId};
 use serde_json::{Value, json};
 use workflow::{
-    Command, Effect, Event, Execution, Failure, Recorded, Rejected, Start, Status, StepState, StepView, TaskKey,
-    Transition,
+    Command, Effect, Errand, ErrandKind, Event, Execution, Failure, Recorded, Rejected, Start, Status, StepState,
+    StepView, TaskKey, Telling, Transition,
 };
 
 use crate::{book::Book, recorded};
@@ -118,6 +118,20 @@ impl Play {
         let id = SignalId::from_parts(1, self.signals);
         let payload = Payload::from_value(&payload);
         self.say(Command::Signal { id, name: name.to_owned(), payload, sender: String::new() }).unwrap();
+    }
+
+    /// The signal that it is to give an execution next, with its payload: that was done.
+    pub(crate) fn told(&mut self) -> (String, Value) {
+        let tell = |effect: &Effect| match effect {
+            Effect::Run(Errand { task, what: ErrandKind::Tell { to: Telling::Signal { name, .. }, payload, .. } }) => {
+                Some((*task, name.clone(), payload.to_value()))
+            }
+            _ => None,
+        };
+        let at = self.effects.iter().position(|effect| tell(effect).is_some()).expect("it has something to tell");
+        let (task, name, payload) = tell(&self.effects.remove(at)).unwrap();
+        self.ended(task, Ok(json!({ "signal_id": "sig" })));
+        (name, payload)
     }
 
     pub(crate) fn status(&self) -> Status {

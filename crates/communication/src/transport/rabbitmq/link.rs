@@ -47,6 +47,10 @@ const MOST_DEAD_LETTERS: i64 = 100_000;
 /// The record counts deliveries. The broker counts more, as what was fetched and given back; this only ends what would go
 /// round for ever.
 const BACKSTOP: i64 = 1_000_000;
+/// How long a delivery may stay without an acknowledgement before the broker closes the channel. What is taken is acknowledged when
+/// it is over, and a task may take days; for one that is stuck there are the timeouts of its step. RabbitMQ knows this argument from
+/// 3.12; before that, the `consumer_timeout` of the server says so for all.
+const LONGEST: Duration = Duration::from_hours(366 * 24);
 
 /// Why a connection has ended or cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -272,6 +276,7 @@ fn holding(queue_type: QueueType, kind: Kind, most: usize) -> FieldTable {
     arguments.insert("x-dead-letter-routing-key".into(), text(kind.as_str()));
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::try_from(most).unwrap_or(i64::MAX)));
     arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments.insert("x-consumer-timeout".into(), millis(LONGEST));
     match queue_type {
         QueueType::Quorum => {
             arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));

@@ -377,7 +377,7 @@ fn a_failed_undo_is_tried_again_when_an_operator_asks_for_it() {
     stage.fail("b/undo/1");
     stage.complete("a/undo/1");
     assert_eq!((stage.status(), stage.state("b")), (Status::Failed, StepState::Completed));
-    assert!(stage.execution.explain(&InHand(TaskPlace::Unknown)).summary.contains("undo of 1 steps failed"));
+    assert!(stage.execution.explain(&InHand(TaskPlace::Unknown)).summary.contains("undo of step `b` failed"));
     stage.say(Command::Retry { lost: None });
     assert_eq!((stage.status(), stage.out()), (Status::Compensating, vec!["b/undo/2".to_owned()]));
     stage.complete("b/undo/2");
@@ -454,6 +454,26 @@ fn explain_names_the_way_into_a_block() {
     }]));
     let explanation = stage.execution.explain(&InHand(TaskPlace::Unknown));
     assert_eq!(explanation.summary, "Step `each[0] / in` waits for the signal `go`.");
+}
+
+#[test]
+fn explain_says_which_iteration_whose_slots_and_until_when() {
+    let definition = json!({ "name": "w", "config": { "timeout": "1h" }, "steps": [
+        { "id": "rounds", "loop": { "while": "iteration < 5" }, "block": block(json!([{ "id": "in", "signal": { "name": "go" } }])) },
+        { "id": "each", "for_each": [1, 2, 3, 4], "max_parallel": 3, "agent_type": "x" },
+    ] });
+    let mut stage = Stage::of(definition, Value::Null);
+    stage.signal(1, "go", Value::Null).unwrap();
+    let explanation = stage.execution.explain(&InHand(TaskPlace::Queued));
+    let texts: Vec<_> = explanation.waits.iter().map(|wait| wait.text.as_str()).collect();
+    assert!(texts.contains(&"Step `rounds (iteration 1) / in` waits for the signal `go`."), "{texts:?}");
+    assert!(texts.contains(&"1 instances of step `each` wait for one of its 3 slots (`max_parallel`)."), "{texts:?}");
+    let until = stage.now + Duration::from_hours(1);
+    assert!(
+        explanation.summary.ends_with(&format!(" What has not ended by {until} fails with `execution_timeout`.")),
+        "{}",
+        explanation.summary
+    );
 }
 
 #[test]
