@@ -121,6 +121,11 @@ bench-scale-cluster: ## The same of fresh clusters
 	cargo build --release --bin troupe
 	./tests/bench-scale.sh cluster
 
+.PHONY: bench-peers
+bench-peers: ## Measure Restate's server (from npm) and Troupe in turn on this machine, ROUNDS (default 2) times, and print the ratio
+	cargo build --release --bin troupe
+	./tests/bench-peers.sh
+
 .PHONY: bench-engine
 bench-engine: ## Measure the pure engine: transitions and replay
 	cargo bench --package workflow --bench engine
