@@ -19,6 +19,7 @@ use testkit::{Cluster, Setup, TOKEN, TWO_ORCHESTRATORS};
 /// Of <https://grpc.io/docs/guides/status-codes/>.
 const PERMISSION_DENIED: &str = "7";
 const NOT_FOUND: &str = "5";
+const UNAUTHENTICATED: &str = "16";
 /// An execution that is not there. Of several orchestrators one is asked by the others.
 const EXECUTION: &str = "exe_00000000010000000000000004";
 /// An agent that is not there.
@@ -81,9 +82,9 @@ fn keys() -> Keys {
     Keys::of(&RootSecret::new(&Secret::new(TOKEN)), Arc::new(SystemClock))
 }
 
-/// `authorization` of a process that calls for this one.
-async fn signed(principal: Principal) -> HeaderValue {
-    acting_as(Arc::new(principal), async { Signer::gateway(keys()).header() }).await.expect("it can be signed")
+/// `authorization` of a process that calls a service for this one.
+async fn signed(principal: Principal, service: &'static str) -> HeaderValue {
+    acting_as(Arc::new(principal), async { Signer::gateway(keys()).header(service) }).await.expect("it can be signed")
 }
 
 /// `authorization` of an agent.
@@ -129,8 +130,8 @@ async fn no_rpc_of_any_service_lets_anybody_into_another_namespace() {
     let client = reqwest::Client::builder().http2_prior_knowledge().timeout(Duration::from_secs(30)).build();
     let client = client.expect("it can be made");
     let blue = Reach::Namespace("blue".parse::<Namespace>().expect("a name"));
-    let stranger = signed(Principal::of_role(Kind::Key, "key_1", Role::Admin, blue)).await;
-    let at_home = signed(Principal::of_role(Kind::Key, "key_2", Role::Admin, Reach::Everything)).await;
+    let stranger = Principal::of_role(Kind::Key, "key_1", Role::Admin, blue);
+    let at_home = Principal::of_role(Kind::Key, "key_2", Role::Admin, Reach::Everything);
     let mut walked = 0;
     for (path, message) in requests() {
         if path.ends_with("/RenewSession") {
@@ -142,6 +143,10 @@ async fn no_rpc_of_any_service_lets_anybody_into_another_namespace() {
         let is_beyond = access::rule(&path).expect("it is listed").beyond_namespaces;
         assert!(is_beyond || message.is_some(), "{path} names no namespace, and does not concern all");
         let message = message.unwrap_or_default();
+        let service = service(&path);
+        let stranger = signed(stranger.clone(), service).await;
+        let to_another = signed(at_home.clone(), if service == "registry" { "orchestrator" } else { "registry" }).await;
+        let at_home = signed(at_home.clone(), service).await;
         for address in replicas(&cluster, &path) {
             if path.ends_with("/OpenSession") {
                 let agents = agents_token(AGENT, "blue", "fam_1");
@@ -152,6 +157,8 @@ async fn no_rpc_of_any_service_lets_anybody_into_another_namespace() {
             }
             let status = refused(&client, &address, &path, &message, &stranger).await;
             assert_eq!(status.as_deref(), Some(PERMISSION_DENIED), "{path}");
+            let status = refused(&client, &address, &path, &message, &to_another).await;
+            assert_eq!(status.as_deref(), Some(UNAUTHENTICATED), "{path}: it was said to another service");
             if !is_beyond {
                 // So it is the namespace that keeps them out, and nothing else.
                 let status = refused(&client, &address, &path, &message, &at_home).await;
@@ -163,9 +170,20 @@ async fn no_rpc_of_any_service_lets_anybody_into_another_namespace() {
     assert!(walked > 40, "{walked}");
 }
 
+/// Whose RPC it is.
+fn service(path: &str) -> &'static str {
+    match path.trim_start_matches("/troupe.").split('.').next().expect("its package") {
+        "registry" => "registry",
+        "orchestrator" => "orchestrator",
+        "communication" => "communication",
+        "agent_runner" => "agent-runner",
+        other => panic!("{other} is no service"),
+    }
+}
+
 /// Where the service of an RPC listens.
 fn replicas(cluster: &Cluster, path: &str) -> Vec<String> {
-    let service = path.trim_start_matches("/troupe.").split('.').next().expect("its package").replace('_', "-");
+    let service = service(path);
     let only = format!("{service}-1");
     let names = if service == "orchestrator" { ORCHESTRATORS.to_vec() } else { vec![only.as_str()] };
     names.into_iter().map(|name| cluster.address(name).to_string()).collect()
@@ -173,7 +191,7 @@ fn replicas(cluster: &Cluster, path: &str) -> Vec<String> {
 
 /// With what sessions are open at a communication.
 pub(crate) async fn in_use(client: &reqwest::Client, address: &str) -> Vec<CredentialInUse> {
-    let gateway = signed(Principal::service("gateway")).await;
+    let gateway = signed(Principal::service("gateway"), "communication").await;
     let listing = "/troupe.communication.v1.CredentialService/ListCredentials";
     let body = called(client, address, listing, &[], &gateway).await.bytes().await.expect("it ends");
     ListCredentialsResponse::decode(body.get(5..).unwrap_or_default()).expect("it is one").credentials

@@ -1,8 +1,8 @@
 //! A principal as a signed text: what processes present to each other with every call, and agents to open a session.
 //!
 //! Two kinds, each signed with a key of its own and made out to its own audience, so that neither passes for the other:
-//! what a process says of whom it works for, good for [`Keys::LIFE`], and an agent's access token, good for as long as the
-//! gateway gives it. Both are JWTs with HS256 and no other algorithm. The keys come from the secret that all processes share,
+//! what a process says of whom it works for, good for [`Keys::LIFE`] at the one service that it calls, and an agent's access token,
+//! good for as long as the gateway gives it. Both are JWTs with HS256 and no other algorithm. The keys come from the secret that all processes share,
 //! which itself is presented by none of them: whoever reads along learns what is good for a minute.
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Credential, Kind, Permissions, Principal, Reach, Role, RootSecret};
 
 const ISSUER: &str = "troupe";
+/// The audience of agents' tokens. That of a call's is the name of the service that is called.
+const AGENT: &str = "troupe-agent";
 /// Tokens that were verified, or signed, and are remembered.
 const REMEMBERED: u64 = 10_000;
 
@@ -48,10 +50,11 @@ enum Use {
 }
 
 impl Use {
-    const fn audience(self) -> &'static str {
+    /// What its key is made for.
+    const fn purpose(self) -> &'static str {
         match self {
             Self::Call => "troupe-call",
-            Self::Agent => "troupe-agent",
+            Self::Agent => AGENT,
         }
     }
 }
@@ -105,14 +108,21 @@ struct Pair {
 
 impl Pair {
     fn new(usage: Use, root: &RootSecret) -> Self {
-        let key = root.derive(usage.audience());
+        let key = root.derive(usage.purpose());
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_audience(&[usage.audience()]);
+        // Of calls' tokens it differs: it is looked at where they are read.
+        validation.validate_aud = false;
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         // By our clock, so that tests can turn it.
         validation.validate_exp = false;
         Self { usage, encoding: EncodingKey::from_secret(&key), decoding: DecodingKey::from_secret(&key), validation }
+    }
+
+    /// What a token says that was signed with this key, and is made out to this audience; whatever its time.
+    fn claims(&self, token: &str, audience: &str) -> Option<Claims> {
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).ok()?;
+        Some(decoded.claims).filter(|claims| claims.aud == audience)
     }
 }
 
@@ -138,27 +148,32 @@ impl Keys {
 
     /// An agent's access token, of this family; good for no longer than [`Self::LONGEST_OF_AGENT`].
     pub fn agent_token(&self, principal: &Principal, family: &str, life: Duration) -> Result<String, TokenError> {
-        self.sign(&self.0.agent, principal, Some(family), life.min(Self::LONGEST_OF_AGENT))
+        self.sign((&self.0.agent, AGENT), principal, Some(family), life.min(Self::LONGEST_OF_AGENT))
     }
 
     /// Who an agent's access token is made out to.
     pub fn agent(&self, token: &str) -> Result<Known, TokenError> {
-        self.verify(token, &[&self.0.agent])
+        self.verify(token, &[(&self.0.agent, AGENT)])
     }
 
-    /// Who presents this to a process as another process, for somebody.
-    pub fn process(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
-        self.verify(token, &[&self.0.call]).map(|known| known.principal)
+    /// What an agent's access token comes from and is revoked with, whatever its time.
+    pub fn family(&self, token: &str) -> Option<String> {
+        self.0.agent.claims(token, AGENT)?.family
     }
 
-    /// Who presents this to a process: another process for somebody, or an agent.
-    pub fn anybody(&self, token: &str) -> Result<Known, TokenError> {
-        self.verify(token, &[&self.0.call, &self.0.agent])
+    /// Who presents this to a process of `service` as another process, for somebody.
+    pub fn process(&self, token: &str, service: &str) -> Result<Arc<Principal>, TokenError> {
+        self.verify(token, &[(&self.0.call, service)]).map(|known| known.principal)
+    }
+
+    /// Who presents this to a process of `service`: another process for somebody, or an agent.
+    pub fn anybody(&self, token: &str, service: &str) -> Result<Known, TokenError> {
+        self.verify(token, &[(&self.0.call, service), (&self.0.agent, AGENT)])
     }
 
     fn sign(
         &self,
-        pair: &Pair,
+        (pair, audience): (&Pair, &str),
         principal: &Principal,
         family: Option<&str>,
         life: Duration,
@@ -166,7 +181,7 @@ impl Keys {
         let now = self.0.clock.now();
         let claims = Claims {
             iss: ISSUER.to_owned(),
-            aud: pair.usage.audience().to_owned(),
+            aud: audience.to_owned(),
             sub: principal.subject.clone(),
             kind: principal.kind,
             role: principal.role,
@@ -182,20 +197,17 @@ impl Keys {
     }
 
     /// What was verified is remembered for its life: a call costs a look-up then.
-    fn verify(&self, token: &str, pairs: &[&Pair]) -> Result<Known, TokenError> {
+    fn verify(&self, token: &str, pairs: &[(&Pair, &str)]) -> Result<Known, TokenError> {
         let now = seconds(self.0.clock.now());
         let skew = Self::SKEW.as_secs() as i64;
         // For what it was verified belongs to it: what is good for one use is not for another.
-        let uses = pairs.iter().flat_map(|pair| [pair.usage.audience(), " "]);
+        let uses = pairs.iter().flat_map(|(_, audience)| [*audience, " "]);
         let remembered: String = uses.chain([token]).collect();
         if let Some((expires, known)) = self.0.verified.get(remembered.as_str()) {
             return if now < expires + skew { Ok(known) } else { Err(TokenError::Expired) };
         }
-        let decode = |pair: &&Pair| {
-            let decoded = jsonwebtoken::decode::<Claims>(token, &pair.decoding, &pair.validation).ok()?;
-            Some((pair.usage, decoded.claims))
-        };
-        let (usage, claims) = pairs.iter().find_map(decode).ok_or(TokenError::Foreign)?;
+        let read = |(pair, audience): &(&Pair, &str)| Some((pair.usage, pair.claims(token, audience)?));
+        let (usage, claims) = pairs.iter().find_map(read).ok_or(TokenError::Foreign)?;
         if now >= claims.exp + skew {
             return Err(TokenError::Expired);
         }
@@ -237,7 +249,8 @@ pub struct Signer {
     keys: Keys,
     /// For whom it speaks; nothing where that is whoever asked it.
     own: Option<Arc<Principal>>,
-    signed: moka::sync::Cache<Principal, HeaderValue>,
+    /// By whom and by the service that is called.
+    signed: moka::sync::Cache<(Arc<Principal>, &'static str), HeaderValue>,
 }
 
 impl fmt::Debug for Signer {
@@ -264,16 +277,17 @@ impl Signer {
         Self { keys, own, signed }
     }
 
-    /// What goes with a call of this task, as `authorization`.
-    pub fn header(&self) -> Result<HeaderValue, TokenError> {
+    /// What goes with a call of this task to `service`, as `authorization`. It is good at no other.
+    pub fn header(&self, service: &'static str) -> Result<HeaderValue, TokenError> {
         let principal = self.own.clone().or_else(crate::current).ok_or(TokenError::Nobody)?;
-        if let Some(header) = self.signed.get(&*principal) {
+        let saying = (principal, service);
+        if let Some(header) = self.signed.get(&saying) {
             return Ok(header);
         }
-        let token = self.keys.sign(&self.keys.0.call, &principal, None, Keys::LIFE)?;
+        let token = self.keys.sign((&self.keys.0.call, service), &saying.0, None, Keys::LIFE)?;
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TokenError::Unsignable)?;
         header.set_sensitive(true);
-        self.signed.insert(Principal::clone(&principal), header.clone());
+        self.signed.insert(saying, header.clone());
         Ok(header)
     }
 }
@@ -293,7 +307,11 @@ mod tests {
     }
 
     fn presented(signer: &Signer) -> String {
-        let header = signer.header().unwrap();
+        presented_to("registry", signer)
+    }
+
+    fn presented_to(service: &'static str, signer: &Signer) -> String {
+        let header = signer.header(service).unwrap();
         header.to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned()
     }
 
@@ -308,13 +326,40 @@ mod tests {
         let clock = Arc::new(ManualClock::at(START));
         let keys = keys("0123456789abcdef", &clock);
         let gateway = Signer::gateway(keys.clone());
-        assert_eq!(gateway.header().unwrap_err(), TokenError::Nobody, "nobody has asked");
+        assert_eq!(gateway.header("registry").unwrap_err(), TokenError::Nobody, "nobody has asked");
         let asked = Arc::new(somebody());
         let token = acting_as(Arc::clone(&asked), async { presented(&gateway) }).await;
-        assert_eq!(keys.anybody(&token).unwrap(), Known { principal: Arc::clone(&asked), credential: None });
+        assert_eq!(
+            keys.anybody(&token, "registry").unwrap(),
+            Known { principal: Arc::clone(&asked), credential: None }
+        );
         let service = Signer::service(keys.clone(), "orchestrator");
         let token = acting_as(asked, async { presented(&service) }).await;
-        assert_eq!(*keys.process(&token).unwrap(), Principal::service("orchestrator"));
+        assert_eq!(*keys.process(&token, "registry").unwrap(), Principal::service("orchestrator"));
+    }
+
+    #[tokio::test]
+    async fn what_is_said_to_one_service_is_good_at_no_other() {
+        let clock = Arc::new(ManualClock::at(START));
+        let keys = keys("0123456789abcdef", &clock);
+        let (service, gateway) = (Signer::service(keys.clone(), "orchestrator"), Signer::gateway(keys.clone()));
+        let asked = Arc::new(somebody());
+        for signer in [&service, &gateway] {
+            for _ in 0..2 {
+                // The second time it is remembered, and so is what was verified.
+                acting_as(Arc::clone(&asked), async {
+                    let (here, there) = (presented_to("registry", signer), presented_to("communication", signer));
+                    assert!(keys.process(&here, "registry").is_ok() && keys.anybody(&here, "registry").is_ok());
+                    assert!(keys.process(&there, "communication").is_ok());
+                    for (token, other) in [(&here, "communication"), (&there, "registry"), (&here, ""), (&here, AGENT)]
+                    {
+                        assert_eq!(keys.process(token, other), Err(TokenError::Foreign), "{other}");
+                        assert_eq!(keys.anybody(token, other), Err(TokenError::Foreign), "{other}");
+                    }
+                })
+                .await;
+            }
+        }
     }
 
     #[test]
@@ -326,25 +371,31 @@ mod tests {
         let expires_at = START + Keys::LONGEST_OF_AGENT + Keys::SKEW;
         let credential = Some(Credential { family: "fam_1".to_owned(), expires_at });
         assert_eq!(keys_here.agent(&agent).unwrap(), Known { principal: Arc::new(somebody()), credential });
-        assert!(keys_here.anybody(&agent).is_ok());
-        assert_eq!(keys_here.process(&agent), Err(TokenError::Foreign), "also where it was verified as an agent's");
+        assert!(keys_here.anybody(&agent, "registry").is_ok());
+        assert_eq!(
+            keys_here.process(&agent, "registry"),
+            Err(TokenError::Foreign),
+            "also where it was verified as an agent's"
+        );
         assert_eq!(keys_here.agent(&call), Err(TokenError::Foreign), "a call's token is no agent's");
-        assert!(keys_here.process(&call).is_ok());
+        assert!(keys_here.process(&call, "registry").is_ok());
         assert_eq!(keys_here.agent(&call), Err(TokenError::Foreign), "also where it was verified as a call's");
-        assert_eq!(keys("another-secret-16", &clock).anybody(&call), Err(TokenError::Foreign));
+        assert_eq!(keys("another-secret-16", &clock).anybody(&call, "registry"), Err(TokenError::Foreign));
         let (head, _) = call.rsplit_once('.').unwrap();
-        assert_eq!(keys_here.anybody(&format!("{head}.")), Err(TokenError::Foreign));
+        assert_eq!(keys_here.anybody(&format!("{head}."), "registry"), Err(TokenError::Foreign));
         // {"alg":"none"}
         let (_, rest) = call.split_once('.').unwrap();
-        assert_eq!(keys_here.anybody(&format!("eyJhbGciOiJub25lIn0.{rest}")), Err(TokenError::Foreign));
-        let without_family = keys_here.sign(&keys_here.0.agent, &somebody(), None, Keys::LIFE).unwrap();
+        assert_eq!(keys_here.anybody(&format!("eyJhbGciOiJub25lIn0.{rest}"), "registry"), Err(TokenError::Foreign));
+        let without_family = keys_here.sign((&keys_here.0.agent, AGENT), &somebody(), None, Keys::LIFE).unwrap();
         assert_eq!(keys_here.agent(&without_family), Err(TokenError::Foreign), "nothing could revoke it");
         clock.advance(Keys::LIFE + Keys::SKEW);
-        assert_eq!(keys_here.anybody(&call), Err(TokenError::Expired));
-        assert!(keys_here.anybody(&agent).is_ok());
+        assert_eq!(keys_here.anybody(&call, "registry"), Err(TokenError::Expired));
+        assert!(keys_here.anybody(&agent, "registry").is_ok());
         clock.set(expires_at);
-        assert_eq!(keys_here.anybody(&agent), Err(TokenError::Expired));
+        assert_eq!(keys_here.anybody(&agent, "registry"), Err(TokenError::Expired));
+        assert_eq!(keys_here.family(&agent).as_deref(), Some("fam_1"), "to be revoked it need not be good");
+        assert_eq!(keys_here.family(&call), None);
         clock.set(START - Duration::from_mins(5));
-        assert_eq!(keys("0123456789abcdef", &clock).anybody(&call), Err(TokenError::Early));
+        assert_eq!(keys("0123456789abcdef", &clock).anybody(&call, "registry"), Err(TokenError::Early));
     }
 }

@@ -30,11 +30,11 @@ proptest! {
         nearly("[A-Za-z0-9_-]{0,200}\\.[A-Za-z0-9_-]{0,200}\\.[A-Za-z0-9_-]{0,64}"),
     ]) {
         let keys = keys();
-        if let Ok(known) = keys.anybody(&token) {
+        if let Ok(known) = keys.anybody(&token, "registry") {
             prop_assert_eq!(&*known.principal, &somebody());
         }
-        prop_assert!(keys.process(&token).is_err(), "an agent's token is no process's");
-        let asked = measure(|| drop(keys.anybody(&token))).bytes_max;
+        prop_assert!(keys.process(&token, "registry").is_err(), "an agent's token is no process's");
+        let asked = measure(|| drop(keys.anybody(&token, "registry"))).bytes_max;
         prop_assert!(asked < 64 * 1024 + 8 * token.len() as u64, "{asked}");
     }
 

@@ -22,7 +22,8 @@ pub struct Settings {
     pub max_file_size: ByteSize,
     /// The most rows that an action of `data` may produce. Default 1000000.
     pub max_rows: usize,
-    /// Hosts that `http` agents may call, as `host` (any port) or `host:port`; an agent's own `allow` can only narrow it.
+    /// Hosts that `http` agents may call, as `host` (the scheme's own port alone: 80 or 443), `host:port` or `host:*` (any port); an agent's
+    /// own `allow` can only narrow it. IPv6 addresses have brackets.
     /// Private and loopback addresses are reached only where they are named here. Empty, the default, allows nothing.
     pub http_allow: Vec<String>,
     /// The largest response that `http` agents read. Default 4MiB.

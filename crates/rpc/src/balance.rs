@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use access::Signer;
+use access::{Signer, TokenError};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
-use http::{Request, Response, header::AUTHORIZATION, request};
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION, request};
 use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
 use tokio::time::Instant;
 use tonic::{Code, ConnectError, Status, TimeoutExpired, body::Body};
@@ -103,8 +103,13 @@ impl Balanced {
 }
 
 impl Shared {
+    /// For whom the task at hand calls this service.
+    fn said(&self) -> Result<Option<HeaderValue>, TokenError> {
+        self.signer.as_ref().map(|signer| signer.header(self.service)).transpose()
+    }
+
     async fn work(&self, request: Request<Body>, deadline: Option<Instant>) -> Result<Response<Body>, BoxError> {
-        let mut call = Call::new(request, deadline, self.signer.as_ref())?;
+        let mut call = Call::new(request, deadline, self.said()?)?;
         self.budget.deposit();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut last = None;
@@ -178,9 +183,9 @@ impl Service<Request<Body>> for Balanced {
 }
 
 impl Call {
-    fn new(mut request: Request<Body>, deadline: Option<Instant>, signer: Option<&Signer>) -> Result<Self, BoxError> {
-        if let Some(signer) = signer {
-            request.headers_mut().insert(AUTHORIZATION, signer.header()?);
+    fn new(mut request: Request<Body>, deadline: Option<Instant>, said: Option<HeaderValue>) -> Result<Self, BoxError> {
+        if let Some(said) = said {
+            request.headers_mut().insert(AUTHORIZATION, said);
         }
         let (head, body) = request.into_parts();
         let is_idempotent = methods::is_idempotent(head.uri.path());
@@ -325,7 +330,6 @@ fn is_refused(error: &h2::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use tokio::net::TcpListener;
     use tonic::transport::Endpoint;
 

@@ -27,14 +27,16 @@ const SESSIONS: &str = "/troupe.communication.v1.AgentSessionService/";
 pub struct Door {
     token: Token,
     keys: Keys,
+    /// What is signed must be for it.
+    service: &'static str,
     /// Whoever has the token.
     cluster: Arc<Principal>,
 }
 
 impl Door {
-    /// Opened by the token, and by what `keys` have signed.
-    pub fn new(token: Token, keys: Keys) -> Self {
-        Self { token, keys, cluster: Arc::new(Principal::cluster()) }
+    /// Opened by the token, and by what `keys` have signed for calls to `service`, as [`Caller::connect`](crate::Caller::connect) names it.
+    pub fn new(token: Token, keys: Keys, service: &'static str) -> Self {
+        Self { token, keys, service, cluster: Arc::new(Principal::cluster()) }
     }
 
     fn identify(&self, path: &str, headers: &HeaderMap) -> Result<Known, Error> {
@@ -45,9 +47,9 @@ impl Door {
         let signed = presented.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let known = signed.map_or(Err(TokenError::Foreign), |signed| {
             if !path.starts_with(SESSIONS) {
-                return self.keys.process(signed).map(|principal| Known { principal, credential: None });
+                return self.keys.process(signed, self.service).map(|principal| Known { principal, credential: None });
             }
-            let known = self.keys.anybody(signed)?;
+            let known = self.keys.anybody(signed, self.service)?;
             // What a process says of whom it calls for is good for a minute, and a session goes on: it would outlive what they have
             // shown. Our own processes have sessions of their own.
             let may_last = known.credential.is_some() || known.principal.kind == Kind::Service;

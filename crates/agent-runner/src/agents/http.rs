@@ -35,16 +35,39 @@ pub(super) fn config_properties() -> Value {
     json!({ "allow": { "type": "array", "items": { "type": "string", "minLength": 1 } } })
 }
 
-/// Hosts that may be called.
+/// Hosts that may be called: `host` on the default port of the URL's scheme alone, `host:port`, or `host:*`.
 #[derive(Clone, Debug, Default, Deserialize)]
 struct Allow(Vec<String>);
 
 impl Allow {
-    /// Is this host (on this port) named?
+    /// Is the host of this URL named, for its port?
     fn names(&self, url: &Url) -> bool {
-        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
-        let with_port = format!("{host}:{port}");
-        self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(&with_port))
+        url.host_str().is_some_and(|host| self.names_host(host, url))
+    }
+
+    /// Is this address named, for the port of this URL?
+    fn names_address(&self, address: IpAddr, url: &Url) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.names_host(&v4.to_string(), url),
+            // Without brackets nothing tells a port from a part of it, so there is none.
+            IpAddr::V6(v6) => {
+                let bare = url.port().is_none() && self.0.contains(&v6.to_string());
+                bare || self.names_host(&format!("[{v6}]"), url)
+            }
+        }
+    }
+
+    fn names_host(&self, host: &str, url: &Url) -> bool {
+        self.0.iter().any(|allowed| {
+            let (name, rest) = allowed.split_at_checked(host.len()).unwrap_or_default();
+            name.eq_ignore_ascii_case(host)
+                && match rest.strip_prefix(':') {
+                    // A port that is the scheme's own is none of the URL's.
+                    None => rest.is_empty() && url.port().is_none(),
+                    Some("*") => true,
+                    Some(port) => port.parse().is_ok_and(|port| url.port_or_known_default() == Some(port)),
+                }
+        })
     }
 }
 
@@ -237,22 +260,23 @@ async fn permit(client: &Client, own: Option<&Allow>, url: &Url) -> Result<Vec<S
     let host = url.host_str().unwrap_or_default();
     if !client.allow.names(url) || own.is_some_and(|own| !own.names(url)) {
         let message = format!(
-            "the host of {url} is not allowed: an operator must name {host:?} in the setting http_allow (and the agent's own allow, where it has one)"
+            "the host of {url} is not allowed: an operator must name {host:?} in the setting http_allow, with its port where that is not the scheme's own (and the agent's own allow, where it has one)"
         );
         return Err(Failure::fatal("host_not_allowed", message));
     }
     let port = url.port_or_known_default().unwrap_or(443);
     let found = (client.resolver.0)(host.trim_matches(['[', ']']).to_owned(), port).await;
     let addresses = found.map_err(|error| Failure::transient("http_error", format!("{host}: {error}")))?;
-    check_addresses(&client.allow, host, &addresses)?;
+    check_addresses(&client.allow, url, &addresses)?;
     Ok(addresses)
 }
 
 /// The host was named, so a private address is what the operator means only where it was named as an address or as a local
 /// name; a public name that suddenly leads inside is refused.
-fn check_addresses(allow: &Allow, host: &str, addresses: &[SocketAddr]) -> Result<(), Failure> {
+fn check_addresses(allow: &Allow, url: &Url, addresses: &[SocketAddr]) -> Result<(), Failure> {
+    let host = url.host_str().unwrap_or_default();
     let is_local = !host.contains('.') || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    let is_meant = |address: &SocketAddr| is_local || allow.0.contains(&address.ip().to_string());
+    let is_meant = |address: &SocketAddr| is_local || allow.names_address(address.ip(), url);
     match addresses.iter().find(|address| is_private(address.ip()) && !is_meant(address)) {
         Some(address) => {
             Err(Failure::fatal("host_not_allowed", format!("{host} leads to the private address {}", address.ip())))
@@ -354,6 +378,28 @@ mod tests {
     }
 
     #[test]
+    fn a_host_without_a_port_is_named_for_the_default_port_of_the_scheme_alone() {
+        let names = |allowed: &str, url: &str| Allow(vec![allowed.to_owned()]).names(&Url::parse(url).unwrap());
+        for host in ["api.example.org", "10.0.0.7", "[fd00::7]"] {
+            let url = |scheme: &str, port: &str| format!("{scheme}://{host}{port}/");
+            for default in [url("http", ""), url("http", ":80"), url("https", ""), url("https", ":443")] {
+                assert!(names(host, &default), "{default}");
+            }
+            for other in [url("http", ":8080"), url("http", ":443"), url("https", ":80"), url("http", ":22")] {
+                assert!(!names(host, &other), "{other}");
+                assert!(names(&format!("{host}:*"), &other), "{other}");
+            }
+            assert!(names(&format!("{host}:8080"), &url("https", ":8080")));
+            assert!(
+                names(&format!("{host}:443"), &url("https", "")) && !names(&format!("{host}:443"), &url("http", ""))
+            );
+            for none in [":", ":0x50", ":080a", ":-80", "*", "::*"] {
+                assert!(!names(&format!("{host}{none}"), &url("http", "")), "{none}");
+            }
+        }
+    }
+
+    #[test]
     fn private_addresses_are_known_in_every_spelling() {
         let private = "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 127.0.0.1 127.255.0.9 169.254.169.254 172.31.255.255 192.0.0.1 \
                        192.0.2.1 192.88.99.1 192.168.0.1 198.19.0.1 198.51.100.1 203.0.113.1 224.0.0.1 240.0.0.1 \
@@ -371,15 +417,21 @@ mod tests {
 
     #[test]
     fn a_public_name_that_leads_inside_is_refused_unless_the_address_is_named_too() {
-        let allow = Allow(vec!["api.example.org".into(), "intranet".into(), "10.0.0.7".into()]);
+        let named = ["api.example.org", "intranet", "10.0.0.7", "10.0.0.9:8080", "fd00::7", "[fd00::9]:8080"];
+        let allow = Allow(named.map(str::to_owned).to_vec());
         let lead = |host: &str, addresses: &[&str]| {
             let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-            check_addresses(&allow, host, &addresses).is_ok()
+            check_addresses(&allow, &Url::parse(&format!("https://{host}/")).unwrap(), &addresses).is_ok()
         };
         assert!(lead("api.example.org", &["1.1.1.1:443"]));
         assert!(!lead("api.example.org", &["1.1.1.1:443", "169.254.169.254:443"]), "one of them is enough");
         assert!(!lead("api.example.org", &["[::ffff:10.0.0.8]:443"]));
-        assert!(lead("api.example.org", &["10.0.0.7:443"]), "it is named");
+        assert!(lead("api.example.org", &["10.0.0.7:443", "[fd00::7]:443"]), "they are named");
+        assert!(!lead("api.example.org:8080", &["10.0.0.7:8080"]), "but not for this port");
+        for elsewhere in ["10.0.0.9", "[fd00::9]"] {
+            assert!(!lead("api.example.org", &[&format!("{elsewhere}:443")]), "{elsewhere} is for another port");
+            assert!(lead("api.example.org:8080", &[&format!("{elsewhere}:8080")]), "{elsewhere}");
+        }
         assert!(lead("intranet", &["10.0.0.8:443"]) && lead("10.0.0.8", &["10.0.0.8:443"]));
     }
 }

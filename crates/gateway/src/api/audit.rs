@@ -73,6 +73,7 @@ impl From<Row> for AuditEntry {
         let hash = row.hash_text();
         let entry = row.entry;
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        let is_read = entry.route.starts_with("GET ") || entry.route.starts_with("HEAD ");
         Self {
             seq: row.seq,
             at: Moment(entry.at),
@@ -88,6 +89,8 @@ impl From<Row> for AuditEntry {
             outcome: match entry.status {
                 BEGUN => "begun",
                 401 | 403 => "denied",
+                // Of what changes nothing, nothing else is noted.
+                404 if is_read => "denied",
                 499 | 504 => "unknown",
                 400.. => "failed",
                 _ => "done",

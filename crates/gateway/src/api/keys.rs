@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use access::{Permissions, Principal};
 use axum::{
     Extension,
-    extract::State,
+    extract::{FromRequestParts, State},
     response::{IntoResponse as _, Response},
 };
 use contracts::registry::v1::GetAgentRequest;
 use domain::{Namespace, Timestamp};
-use errors::Error;
-use http::StatusCode;
+use errors::{Error, Violation};
+use http::{StatusCode, request::Parts};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -19,6 +19,7 @@ use super::{Done, Page};
 use crate::{
     app::App,
     auth::{Asking, Presented, keys},
+    context::IDEMPOTENCY_KEY,
     etag::{IfMatch, IfNoneMatch},
     extract::{Body, OptionalBody, Path},
     fields::Fields,
@@ -140,14 +141,32 @@ pub(crate) struct Part {
     cursor: Option<ApiKeyId>,
 }
 
+/// An answer that cannot be given again: it has a secret in it, of which only a hash is kept.
+pub(crate) struct ToldOnce;
+
+impl FromRequestParts<Arc<App>> for ToldOnce {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Problem> {
+        if !parts.headers.contains_key(IDEMPOTENCY_KEY) {
+            return Ok(Self);
+        }
+        let detail = "a key's secret is told once and not kept, so no Idempotency-Key can make the same answer come again: \
+                      send the request without, and revoke what was made where no answer came";
+        let fault = Violation::new("Idempotency-Key", "idempotency_unsupported", "must be absent here");
+        Err(Problem::new(StatusCode::BAD_REQUEST, "idempotency_unsupported", detail).with_violations(vec![fault]))
+    }
+}
+
 /// Create an API key.
 ///
-/// An agent that it is to be for must be registered in its namespace.
+/// An agent that it is to be for must be registered in its namespace. The secret is told once, so an `Idempotency-Key` is refused.
 #[utoipa::path(post, path = "/api/v1/auth/keys", tag = "access", request_body = NewKey, responses(
     (status = 201, description = "created; the secret is told this once", body = KeyWithSecret,
      headers(("Location" = String, description = "its path"))),
 ))]
 pub(crate) async fn create_key(
+    _: ToldOnce,
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
     Extension(presented): Extension<Presented>,
@@ -268,12 +287,14 @@ pub(crate) async fn get_key(
 
 /// Give an API key a new secret.
 ///
-/// The one that it has opens for a while longer, so that clients can be changed one after the other.
+/// The one that it has opens for a while longer, so that clients can be changed one after the other. The new one is told once, so an
+/// `Idempotency-Key` is refused.
 #[utoipa::path(post, path = "/api/v1/auth/keys/{id}/rotate", tag = "access",
     request_body = inline(Option<Rotation>),
     params(("id" = inline(ApiKeyId), Path, description = "the key")),
     responses((status = 200, description = "the new secret is told this once", body = KeyWithSecret)))]
 pub(crate) async fn rotate_key(
+    _: ToldOnce,
     State(app): State<Arc<App>>,
     Asking(principal): Asking,
     Extension(presented): Extension<Presented>,

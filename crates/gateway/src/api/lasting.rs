@@ -17,7 +17,7 @@ use crate::{
 /// How long one question may take; what gets no answer is as uncertain as where the database is away.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked. What is remembered of a credential may be as old as that besides: see
-/// [`REMEMBERED`](crate::auth::keys::REMEMBERED).
+/// [`FOR`](crate::auth::remembered::FOR).
 const EVERY: Duration = Duration::from_secs(2);
 /// How long an answer goes on while it cannot be found out whether it may: a database that is away for a moment ends nothing.
 const IN_DOUBT: Duration = Duration::from_mins(5);
@@ -94,7 +94,10 @@ impl FromRequestParts<Arc<App>> for Lasting {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let ids = parts.extensions.get::<Ids>().ok_or_else(|| Problem::internal("a request without ids"))?;
         let names = [http::HeaderName::from_static(API_KEY), header::AUTHORIZATION];
-        let shown = names.into_iter().filter_map(|name| parts.headers.get(&name).cloned().map(|value| (name, value)));
+        let of = |name: http::HeaderName| {
+            parts.headers.get_all(&name).iter().cloned().map(move |value| (name.clone(), value))
+        };
+        let shown = names.into_iter().flat_map(of);
         let (request_id, known) = (Arc::clone(&ids.request), Known(Instant::now()));
         Ok(Self { app: Arc::clone(app), shown: shown.collect(), request_id, known })
     }

@@ -4,9 +4,11 @@
 //! has two entries: that it has begun, committed before anything is done, and how it has ended, which nobody waits for. So nothing is
 //! done that is not noted, what cannot be noted is not done, and where a crash comes in between the log says what is known: that it
 //! may have been done. Denied attempts are nobody's to wait for either, and anybody can make many: they are written when there is
-//! room, at most [`STRANGERS_PER_SECOND`] of strangers, and those that were left out are counted. A mutation takes none of their places.
+//! room, of strangers and of what is not found only [so many](Bound), and those that were left out are counted. A mutation takes none of
+//! their places.
 
 mod chain;
+mod sieve;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,7 @@ mod tests;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -24,10 +26,12 @@ use errors::Error;
 use lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 
+use self::sieve::Sieve;
 pub(crate) use self::{
     chain::{Known, Verification},
     store::{AuditStore, Filter, Row},
 };
+use crate::rate::Caller;
 
 /// Entries that wait for the writer; what comes then waits, or is left out.
 const MOST_WAITING: usize = 4_096;
@@ -39,12 +43,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_OF_REFUSED: usize = 255;
 /// Between two tries to write.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Entries of strangers: a flood of them must not fill the disk.
-const STRANGERS_PER_SECOND: u32 = 50;
 /// The status of what has no answer yet.
 pub(crate) const BEGUN: u16 = 0;
 
-/// Entries, by `outcome`: `written`, or `omitted` where a flood of strangers was cut short.
+/// Entries, by `outcome`: `written`, or `omitted` where a flood was cut short.
 const ENTRIES: &str = "gateway_audit_entries_total";
 /// Entries of one transaction.
 const BATCH: &str = "gateway_audit_batch_entries";
@@ -75,6 +77,18 @@ pub(crate) struct Entry {
     pub(crate) request_id: String,
 }
 
+/// How many entries of its kind are written: a flood of them must not fill the disk. At most 50 a second of each kind, and 5 of one
+/// caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// All.
+    None,
+    /// Of strangers, by their address.
+    Stranger(Caller),
+    /// Of what is not found, by who asks.
+    Missing(Caller),
+}
+
 /// An entry on its way, and whoever waits for it.
 struct Waiting {
     entry: Entry,
@@ -92,9 +106,8 @@ struct Inner {
     is_failing: AtomicBool,
     /// Drains when nothing more will be noted.
     closed: Shutdown,
-    /// The second that is counted, and the entries of strangers in it.
-    second: AtomicI64,
-    strangers: AtomicU32,
+    strangers: Sieve,
+    missing: Sieve,
 }
 
 /// Writes what the [`Log`] takes.
@@ -107,9 +120,9 @@ impl Log {
     /// A log over a store, and what has to run for it.
     pub(crate) fn new(store: Arc<dyn AuditStore>, clock: Arc<dyn Clock>) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
-        let (second, strangers, is_failing) = (AtomicI64::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        let (strangers, missing, is_failing) = (Sieve::default(), Sieve::default(), AtomicBool::new(false));
         let closed = Shutdown::new();
-        let log = Self(Arc::new(Inner { store, clock, sender, is_failing, closed, second, strangers }));
+        let log = Self(Arc::new(Inner { store, clock, sender, is_failing, closed, strangers, missing }));
         (log.clone(), Writer { log, receiver })
     }
 
@@ -143,21 +156,17 @@ impl Log {
         }
     }
 
-    /// Notes what nobody waits for, where there is room. Of strangers only so many a second.
-    pub(crate) fn note_later(&self, entry: Entry, is_stranger: bool) {
-        let has_room = !is_stranger || self.takes_stranger(entry.at);
+    /// Notes what nobody waits for, where there is room.
+    pub(crate) fn note_later(&self, entry: Entry, bound: Bound) {
+        let has_room = match bound {
+            Bound::None => true,
+            Bound::Stranger(caller) => self.0.strangers.takes(entry.at, caller),
+            Bound::Missing(caller) => self.0.missing.takes(entry.at, caller),
+        };
         let waiting = Waiting { entry, written: None };
         if !has_room || self.0.sender.try_send(waiting).is_err() {
             metrics::counter!(ENTRIES, "outcome" => "omitted").increment(1);
         }
-    }
-
-    fn takes_stranger(&self, at: Timestamp) -> bool {
-        let second = at.as_micros() / 1_000_000;
-        if self.0.second.swap(second, Ordering::Relaxed) != second {
-            self.0.strangers.store(0, Ordering::Relaxed);
-        }
-        self.0.strangers.fetch_add(1, Ordering::Relaxed) < STRANGERS_PER_SECOND
     }
 
     /// Entries, the newest first, or the oldest.

@@ -1,3 +1,5 @@
+use std::{net::Ipv4Addr, sync::atomic::AtomicU32};
+
 use domain::ManualClock;
 use lifecycle::{OnExit, Tasks};
 
@@ -198,7 +200,7 @@ async fn an_entry_is_written_once_also_where_its_answer_is_lost(place: settings:
     let (log, writer) = Log::new(Arc::new(store), Arc::new(ManualClock::at(START)));
     for number in 1..=4 {
         let actor = if number == 3 { "a\0b".to_owned() } else { entry(number).actor };
-        log.note_later(Entry { actor, ..entry(number) }, false);
+        log.note_later(Entry { actor, ..entry(number) }, Bound::None);
     }
     log.close();
     writer.run(Shutdown::new()).await;
@@ -261,7 +263,7 @@ async fn a_log_that_is_closed_writes_what_waits_and_ends() {
     let database = crate::store::open(&settings::Database::sqlite(folder.path().join("test.db"))).await.unwrap();
     let tasks = Tasks::new(Shutdown::new());
     let log = log(&database, &tasks);
-    log.note_later(entry(1), false);
+    log.note_later(entry(1), Bound::None);
     log.close();
     tasks.shutdown().drain();
     let begun = tokio::time::Instant::now();
@@ -279,7 +281,7 @@ async fn what_nobody_waits_for_any_more_is_not_written_as_begun() {
     let (log, writer) = Log::new(crate::store::over!(AuditStore, &database), Arc::new(ManualClock::at(START)));
     // Nothing writes yet, and whoever waits gives up.
     assert!(futures::FutureExt::now_or_never(log.note(entry(1))).is_none());
-    log.note_later(entry(2), false);
+    log.note_later(entry(2), Bound::None);
     log.close();
     writer.run(Shutdown::new()).await;
     let rows = log.read(&Filter { limit: 9, ..Filter::default() }).await.unwrap();
@@ -292,12 +294,25 @@ async fn a_flood_of_strangers_is_cut_short_and_nobody_known_is() {
     let folder = tempfile::tempdir().unwrap();
     let database = crate::store::open(&settings::Database::sqlite(folder.path().join("test.db"))).await.unwrap();
     let log = log(&database, &Tasks::new(Shutdown::new()));
+    let at = |number: u32| Caller::at(Ipv4Addr::from(number).into());
     for _ in 0..200 {
-        log.note_later(entry(1), true);
+        log.note_later(entry(1), Bound::Stranger(at(1)));
+        log.note_later(entry(4), Bound::Missing(Caller::Key("key:key_1".into())));
     }
-    log.note_later(entry(2), false);
+    log.note_later(entry(5), Bound::Stranger(at(2)));
+    log.note_later(entry(2), Bound::None);
     log.note(entry(3)).await.unwrap();
-    let rows = log.read(&Filter { limit: 500, ..Filter::default() }).await.unwrap();
-    assert_eq!(rows.len() as u32, STRANGERS_PER_SECOND + 2);
+    let noted = async || {
+        let rows = log.read(&Filter { limit: 500, ..Filter::default() }).await.unwrap();
+        [1, 2, 3, 4, 5].map(|number| rows.iter().filter(|row| row.entry.request_id == entry(number).request_id).count())
+    };
+    let few = sieve::MOST_OF_ONE;
+    assert_eq!(noted().await, [few, 1, 1, few, 1], "of one address, not of all others");
+    for number in 0..1_000 {
+        log.note_later(entry(1), Bound::Stranger(at(number)));
+    }
+    log.note_later(entry(2), Bound::None);
+    log.note(entry(3)).await.unwrap();
+    assert_eq!(noted().await, [sieve::MOST - 1, 2, 2, few, 1], "of all addresses together, too");
     database.close().await;
 }

@@ -7,6 +7,7 @@ pub(crate) mod agreed;
 pub(crate) mod keys;
 mod lookups;
 mod minted;
+pub(crate) mod remembered;
 mod secret;
 pub(crate) mod tokens;
 
@@ -69,6 +70,8 @@ pub(crate) struct Presented {
 pub(crate) enum Denied {
     /// They have presented nothing.
     Nobody,
+    /// They have presented more than one credential, and none is looked at.
+    Several,
     /// What they have presented is wrong, or good no more.
     Wrong(Problem),
     /// It cannot be found out.
@@ -108,9 +111,13 @@ impl Auth {
     /// Who sends these headers.
     pub(crate) async fn identify(&self, headers: &HeaderMap) -> Result<Known, Denied> {
         // A variable that is set to nothing is no credential.
-        let key = headers.get(API_KEY).filter(|key| !key.is_empty());
-        let authorization = headers.get(header::AUTHORIZATION).filter(|value| !value.is_empty());
-        match (key, authorization) {
+        let keys = || headers.get_all(API_KEY).iter().filter(|key| !key.is_empty());
+        let authorizations = || headers.get_all(header::AUTHORIZATION).iter().filter(|value| !value.is_empty());
+        // What a proxy takes for itself is none of ours. Of two that are, one would open unseen what the other is not to.
+        if keys().count() + authorizations().filter(|value| is_bearer(value)).count() > 1 {
+            return Err(Denied::Several);
+        }
+        match (keys().next(), authorizations().next()) {
             (Some(key), _) => self.by_key(key).await,
             (None, Some(value)) => self.by_token(bearer(value).ok_or(Denied::Nobody)?).await,
             (None, None) if self.is_open() => {
@@ -157,10 +164,19 @@ impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Nobody => unauthenticated(),
+            Denied::Several => self::denied(
+                "several_credentials",
+                "a request presents one credential: an API key in the header X-API-Key, or a token as `authorization: Bearer …`",
+            ),
             Denied::Wrong(problem) => problem,
             Denied::Failed(error) => error.into(),
         }
     }
+}
+
+/// Is it one of ours, whether or not it can be read?
+fn is_bearer(value: &HeaderValue) -> bool {
+    value.as_bytes().get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"))
 }
 
 /// The token of `authorization: Bearer …`.

@@ -135,7 +135,7 @@ async fn refused(app: &App, address: &Caller, denied: Denied) -> Response {
             };
             with_verdict(problem, verdict)
         }
-        Denied::Nobody | Denied::Failed(_) => Problem::from(denied).into_response(),
+        Denied::Nobody | Denied::Several | Denied::Failed(_) => Problem::from(denied).into_response(),
     }
 }
 

@@ -18,9 +18,10 @@ use super::admission::client;
 use crate::{
     access::{self, Need},
     app::App,
-    audit::{BEGUN, Entry, Log},
+    audit::{BEGUN, Bound, Entry, Log},
     context::{self, Found, Ids},
     problem::Problem,
+    rate::Caller,
 };
 
 /// What a client that has left gets, in the log: nobody has seen an answer, and what was asked for may have been done.
@@ -28,6 +29,15 @@ const LEFT: u16 = 499;
 /// Of a path that a client has made up, as much as is kept.
 const MOST_OF_PATH: usize = 512;
 const MOST_OF_NAME: usize = 128;
+/// What whoever is bound to a namespace is told of ids that are not of it.
+const NOT_FOUND: [&str; 6] = [
+    "agent_not_found",
+    "dead_letter_not_found",
+    "execution_not_found",
+    "key_not_found",
+    "message_not_found",
+    "workflow_not_found",
+];
 
 /// Set by [`record`]: the request was let in, and how it ends is noted there.
 #[derive(Clone, Debug, Default)]
@@ -38,12 +48,13 @@ struct Recorded(Arc<AtomicBool>);
 pub(crate) struct Denials(Begun);
 
 impl Denials {
-    /// Somebody was refused something in a namespace.
-    pub(crate) fn note(&self, log: &Log, target: &str, namespace: &Namespace, problem: &Problem) {
+    /// Somebody did not get something of a namespace; noted where that is a denial.
+    pub(crate) fn note(&self, log: &Log, target: &str, namespace: &str, problem: &Problem) {
         let Self(begun) = self;
+        let Some(bound) = begun.denied(problem.status(), problem.code()) else { return };
         let entry = begun.filled(problem.status().as_u16(), problem.code());
-        let entry = Entry { at: log.now(), target: target.to_owned(), namespace: namespace.to_string(), ..entry };
-        log.note_later(entry, begun.is_of_stranger());
+        let entry = Entry { at: log.now(), target: target.to_owned(), namespace: namespace.to_owned(), ..entry };
+        log.note_later(entry, bound);
     }
 }
 
@@ -55,8 +66,10 @@ pub(super) async fn audit(State(app): State<Arc<App>>, mut request: Request, nex
     request.extensions_mut().insert(begun.found.clone());
     request.extensions_mut().insert(recorded.clone());
     let response = next.run(request).await;
-    if is_denial(response.status()) && !recorded.0.load(Ordering::Relaxed) {
-        app.audit.note_later(begun.answered(&app.audit, &response), begun.is_of_stranger());
+    if !recorded.0.load(Ordering::Relaxed)
+        && let Some(bound) = begun.denied(response.status(), code(&response))
+    {
+        app.audit.note_later(begun.answered(&app.audit, &response), bound);
     }
     response
 }
@@ -75,8 +88,7 @@ pub(super) async fn record(State(app): State<Arc<App>>, request: Request, next: 
     let begun = Begun::new(&app, &request, found);
     if let Err(error) = app.audit.note(begun.filled(BEGUN, "")).await {
         // It may be written all the same, when that can be done again.
-        app.audit
-            .note_later(begun.filled(StatusCode::SERVICE_UNAVAILABLE.as_u16(), error.reason), begun.is_of_stranger());
+        app.audit.note_later(begun.filled(StatusCode::SERVICE_UNAVAILABLE.as_u16(), error.reason), begun.bound());
         return Problem::from(error).into_response();
     }
     crash_point("gateway.audit.begun");
@@ -105,8 +117,8 @@ fn is_of_a_namespace(route: &str) -> bool {
     path.starts_with("/api/") && !path.starts_with("/api/v1/auth/") && !path.starts_with("/api/v1/audit")
 }
 
-fn is_denial(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+fn code(response: &Response) -> &'static str {
+    response.extensions().get::<Problem>().map_or("", Problem::code)
 }
 
 /// A mutation under way: where its client leaves, that is noted, since it may have been done.
@@ -118,7 +130,7 @@ struct Pending<'a> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if let Some(begun) = self.begun.take() {
-            self.log.note_later(Entry { at: self.log.now(), ..begun.filled(LEFT, "client_left") }, false);
+            self.log.note_later(Entry { at: self.log.now(), ..begun.filled(LEFT, "client_left") }, Bound::None);
         }
     }
 }
@@ -127,6 +139,7 @@ impl Drop for Pending<'_> {
 #[derive(Clone)]
 struct Begun {
     entry: Entry,
+    address: Caller,
     headers: HeaderMap,
     found: Found,
 }
@@ -161,18 +174,36 @@ impl Begun {
         };
         let namespace = request.headers().get(context::NAMESPACE).cloned();
         let headers = namespace.map(|value| (http::HeaderName::from_static(context::NAMESPACE), value));
-        Self { entry, headers: headers.into_iter().collect(), found }
+        Self { entry, address: Caller::at(address), headers: headers.into_iter().collect(), found }
     }
 
-    fn is_of_stranger(&self) -> bool {
-        self.found.principal().is_none()
+    /// How many are written of what whoever asks has caused.
+    fn bound(&self) -> Bound {
+        match self.found.principal() {
+            Some(_) => Bound::None,
+            None => Bound::Stranger(self.address.clone()),
+        }
+    }
+
+    /// Is an answer a denial, and how many of its kind are noted?
+    ///
+    /// What is not found may be another namespace's: that is known to its service alone, which does not tell. So every id counts that
+    /// whoever is bound to one does not find in it; whoever reaches all of them is denied nothing.
+    fn denied(&self, status: StatusCode, code: &str) -> Option<Bound> {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(self.bound()),
+            StatusCode::NOT_FOUND if NOT_FOUND.contains(&code) => {
+                let principal = self.found.principal().filter(|principal| principal.namespace().is_some())?;
+                Some(Bound::Missing(Caller::Key(principal.to_string().into())))
+            }
+            _ => None,
+        }
     }
 
     /// With the answer, and what that says.
     fn answered(&self, log: &Log, response: &Response) -> Entry {
-        let code = response.extensions().get::<Problem>().map_or("", Problem::code);
         let made = response.headers().get(header::LOCATION).and_then(|path| path.to_str().ok()).unwrap_or_default();
-        let entry = self.filled(response.status().as_u16(), code);
+        let entry = self.filled(response.status().as_u16(), code(response));
         let entry = Entry { at: log.now(), resource: made.to_owned(), ..entry };
         match response.extensions().get::<Concerns>() {
             Some(Concerns { namespace, details }) => Entry {

@@ -15,7 +15,11 @@ const ROLES: [&str; 5] = ["viewer", "operator", "developer", "admin", "agent"];
 const AGENT: &str = "agt_01jx4q3nd8e5r0cawm6n8gs3kt";
 
 pub(crate) async fn protected() -> Rig {
-    let settings = Settings { api_key: Some(Secret::new(ADMIN)), rate_limit: RateLimit::of(0), ..Settings::default() };
+    protected_with(Settings::default()).await
+}
+
+pub(crate) async fn protected_with(settings: Settings) -> Rig {
+    let settings = Settings { api_key: Some(Secret::new(ADMIN)), rate_limit: RateLimit::of(0), ..settings };
     let key = ApiKey::of(&settings, |_| ()).unwrap();
     Rig::with_key(settings, key).await
 }
@@ -360,5 +364,42 @@ async fn an_open_gateway_lets_nobody_in_through_a_proxy_nor_with_a_credential_of
             "unauthenticated",
             "{credential}"
         );
+    }
+}
+
+#[tokio::test]
+async fn of_two_credentials_none_is_looked_at() {
+    let rig = protected().await;
+    let exchange = json!({ "grant_type": "api_key" });
+    let pair = rig.asked(ADMIN, Method::POST, "/api/v1/auth/token", Some(&exchange)).await.expect(200);
+    let token = format!("Bearer {}", pair["access_token"].as_str().unwrap());
+    let me = async |headers: &[(&str, &str)]| {
+        let mut request = rig::request(Method::GET, "/api/v1/auth/me").body(Body::empty()).unwrap();
+        for (name, value) in headers {
+            let name: header::HeaderName = name.parse().unwrap();
+            request.headers_mut().append(name, header::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        rig.send(request).await
+    };
+    let (key, bearer) = (("x-api-key", ADMIN), ("authorization", token.as_str()));
+    let several: &[&[(&str, &str)]] = &[
+        &[key, bearer],
+        &[key, ("authorization", "Bearer nonsense")],
+        &[key, ("authorization", "bearer \u{e9}")],
+        &[("x-api-key", "a-key-of-somebody"), bearer],
+        &[key, key],
+        &[bearer, bearer],
+        &[("authorization", "Basic YTpi"), key, bearer],
+    ];
+    for headers in several {
+        let refused = me(headers).await;
+        assert_eq!(refused.expect(401)["code"], "several_credentials", "{headers:?}");
+        assert!(!refused.text.contains(ADMIN), "{refused:?}");
+    }
+    let noted = rig.asked(ADMIN, Method::GET, "/api/v1/audit?status=401", None).await.expect(200);
+    let codes = noted["items"].as_array().unwrap().iter().filter(|entry| entry["code"] == "several_credentials");
+    assert!(codes.count() > 0, "{noted}");
+    for one in [&[key][..], &[bearer], &[key, ("authorization", "Basic YTpi")], &[("x-api-key", ""), bearer]] {
+        me(one).await.expect(200);
     }
 }

@@ -185,3 +185,59 @@ async fn a_flood_of_strangers_keeps_nobody_from_renewing_and_revoking_a_token() 
     flood().await;
     rig.post("/api/v1/auth/revoke", &json!({ "token": pair["refresh_token"] })).await.expect(200);
 }
+
+#[tokio::test]
+async fn what_is_asked_for_of_another_namespace_is_noted_and_what_is_not_there_for_whoever_reaches_all_is_not() {
+    let rig = protected().await;
+    let (stranger, id) = create(&rig, ADMIN, &json!({ "name": "s", "role": "admin", "namespace": "blue" })).await;
+    let (_, theirs) = create(&rig, ADMIN, &json!({ "name": "t", "role": "viewer", "namespace": "default" })).await;
+    let agent = json!({ "agent_type": "echo", "name": "one" });
+    let agent = rig.asked(ADMIN, Method::POST, "/api/v1/agents", Some(&agent)).await.expect(201);
+    let agent = format!("/api/v1/agents/{}", agent["id"].as_str().unwrap());
+    let execution = "/api/v1/executions/exe_01jx4q3nd8e5r0cawm6n8gs3kt".to_owned();
+    let asked = [
+        (format!("/api/v1/auth/keys/{theirs}"), "key_not_found"),
+        (agent, "agent_not_found"),
+        (execution, "execution_not_found"),
+    ];
+    for (path, code) in &asked {
+        assert_eq!(rig.asked(&stranger, Method::GET, path, None).await.expect(404)["code"], *code, "{path}");
+    }
+    rig.asked(&stranger, Method::GET, "/api/v1/nothing", None).await.expect(404);
+    let unknown = "/api/v1/agents/agt_01jx4q3nd8e5r0cawm6n8gs3kt";
+    rig.asked(ADMIN, Method::GET, unknown, None).await.expect(404);
+    // What comes later is noted later.
+    let mutation = rig.asked(&stranger, Method::DELETE, unknown, None).await.expect(404);
+    assert_eq!(mutation["code"], "agent_not_found");
+    let path = format!("/api/v1/audit?actor=key:{id}");
+    let noted = eventually("how the last has ended", async || {
+        let page = rig.asked(ADMIN, Method::GET, &path, None).await.expect(200);
+        if page["items"].as_array().unwrap().len() == asked.len() + 2 { Ok(page) } else { Err(page) }
+    })
+    .await;
+    let noted: Vec<_> = noted["items"].as_array().unwrap().iter().rev().collect();
+    for ((path, code), noted) in asked.iter().zip(&noted) {
+        assert_eq!((&noted["target"], &noted["code"]), (&json!(path), &json!(code)));
+        assert_eq!((&noted["namespace"], &noted["outcome"]), (&json!("blue"), &json!("denied")), "{noted}");
+    }
+    assert_eq!((&noted[3]["outcome"], &noted[4]["outcome"]), (&json!("begun"), &json!("failed")));
+    let all = rig.asked(ADMIN, Method::GET, "/api/v1/audit?status=404", None).await.expect(200);
+    assert_eq!(all["items"].as_array().unwrap().len(), asked.len() + 1, "{all}");
+}
+
+#[tokio::test]
+async fn one_credential_that_looks_for_many_things_fills_no_log() {
+    let rig = protected().await;
+    let (stranger, id) = create(&rig, ADMIN, &json!({ "name": "s", "role": "viewer", "namespace": "blue" })).await;
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let unknown = "/api/v1/agents/agt_01jx4q3nd8e5r0cawm6n8gs3kt";
+        rig.asked(&stranger, Method::GET, unknown, None).await.expect(404);
+    }
+    let seconds = begun.elapsed().as_secs() + 2;
+    create(&rig, ADMIN, &json!({ "name": "later", "role": "viewer" })).await;
+    let page =
+        rig.asked(ADMIN, Method::GET, &format!("/api/v1/audit?actor=key:{id}&limit=500"), None).await.expect(200);
+    let noted = page["items"].as_array().unwrap().len() as u64;
+    assert!((1..=5 * seconds).contains(&noted), "{noted} in {seconds} seconds");
+}

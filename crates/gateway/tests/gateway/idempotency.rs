@@ -86,3 +86,24 @@ async fn every_creation_takes_a_key() {
         assert_eq!(rig.backend.state().calls.len(), calls, "{path}");
     }
 }
+
+/// Its answer has a secret in it, which is kept nowhere.
+#[tokio::test]
+async fn where_a_secret_is_told_a_key_is_refused_and_nothing_is_done() {
+    let rig = Rig::start().await;
+    let keys = "/api/v1/auth/keys";
+    let new = json!({ "name": "k", "role": "viewer" });
+    let made = rig.post(keys, &new).await.expect(201);
+    let id = made["key"]["id"].as_str().unwrap();
+    for path in [keys.to_owned(), format!("{keys}/{id}/rotate")] {
+        let body = if path == keys { new.clone() } else { json!({}) };
+        let refused = rig.post_with_key(&path, "k", &body).await.expect(400);
+        assert_eq!(refused["code"], "idempotency_unsupported", "{path}");
+        assert_eq!(refused["errors"][0]["field"], "Idempotency-Key", "{refused}");
+    }
+    let listed = rig.get(keys).await.expect(200);
+    assert_eq!(listed["items"], json!([made["key"]]), "none was made, and none was rotated");
+    let tag = rig.get(&format!("{keys}/{id}")).await;
+    rig.post(&format!("{keys}/{id}/rotate"), &json!({})).await.expect(200);
+    assert_ne!(rig.get(&format!("{keys}/{id}")).await.header("etag"), tag.header("etag"));
+}

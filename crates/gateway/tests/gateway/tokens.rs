@@ -1,15 +1,17 @@
 //! Tokens instead of keys.
 
+use std::time::Duration;
+
 use ::access::RootSecret;
 use axum::body::Body;
-use gateway::{Credentials, Settings};
+use gateway::{Credentials, Jwt, Settings};
 use http::Method;
 use lifecycle::Shutdown;
 use serde_json::{Value, json};
 use settings::Secret;
 
 use crate::{
-    access::{create, protected},
+    access::{create, protected, protected_with},
     backend::Backend,
     rig::{self, Answer, Rig},
 };
@@ -162,4 +164,21 @@ async fn an_agents_token_is_revoked_and_what_is_none_is_good_for_nothing() {
     revoke(text(&pair, "access_token")).await.expect(200);
     bearing(&rig, text(&pair, "access_token"), Method::GET, "/api/v1/auth/me").await.expect(401);
     revoke("no token at all").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_token_whose_time_is_over_revokes_its_family() {
+    let jwt = Jwt { expiration: Duration::from_secs(1), leeway: Duration::ZERO, ..Jwt::default() };
+    let rig = protected_with(Settings { jwt, ..Settings::default() }).await;
+    let (key, _) = create(&rig, ADMIN, &json!({ "name": "k", "role": "viewer" })).await;
+    let pair = rig.asked(&key, Method::POST, TOKEN, Some(&json!({ "grant_type": "api_key" }))).await.expect(200);
+    let access = text(&pair, "access_token");
+    testkit::eventually("it expires", async || {
+        let answer = bearing(&rig, access, Method::GET, "/api/v1/auth/me").await;
+        if answer.json()["code"] == "token_expired" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    rig.post("/api/v1/auth/revoke", &json!({ "token": access })).await.expect(200);
+    let renew = json!({ "grant_type": "refresh_token", "refresh_token": pair["refresh_token"] });
+    assert_eq!(rig.post(TOKEN, &renew).await.expect(401)["code"], "token_revoked");
 }

@@ -23,7 +23,7 @@ fn keys(text: &str) -> Keys {
 }
 
 fn door() -> Door {
-    Door::new(Token::new(&Secret::new(TOKEN)).expect("it is long enough"), keys(TOKEN))
+    Door::new(Token::new(&Secret::new(TOKEN)).expect("it is long enough"), keys(TOKEN), "registry")
 }
 
 #[tokio::test]
@@ -49,6 +49,21 @@ async fn nobody_comes_in_who_does_not_say_who_they_are_and_a_check_of_health_is_
     probe.watch(HealthCheckRequest::default()).await.unwrap();
 }
 
+/// Whoever reads what is said to one service says it to no other.
+#[tokio::test]
+async fn what_is_said_to_another_service_is_not_believed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registry = Registry::default();
+    let served = Served::on(listener, &registry, Some(door()), None);
+    let caller = Caller::new(tasks()).with_signer(Some(Signer::service(keys(TOKEN), "orchestrator")));
+    for (service, expected) in [("registry", None), ("communication", Some(Code::Unauthenticated))] {
+        let link = caller.connect(service, &served.replicas()).unwrap();
+        let answer = RegistryServiceClient::new(link).get_agent(GetAgentRequest::default()).await;
+        assert_eq!(answer.err().map(|status| status.code()), expected, "{service}");
+    }
+    assert_eq!(registry.calls(), 1);
+}
+
 /// An agent works over its session.
 #[tokio::test]
 async fn an_agents_token_opens_a_session_and_nothing_else() {
@@ -72,7 +87,7 @@ async fn a_session_is_opened_by_an_agent_or_a_process_for_itself_and_for_nobody_
     let served = Served::on(listener, &Registry::default(), Some(door()), None);
     let caller = Caller::new(tasks());
     let opened = async |signer: Signer| {
-        let link = caller.clone().with_signer(Some(signer)).connect("communication", &served.replicas()).unwrap();
+        let link = caller.clone().with_signer(Some(signer)).connect("registry", &served.replicas()).unwrap();
         let mut client = AgentSessionServiceClient::new(link);
         let call = client.open_session(tokio_stream::empty());
         call.await.map(drop).map_err(|status| status.code())

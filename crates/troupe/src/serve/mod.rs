@@ -84,13 +84,22 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
 impl Name {
     /// Says for whom the service calls: the gateway for its clients, every other for itself.
     fn signer(self, keys: access::Keys) -> access::Signer {
-        let service = |name| access::Signer::service(keys.clone(), name);
         match self {
-            Self::Registry => service("registry"),
-            Self::Communication => service("communication"),
-            Self::Orchestrator => service("orchestrator"),
-            Self::AgentRunner => service("agent-runner"),
+            Self::Registry | Self::Communication | Self::Orchestrator | Self::AgentRunner => {
+                access::Signer::service(keys, self.as_str())
+            }
             Self::Gateway => access::Signer::gateway(keys),
+        }
+    }
+
+    /// As others call it, and as it calls itself.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Communication => "communication",
+            Self::Orchestrator => "orchestrator",
+            Self::AgentRunner => "agent-runner",
+            Self::Gateway => "gateway",
         }
     }
 
@@ -155,7 +164,7 @@ async fn serve(
         Some(listener) => {
             let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;
             let server = server
-                .guarded(token.zip(keys).map(|(token, keys)| Door::new(token, keys)))
+                .guarded(token.zip(keys).map(|(token, keys)| Door::new(token, keys, name.as_str())))
                 .over_tls(tls)
                 .serve(listener, shutdown.clone());
             stages.edge.spawn("grpc", OnExit::StopService, server);

@@ -49,7 +49,7 @@ impl Site {
     }
 }
 
-/// A client that may call these hosts, and what its resolver answers: the first time the first, and the last from then on.
+/// A client that may call these hosts on any port, and what its resolver answers: the first time the first, and the last from then on.
 fn client(allow: &[&str], answers: &'static [&'static [&'static str]]) -> (Client, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
@@ -58,7 +58,7 @@ fn client(allow: &[&str], answers: &'static [&'static [&'static str]]) -> (Clien
         let found = answers[number].iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), port)).collect();
         Box::pin(async { Ok(found) })
     }));
-    let allow = Allow(allow.iter().map(|host| (*host).to_owned()).collect());
+    let allow = Allow(allow.iter().map(|host| format!("{host}:*")).collect());
     (Client { allow, resolver, max_response: 1_000, max_timeout: DEFAULT_TIMEOUT }, asked)
 }
 
@@ -84,6 +84,23 @@ async fn a_name_that_is_bound_anew_leads_nowhere_else() {
     assert_eq!((asked.load(Ordering::SeqCst), good.heard(), inside.heard()), (1, 1, 0));
     assert_eq!(code(called(&client, &url).await), "host_not_allowed");
     assert_eq!((good.heard(), inside.heard()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_host_is_called_on_the_ports_that_are_named_and_no_redirect_leads_to_others() {
+    let other = Site::at("127.0.0.1:0", None).await;
+    let first = Site::at("127.0.0.1:0", Some(&format!("http://site.test:{}/", other.address.port()))).await;
+    let (mut client, _) = client(&[], &[&["127.0.0.1"]]);
+    let own = first.address.port();
+    let url = format!("http://site.test:{own}/");
+    for (allow, called_first) in [
+        (["site.test".to_owned(), "127.0.0.1:*".to_owned()], 0),
+        ([format!("site.test:{own}"), format!("127.0.0.1:{own}")], 1),
+    ] {
+        client.allow = Allow(allow.to_vec());
+        assert_eq!(code(called(&client, &url).await), "host_not_allowed", "{:?}", client.allow);
+        assert_eq!((first.heard(), other.heard()), (called_first, 0), "{:?}", client.allow);
+    }
 }
 
 /// Of each lookup, addresses of which one is inside.

@@ -209,9 +209,11 @@ impl Talk<'_> {
             let detail = format!("one connection follows {MOST} executions at the most");
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_subscriptions", detail).into());
         }
-        let steps =
-            subscription::open(Arc::clone(self.app), Arc::clone(&self.whose.principal), context, id.clone(), after)
-                .await?;
+        let namespace = context.namespace.clone();
+        let (app, principal) = (Arc::clone(self.app), Arc::clone(&self.whose.principal));
+        let opened = subscription::open(app, principal, context, id.clone(), after).await;
+        let denied = |problem: &Problem| self.whose.denials.note(&self.app.audit, &execution, &namespace, problem);
+        let steps = opened.inspect_err(denied)?;
         self.tell(&Told::Subscribed { execution_id: &execution, after }).await?;
         self.open.insert(execution, steps);
         Ok(())
@@ -223,7 +225,7 @@ impl Talk<'_> {
         let wrong = |error| Problem::field("/namespace", "invalid_value", error);
         let namespace = Namespace::from_field(&name.0).map_err(wrong)?;
         if let Err(problem) = context::reach(&self.whose.principal, &namespace) {
-            self.whose.denials.note(&self.app.audit, execution, &namespace, &problem);
+            self.whose.denials.note(&self.app.audit, execution, namespace.as_str(), &problem);
             return Err(problem);
         }
         Ok(Context { namespace: namespace.to_string(), ..self.whose.context.clone() })

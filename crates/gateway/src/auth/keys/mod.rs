@@ -1,7 +1,8 @@
 //! API keys: made, shown once, found again by their prefix, and compared by a keyed hash.
 //!
 //! The text of a key is `trk_<prefix>_<secret>`, with a check at its end ([`minted`](super::minted)): what was not made here is not even
-//! looked for. A replica remembers what it has found for [`REMEMBERED`]: that is how long a revoked key may still open elsewhere.
+//! looked for. A replica remembers what it has found [for a while](super::remembered::FOR): that is how long a revoked
+//! key may still open elsewhere.
 
 mod store;
 #[cfg(test)]
@@ -24,12 +25,9 @@ use super::{
     Presented,
     lookups::Lookups,
     minted::{Mint, Minted},
+    remembered::Remembered,
 };
 
-/// How long a key is believed without asking the database.
-pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
-/// How many are.
-const MOST_REMEMBERED: u64 = 10_000;
 /// What every key begins with.
 const MARK: &str = "trk_";
 /// Hex digits of the prefix.
@@ -52,8 +50,6 @@ pub(crate) enum Closed {
     Revoked,
 }
 
-type Remembered = Option<Arc<(Record, KeySecret)>>;
-
 /// All keys.
 pub(crate) struct Keys {
     store: Arc<dyn KeyStore>,
@@ -62,15 +58,14 @@ pub(crate) struct Keys {
     mint: Option<Mint>,
     lookups: Lookups,
     /// By prefix.
-    found: moka::future::Cache<String, Remembered>,
+    found: Remembered<Option<Arc<(Record, KeySecret)>>>,
     used: Mutex<HashMap<ApiKeyId, Timestamp>>,
 }
 
 impl Keys {
     pub(crate) fn new(store: Arc<dyn KeyStore>, secret: Option<&RootSecret>, clock: Arc<dyn Clock>) -> Self {
         let mint = secret.map(|secret| Mint::new(MARK, PREFIX, secret, "api-keys"));
-        let found = moka::future::Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
-        Self { store, clock, mint, lookups: Lookups::default(), found, used: Mutex::default() }
+        Self { store, clock, mint, lookups: Lookups::default(), found: Remembered::default(), used: Mutex::default() }
     }
 
     /// Who presents this text, and by what.
@@ -78,9 +73,7 @@ impl Keys {
         let Some(mint) = &self.mint else { return Ok(Err(Closed::Unknown)) };
         let Some(prefix) = mint.prefix(text) else { return Ok(Err(Closed::Unknown)) };
         let find = async { self.lookups.ask(self.store.find(prefix)).await.map(|found| found.map(Arc::new)) };
-        let found = self.found.try_get_with(prefix.to_owned(), find).await;
-        let found = found.map_err(|error: Arc<Error>| Error::clone(&error))?;
-        let Some(found) = found else { return Ok(Err(Closed::Unknown)) };
+        let Some(found) = self.found.get(prefix, find).await? else { return Ok(Err(Closed::Unknown)) };
         let (record, secret) = &*found;
         if !mint.is(text, &secret.hash) {
             return Ok(Err(Closed::Unknown));
@@ -134,7 +127,7 @@ impl Keys {
         let until = self.clock.now() + overlap;
         let rotated = self.store.rotate(id, expected, &fresh.kept, until).await.map_err(::store::error)?;
         crash_point("gateway.key.rotated");
-        self.found.invalidate_all();
+        self.found.forget_all();
         if rotated.is_none() {
             self.check(id, expected).await?;
         }
@@ -148,7 +141,7 @@ impl Keys {
     /// `key_changed`, where it is not at the expected revision.
     pub(crate) async fn revoke(&self, id: ApiKeyId, expected: Option<i64>) -> Result<bool, Error> {
         let revoked = self.store.revoke(id, expected, self.clock.now()).await.map_err(::store::error)?;
-        self.found.invalidate_all();
+        self.found.forget_all();
         if !revoked {
             self.check(id, expected).await?;
         }

@@ -3,7 +3,7 @@
 //! An access token is a JWT that is good for an hour; with it comes a refresh token that is good once, for the next pair. All that
 //! comes of one exchange is a family: revoking it ends all of it, and so does a refresh token that comes twice, since then two
 //! have it. A family ends with its key, too, and with that secret of it which was exchanged. A replica believes what it knows of a
-//! family for [`REMEMBERED`].
+//! family [for a while](super::remembered::FOR).
 
 mod issuer;
 mod published;
@@ -32,9 +32,10 @@ use self::{
 };
 use super::{
     CONFIGURED,
-    keys::{REMEMBERED, no_secret},
+    keys::no_secret,
     lookups::Lookups,
     minted::{Mint, Minted, random},
+    remembered::Remembered,
 };
 
 /// What every refresh token begins with.
@@ -43,7 +44,6 @@ const MARK: &str = "trr_";
 /// that, before anything is looked up.
 const FAMILY: usize = 32;
 const PREFIX: usize = FAMILY + 16;
-const MOST_REMEMBERED: u64 = 10_000;
 /// How long it is kept that a family was revoked: longer than any access token of it can be about.
 const KEPT_REVOKED: Duration = Duration::from_hours(25);
 
@@ -87,7 +87,7 @@ pub(crate) struct Tokens {
     /// The key of the settings, as families name it.
     configured: Option<String>,
     /// By id; nothing where it is not there.
-    families: moka::future::Cache<String, Option<Arc<Family>>>,
+    families: Remembered<Option<Arc<Family>>>,
     /// Wakes whoever tells others.
     revoked: Notify,
 }
@@ -109,7 +109,7 @@ impl Tokens {
         let signing = Signing::of(&settings, secret)?;
         let mint = secret.map(|secret| Mint::new(MARK, PREFIX, secret, "refresh-tokens"));
         let (of_families, of_renewals, of_sessions) = Default::default();
-        let families = moka::future::Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
+        let families = Remembered::default();
         let revoked = Notify::new();
         Ok(Self {
             store,
@@ -252,7 +252,7 @@ impl Tokens {
 
     async fn end(&self, family: &str, now: Timestamp) -> Result<(), Error> {
         self.store.revoke(family, now).await.map_err(::store::error)?;
-        self.families.invalidate(family).await;
+        self.families.forget(family);
         self.revoked.notify_one();
         Ok(())
     }
@@ -277,14 +277,14 @@ impl Tokens {
         Ok(families)
     }
 
-    /// The family of a token that was made or signed here, whether or not it is good.
+    /// The family of a token that was made or signed here, whether or not it is good: also one that has expired ends what it comes from.
     fn family_named_by(&self, token: &str) -> Option<String> {
         if let Some((_, prefix)) = self.minted(token) {
             return Some(family_of(prefix));
         }
         match jsonwebtoken::decode_header(token).ok()?.kid {
-            Some(kid) => Some(self.signing.as_ref()?.verify(&kid, token, self.clock.now()).ok()?.family),
-            None => Some(self.of_agent(token)?.1.family),
+            Some(kid) => self.signing.as_ref()?.family(&kid, token),
+            None => self.shared.as_ref()?.family(token),
         }
     }
 
@@ -296,7 +296,7 @@ impl Tokens {
 
     /// Forgets what is known of families: a key was revoked.
     pub(crate) fn forget(&self) {
-        self.families.invalidate_all();
+        self.families.forget_all();
         self.revoked.notify_one();
     }
 
@@ -315,8 +315,7 @@ impl Tokens {
 
     async fn family(&self, id: &str) -> Result<Option<Arc<Family>>, Error> {
         let load = async { self.of_families.ask(self.store.family(id)).await.map(|family| family.map(Arc::new)) };
-        let found = self.families.try_get_with(id.to_owned(), load).await;
-        found.map_err(|error: Arc<Error>| Error::clone(&error))
+        self.families.get(id, load).await
     }
 
     /// The prefix of a refresh token that was made here, and what has made it.

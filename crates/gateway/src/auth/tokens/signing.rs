@@ -116,10 +116,19 @@ impl Signing {
     }
 
     pub(crate) fn verify(&self, kid: &str, token: &str, now: Timestamp) -> Result<Claims, Refused> {
-        let key = self.verifying.get(kid).ok_or(Refused::Invalid)?;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation).map_err(|_| Refused::Invalid)?.claims;
+        let claims = self.signed(kid, token).ok_or(Refused::Invalid)?;
         in_time(now, self.leeway, claims.exp, Some(claims.nbf))?;
         Ok(claims)
+    }
+
+    /// What a token that was signed here is revoked with, whatever its time.
+    pub(crate) fn family(&self, kid: &str, token: &str) -> Option<String> {
+        self.signed(kid, token).map(|claims| claims.family)
+    }
+
+    fn signed(&self, kid: &str, token: &str) -> Option<Claims> {
+        let key = self.verifying.get(kid)?;
+        jsonwebtoken::decode::<Claims>(token, key, &self.validation).ok().map(|decoded| decoded.claims)
     }
 }
 
@@ -168,4 +177,77 @@ fn public(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, jsonwebtoke
 /// Names a key, and tells nothing of it that a signature would not.
 fn kid(bytes: &[u8]) -> String {
     hex(&blake3::derive_key("troupe 2026-11-26 names of token keys", bytes)[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    /// What may come as a token of ours.
+    mod fuzz {
+        use jsonwebtoken::Algorithm as Jose;
+        use proptest::{prelude::*, sample::select};
+        use serde_json::{Value, json};
+        use testkit::fuzz::{cases, json, mutated, nearly, text};
+
+        use super::super::*;
+
+        const SECRET: &str = "a-secret-that-others-know-as-well-0";
+        const NOW: i64 = 1_700_000_000;
+
+        fn signing() -> Signing {
+            Signing::of(&Jwt { secret_key: Some(Secret::new(SECRET)), ..Jwt::default() }, None).unwrap().unwrap()
+        }
+
+        fn claims() -> Value {
+            json!({
+                "iss": "troupe", "aud": "troupe", "sub": "key_1", "role": "operator", "scope": "agents:read", "namespace": "blue",
+                "family": "fam_1", "jti": "j", "iat": NOW, "nbf": NOW, "exp": NOW + 600,
+            })
+        }
+
+        fn signed(claims: &Value, algorithm: Jose, kid: Option<String>) -> String {
+            let header = Header { kid, ..Header::new(algorithm) };
+            jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+        }
+
+        proptest! {
+            #![proptest_config(cases(256))]
+
+            /// Also what somebody would sign who had the key.
+            #[test]
+            fn claims_are_read_as_they_were_signed_or_refused(said in prop_oneof![4 => mutated(claims()), 1 => json()], now in any::<i64>()) {
+                let signing = signing();
+                let token = signed(&said, Jose::HS256, signing.header.kid.clone());
+                let at = [Timestamp::from_micros(now), Timestamp::from_micros(NOW * 1_000_000)];
+                for verified in at.map(|at| signing.verify(signing.header.kid.as_deref().unwrap(), &token, at)) {
+                    if let Ok(read) = verified {
+                        let (principal, _) = (read.principal(), read.expires_at());
+                        prop_assert_eq!(json!(principal.subject), said["sub"].clone());
+                        prop_assert_eq!((&said["iss"], &said["aud"]), (&json!("troupe"), &json!("troupe")));
+                        prop_assert_eq!(json!(read.family), said["family"].clone());
+                        let bound = principal.namespace().map(Namespace::as_str);
+                        prop_assert_eq!(bound, said.get("namespace").and_then(Value::as_str));
+                    }
+                }
+            }
+
+            #[test]
+            fn no_other_text_header_or_algorithm_is_taken(
+                token in prop_oneof![text(), nearly(Just(signed(&claims(), Jose::HS256, None))), nearly("[A-Za-z0-9_-]{0,90}\\.[A-Za-z0-9_-]{0,90}\\.[A-Za-z0-9_-]{0,43}")],
+                kid in text(),
+                algorithm in select(vec![Jose::HS384, Jose::HS512]),
+            ) {
+                let (signing, now) = (signing(), Timestamp::from_micros(NOW * 1_000_000));
+                let own = signing.header.kid.clone().unwrap();
+                // A header is no secret: what is read of one may be anything.
+                let _ = jsonwebtoken::decode_header(&token);
+                if let Ok(read) = signing.verify(&own, &token, now) {
+                    prop_assert_eq!(read.family, "fam_1");
+                }
+                prop_assert!(signing.verify(&own, &signed(&claims(), algorithm, Some(own.clone())), now).is_err());
+                let sound = signed(&claims(), Jose::HS256, Some(kid.clone()));
+                prop_assert_eq!(signing.verify(&kid, &sound, now).is_ok(), kid == own);
+                prop_assert!(signing.verify(&own, &sound, now).is_ok());
+            }
+        }
+    }
 }

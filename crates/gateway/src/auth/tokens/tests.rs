@@ -251,7 +251,7 @@ async fn an_agents_token_is_one_that_communication_takes_as_well() {
     let token = world.exchange(&tokens, &asked).await.access;
     let (found, _) = tokens.identify(&token).await.unwrap().unwrap();
     assert_eq!((found.subject, found.agent), (agent.to_string(), Some(agent)));
-    let shared = tokens.shared.as_ref().unwrap().anybody(&token).unwrap().principal;
+    let shared = tokens.shared.as_ref().unwrap().anybody(&token, "communication").unwrap().principal;
     assert!(shared.may(Permission::SessionsOpen) && !shared.may(Permission::Internal));
 }
 
@@ -276,6 +276,29 @@ async fn an_agents_token_is_revoked_and_whoever_asks_is_told_what_has_ended() {
     assert_eq!(refused(&tokens, &bad).await, Some(Refused::Revoked));
     assert_eq!(refused(&tokens, &good).await, None);
     assert_eq!(ended().await, [family(&bad), "fam_unheard_of".to_owned()].into());
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_still_ends_what_it_comes_from() {
+    let world = World::new();
+    let tokens = world.tokens(Jwt::default(), None).await;
+    let agent = Some(domain::AgentId::from_parts(1, 1));
+    let reach = Reach::Namespace("blue".parse().unwrap());
+    let agent = Principal { agent, ..Principal::of_role(Kind::Key, somebody().subject, Role::Agent, reach) };
+    for asked in [somebody(), agent] {
+        let pair = world.exchange(&tokens, &asked).await;
+        world.clock.advance(Duration::from_hours(2));
+        assert!(refused(&tokens, &pair.access).await.is_some(), "it is good for nothing else");
+        let renewed = tokens.refresh(&pair.refresh).await.unwrap().unwrap();
+        let (signed, _) = pair.access.rsplit_once('.').unwrap();
+        for forged in [format!("{signed}."), format!("{signed}.{}", "A".repeat(43))] {
+            assert!(!tokens.revoke(&forged).await.unwrap(), "{forged}");
+        }
+        assert_eq!(refused(&tokens, &renewed.access).await, None, "nobody else has ended it");
+        assert!(tokens.revoke(&pair.access).await.unwrap());
+        assert_eq!(refused(&tokens, &renewed.access).await, Some(Refused::Revoked));
+        assert!(matches!(tokens.refresh(&renewed.refresh).await.unwrap(), Err(Refused::Revoked)));
+    }
 }
 
 #[tokio::test]
