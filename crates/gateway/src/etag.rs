@@ -238,4 +238,50 @@ mod tests {
         }
         assert_eq!(IfNoneMatch::default().known("\"7.ab\""), None);
     }
+
+    /// What clients may write into `If-Match` and `If-None-Match`.
+    mod fuzz {
+        use proptest::prelude::*;
+        use testkit::fuzz::{cases, nearly, text};
+
+        use super::*;
+
+        const LIST: &str = "(W/)?\"[!#-~]{0,9}\"([ \t]?,[ \t]?(W/)?\"[1-9][0-9]{0,3}\\.[0-9a-f]{16}(-gzip)?\"){0,4}";
+
+        proptest! {
+            #![proptest_config(cases(512))]
+
+            #[test]
+            fn a_list_that_is_read_is_written_the_same(said in prop_oneof![text(), nearly(LIST), LIST]) {
+                if let Some(tags) = list(&said) {
+                    let written = |tag: &Tag<'_>| format!("{}\"{}\"", if tag.is_weak { "W/" } else { "" }, tag.opaque);
+                    let all: Vec<_> = tags.iter().map(written).collect();
+                    let again = all.join(", ");
+                    prop_assert_eq!(list(&again), Some(tags.clone()));
+                    for tag in tags {
+                        prop_assert!(said.contains(&written(&tag)));
+                        if let Some(revision) = revision(tag.opaque) {
+                            prop_assert!(tag.opaque.starts_with(&revision.to_string()), "{}", tag.opaque);
+                        }
+                    }
+                }
+            }
+
+            #[test]
+            fn an_answer_is_known_where_a_list_names_it(before in LIST, after in LIST, revision in 1..u64::MAX, body in any::<Vec<u8>>()) {
+                let tag = tag(revision, &body);
+                let lines = |lines: &[&str]| IfNoneMatch(lines.iter().filter_map(|line| HeaderValue::from_str(line).ok()).collect());
+                let among = format!("{before},{tag} , {after}");
+                prop_assert_eq!(lines(&[&before, &among]).known(&tag), Some(tag.clone()));
+                prop_assert_eq!(lines(&[&before, &after]).known(&tag), None);
+            }
+
+            #[test]
+            fn whatever_is_named_besides_is_none(lines in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
+                let lines = lines.iter().filter_map(|line| HeaderValue::from_bytes(line).ok()).collect::<Vec<_>>();
+                let known = IfNoneMatch(lines.clone()).known("\"7.ab\"");
+                prop_assert_eq!(known.is_some(), lines.iter().any(|line| line == "*"), "{:?}", lines);
+            }
+        }
+    }
 }

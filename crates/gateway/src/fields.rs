@@ -156,4 +156,52 @@ mod tests {
         let last = parse("type").unwrap().of_page(br#"{"items":[],"next_cursor":null}"#).unwrap();
         assert_eq!(last, br#"{"items":[],"next_cursor":null}"#);
     }
+
+    /// What clients may choose, and pages of whatever there is.
+    mod fuzz {
+        use proptest::{prelude::*, sample::subsequence};
+        use serde_json::{Map, Value, json};
+        use testkit::fuzz::{cases, json, nearly, text};
+
+        use super::*;
+
+        const KNOWN: [&str; 3] = ["id", "type", "config"];
+
+        proptest! {
+            #![proptest_config(cases(256))]
+
+            #[test]
+            fn a_selection_is_known_fields_each_once(said in prop_oneof![text(), nearly("(id|type|config)(,(id|type|config)){0,3}")]) {
+                match parse(&said) {
+                    Ok(fields) => {
+                        prop_assert_eq!(fields.names.join(","), said);
+                        prop_assert!(fields.names.iter().all(|name| KNOWN.contains(&name.as_str())));
+                        prop_assert!((1..=KNOWN.len()).contains(&fields.names.len()));
+                    }
+                    Err(refused) => {
+                        prop_assert!(refused.to_string().len() < 100, "{}", refused);
+                    }
+                }
+            }
+
+            #[test]
+            fn a_page_has_what_is_chosen_and_nothing_else(
+                chosen in subsequence(&KNOWN, 1..=KNOWN.len()),
+                items in prop::collection::vec(prop::collection::vec((prop_oneof![text(), Just("id".to_owned())], json()), 0..5), 0..4),
+                next_cursor in proptest::option::of(text()),
+            ) {
+                let items: Vec<Map<String, Value>> = items.into_iter().map(|members| members.into_iter().collect()).collect();
+                let page = json!({ "items": items, "next_cursor": next_cursor }).to_string();
+                let cut = parse(&chosen.join(",")).unwrap().of_page(page.as_bytes()).unwrap();
+                let cut: Value = serde_json::from_slice(&cut).unwrap();
+                let left = |item: Map<String, Value>| -> Map<String, Value> {
+                    item.into_iter().filter(|(name, _)| chosen.contains(&name.as_str())).collect()
+                };
+                let whole: Value = serde_json::from_str(&page).unwrap();
+                let read = whole["items"].as_array().unwrap().iter().map(|item| left(item.as_object().unwrap().clone()));
+                let expected = json!({ "items": read.collect::<Vec<_>>(), "next_cursor": whole["next_cursor"] });
+                prop_assert_eq!(cut, expected);
+            }
+        }
+    }
 }

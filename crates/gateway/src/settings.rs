@@ -237,4 +237,39 @@ mod tests {
         assert_eq!(replacing("0123456789abcdef").validate(), Ok(()));
         assert_eq!(replacing("the-secret-itself-0123456789abcdef").validate().unwrap_err().0, "replaces_secret");
     }
+
+    /// What operators may name as an origin.
+    mod fuzz {
+        use proptest::prelude::*;
+        use testkit::fuzz::{cases, nearly, text};
+
+        use super::*;
+
+        proptest! {
+            #![proptest_config(cases(512))]
+
+            #[test]
+            fn an_origin_has_no_path_and_nobody_in_it(origin in prop_oneof![
+                text(),
+                nearly("https?://([a-z]{1,6}\\.example|localhost|\\[::1\\])(:[0-9]{1,5})?"),
+            ]) {
+                let cors = Cors { allowed_origins: vec![origin.clone()], ..Cors::default() };
+                match cors.validate() {
+                    Ok(()) => {
+                        let parsed = origin.parse::<http::Uri>().unwrap();
+                        prop_assert!(matches!(parsed.scheme_str(), Some("http" | "https")), "{}", origin);
+                        prop_assert!(matches!(parsed.path(), "" | "/") && parsed.query().is_none(), "{}", origin);
+                        let (_, authority) = origin.split_once("://").unwrap();
+                        prop_assert_eq!(parsed.authority().map(http::uri::Authority::as_str), Some(authority));
+                        prop_assert!(!origin.contains('@'), "{}", origin);
+                    }
+                    Err((field, message)) => {
+                        prop_assert_eq!(field, "cors");
+                        let named = format!("{origin:?}");
+                        prop_assert!(message.contains(&named), "{}", message);
+                    }
+                }
+            }
+        }
+    }
 }

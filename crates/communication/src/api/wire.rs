@@ -19,7 +19,7 @@ use crate::{
 /// Where a request says nothing.
 const DEFAULT_PRIORITY: u8 = 5;
 /// The longest text of an id or kind that a peer chooses, in bytes.
-const MAX_TEXT: usize = 1_024;
+pub(super) const MAX_TEXT: usize = 1_024;
 /// The longest W3C trace context; a longer one is none.
 const MAX_TRACEPARENT: usize = 256;
 

@@ -92,4 +92,40 @@ mod tests {
             assert!(!is_own_name(host_name(other), &[]), "{other}");
         }
     }
+
+    /// What browsers, and others, may say of where they are.
+    mod fuzz {
+        use proptest::prelude::*;
+        use testkit::fuzz::{cases, nearly, text};
+
+        use super::*;
+
+        proptest! {
+            #![proptest_config(cases(512))]
+
+            #[test]
+            fn no_host_but_loopback_and_the_settings_own_is_the_gateways(host in prop_oneof![
+                text(),
+                nearly("(localhost|127\\.0\\.0\\.[0-9]|\\[::1\\]|troupe\\.example)(:[0-9]{1,5})?"),
+            ]) {
+                let own = ["troupe.example".to_owned()];
+                if is_own_name(host_name(&host), &own) {
+                    let name = host_name(&host).to_lowercase();
+                    let is_loopback = name.starts_with("127.") || name.contains(':') || name == "localhost";
+                    prop_assert!(is_loopback || name == own[0], "{}", host);
+                    prop_assert!(host.trim_start_matches('[').to_lowercase().starts_with(&name), "{}", host);
+                }
+            }
+
+            #[test]
+            fn an_origin_is_allowed_where_it_is_named_whole(
+                origin in prop_oneof![text(), nearly("https://[a-z]{1,6}\\.example(:[0-9]{2,5})?")],
+                named in nearly("https://[a-z]{1,6}\\.example(:[0-9]{2,5})?"),
+            ) {
+                let allowed = is_allowed(&origin, &[named.clone()]);
+                prop_assert_eq!(allowed, origin.to_ascii_lowercase() == named.to_ascii_lowercase());
+                prop_assert!(is_allowed(&named, &[origin, named.clone()]));
+            }
+        }
+    }
 }

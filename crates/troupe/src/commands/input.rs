@@ -87,4 +87,58 @@ mod tests {
         assert!(json("approve").unwrap_err().to_string().contains("'\"approve\"'"));
         assert!(json("1 2").is_err());
     }
+
+    /// What people may hand over.
+    mod fuzz {
+        use std::path::Path;
+
+        use proptest::prelude::*;
+        use serde_json::{Value, json};
+        use testkit::fuzz::{cases, damaged, json as any_json, nearly, text};
+
+        use super::super::{documents, json as argument, shown};
+
+        const YAML: &str = "name: w\nx: &x { a: 1, b: [1, 2.5, ~, 'x'] }\nsteps:\n  - id: a\n    input: *x\n    text: |\n      one\n---\nagents:\n  - <<: *x\n    when: !!str true\n";
+
+        proptest! {
+            #![proptest_config(cases(256))]
+
+            #[test]
+            fn a_document_is_read_as_it_was_written(value in any_json()) {
+                for path in ["x.json", "x.yaml", "-"] {
+                    let text = value.to_string();
+                    prop_assert_eq!(documents(&text, Path::new(path)).unwrap(), vec![serde_json::from_str::<Value>(&text).unwrap()]);
+                }
+            }
+
+            #[test]
+            fn several_documents_are_read_in_their_order(names in prop::collection::vec("[a-z]{1,20}", 1..5), number in any::<i32>()) {
+                let of = |name: &String| json!({ "name": name, "config": { "n": number, "is": [true, null, "a b"] } });
+                let all: Vec<_> = names.iter().map(of).collect();
+                let flow: Vec<_> = all.iter().map(ToString::to_string).collect();
+                prop_assert_eq!(documents(&flow.join("\n---\n"), Path::new("-")).unwrap(), all.clone());
+                let block = |name| format!("name: {name}\nconfig:\n  n: {number}\n  is:\n    - true\n    - null\n    - a b\n");
+                let block: Vec<_> = names.iter().map(block).collect();
+                prop_assert_eq!(documents(&block.join("---\n"), Path::new("x.yml")).unwrap(), all);
+            }
+
+            #[test]
+            fn any_text_is_documents_or_refused_with_where_it_comes_from(said in prop_oneof![
+                text(),
+                nearly(Just(YAML.to_owned())),
+                nearly(any_json().prop_map(|json| json.to_string())),
+                damaged(Just(YAML.as_bytes().to_vec())).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            ]) {
+                for path in ["x.yaml", "x.json", "-"] {
+                    if let Err(error) = documents(&said, Path::new(path)) {
+                        let name = shown(Path::new(path));
+                        prop_assert!(error.to_string().starts_with(&name), "{}", error);
+                    }
+                }
+                if let Err(error) = argument(&said) {
+                    prop_assert!(error.to_string().contains("is not JSON"), "{}", error);
+                }
+            }
+        }
+    }
 }

@@ -153,3 +153,199 @@ pub(super) fn apply(broker: &mut Broker, progress: &Progress, session: SessionId
         Said::Send { .. } | Said::Ping => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// What agents may say, as far as it is a frame.
+    mod fuzz {
+        use std::sync::Arc;
+
+        use access::Principal;
+        use domain::{AgentId, Namespace};
+        use errors::Error;
+        use futures::FutureExt as _;
+        use proptest::prelude::*;
+        use testkit::fuzz::{cases, json, nearly, text};
+
+        use super::super::*;
+        use crate::api::wire::MAX_TEXT;
+
+        /// As within a call of somebody who may do everything.
+        fn within<T>(work: impl FnOnce() -> T) -> T {
+            let asked = access::acting_as(Arc::new(Principal::anonymous()), async { work() });
+            asked.now_or_never().expect("it waits for nothing")
+        }
+
+        fn id(prefix: &'static str) -> impl Strategy<Value = String> {
+            prop_oneof![
+                3 => Just(format!("{prefix}_01jx4q3nd8e5r0cawm6n8gs3kt")),
+                1 => Just(String::new()),
+                1 => nearly(Just(format!("{prefix}_01jx4q3nd8e5r0cawm6n8gs3kt"))),
+                1 => text(),
+            ]
+        }
+
+        fn named() -> impl Strategy<Value = String> {
+            prop_oneof![3 => "[a-z][a-z0-9.-]{0,20}", 1 => text()]
+        }
+
+        fn bytes() -> impl Strategy<Value = Bytes> {
+            prop_oneof![2 => json().prop_map(|json| json.to_string().into()), 1 => any::<Vec<u8>>().prop_map(Bytes::from)]
+        }
+
+        fn hello_frame() -> impl Strategy<Value = proto::Hello> {
+            let capabilities = prop::collection::vec(named(), 0..4);
+            (id("agt"), named(), named(), named(), capabilities, bytes(), any::<u32>(), id("ins")).prop_map(
+                |(agent_id, agent_type, name, namespace, capabilities, config, max_in_flight, instance)| proto::Hello {
+                    agent_id,
+                    agent_type,
+                    name,
+                    namespace,
+                    capabilities,
+                    config,
+                    max_in_flight,
+                    instance,
+                },
+            )
+        }
+
+        fn outcome() -> impl Strategy<Value = Option<proto::task_result::Outcome>> {
+            use proto::task_result::Outcome;
+            let failure = (text(), text(), any::<bool>(), bytes()).prop_map(|(code, message, retryable, details)| {
+                Outcome::Failure(proto::TaskFailure { code, message, retryable, details })
+            });
+            proptest::option::weighted(0.8, prop_oneof![bytes().prop_map(Outcome::Output), failure])
+        }
+
+        fn message() -> impl Strategy<Value = proto::Message> {
+            use proto::message::Recipient;
+            let recipient = prop_oneof![
+                id("agt").prop_map(Recipient::AgentId),
+                named().prop_map(Recipient::Capability),
+                named().prop_map(Recipient::AgentType),
+            ];
+            let expiry =
+                (any::<i64>(), any::<i32>()).prop_map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos });
+            let head = (id("msg"), proptest::option::of(recipient), text(), bytes());
+            let rest = (text(), id("agt"), proptest::option::of(any::<u32>()), proptest::option::of(expiry), text());
+            (head, rest).prop_map(
+                |((id, recipient, r#type, payload), (correlation_id, reply_to, priority, expires_at, traceparent))| {
+                    proto::Message {
+                        id,
+                        recipient,
+                        r#type,
+                        payload,
+                        correlation_id,
+                        reply_to,
+                        priority,
+                        expires_at,
+                        traceparent,
+                        ..proto::Message::default()
+                    }
+                },
+            )
+        }
+
+        fn frame() -> impl Strategy<Value = proto::AgentEvent> {
+            let of_tasks = prop_oneof![
+                text().prop_map(|task_id| Event::Started(proto::TaskStarted { task_id })),
+                text().prop_map(|task_id| Event::Heartbeat(proto::TaskHeartbeat { task_id })),
+                (text(), bytes())
+                    .prop_map(|(task_id, detail)| Event::Progress(proto::TaskProgress { task_id, detail })),
+                (text(), outcome(), text()).prop_map(|(task_id, outcome, traceparent)| {
+                    Event::Result(proto::TaskResult { task_id, outcome, traceparent })
+                }),
+            ];
+            let of_deliveries = prop_oneof![
+                (text(), text(), any::<u32>()).prop_map(|(delivery_id, reason, delay_ms)| {
+                    Event::Nack(proto::Nack { delivery_id, reason, delay_ms })
+                }),
+                (text(), text()).prop_map(|(delivery_id, reason)| Event::Reject(proto::Reject { delivery_id, reason })),
+                id("msg").prop_map(|message_id| Event::MessageAck(proto::MessageAck { message_id })),
+            ];
+            let send = (any::<u64>(), proptest::option::weighted(0.9, message()))
+                .prop_map(|(r#ref, message)| Event::Send(proto::Send { r#ref, message }));
+            let event =
+                prop_oneof![4 => of_tasks, 3 => of_deliveries, 3 => send, 1 => hello_frame().prop_map(Event::Hello)];
+            proptest::option::weighted(0.9, event).prop_map(|event| proto::AgentEvent { event })
+        }
+
+        /// A refusal names the field, and repeats little of it.
+        fn is_told(error: CommunicationError, parent: &str) -> Result<(), TestCaseError> {
+            let error = Error::from(error);
+            prop_assert_eq!(error.code, errors::Code::Invalid);
+            let field = &error.violations[0].field;
+            prop_assert!(field.starts_with(parent), "{} is not in {}", field, parent);
+            prop_assert!(error.message.len() < 4_096, "{} bytes", error.message.len());
+            Ok(())
+        }
+
+        fn is_short(text: &str) -> Result<(), TestCaseError> {
+            prop_assert!(text.len() <= MAX_TEXT && !text.contains('\0'), "{} bytes", text.len());
+            Ok(())
+        }
+
+        proptest! {
+            #![proptest_config(cases(512))]
+
+            #[test]
+            fn a_hello_says_who_comes_or_is_refused_by_name(said in hello_frame()) {
+                match within(|| hello(said.clone(), 64)) {
+                    Ok(read) => {
+                        prop_assert_eq!(read.agent.map(|agent| agent.to_string()).unwrap_or_default(), said.agent_id.as_str());
+                        prop_assert_eq!(read.instance.map(|instance| instance.to_string()).unwrap_or_default(), said.instance);
+                        prop_assert!((1..=64).contains(&read.max_in_flight));
+                        prop_assert!(said.namespace.is_empty() || read.namespace.as_str() == said.namespace);
+                        if read.agent.is_none() {
+                            prop_assert!(!read.agent_type.is_empty() && !read.name.is_empty());
+                            is_short(&read.agent_type)?;
+                            is_short(&read.name)?;
+                        }
+                    }
+                    Err(error) => is_told(error, "events[0].hello.")?,
+                }
+            }
+
+            #[test]
+            fn an_event_is_read_as_it_was_said_or_refused_by_name(said in frame(), index in 0..5_usize) {
+                let agent = AgentId::from_parts(1, 1);
+                let mailbox = Mailbox::of_agent(Namespace::default(), agent);
+                match within(|| read(said.clone(), index, &mailbox)) {
+                    Ok(Said::Started(task) | Said::Alive(task) | Said::Progress { task, .. }) => is_short(&task)?,
+                    Ok(Said::Result { task, outcome, traceparent }) => {
+                        is_short(&task)?;
+                        is_short(&traceparent)?;
+                        if let Outcome::Failure { code, .. } = outcome {
+                            prop_assert!(!code.is_empty());
+                            is_short(&code)?;
+                        }
+                    }
+                    Ok(Said::Nack { delivery, reason, not_before }) => {
+                        is_short(&delivery)?;
+                        is_short(&reason)?;
+                        let latest = Instant::now().checked_add(LONGEST_DELAY);
+                        prop_assert!(not_before <= latest);
+                    }
+                    Ok(Said::Reject { delivery, reason }) => {
+                        is_short(&delivery)?;
+                        is_short(&reason)?;
+                    }
+                    Ok(Said::MessageAck(id)) => {
+                        let Some(Event::MessageAck(ack)) = said.event else { panic!("it was something else") };
+                        prop_assert_eq!(id.to_string(), ack.message_id);
+                    }
+                    Ok(Said::Send { draft: Ok(draft), .. }) => {
+                        prop_assert_eq!(draft.sender, Some(agent), "whatever it says of itself");
+                        prop_assert!(draft.namespace == mailbox.namespace && draft.priority <= 9);
+                        is_short(&draft.kind)?;
+                        is_short(&draft.correlation_id)?;
+                        prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&draft.payload).is_ok());
+                    }
+                    Ok(Said::Send { draft: Err(error), .. }) => is_told(error, "message.")?,
+                    Ok(Said::Ping | Said::Drain) => {}
+                    Err(error) => is_told(error, &format!("events[{index}]."))?,
+                }
+            }
+        }
+    }
+}

@@ -162,4 +162,54 @@ mod tests {
         ];
         assert!(all.iter().filter_map(|close| close.told()).all(|(_, reason)| reason.len() <= 123));
     }
+
+    /// What clients may say over a socket.
+    mod fuzz {
+        use proptest::prelude::*;
+        use serde_json::{Value, json};
+        use testkit::fuzz::{cases, damaged, json, mutated, text};
+
+        use super::*;
+        use crate::{fuzz::is_told, json as parser};
+
+        fn subscribe() -> Value {
+            json!({ "type": "subscribe", "execution_id": ID, "after": 7, "namespace": "blue" })
+        }
+
+        fn said() -> impl Strategy<Value = Vec<u8>> {
+            let unsubscribe = json!({ "type": "unsubscribe", "execution_id": ID });
+            prop_oneof![
+                2 => mutated(subscribe()).prop_map(|said| said.to_string().into_bytes()),
+                2 => mutated(unsubscribe).prop_map(|said| said.to_string().into_bytes()),
+                2 => damaged(Just(subscribe().to_string().into_bytes())),
+                1 => json().prop_map(|said| said.to_string().into_bytes()),
+                1 => text().prop_map(String::into_bytes),
+                1 => any::<Vec<u8>>(),
+            ]
+        }
+
+        proptest! {
+            #![proptest_config(cases(512))]
+
+            #[test]
+            fn what_is_understood_is_what_was_said_and_the_rest_is_told_where(said in said()) {
+                match parser::parse::<Asked>(&said) {
+                    Ok(asked) => {
+                        let said: Value = serde_json::from_slice(&said).unwrap();
+                        let (kind, id) = match &asked {
+                            Asked::Subscribe { execution_id, after, namespace } => {
+                                prop_assert_eq!(said.get("after").map_or(Some(0), Value::as_u64), Some(*after));
+                                let named = said.get("namespace").and_then(Value::as_str).map(str::to_owned);
+                                prop_assert_eq!(named, namespace.as_ref().map(ToString::to_string));
+                                ("subscribe", execution_id)
+                            }
+                            Asked::Unsubscribe { execution_id } => ("unsubscribe", execution_id),
+                        };
+                        prop_assert_eq!((&said["type"], &said["execution_id"]), (&json!(kind), &json!(id.to_string())));
+                    }
+                    Err(problem) => is_told(&problem, serde_json::from_slice(&said).ok().as_ref())?,
+                }
+            }
+        }
+    }
 }

@@ -101,3 +101,51 @@ impl Outside {
         Some(Principal::of_role(Kind::Issuer, claims.sub, role, reach).scoped(scopes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// What another issuer's token may say.
+    mod fuzz {
+        use std::sync::LazyLock;
+
+        use proptest::prelude::*;
+        use serde_json::json;
+        use testkit::fuzz::{cases, json, mutated};
+
+        use super::super::*;
+
+        static OUTSIDE: LazyLock<Outside> = LazyLock::new(|| {
+            let settings = json!({
+                "issuer": "https://desk.example", "audience": "troupe", "jwks_url": "https://desk.example/keys", "scope_claim": "scope",
+            });
+            Outside::new(serde_json::from_value(settings).unwrap()).unwrap()
+        });
+
+        proptest! {
+            #![proptest_config(cases(256))]
+
+            #[test]
+            fn whoever_is_let_in_is_named_and_bound_as_the_token_says(claims in prop_oneof![
+                4 => mutated(json!({
+                    "sub": "ada", "exp": 1_700_000_600, "nbf": 1_700_000_000, "role": "operator", "namespace": "blue", "scope": "agents:read x",
+                })),
+                1 => json(),
+            ], now in any::<i64>(), leeway in 0..i64::MAX) {
+                let Ok(read) = serde_json::from_value::<Claims>(claims.clone()) else { return Ok(()) };
+                // Whatever the times are.
+                let _ = in_time(Timestamp::from_micros(now), leeway, read.exp, read.nbf);
+                if let Some(principal) = OUTSIDE.principal(read) {
+                    prop_assert_eq!(json!(principal.subject), claims["sub"].clone());
+                    prop_assert!(principal.subject.bytes().all(|byte| byte.is_ascii_graphic()), "{}", principal);
+                    let role = principal.role.unwrap();
+                    prop_assert_eq!(json!(role.as_str()), claims["role"].clone());
+                    prop_assert!(role != Role::Agent && principal.kind == Kind::Issuer);
+                    let bound = principal.namespace().map_or("*", Namespace::as_str);
+                    prop_assert_eq!(json!(bound), claims["namespace"].clone());
+                    let named = Permissions::known_of(claims["scope"].as_str().unwrap_or_default());
+                    prop_assert!(principal.permissions.is_within(named) && principal.permissions.is_within(role.permissions()));
+                }
+            }
+        }
+    }
+}

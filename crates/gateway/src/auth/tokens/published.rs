@@ -157,14 +157,67 @@ impl Published {
                 return Err("the set of keys is too large".into());
             }
         }
-        // A key of a kind that is not known here is passed over (RFC 7517, 5).
-        let set: Set = serde_json::from_slice(&body)?;
-        let keys = set.keys.into_iter().take(MOST_KEYS).filter_map(|key| Jwk::deserialize(key).ok());
-        let usable = keys.filter_map(|key| {
-            let is_for_signatures = !matches!(key.common.public_key_use, Some(PublicKeyUse::Encryption));
-            let kid = key.common.key_id.clone().filter(|_| is_for_signatures)?;
-            DecodingKey::from_jwk(&key).ok().map(|key| (kid, key))
-        });
-        Ok(usable.collect())
+        Ok(usable(&body)?)
+    }
+}
+
+/// The keys of a set with which signatures are verified. One of a kind that is not known here is passed over (RFC 7517, 5).
+fn usable(set: &[u8]) -> serde_json::Result<HashMap<String, DecodingKey>> {
+    let set: Set = serde_json::from_slice(set)?;
+    let keys = set.keys.into_iter().take(MOST_KEYS).filter_map(|key| Jwk::deserialize(key).ok());
+    let usable = keys.filter_map(|key| {
+        let is_for_signatures = !matches!(key.common.public_key_use, Some(PublicKeyUse::Encryption));
+        let kid = key.common.key_id.clone().filter(|_| is_for_signatures)?;
+        DecodingKey::from_jwk(&key).ok().map(|key| (kid, key))
+    });
+    Ok(usable.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    /// What an issuer may publish.
+    mod fuzz {
+        use proptest::prelude::*;
+        use serde_json::{Value, json};
+        use testkit::fuzz::{cases, damaged, json, mutated};
+
+        use super::super::{MOST_KEYS, usable};
+
+        fn set() -> Value {
+            json!({ "keys": [
+                { "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "ec",
+                  "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM" },
+                { "kty": "OKP", "crv": "Ed25519", "kid": "okp", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" },
+                { "kty": "RSA", "kid": "rsa", "e": "AQAB", "n": "sXchDaQebHnPiGvyDOAT4saGEUetSyo9MKLOoWFsueri" },
+            ] })
+        }
+
+        #[test]
+        fn the_set_of_this_test_is_a_good_one() {
+            let found = usable(set().to_string().as_bytes()).unwrap();
+            assert!(["ec", "okp", "rsa"].iter().all(|kid| found.contains_key(*kid)), "{:?}", found.keys());
+        }
+
+        proptest! {
+            #![proptest_config(cases(256))]
+
+            #[test]
+            fn of_any_set_those_are_taken_that_have_a_name(set in prop_oneof![
+                3 => mutated(set()).prop_map(|set| set.to_string().into_bytes()),
+                1 => prop::collection::vec(json(), 0..200).prop_map(|keys| json!({ "keys": keys }).to_string().into_bytes()),
+                1 => damaged(Just(set().to_string().into_bytes())),
+                1 => any::<Vec<u8>>(),
+            ]) {
+                if let Ok(found) = usable(&set) {
+                    prop_assert!(found.len() <= MOST_KEYS);
+                    let set: Value = serde_json::from_slice(&set).unwrap();
+                    // It may be written as a list, too.
+                    let keys = set.get("keys").or_else(|| set.get(0)).and_then(Value::as_array).unwrap();
+                    for kid in found.keys() {
+                        prop_assert!(keys.iter().any(|key| key.to_string().contains(&json!(kid).to_string())), "{} in {}", kid, set);
+                    }
+                }
+            }
+        }
     }
 }
