@@ -25,8 +25,8 @@ use self::{
     peers::RegistryClient,
     store::Store,
     transport::{
-        Delivery, Direct, FeedLimits, Live, LiveDirect, LiveLimits, LiveRedis, MailboxLimits, RabbitMq, RabbitMqLimits,
-        Sink, Transport, WorkQueues, WorkSink,
+        Delivery, Direct, FeedLimits, LINGER, Live, LiveDirect, LiveLimits, LiveRedis, MailboxLimits, RabbitMq,
+        RabbitMqLimits, Sink, Transport, WorkQueues, WorkSink,
     },
     workers::{Parts, Unknown, Writer},
 };
@@ -145,6 +145,7 @@ fn transport(settings: &Settings, clock: &Arc<dyn Clock>) -> (Arc<dyn Transport>
                 queue: settings.queue_limit,
                 deliveries: settings.delivery_limit,
                 answer_wait: settings.answer_wait,
+                linger: LINGER,
             };
             let rabbitmq = Arc::new(RabbitMq::new(settings.rabbitmq.clone(), limits, Arc::clone(clock)));
             (Arc::clone(&rabbitmq) as _, Some(rabbitmq))
@@ -195,7 +196,7 @@ async fn refill(store: &dyn Store, transport: &dyn Transport, hub: &Hub, limit: 
     let mut after = 0;
     loop {
         let page = store.unfinished(after, LOADED_AT_ONCE).await?;
-        for (envelope, deliveries) in page.rows {
+        for (envelope, deliveries, _) in page.rows {
             after = envelope.sequence;
             let envelope = Arc::new(envelope);
             if deliveries < limit {

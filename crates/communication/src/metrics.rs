@@ -10,6 +10,8 @@ const FRAMES: &str = "troupe_frames_total";
 pub(crate) const TASKS_QUEUED: &str = "troupe_tasks_queued";
 /// Counter: tasks that went to work queues of the message broker.
 pub(crate) const TASKS_ENQUEUED: &str = "troupe_tasks_enqueued_total";
+/// Counter: tasks that were put into work queues that are empty now, and are asked for everywhere.
+pub(crate) const TASKS_GIVEN_UP: &str = "troupe_tasks_given_up_total";
 /// Counter: hand-overs of tasks to sessions.
 pub(crate) const TASK_DELIVERIES: &str = "troupe_task_deliveries_total";
 /// Histogram, seconds: from the hand-over of a task to its result, by `agent_type`.

@@ -212,7 +212,7 @@ impl DeadLetters {
             let revived = store.replay(&namespace, &ids, now).await.map(|revived| {
                 crash_point("communication.replay.recorded");
                 let revive = |(letter, envelope)| {
-                    transport.revive(Arc::new(envelope));
+                    transport.revive(Arc::new(envelope), now);
                     letter
                 };
                 revived.into_iter().map(revive).collect()

@@ -149,6 +149,14 @@ impl WorkSink for Hub {
         self.broker().spare(queue)
     }
 
+    fn remembered(&self) -> Vec<Arc<QueueKey>> {
+        self.broker().remembered()
+    }
+
+    fn emptied(&self, queue: &QueueKey, before: Instant) {
+        self.broker().emptied(queue, before);
+    }
+
     fn disconnected(&self) {
         self.broker().disconnected();
     }

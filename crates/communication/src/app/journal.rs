@@ -42,6 +42,32 @@ pub(crate) struct Change {
     pub(crate) letter: Option<DeadLetter>,
 }
 
+impl Entry {
+    /// The same without what people have said, which a database may refuse; none where nothing was said.
+    pub(crate) fn plain(self) -> Option<Self> {
+        /// Instead of it.
+        const UNSAID: &str = "what was said of it cannot be recorded";
+        let replace = |said: &mut String| {
+            let is_said = !said.is_empty() && said != UNSAID;
+            if is_said {
+                UNSAID.clone_into(said);
+            }
+            is_said
+        };
+        match self {
+            Self::Send { .. } => None,
+            Self::Change(mut change) => {
+                let is_said = change.letter.as_mut().is_some_and(|letter| replace(&mut letter.detail));
+                (replace(&mut change.detail) | is_said).then_some(Self::Change(change))
+            }
+            Self::DeadTask { task, mut letter } => {
+                let is_said = replace(&mut letter.detail);
+                is_said.then_some(Self::DeadTask { task, letter })
+            }
+        }
+    }
+}
+
 /// The entries that wait.
 #[derive(Debug)]
 pub(crate) struct Journal {

@@ -8,7 +8,7 @@ use domain::{DeadLetterId, Namespace, Timestamp};
 use tokio::sync::watch;
 
 use super::{Batch, LetterFilter, MessageFilter, Record, Span, Store};
-use crate::app::{DeadLetter, Envelope, Status};
+use crate::app::{DeadLetter, Envelope, Mailbox, Status};
 
 /// What calls of one kind pass.
 pub(crate) struct Gate {
@@ -73,11 +73,20 @@ impl Store for Gated {
         self.store.next_sequences(count).await
     }
 
-    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32, Status)>> {
         self.store.unfinished(after, limit).await
     }
 
-    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>> {
+    async fn unfinished_of(&self, mailbox: &Mailbox, limit: usize) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
+        self.store.unfinished_of(mailbox, limit).await
+    }
+
+    async fn unrelayed(
+        &self,
+        before: Timestamp,
+        after: i64,
+        limit: usize,
+    ) -> sqlx::Result<Page<(Envelope, Option<Timestamp>)>> {
         self.store.unrelayed(before, after, limit).await
     }
 

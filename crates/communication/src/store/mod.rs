@@ -17,7 +17,7 @@ use sqlx::migrate::Migrator;
 use tokio::time::timeout;
 
 use self::{postgres::PostgresStore, sqlite::SqliteStore};
-use crate::app::{DeadLetter, Envelope, Kind, Message, Status};
+use crate::app::{DeadLetter, Envelope, Kind, Mailbox, Message, Status};
 
 static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite/communication");
 static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres/communication");
@@ -143,10 +143,17 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// That many sequences, ascending: higher than all that were given before, by whomever.
     async fn next_sequences(&self, count: usize) -> sqlx::Result<Vec<i64>>;
     /// What is neither acked nor dead, in the order of acceptance, after a sequence, with the number of deliveries.
-    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>>;
+    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32, Status)>>;
+    /// The same of one agent, and of its instances, at most `limit`.
+    async fn unfinished_of(&self, mailbox: &Mailbox, limit: usize) -> sqlx::Result<Vec<(Envelope, u32, Status)>>;
     /// What was accepted or replayed before a time, and is not yet known to be with the broker, in the order of acceptance,
-    /// after a sequence; and whether it had died and was replayed.
-    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>>;
+    /// after a sequence; and when it was last replayed, where it had died.
+    async fn unrelayed(
+        &self,
+        before: Timestamp,
+        after: i64,
+        limit: usize,
+    ) -> sqlx::Result<Page<(Envelope, Option<Timestamp>)>>;
     /// What expired before a time and is in nobody's hands, with the number of deliveries, at most `limit`.
     async fn expired(&self, before: Timestamp, limit: usize) -> sqlx::Result<Vec<(Envelope, u32)>>;
     /// What expired before a time and was handed over, but of whose holder nothing was heard since another, with the number of

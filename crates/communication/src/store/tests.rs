@@ -7,7 +7,7 @@ use domain::{AgentId, DeadLetterId, InstanceId, MessageId, Namespace, SessionId,
 use settings::Database;
 
 use super::{Batch, HistoryEvent, LetterFilter, MessageFilter, MessageUpdate, Span, Store, open};
-use crate::app::{DeadLetter, DeadTask, Envelope, HandOver, Kind, Message, Status};
+use crate::app::{DeadLetter, DeadTask, Envelope, HandOver, Kind, Mailbox, Message, Status};
 
 mod days;
 mod plans;
@@ -148,9 +148,12 @@ async fn messages_and_letters_read_back_as_they_were_written(place: Database) {
     assert_eq!(record.history, [vec![accepted], update(1, Status::Delivered).history].concat());
     let unfinished = store.unfinished(0, 10).await.unwrap().rows;
     assert_eq!(
-        unfinished.iter().map(|(found, deliveries)| (found, *deliveries)).collect::<Vec<_>>(),
-        [(&*envelope, 2)]
+        unfinished.iter().map(|(found, deliveries, status)| (found, *deliveries, *status)).collect::<Vec<_>>(),
+        [(&*envelope, 2, Status::Delivered)]
     );
+    assert_eq!(store.unfinished_of(&envelope.message.mailbox(), 10).await.unwrap(), unfinished);
+    let other = Mailbox { agent: AgentId::from_parts(0, 7), ..envelope.message.mailbox() };
+    assert_eq!(store.unfinished_of(&other, 10).await.unwrap(), []);
     assert!(store.next_sequences(2).await.unwrap().is_sorted());
     assert_eq!(store.letter(&namespace, &letter.id.to_string()).await.unwrap(), Some(letter));
     let elsewhere: Namespace = "other".parse().unwrap();
@@ -321,10 +324,10 @@ async fn a_dead_letter_is_replayed_once(place: Database) {
     store.write(&batch(&[envelope(2)])).await.unwrap();
     let unrelayed = async |before| {
         let found = store.unrelayed(before, 0, 9).await.unwrap().rows;
-        found.into_iter().map(|(envelope, is_revived)| (envelope.sequence, is_revived)).collect::<Vec<_>>()
+        found.into_iter().map(|(envelope, revived_at)| (envelope.sequence, revived_at)).collect::<Vec<_>>()
     };
-    assert_eq!(unrelayed(later).await, [(2, false)], "the other was accepted again just now");
-    assert_eq!(unrelayed(later + Duration::from_micros(1)).await, [(1, true), (2, false)]);
+    assert_eq!(unrelayed(later).await, [(2, None)], "the other was accepted again just now");
+    assert_eq!(unrelayed(later + Duration::from_micros(1)).await, [(1, Some(later)), (2, None)]);
     assert_eq!(record.history.last().unwrap().detail, format!("replayed from {id}"));
     assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 1);
     assert_eq!(store.purge(&namespace, &[id], later).await.unwrap(), 0);

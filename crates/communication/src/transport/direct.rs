@@ -265,7 +265,7 @@ impl Transport for Direct {
         self.put(envelope, deliveries);
     }
 
-    fn revive(&self, envelope: Arc<Envelope>) {
+    fn revive(&self, envelope: Arc<Envelope>, _at: Timestamp) {
         self.lock().rooms.take(&envelope.message.mailbox(), envelope.message.payload.len());
         self.publish(envelope);
     }

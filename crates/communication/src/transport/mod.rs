@@ -29,13 +29,13 @@ pub(crate) use self::{
     },
     rabbitmq::{RabbitMq, RabbitMqLimits},
     rooms::MailboxLimits,
-    work::{Demand, Lot, Parcel, WorkQueues, WorkSink},
+    work::{Demand, Lot, Parcel, Publishing, WorkQueues, WorkSink},
 };
 use crate::app::{DeadLetter, Envelope, Mailbox, Reason, Task};
 
 /// How long a deleted agent's mailbox is emptied: others hear of the end a little later, and may have accepted messages for it
 /// meanwhile.
-const LINGER: Duration = Duration::from_secs(30);
+pub(crate) const LINGER: Duration = Duration::from_secs(30);
 
 /// One hand-over of a message.
 #[derive(Clone, Debug)]
@@ -93,8 +93,8 @@ pub(crate) trait Transport: Send + Sync + 'static {
     /// Takes over a message that was recorded before a restart, or by another replica, with the number of its deliveries. Takes
     /// room whether there is some or not, since the message is accepted already.
     fn readmit(&self, envelope: Arc<Envelope>, deliveries: u32);
-    /// The same for one that had died, and was accepted again just now.
-    fn revive(&self, envelope: Arc<Envelope>);
+    /// The same for one that had died, and was accepted again at this time, just now.
+    fn revive(&self, envelope: Arc<Envelope>, at: Timestamp);
     /// Somebody here takes from a mailbox from now on.
     fn open(&self, _mailbox: &Mailbox) {}
     /// Nobody here does any more. What of it is held stays so; where that comes back this is said again.

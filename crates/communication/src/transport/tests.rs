@@ -2,6 +2,7 @@
 
 mod broker;
 mod live;
+mod lost;
 mod work;
 
 use std::{
@@ -37,8 +38,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_mins(1);
 const LIMITS: MailboxLimits = MailboxLimits { messages: 100, bytes: 1 << 20 };
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
+const LINGERING: Duration = Duration::from_secs(2);
 const RABBITMQ_LIMITS: RabbitMqLimits =
-    RabbitMqLimits { mailbox: LIMITS, queue: 100, deliveries: 5, answer_wait: ANSWER_WAIT };
+    RabbitMqLimits { mailbox: LIMITS, queue: 100, deliveries: 5, answer_wait: ANSWER_WAIT, linger: LINGERING };
 const AGENT: AgentId = AgentId::from_parts(1, 1);
 const ASKER: InstanceId = InstanceId::from_parts(1, 1);
 

@@ -3,7 +3,10 @@
 //! A task in them has left the memory of its replica. What was delivered is settled when it is over where it was delivered
 //! to; what is not settled when that replica ends is delivered again, to another.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use domain::Timestamp;
 
@@ -40,6 +43,17 @@ pub(crate) struct Lot {
     pub(crate) tag: u64,
 }
 
+/// What becomes of a task that is to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Publishing {
+    /// It is on its way; whether it came to its queue is told later.
+    Begun,
+    /// Nothing can be put into its queue now.
+    NotNow,
+    /// It cannot for a while, as it does harm there, but others can.
+    NotThis,
+}
+
 /// How much of a queue a replica takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Demand {
@@ -59,6 +73,10 @@ pub(crate) trait WorkSink: Send + Sync {
     fn delivered(&self, parcels: Vec<(Parcel, Lot)>);
     /// How many tasks of a queue agents here wait for.
     fn spare(&self, queue: &QueueKey) -> u32;
+    /// The queues in which tasks are that were published here, as far as is known.
+    fn remembered(&self) -> Vec<Arc<QueueKey>>;
+    /// A queue is empty, and was at this time, or is not there: what was there before is in somebody's hands, or lost.
+    fn emptied(&self, queue: &QueueKey, before: Instant);
     /// Everything that was delivered and not settled is delivered again, to anybody.
     fn disconnected(&self);
 }
@@ -68,8 +86,8 @@ pub(crate) trait WorkSink: Send + Sync {
 pub(crate) trait WorkQueues: Send + Sync + 'static {
     /// Names who is told; called once, before everything else.
     fn start(&self, sink: Weak<dyn WorkSink>);
-    /// Takes a task over; false where that cannot be done now. Whether it came to its queue is told later.
-    fn publish(&self, parcel: Parcel) -> bool;
+    /// Takes a task over, where that can be done now.
+    fn publish(&self, parcel: Parcel) -> Publishing;
     /// How much of a queue is taken from now on.
     fn consume(&self, queue: &Arc<QueueKey>, demand: Demand);
     /// How many tasks of a queue that is crowded here other replicas have agents for, as far as is known. They are counted on

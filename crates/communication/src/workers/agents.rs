@@ -136,7 +136,7 @@ impl Agents {
         let (mut mailboxes, mut after) = (HashSet::new(), 0);
         loop {
             let page = in_time(PATIENCE, self.store.unfinished(after, PAGE)).await?;
-            for (envelope, _) in page.rows {
+            for (envelope, ..) in page.rows {
                 after = envelope.sequence;
                 mailboxes.insert(envelope.message.mailbox().agents());
             }

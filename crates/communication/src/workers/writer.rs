@@ -1,6 +1,7 @@
 //! The one writer: everything that waits to be recorded becomes one transaction, and what follows from the commit is done
 //! after it: senders are answered, messages go to the transport, which hears of ends too, and orchestrators hear of dead tasks.
-//! What the database refuses to write is found by halves, and left out: it would be refused again, and all the others with it.
+//! What the database refuses to write is found by halves, and tried again without what people have said of it, which may be no
+//! text for a database; then it is left out, or it would be refused again, and all the others with it.
 //!
 //! Invariant: messages are published in the order of their sequences, which is the order in which they were submitted.
 
@@ -19,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::Instrument as _;
 
 use crate::{
-    app::{Change, DeadLetter, Entry, Envelope, Hub, Journal, Message, Reason, Recorded, Status},
+    app::{Change, DeadLetter, Entry, Envelope, Hub, Journal, Message, Reason, Recorded, Status, Task},
     error::CommunicationError,
     metrics, spans,
     store::{Batch, HistoryEvent, MessageUpdate, Store, in_time},
@@ -230,10 +231,7 @@ impl Writer {
                         self.transport.doubted(envelope);
                     }
                 }
-                Entry::DeadTask { task, letter } => {
-                    self.transport.task_died(task, letter);
-                    self.hub.broker().buried(&task.id);
-                }
+                Entry::DeadTask { task, letter } => self.died(task, letter),
                 Entry::Change(_) | Entry::Send { .. } => {}
             }
         }
@@ -301,7 +299,8 @@ impl Writer {
         self.journal.put_back(kept);
     }
 
-    /// The database refuses this one: a change is as if it had not been, so the message or task comes again after a restart.
+    /// The database refuses this one. It is tried once more without what was said of it. Then a change is as if it had not been,
+    /// so the message comes again after a restart; and a task is dead all the same, since somebody waits for its end.
     fn refused(&self, culprit: Entry, error: sqlx::Error) {
         let what = match &culprit {
             Entry::Send { message, .. } => message.id.to_string(),
@@ -309,9 +308,23 @@ impl Writer {
             Entry::DeadTask { task, .. } => task.id.to_string(),
         };
         tracing::error!(error = &error as &dyn std::error::Error, what, "the database refuses to record something");
-        if let Entry::Send { message, reply } = culprit {
-            self.not_sent(&message, reply, CommunicationError::Database(error));
+        match culprit {
+            Entry::Send { message, reply } => self.not_sent(&message, reply, CommunicationError::Database(error)),
+            Entry::Change(_) => self.journal.put_back(culprit.plain().into_iter().collect()),
+            Entry::DeadTask { task, letter } => {
+                let refused = Entry::DeadTask { task: Arc::clone(&task), letter: letter.clone() };
+                match refused.plain() {
+                    Some(plain) => self.journal.put_back(vec![plain]),
+                    None => self.died(&task, &letter),
+                }
+            }
         }
+    }
+
+    /// It is known that a task is dead: there is a copy of it with the message broker, and its orchestrator hears so.
+    fn died(&self, task: &Arc<Task>, letter: &DeadLetter) {
+        self.transport.task_died(task, letter);
+        self.hub.broker().buried(&task.id);
     }
 
     fn not_sent(&self, message: &Message, reply: oneshot::Sender<Recorded>, error: CommunicationError) {

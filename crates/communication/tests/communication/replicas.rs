@@ -169,6 +169,62 @@ async fn a_broker_that_restarts_loses_no_task() {
     assert_eq!(done, ["e/meanwhile/1", "e/waits/1"]);
 }
 
+/// Whoever deletes a work queue.
+async fn delete(channel: &lapin::Channel) {
+    let queue = "tasks.default.type.scorer".into();
+    channel.queue_delete(queue, lapin::options::QueueDeleteOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_lost_with_its_work_queue_is_told_to_be_unknown_and_done_when_it_is_dispatched_again() {
+    let shared = Shared::new(Servers::shared()).await;
+    let (proxy, one) = shared.fragile_replica().await;
+    let other = shared.replica().await;
+    let mut here = one.orchestrator("rep_1").await;
+    let mut there = other.orchestrator("rep_1").await;
+    let channel = shared.channel().await;
+    // With the connections and without.
+    for (id, is_cut) in [("e/a/1", false), ("e/b/1", true)] {
+        enqueue(&mut here, id).await;
+        if is_cut {
+            proxy.set(Network::Cut);
+        }
+        delete(&channel).await;
+        proxy.set(Network::Open);
+        here.until(|task, update| task == id && matches!(update, Update::Unknown(_))).await;
+        enqueue(&mut here, id).await;
+        let mut agent = other.agent(&shared.agent("scorer"), 1).await;
+        assert_eq!(agent.task().await.0, id);
+        agent.finish(id, "1").await;
+        there.until(|task, update| task == id && matches!(update, Update::Result(_))).await;
+        for orchestrator in [&here, &there] {
+            orchestrator.acknowledge(id).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_with_the_queue_of_a_mailbox_comes_to_its_agent() {
+    let shared = Shared::new(Servers::shared()).await;
+    let (proxy, one) = shared.fragile_replica().await;
+    let id = shared.agent("scorer");
+    let channel = shared.channel().await;
+    for is_cut in [false, true] {
+        let sent = one.send(to(&id, "1")).await.unwrap();
+        one.until_status(&sent, MessageStatus::Queued).await;
+        if is_cut {
+            proxy.set(Network::Cut);
+        }
+        let queue = format!("mailbox.default.{id}").into();
+        channel.queue_delete(queue, lapin::options::QueueDeleteOptions::default()).await.unwrap();
+        proxy.set(Network::Open);
+        let mut agent = one.agent(&id, 1).await;
+        assert_eq!(agent.message().await.0.id, sent);
+        agent.ack(&sent).await;
+        one.until_status(&sent, MessageStatus::Acked).await;
+    }
+}
+
 #[tokio::test]
 async fn the_documented_permissions_are_enough_for_all_of_it() {
     let servers = Servers::private(&["rabbitmq"]);

@@ -10,17 +10,20 @@
 //! - Updates about one task go out in the order in which things happened.
 //!
 //! Modules: [`queues`] and [`session`] are data; [`tasks`] is what happens to tasks, [`work`] how they get to other replicas,
-//! [`signs`] how they are, [`results`] how they end, [`mail`] what happens to messages, [`serving`] who hears for whom there are
-//! sessions; this one has the lives of sessions and orchestrators.
+//! [`remembered`] what is thought to be there, [`suspects`] for whom they wait,
+//! [`signs`] how they are, [`results`] how they end, [`mail`] what happens to messages,
+//! [`serving`] who hears for whom there are sessions, [`orchestrators`] who hears of tasks; this one has the lives of sessions.
 
 mod mail;
 mod orchestrators;
 mod queues;
+mod remembered;
 mod results;
 mod returns;
 mod serving;
 mod session;
 mod signs;
+mod suspects;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -38,10 +41,10 @@ use errors::Error;
 use self::{
     orchestrators::Orchestrators,
     queues::{Line, Queues},
+    remembered::Remembered,
     results::Foreign,
     session::Session,
     tasks::Entry,
-    work::Enqueued,
 };
 pub(crate) use self::{
     orchestrators::{Attachment, OrchestratorId},
@@ -49,7 +52,7 @@ pub(crate) use self::{
 };
 use super::{
     journal::Journal,
-    model::{Mailbox, MessageOrTask, Reason, Target, TaskId, ToAgent, ToOrchestrator, Welcome},
+    model::{Mailbox, MessageOrTask, Reason, Target, TaskId, ToAgent, Welcome},
     outbox::Outbox,
 };
 use crate::{
@@ -106,11 +109,13 @@ pub(crate) struct Broker {
     queues: Queues,
     tasks: HashMap<TaskId, Entry>,
     /// Tasks that wait with the message broker.
-    enqueued: HashMap<TaskId, Enqueued>,
+    enqueued: Remembered,
     /// When it was last looked at what of them to forget.
     tidied: Instant,
     /// Queues of which more waits here than the sessions here soon take.
     crowded: HashSet<Arc<QueueKey>>,
+    /// Sessions that are kept free for tasks in line.
+    awaited: HashMap<TaskId, SessionId>,
     delayed: BTreeMap<(Instant, u64), TaskId>,
     foreign: HashMap<TaskId, Foreign>,
     foreign_bytes: usize,
@@ -149,9 +154,10 @@ impl Broker {
             clock,
             queues: Queues::default(),
             tasks: HashMap::new(),
-            enqueued: HashMap::new(),
+            enqueued: Remembered::default(),
             tidied: Instant::now(),
             crowded: HashSet::new(),
+            awaited: HashMap::new(),
             delayed: BTreeMap::new(),
             foreign: HashMap::new(),
             foreign_bytes: 0,
@@ -191,6 +197,7 @@ impl Broker {
             mail_turn: false,
             owed: 0,
             suspects: Vec::new(),
+            awaits: None,
             last_turn: 0,
         };
         self.sessions.insert(id, session);
@@ -220,6 +227,9 @@ impl Broker {
         touched.extend(session.fits.iter().cloned());
         self.return_messages(&session, why);
         session.mailboxes().for_each(|mailbox| self.close_unused(mailbox));
+        if let Some(id) = &session.awaits {
+            self.pass_on(id);
+        }
         for key in &touched {
             self.serve(key);
         }
@@ -267,6 +277,8 @@ impl Broker {
             for key in wanted.iter().filter(|key| !before.contains(*key)) {
                 self.enter(key, id);
             }
+            // It finds it again where it still fits.
+            self.wait_no_more(id);
             for key in &before {
                 self.tell_waiting(key);
                 self.shed(key);
@@ -294,6 +306,7 @@ impl Broker {
         for key in &fits {
             self.leave(key, id);
         }
+        self.wait_no_more(id);
         self.tend_mailbox(id);
         fits
     }
@@ -397,36 +410,6 @@ impl Broker {
         session.messages.contains_key(&message).then_some(MessageOrTask::Message(message))
     }
 
-    /// Attaches an orchestrator: it hears at once who is served, and gets every result that waits for it.
-    pub(crate) fn attach(&mut self, replica: &str, outbox: Outbox<ToOrchestrator>) -> Attachment {
-        if self.phase == Phase::Over {
-            outbox.end(Err(CommunicationError::Stopping.into()));
-        }
-        outbox.push(ToOrchestrator::Serving(self.all_served()));
-        let (attachment, replaced) = self.orchestrators.attach(replica.into(), outbox);
-        if let Some(replaced) = replaced {
-            replaced.end(Err(CommunicationError::Replaced.into()));
-            self.forget_unheld(&attachment.replica);
-        }
-        self.offer_results(&attachment.replica);
-        self.tell_held(&attachment.replica);
-        attachment
-    }
-
-    /// An orchestrator's stream has ended: what of it no session holds is forgotten. Of what one holds whoever has taken the
-    /// execution over may not have heard.
-    pub(crate) fn detach(&mut self, attachment: &Attachment) {
-        if self.orchestrators.detach(attachment) {
-            self.forget_unheld(&attachment.replica);
-            self.tell_held(&attachment.replica);
-        }
-    }
-
-    /// May this stream still speak for its replica?
-    pub(crate) fn is_current(&self, attachment: &Attachment) -> bool {
-        self.orchestrators.is_current(attachment)
-    }
-
     /// Time has passed: delayed tasks come back, and what has waited for long goes to others.
     pub(crate) fn advance(&mut self, now: Instant) {
         while self.delayed.first_key_value().is_some_and(|((due, _), _)| *due <= now)
@@ -439,6 +422,7 @@ impl Broker {
 
     /// Gives a session what waits for it, and ends it where it was to end.
     fn pump(&mut self, id: SessionId) {
+        self.redeem(id);
         self.fill(id);
         self.pull_replies(id);
         if let Some(session) = self.sessions.get(&id) {
@@ -455,11 +439,15 @@ impl Broker {
             let mail_first = session.mail_turn;
             let handed = (mail_first && self.pull_message(id, Wanted::Any))
                 || self.pull_task(id)
-                || (!mail_first && self.pull_message(id, Wanted::Any));
+                || (!mail_first && self.has_room_for_more(id) && self.pull_message(id, Wanted::Any));
             if !handed {
                 return self.relieve(id);
             }
         }
+    }
+
+    fn has_room_for_more(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(Session::has_room)
     }
 
     /// The least loaded session with free credit among those of a queue, and among equals the one idle for longest.

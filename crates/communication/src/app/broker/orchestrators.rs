@@ -2,9 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::app::{
-    model::{ToOrchestrator, Update, What},
-    outbox::{Outbox, Weigh},
+use super::{Broker, Phase};
+use crate::{
+    app::{
+        model::{ToOrchestrator, Update, What},
+        outbox::{Outbox, Weigh},
+    },
+    error::CommunicationError,
 };
 
 /// A replica of the orchestrator, as it calls itself.
@@ -83,6 +87,38 @@ impl Orchestrators {
     /// Tells everybody.
     pub(crate) fn tell_all(&self, said: &ToOrchestrator) {
         self.attached.values().for_each(|(_, outbox)| outbox.push(said.clone()));
+    }
+}
+
+impl Broker {
+    /// Attaches an orchestrator: it hears at once who is served, and gets every result that waits for it.
+    pub(crate) fn attach(&mut self, replica: &str, outbox: Outbox<ToOrchestrator>) -> Attachment {
+        if self.phase == Phase::Over {
+            outbox.end(Err(CommunicationError::Stopping.into()));
+        }
+        outbox.push(ToOrchestrator::Serving(self.all_served()));
+        let (attachment, replaced) = self.orchestrators.attach(replica.into(), outbox);
+        if let Some(replaced) = replaced {
+            replaced.end(Err(CommunicationError::Replaced.into()));
+            self.forget_unheld(&attachment.replica);
+        }
+        self.offer_results(&attachment.replica);
+        self.tell_held(&attachment.replica);
+        attachment
+    }
+
+    /// An orchestrator's stream has ended: what of it no session holds is forgotten. Of what one holds whoever has taken the
+    /// execution over may not have heard.
+    pub(crate) fn detach(&mut self, attachment: &Attachment) {
+        if self.orchestrators.detach(attachment) {
+            self.forget_unheld(&attachment.replica);
+            self.tell_held(&attachment.replica);
+        }
+    }
+
+    /// May this stream still speak for its replica?
+    pub(crate) fn is_current(&self, attachment: &Attachment) -> bool {
+        self.orchestrators.is_current(attachment)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Work queues: who may take from them, and what waits in them.
 //!
 //! Invariant (kept by the broker): where something waits in a queue, no session that may take it has free credit, but for what
-//! sessions were lost with before, which may be waiting for one that holds little enough.
+//! sessions were lost with before, for which another is being kept free.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -95,6 +95,11 @@ impl Queues {
         self.queues.get(key).map_or_else(Vec::new, |queue| queue.waiting.values().take(most).cloned().collect())
     }
 
+    /// What waits in it behind so many others.
+    pub(crate) fn nth(&self, key: &QueueKey, place: usize) -> Option<TaskId> {
+        self.queues.get(key)?.waiting.values().nth(place).cloned()
+    }
+
     /// Those in which something waits, and since when that is so all the time.
     pub(crate) fn filled(&self) -> Vec<(Arc<QueueKey>, Instant)> {
         if self.waiting == 0 {
@@ -138,22 +143,10 @@ impl Queues {
         }
     }
 
-    /// The place that is first in line.
-    pub(crate) fn head(&self, key: &QueueKey) -> Option<Place> {
-        self.queues.get(key)?.waiting.first_key_value().map(|(place, _)| *place)
-    }
-
-    /// The first in line.
-    pub(crate) fn next(&self, key: &QueueKey) -> Option<&TaskId> {
-        self.queues.get(key)?.waiting.values().next()
-    }
-
-    /// Takes out the first in line.
-    pub(crate) fn pop(&mut self, key: &QueueKey) -> Option<TaskId> {
-        let (_, task) = self.queues.get_mut(key)?.waiting.pop_first()?;
-        self.waiting -= 1;
-        self.tidy(key);
-        Some(task)
+    /// Those that wait in it, in order, with their places.
+    pub(crate) fn in_line(&self, key: &QueueKey) -> impl Iterator<Item = (Place, &TaskId)> {
+        let waiting = self.queues.get(key).into_iter().flat_map(|queue| &queue.waiting);
+        waiting.map(|(place, task)| (*place, task))
     }
 
     fn tidy(&mut self, key: &QueueKey) {

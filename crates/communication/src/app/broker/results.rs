@@ -58,7 +58,6 @@ impl Broker {
         if entry.task.namespace != mailbox.namespace {
             return;
         }
-        let mut left = None;
         let holder = match entry.state {
             State::Held { session: holder, since, .. } => {
                 if holder == from {
@@ -71,7 +70,6 @@ impl Broker {
             State::Queued { place, .. } => {
                 let key = Arc::clone(&entry.key);
                 self.queues.remove(&key, place);
-                left = Some(key);
                 None
             }
             State::Delayed { due } => {
@@ -97,13 +95,10 @@ impl Broker {
         if let Some(entry) = self.tasks.get_mut(&id) {
             let since = Instant::now();
             entry.state = State::Ended { agent, owed: vec![from], outcome: outcome.clone(), since };
-            let update = Update::new(id, Some(agent), What::Ended(outcome));
+            let update = Update::new(Arc::clone(&id), Some(agent), What::Ended(outcome));
             self.orchestrators.tell(Some(&entry.replica), update);
         }
-        if let Some(key) = left {
-            // It may have held the others up.
-            self.serve(&key);
-        }
+        self.release(&id);
         self.pump(from);
     }
 

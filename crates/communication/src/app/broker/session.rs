@@ -49,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) owed: usize,
     /// Tasks that sessions were lost with before, and how much it may hold together with each.
     pub(crate) suspects: Vec<(TaskId, usize)>,
+    /// Such a task in line that it is kept free for.
+    pub(crate) awaits: Option<TaskId>,
     /// When it last got something, as a count: among equally loaded ones the idlest is next.
     pub(crate) last_turn: u64,
 }
@@ -70,6 +72,11 @@ impl Session {
 
     /// May it be given something?
     pub(crate) fn has_room(&self) -> bool {
+        self.awaits.is_none() && self.could_take()
+    }
+
+    /// May it, if it is not kept free?
+    pub(crate) fn could_take(&self) -> bool {
         !self.draining
             && self.spare() > 0
             && self.load() < self.company()

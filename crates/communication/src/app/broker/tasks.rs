@@ -9,6 +9,7 @@ use super::{
     Attachment, Broker, OrchestratorId,
     orchestrators::whoever,
     queues::{Line, Place, QueueKey},
+    suspects::{Next, company},
 };
 use crate::{
     app::model::{HandOver, Outcome, Reason, Task, TaskId, ToAgent, Update, What},
@@ -197,10 +198,8 @@ impl Broker {
         let Some(entry) = self.tasks.get(id) else { return };
         match entry.state {
             State::Queued { .. } | State::Delayed { .. } => {
-                if let Some(entry) = self.take_out(id) {
-                    // It may have held the others up.
-                    self.serve(&entry.key);
-                }
+                self.take_out(id);
+                self.release(id);
             }
             State::Leaving => self.cancel_leaving(id),
             State::Held { session, .. } => {
@@ -225,10 +224,9 @@ impl Broker {
     pub(super) fn place(&mut self, id: &TaskId, line: Line) {
         let Some(entry) = self.tasks.get_mut(id) else { return };
         let key = Arc::clone(&entry.key);
-        let lost = entry.lost;
         if self.queues.len(&key) == 0
             && let Some(session) = self.pick(&key)
-            && self.may_join(lost, session)
+            && self.may_join(id, session)
         {
             self.hand_over(id, session);
             return;
@@ -244,45 +242,41 @@ impl Broker {
 
     /// Gives what waits in a queue to the sessions that may take it, while they have credit.
     pub(super) fn serve(&mut self, key: &QueueKey) {
-        while let Some(first) = self.queues.next(key)
+        while self.queues.len(key) > 0
             && let Some(session) = self.pick(key)
-            && self.may_join(self.lost(first), session)
-            && let Some(task) = self.queues.pop(key)
+            && let Some(next) = self.next_for(key, session)
         {
-            self.hand_over(&task, session);
+            self.give(key, next, session);
         }
     }
 
-    /// Gives a session the first in line of all its queues; false where nothing waits.
+    /// Gives a session the first in line of all its queues; false where it gets nothing.
     pub(super) fn pull_task(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(&id) else { return false };
-        let heads = session.fits.iter().filter_map(|key| Some((self.queues.head(key)?, key)));
-        let may_join = |key| self.queues.next(key).is_some_and(|task| self.may_join(self.lost(task), id));
-        let heads = heads.filter(|(_, key)| may_join(key));
-        let Some((_, key)) = heads.min_by_key(|(place, _)| *place) else { return false };
+        let heads = session.fits.iter().filter_map(|key| Some((self.next_for(key, id)?, key)));
+        let Some((next, key)) = heads.min_by_key(|(next, _)| next.place()) else { return false };
         let key = Arc::clone(key);
-        let Some(task) = self.queues.pop(&key) else { return false };
-        self.hand_over(&task, id);
-        if self.lost(&task) > 0 {
-            // It may have held up what others have room for.
+        let is_task = matches!(next, Next::Task(..));
+        self.give(&key, next, id);
+        if !is_task {
+            // Others have room for what is behind it.
             self.serve(&key);
         }
-        true
+        is_task
     }
 
-    fn lost(&self, id: &str) -> u32 {
-        self.tasks.get(id).map_or(0, |entry| entry.lost)
-    }
-
-    /// Does a session hold little enough for a task that was lost so often? Until one does, the task keeps its place at the
-    /// head of its queue, so that its turn comes.
-    fn may_join(&self, lost: u32, id: SessionId) -> bool {
-        let limit = self.limits.deliveries;
-        self.sessions.get(&id).is_some_and(|session| !session.is_crowded_for(company(lost, session.credits, limit)))
+    fn give(&mut self, key: &QueueKey, next: Next, session: SessionId) {
+        match next {
+            Next::Task(place, id) => {
+                self.queues.remove(key, place);
+                self.hand_over(&id, session);
+            }
+            Next::Suspect(_, id) => self.keep_free(session, &id),
+        }
     }
 
     /// The task is in no queue any more, the session has free credit.
-    fn hand_over(&mut self, id: &TaskId, to: SessionId) {
+    pub(super) fn hand_over(&mut self, id: &TaskId, to: SessionId) {
         let (Some(entry), Some(session)) = (self.tasks.get_mut(id), self.sessions.get_mut(&to)) else { return };
         let company = company(entry.lost, session.credits, self.limits.deliveries);
         self.turns += 1;
@@ -296,6 +290,7 @@ impl Broker {
         let what = What::HandedOver { session: to, delivery: entry.number() };
         let update = Update::new(Arc::clone(id), Some(session.agent()), what);
         self.orchestrators.tell(Some(&entry.replica), update);
+        self.release(id);
     }
 
     /// Where no session may take from a queue, says so once for everything in it.
@@ -327,18 +322,9 @@ impl Broker {
         for id in &ids {
             self.take_out(id);
         }
-    }
-}
-
-/// How much a session holds at most, a task included that other sessions were lost with. Connections break, so the first loss
-/// means nothing; with each further one it is a sixteenth of what it was, and at the last delivery the task is alone. What ends
-/// its process over and over again so ends alone, and does not use up the deliveries of what was held with it.
-fn company(lost: u32, credits: usize, limit: u32) -> usize {
-    match lost {
-        0 => usize::MAX,
-        _ if lost + 1 >= limit => 1,
-        1 => usize::MAX,
-        _ => credits.checked_shr((lost - 1) * 4).unwrap_or_default().max(1),
+        for id in &ids {
+            self.release(id);
+        }
     }
 }
 

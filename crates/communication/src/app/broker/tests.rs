@@ -1,8 +1,10 @@
 //! The broker alone: streams are outboxes that are read by hand, time is what the test says.
 
 mod imagined;
+mod lost;
 mod properties;
 mod sharing;
+mod suspects;
 mod work;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -12,7 +14,7 @@ use domain::{ManualClock, Namespace, Timestamp};
 
 use super::{tasks::State, *};
 use crate::{
-    app::model::{Outcome, Task, What},
+    app::model::{Outcome, Task, ToOrchestrator, What},
     transport::{Direct, MailboxLimits},
 };
 
@@ -32,17 +34,22 @@ pub(super) const AGENT: AgentId = AgentId::from_parts(1, 1);
 const SPILL_AFTER: Duration = Duration::from_millis(100);
 
 impl Bench {
-    /// No session has more than its credit, and nothing waits beside a free one, but for what sessions were lost with: that
-    /// waits for one that holds little.
+    /// No session has more than its credit, and nothing waits beside a free one, but for what another is kept free for.
     pub(super) fn check_credit(&self) {
         for session in self.broker.sessions.values() {
             assert!(session.load() <= session.credits, "more than its credit");
             for key in &session.fits {
-                let first = self.broker.queues.next(key).and_then(|id| self.broker.tasks.get(id));
-                let may_wait = first.is_none_or(|task| task.lost > 0 && session.load() > 0);
-                assert!(!session.has_room() || may_wait, "something waits beside free credit");
+                let next = self.broker.next_for(key, session.id);
+                assert!(!session.has_room() || next.is_none(), "{next:?} waits beside free credit");
             }
         }
+        for (id, session) in &self.broker.awaited {
+            let (task, session) = (&self.broker.tasks[id], &self.broker.sessions[session]);
+            assert!(session.awaits.as_ref() == Some(id) && session.fits.contains(&task.key), "{id} is awaited in vain");
+            assert!(matches!(task.state, State::Queued { .. }), "{id} is not in line");
+        }
+        let awaiting = self.broker.sessions.values().filter(|session| session.awaits.is_some());
+        assert_eq!(awaiting.count(), self.broker.awaited.len());
     }
 
     pub(super) fn new(queue: usize, deliveries: u32) -> Self {

@@ -6,7 +6,7 @@
 //! the place in line that it has by its age, wherever it has waited, so that nothing is left there while later tasks are done;
 //! its delivery is settled when the task is over. While the message broker is away, tasks wait here.
 //!
-//! - A task that went there is remembered until its end, without its payload, so that it is found.
+//! - A task that went there is [`remembered`](super::remembered) until its end, so that it is found, or until it is not there.
 //! - One that comes twice is one: the second delivery is settled, or stands in for one that a lost connection took.
 //! - Hand-overs are counted by the replica that sees them come to nothing, and the count goes with the task. What the message
 //!   broker takes back from a replica, which has ended or lost its connection, may never have been handed over, and does not
@@ -18,18 +18,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::{SessionId, Timestamp};
+use domain::SessionId;
 
 use super::{
     Broker, OrchestratorId, QueueKey,
     orchestrators::whoever,
     queues::Line,
+    remembered::Enqueued,
     tasks::{Entry, State},
 };
 use crate::{
     app::model::{Reason, TaskId, Update, What},
     metrics,
-    transport::{Lot, Parcel},
+    transport::{Lot, Parcel, Publishing},
 };
 
 /// How often the message broker takes a task back from a replica until that is as suspicious as a hand-over that came to
@@ -39,32 +40,12 @@ const REDELIVERIES_AS_BAD: u32 = 10;
 const SPILLED_AT_ONCE: usize = 1_000;
 /// There may be a million of them to look at.
 const TIDIED_EVERY: Duration = Duration::from_mins(1);
-/// How long what was withdrawn is remembered, so that it is dropped when it comes.
-const WITHDRAWN_FOR: Duration = Duration::from_mins(10);
-/// How long a task is remembered whose orchestrator is away: whoever has taken over the execution has asked by then.
-const ORPHANED_FOR: Duration = Duration::from_hours(1);
-/// Withdrawn tasks that are remembered: without, an agent begins with what its orchestrator then withdraws.
-const MOST_WITHDRAWN: usize = 100_000;
-
-/// A task that waits with the message broker.
-#[derive(Debug)]
-pub(super) struct Enqueued {
-    /// Who dispatched it last.
-    replica: OrchestratorId,
-    /// Under which it did.
-    epoch: i64,
-    /// Hand-overs that are known here, of which the message broker may not have heard.
-    deliveries: u32,
-    since: Instant,
-    /// When nobody wanted it any more. What was dispatched again since is another copy.
-    withdrawn_at: Option<Timestamp>,
-}
 
 impl Broker {
-    /// A task that waits goes to the message broker; false where that takes nothing now.
-    fn enqueue(&mut self, id: &TaskId) -> bool {
-        let (Some(work), Some(entry)) = (&self.work, self.tasks.get_mut(id)) else { return false };
-        let State::Queued { place, .. } = entry.state else { return false };
+    /// A task that waits goes to the message broker, where that takes it.
+    fn enqueue(&mut self, id: &TaskId) -> Publishing {
+        let (Some(work), Some(entry)) = (&self.work, self.tasks.get_mut(id)) else { return Publishing::NotNow };
+        let State::Queued { place, .. } = entry.state else { return Publishing::NotThis };
         let parcel = Parcel {
             task: Arc::clone(&entry.task),
             replica: Arc::clone(&entry.replica),
@@ -73,13 +54,14 @@ impl Broker {
             redeliveries: entry.redeliveries,
             since: entry.since,
         };
-        if !work.publish(parcel) {
-            return false;
+        let publishing = work.publish(parcel);
+        if publishing == Publishing::Begun {
+            entry.state = State::Leaving;
+            let key = Arc::clone(&entry.key);
+            self.queues.remove(&key, place);
+            self.release(id);
         }
-        entry.state = State::Leaving;
-        let key = Arc::clone(&entry.key);
-        self.queues.remove(&key, place);
-        true
+        publishing
     }
 
     /// Where no session here takes from a queue, what waits in it goes to the message broker, in its order.
@@ -87,9 +69,15 @@ impl Broker {
         if self.work.is_none() || !self.queues.sessions(key).is_empty() {
             return;
         }
-        while let [id] = &self.queues.first(key, 1)[..]
-            && self.enqueue(id)
-        {}
+        // What it does not take stays in front, and is tried again when time passes.
+        let mut left = 0;
+        while let Some(id) = self.queues.nth(key, left) {
+            match self.enqueue(&id) {
+                Publishing::Begun => {}
+                Publishing::NotThis => left += 1,
+                Publishing::NotNow => return,
+            }
+        }
     }
 
     /// What has waited here for too long goes where others can take it.
@@ -124,10 +112,14 @@ impl Broker {
             if now.saturating_duration_since(since) < self.limits.spill_after {
                 continue;
             }
-            if left == 0 || !self.enqueue(&id) {
+            if left == 0 {
                 return;
             }
-            left -= 1;
+            match self.enqueue(&id) {
+                Publishing::Begun => left -= 1,
+                Publishing::NotThis => {}
+                Publishing::NotNow => return,
+            }
         }
     }
 
@@ -272,31 +264,33 @@ impl Broker {
                 waiting.push(Arc::clone(id));
             }
         }
-        for id in waiting {
-            if let Some(entry) = self.take_out(&id) {
-                self.remember(&id, &entry);
+        for id in &waiting {
+            if let Some(entry) = self.take_out(id) {
+                self.remember(id, &entry);
             }
+        }
+        for id in &waiting {
+            self.release(id);
         }
         self.foreign.values_mut().for_each(|foreign| foreign.lot = None);
     }
 
     fn remember(&mut self, id: &TaskId, entry: &Entry) {
         let enqueued = Enqueued {
+            key: Arc::clone(&entry.key),
             replica: Arc::clone(&entry.replica),
             epoch: entry.epoch,
             deliveries: entry.deliveries,
             since: Instant::now(),
             withdrawn_at: None,
         };
-        self.enqueued.insert(Arc::clone(id), enqueued);
+        self.enqueued.insert(id, enqueued);
     }
 
     /// Whoever speaks of a task with the message broker hears where it is; false where it is not there, or was withdrawn: its copy
     /// there may have been used up.
     pub(super) fn take_over_enqueued(&mut self, replica: &OrchestratorId, id: &str, epoch: i64) -> bool {
-        let Some((id, _)) = self.enqueued.get_key_value(id) else { return false };
-        let id = Arc::clone(id);
-        let Some(enqueued) = self.enqueued.get_mut(&id).filter(|one| one.withdrawn_at.is_none()) else { return false };
+        let Some((id, enqueued)) = self.enqueued.wanted(id) else { return false };
         if epoch >= enqueued.epoch {
             enqueued.replica = Arc::clone(replica);
             enqueued.epoch = epoch;
@@ -307,11 +301,7 @@ impl Broker {
 
     /// The same, of a task that is with the message broker.
     pub(super) fn disown_enqueued(&mut self, replica: &OrchestratorId, id: &str) {
-        if let Some((id, _)) = self.enqueued.get_key_value(id)
-            && let id = Arc::clone(id)
-            && let Some(enqueued) =
-                self.enqueued.get_mut(&id).filter(|one| one.replica == *replica && one.withdrawn_at.is_none())
-        {
+        if let Some((id, enqueued)) = self.enqueued.wanted(id).filter(|(_, one)| one.replica == *replica) {
             enqueued.replica = whoever();
             enqueued.since = Instant::now();
             self.orchestrators.tell(None, Update::new(id, None, What::Enqueued));
@@ -321,16 +311,6 @@ impl Broker {
     /// The epoch of a task that is with the message broker.
     pub(super) fn enqueued_epoch(&self, id: &str) -> Option<i64> {
         self.enqueued.get(id).map(|enqueued| enqueued.epoch)
-    }
-
-    /// A task is not wanted any more, and may come from the message broker still.
-    pub(super) fn withdraw_enqueued(&mut self, id: &str) {
-        if let Some(enqueued) = self.enqueued.get_mut(id)
-            && enqueued.withdrawn_at.is_none()
-        {
-            enqueued.withdrawn_at = Some(self.clock.now());
-            enqueued.since = Instant::now();
-        }
     }
 
     /// A task is not wanted any more that is on its way to the message broker.
@@ -347,16 +327,7 @@ impl Broker {
             return;
         }
         self.tidied = now;
-        let orchestrators = &self.orchestrators;
-        let mut withdrawn = 0;
-        self.enqueued.retain(|_, enqueued| {
-            let age = now.saturating_duration_since(enqueued.since);
-            if enqueued.withdrawn_at.is_some() {
-                withdrawn += 1;
-                return age < WITHDRAWN_FOR && withdrawn <= MOST_WITHDRAWN;
-            }
-            orchestrators.is_attached(&enqueued.replica) || age < ORPHANED_FOR
-        });
+        self.tidy_enqueued(now);
     }
 
     /// A delivery stands for nothing here any more.
@@ -373,7 +344,7 @@ impl Broker {
         Some(entry)
     }
 
-    /// The same, for one that waits.
+    /// The same, for one that waits; a session may be kept free for it still.
     pub(super) fn take_out(&mut self, id: &str) -> Option<Entry> {
         match self.tasks.get(id)?.state {
             State::Queued { place, .. } => {

@@ -16,7 +16,7 @@ use super::{
     Batch, LetterFilter, MessageFilter, MessageUpdate, Record, Span, Store,
     rows::{history_lines, parsed, replayed, task_text},
 };
-use crate::app::{DeadLetter, Envelope, Message, Status};
+use crate::app::{DeadLetter, Envelope, Mailbox, Message, Status};
 
 /// A schema in PostgreSQL.
 pub(super) struct PostgresStore(Postgres);
@@ -223,19 +223,35 @@ impl Store for PostgresStore {
         sqlx::query_scalar(query).bind(count as i64).fetch_all(&self.0.pool).await
     }
 
-    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32, Status)>> {
         let query = format!(
-            "SELECT {} FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > $1 \
+            "SELECT {}, status FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > $1 \
              ORDER BY sequence LIMIT $2",
             rows::ENVELOPE
         );
         let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.0.pool);
-        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+        Page::read(found.boxed(), limit, rows::found, |(envelope, ..)| envelope.message.payload.len()).await
     }
 
-    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>> {
+    async fn unfinished_of(&self, mailbox: &Mailbox, limit: usize) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
         let query = format!(
-            "SELECT {}, revived_at IS NOT NULL AS is_revived FROM messages WHERE status = 'accepted' \
+            "SELECT {}, status FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND namespace = $1 \
+             AND agent_id = $2 ORDER BY sequence LIMIT $3",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(mailbox.namespace.as_str().to_owned());
+        let found = query.bind(mailbox.agent.to_string()).bind(limit as i64).fetch(&self.0.pool).boxed();
+        Ok(Page::read(found, limit, rows::found, |(envelope, ..)| envelope.message.payload.len()).await?.rows)
+    }
+
+    async fn unrelayed(
+        &self,
+        before: Timestamp,
+        after: i64,
+        limit: usize,
+    ) -> sqlx::Result<Page<(Envelope, Option<Timestamp>)>> {
+        let query = format!(
+            "SELECT {}, revived_at FROM messages WHERE status = 'accepted' \
              AND COALESCE(revived_at, created_at) < $1 AND sequence > $2 \
              ORDER BY sequence LIMIT $3",
             rows::ENVELOPE

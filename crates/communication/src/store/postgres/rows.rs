@@ -45,9 +45,9 @@ pub(super) fn envelope(row: &PgRow) -> sqlx::Result<(Envelope, u32)> {
     Ok((Envelope { sequence: row.try_get("sequence")?, message }, small(row.try_get("deliveries")?)?))
 }
 
-/// Besides those of an envelope, `is_revived`.
-pub(super) fn relayed(row: &PgRow) -> sqlx::Result<(Envelope, bool)> {
-    Ok((envelope(row)?.0, row.try_get("is_revived")?))
+/// Besides those of an envelope, `revived_at`.
+pub(super) fn relayed(row: &PgRow) -> sqlx::Result<(Envelope, Option<Timestamp>)> {
+    Ok((envelope(row)?.0, moment(row, "revived_at")?))
 }
 
 /// Besides those of an envelope, `status`.

@@ -22,7 +22,7 @@ use super::{
     Batch, LetterFilter, MessageFilter, MessageUpdate, Record, Span, Store,
     rows::{history_lines, parsed, replayed, task_text},
 };
-use crate::app::{DeadLetter, Envelope, Status};
+use crate::app::{DeadLetter, Envelope, Mailbox, Status};
 
 /// Rows of one statement: with 13 columns far below the 32,766 variables that a statement may have.
 const CHUNK: usize = 500;
@@ -187,19 +187,35 @@ impl Store for SqliteStore {
         Ok((last + 1..=last + count).collect())
     }
 
-    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32)>> {
+    async fn unfinished(&self, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, u32, Status)>> {
         let query = format!(
-            "SELECT {} FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > ? \
+            "SELECT {}, status FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND sequence > ? \
              ORDER BY sequence LIMIT ?",
             rows::ENVELOPE
         );
         let found = sqlx::query(AssertSqlSafe(query)).bind(after).bind(limit as i64 + 1).fetch(&self.database.reader);
-        Page::read(found.boxed(), limit, rows::envelope, |(envelope, _)| envelope.message.payload.len()).await
+        Page::read(found.boxed(), limit, rows::found, |(envelope, ..)| envelope.message.payload.len()).await
     }
 
-    async fn unrelayed(&self, before: Timestamp, after: i64, limit: usize) -> sqlx::Result<Page<(Envelope, bool)>> {
+    async fn unfinished_of(&self, mailbox: &Mailbox, limit: usize) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
         let query = format!(
-            "SELECT {}, revived_at IS NOT NULL AS is_revived FROM messages WHERE status = 'accepted' \
+            "SELECT {}, status FROM messages WHERE status IN ('accepted', 'queued', 'delivered') AND namespace = ? \
+             AND agent_id = ? ORDER BY sequence LIMIT ?",
+            rows::ENVELOPE
+        );
+        let query = sqlx::query(AssertSqlSafe(query)).bind(mailbox.namespace.as_str().to_owned());
+        let found = query.bind(mailbox.agent.to_string()).bind(limit as i64).fetch(&self.database.reader).boxed();
+        Ok(Page::read(found, limit, rows::found, |(envelope, ..)| envelope.message.payload.len()).await?.rows)
+    }
+
+    async fn unrelayed(
+        &self,
+        before: Timestamp,
+        after: i64,
+        limit: usize,
+    ) -> sqlx::Result<Page<(Envelope, Option<Timestamp>)>> {
+        let query = format!(
+            "SELECT {}, revived_at FROM messages WHERE status = 'accepted' \
              AND COALESCE(revived_at, created_at) < ? AND sequence > ? \
              ORDER BY sequence LIMIT ?",
             rows::ENVELOPE

@@ -40,9 +40,9 @@ pub(super) fn envelope(row: &SqliteRow) -> sqlx::Result<(Envelope, u32)> {
     Ok((Envelope { sequence: row.try_get("sequence")?, message }, row.try_get("deliveries")?))
 }
 
-/// Besides those of an envelope, `is_revived`.
-pub(super) fn relayed(row: &SqliteRow) -> sqlx::Result<(Envelope, bool)> {
-    Ok((envelope(row)?.0, row.try_get("is_revived")?))
+/// Besides those of an envelope, `revived_at`.
+pub(super) fn relayed(row: &SqliteRow) -> sqlx::Result<(Envelope, Option<Timestamp>)> {
+    Ok((envelope(row)?.0, moment(row, "revived_at")?))
 }
 
 /// Besides those of an envelope, `status`.

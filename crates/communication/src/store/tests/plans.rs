@@ -81,6 +81,7 @@ async fn no_statement_reads_a_table_from_end_to_end_and_every_index_is_used() {
     let (namespace, id) = (Namespace::default(), |sequence| envelope(sequence).message.id.to_string());
     let letter = |number| DeadLetterId::from_parts(number, 1);
     store.unfinished(0, 50).await.unwrap();
+    store.unfinished_of(&envelope(7).message.mailbox(), 50).await.unwrap();
     store.unrelayed(NOW + Duration::from_secs(9), 0, 50).await.unwrap();
     store.expired(NOW + Duration::from_hours(2), 50).await.unwrap();
     store.unheard(NOW + Duration::from_hours(2), NOW + Duration::from_hours(2), 50).await.unwrap();

@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     RabbitMq,
     consumers::{Arrived, Consumers, first_few},
-    held::Verdict,
+    held::{Life, Verdict},
     link::{Link, LinkError, consumed, mailbox_queue},
     properties,
     refused::Refused,
@@ -76,7 +76,7 @@ struct Unknown {
     mailbox: Mailbox,
     sequence: i64,
     tag: u64,
-    is_revived: bool,
+    life: Life,
 }
 
 /// One connection's consumers.
@@ -107,7 +107,7 @@ impl Consuming<'_> {
 
     async fn begin(&mut self, mailbox: Mailbox) -> Result<(), LinkError> {
         let queue = mailbox_queue(&mailbox);
-        match self.link.declare_mailbox(&mailbox).await {
+        match self.link.declare_mailbox(&mailbox, i64::MAX).await {
             Err(error @ LinkError::Forbidden { .. }) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox is left alone for a while");
                 self.refused.add(mailbox);
@@ -127,6 +127,7 @@ impl Consuming<'_> {
     /// Takes in what has arrived.
     async fn receive(&mut self, arrived: Arrived<Mailbox>) -> Result<(), LinkError> {
         if arrived.is_one_lost {
+            self.transport.doubt();
             self.transport.changed.notify_one();
         }
         let mut unknown = Vec::new();
@@ -137,11 +138,11 @@ impl Consuming<'_> {
                 self.transport.verdict(tag, Verdict::DeadLetter);
                 continue;
             };
-            let is_revived = properties::is_revived(&arrival.properties);
+            let life = properties::life_of(&arrival.properties);
             if self.consumers.get(&mailbox).is_none() {
                 self.transport.verdict(tag, Verdict::Requeue);
-            } else if !self.transport.held().attach(sequence, tag, is_revived) {
-                unknown.push(Unknown { mailbox, sequence, tag, is_revived });
+            } else if !self.transport.held().attach(sequence, tag, life) {
+                unknown.push(Unknown { mailbox, sequence, tag, life });
             }
         }
         self.look_up(&unknown).await?;
@@ -157,20 +158,19 @@ impl Consuming<'_> {
         let found = in_time(patience, self.store.by_sequence(&sequences)).await?;
         let mut found: HashMap<_, _> =
             found.into_iter().map(|(envelope, count, status)| (envelope.sequence, (envelope, count, status))).collect();
-        for Unknown { mailbox, sequence, tag, is_revived } in arrivals {
-            let handed = self.transport.held().take_handed(*sequence);
+        for Unknown { mailbox, sequence, tag, life } in arrivals {
+            let handed = self.transport.held().take_handed(*sequence, *life);
             match found.remove(sequence) {
                 Some((_, _, Status::Dead)) => self.transport.verdict(*tag, Verdict::DeadLetter),
                 Some((mut envelope, count, Status::Accepted | Status::Queued | Status::Delivered)) => {
                     // An answer may have been left in the mailbox of its instance for long, and be in its agent's.
                     envelope.message.instance = mailbox.instance;
-                    // The count of one that was revived has begun again.
-                    let count = if *is_revived { count } else { count.max(handed) };
-                    self.transport.admit(Delivery { envelope: Arc::new(envelope), count }, *tag);
+                    let count = count.max(handed);
+                    self.transport.admit(Delivery { envelope: Arc::new(envelope), count }, *tag, *life);
                 }
                 // One of this batch that comes twice, or nothing that anybody still knows of.
                 Some((_, _, Status::Acked)) | None => {
-                    if !self.transport.held().attach(*sequence, *tag, *is_revived) {
+                    if !self.transport.held().attach(*sequence, *tag, *life) {
                         self.transport.verdict(*tag, Verdict::Ack);
                     }
                 }
@@ -196,9 +196,11 @@ impl Consuming<'_> {
             self.follow().await?;
         }
         for mailbox in self.transport.abandoned() {
+            // What others have of it is lost with the queue: where it has not ended by then nobody would see its end.
             if self.consumers.get(&mailbox).is_some()
                 && !self.transport.held().has(&mailbox)
                 && self.link.waiting(&mailbox).await? == 0
+                && self.transport.has_ended(self.store, &mailbox).await
             {
                 self.transport.forget(&mailbox);
                 self.follow().await?;
@@ -212,8 +214,8 @@ impl Consuming<'_> {
 
 impl RabbitMq {
     /// A message is here: it waits to be taken, unless nobody may take it any more.
-    fn admit(&self, delivery: Delivery, tag: u64) {
-        self.held().admit(&delivery.envelope, tag);
+    fn admit(&self, delivery: Delivery, tag: u64, life: Life) {
+        self.held().admit(&delivery.envelope, tag, life);
         let is_deleted = self.is_deleted(&delivery.envelope.message.mailbox());
         let reason = match delivery.count >= self.limits.deliveries {
             _ if is_deleted => Reason::AgentDeleted,
@@ -223,6 +225,12 @@ impl RabbitMq {
         if let Some(inbound) = self.inbound.get() {
             inbound.dead(delivery, reason);
         }
+    }
+
+    /// Has everything ended that was sent to an agent, as is recorded?
+    async fn has_ended(&self, store: &dyn Store, mailbox: &Mailbox) -> bool {
+        let unfinished = in_time(self.settings.timeout, store.unfinished_of(mailbox, 1)).await;
+        unfinished.is_ok_and(|unfinished| unfinished.is_empty())
     }
 
     /// Mailboxes to consume.

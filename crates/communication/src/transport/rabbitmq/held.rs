@@ -3,12 +3,15 @@
 //!
 //! A message has one instance here however often the broker delivers it: after a lost connection it comes again while a
 //! session still holds it, and a publisher that did not hear of its success publishes it twice. An instance that has ended
-//! stays until that is recorded; what the broker delivers of it meanwhile is the same message, unless it was revived.
+//! stays until that is recorded; what the broker delivers of it meanwhile is the same message, unless it has been revived
+//! since: every copy says of which life it is.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
+
+use domain::Timestamp;
 
 use crate::{
     app::{Envelope, Mailbox},
@@ -38,10 +41,13 @@ pub(super) struct Held {
     by_sequence: HashMap<i64, Key>,
     /// How often what was given back had been handed over: where it comes again at once, the record may not say so yet, and
     /// an end with fewer hand-overs than the record has by then would not be recorded.
-    handed: BTreeMap<i64, u32>,
+    handed: BTreeMap<i64, (Life, u32)>,
     /// Of the present connection only.
     verdicts: Vec<(u64, Verdict)>,
 }
+
+/// Which of its lives a message is in: that after the revival of this time, or its first.
+pub(super) type Life = Option<Timestamp>;
 
 /// An instance's place in memory; it is kept alive, so no other has it.
 type Key = usize;
@@ -51,6 +57,7 @@ struct Instance {
     envelope: Arc<Envelope>,
     /// The broker's numbers of its deliveries over the present connection.
     tags: Vec<u64>,
+    life: Life,
     has_ended: bool,
 }
 
@@ -68,10 +75,10 @@ impl Held {
     }
 
     /// The broker has delivered a message: true where it is here already.
-    pub(super) fn attach(&mut self, sequence: i64, tag: u64, is_revived: bool) -> bool {
+    pub(super) fn attach(&mut self, sequence: i64, tag: u64, life: Life) -> bool {
         let found = self.by_sequence.get(&sequence).and_then(|key| self.instances.get_mut(key));
         match found {
-            Some(instance) if !(instance.has_ended && is_revived) => {
+            Some(instance) if !(instance.has_ended && life > instance.life) => {
                 instance.tags.push(tag);
                 true
             }
@@ -80,10 +87,10 @@ impl Held {
     }
 
     /// A message is here from now on.
-    pub(super) fn admit(&mut self, envelope: &Arc<Envelope>, tag: u64) {
+    pub(super) fn admit(&mut self, envelope: &Arc<Envelope>, tag: u64, life: Life) {
         let key = key(envelope);
         self.by_sequence.insert(envelope.sequence, key);
-        let instance = Instance { envelope: Arc::clone(envelope), tags: vec![tag], has_ended: false };
+        let instance = Instance { envelope: Arc::clone(envelope), tags: vec![tag], life, has_ended: false };
         self.instances.insert(key, instance);
     }
 
@@ -117,9 +124,10 @@ impl Held {
     pub(super) fn give_back(&mut self, mut deliveries: Vec<Delivery>) {
         deliveries.sort_by_key(|delivery| delivery.envelope.sequence);
         for delivery in &deliveries {
+            let life = self.instances.get(&key(&delivery.envelope)).and_then(|instance| instance.life);
             self.release(&delivery.envelope, Verdict::Requeue);
             if delivery.count > 0 {
-                self.handed.insert(delivery.envelope.sequence, delivery.count);
+                self.handed.insert(delivery.envelope.sequence, (life, delivery.count));
             }
         }
         while self.handed.len() > MOST_HANDED {
@@ -127,9 +135,10 @@ impl Held {
         }
     }
 
-    /// How often a message was handed over when it was last given back here, where that is known.
-    pub(super) fn take_handed(&mut self, sequence: i64) -> u32 {
-        self.handed.remove(&sequence).unwrap_or_default()
+    /// How often a message was handed over when it was last given back here, where that is known. With a new life the count
+    /// begins again.
+    pub(super) fn take_handed(&mut self, sequence: i64, life: Life) -> u32 {
+        self.handed.remove(&sequence).filter(|(of, _)| *of == life).map_or(0, |(_, count)| count)
     }
 
     /// What the broker is to be told, in order.

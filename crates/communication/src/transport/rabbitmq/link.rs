@@ -139,13 +139,18 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Makes the queue of a mailbox where there is none, and that of its agent's before.
-    pub(super) async fn declare_mailbox(&mut self, mailbox: &Mailbox) -> Result<(), LinkError> {
+    /// Makes the queue of a mailbox where there is none, and that of its agent's before. Where that is new, messages before
+    /// `next` that were in it are lost.
+    pub(super) async fn declare_mailbox(&mut self, mailbox: &Mailbox, next: i64) -> Result<(), LinkError> {
         let (limits, agents) = (self.transport.limits, mailbox_queue(&mailbox.agents()));
         let queue_type = self.transport.settings.queues.mailboxes;
         let mut arguments = holding(queue_type, Kind::Message, limits.mailbox.messages);
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        let is_new = self.look_at(&agents).await?.is_none();
         self.declare(&agents, arguments).await?;
+        if is_new {
+            self.transport.has_made(mailbox, next);
+        }
         if mailbox.instance.is_none() {
             return Ok(());
         }
@@ -206,21 +211,26 @@ impl<'a> Link<'a> {
     /// time. Over a connection that it blocks it answers when it is no longer short of memory or disk: the others do not wait
     /// for that, since those that consume have acknowledgements to send.
     async fn alone<T>(&self, answer: impl Future<Output = T>) -> Result<T, LinkError> {
+        let alone = self.transport.declaring.lock().await;
+        self.patiently(answer, Some(alone)).await
+    }
+
+    /// What the broker answers, unless it is silent for too long. What is held meanwhile is let go of where it blocks.
+    async fn patiently<T, H>(&self, answer: impl Future<Output = T>, mut held: Option<H>) -> Result<T, LinkError> {
         let patience = self.transport.settings.timeout;
-        let mut alone = Some(self.transport.declaring.lock().await);
         let (mut answer, mut silent) = (pin!(answer), Duration::ZERO);
         while silent < patience {
             if let Ok(answered) = timeout(LOOK, &mut answer).await {
                 return Ok(answered);
             }
             if self.connection.status().blocked() {
-                alone = None;
+                held = None;
                 silent = Duration::ZERO;
             } else {
                 silent += LOOK;
             }
         }
-        drop(alone);
+        drop(held);
         Err(LinkError::Silent(patience))
     }
 
@@ -233,7 +243,8 @@ impl<'a> Link<'a> {
     /// A queue, unless somebody has removed it.
     pub(super) async fn look_at(&mut self, queue: &str) -> Result<Option<Queue>, LinkError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        match self.declaring.queue_declare(queue.into(), passive, FieldTable::default()).await {
+        let found = self.declaring.queue_declare(queue.into(), passive, FieldTable::default());
+        match self.patiently(found, None::<()>).await? {
             Ok(found) => Ok(Some(found)),
             Err(error) if is(&error, AMQPSoftError::NOTFOUND) => {
                 self.declaring = self.connection.create_channel().await?;

@@ -33,7 +33,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -46,12 +46,15 @@ use self::{
     outgoing::{Original, Outgoing},
     work::Work,
 };
-use super::{Delivery, Direct, Full, LINGER, MailboxLimits, Settlement, Sink, Transport, Wanted};
+use super::{Delivery, Direct, Full, MailboxLimits, Settlement, Sink, Transport, Wanted};
 use crate::{
     app::{DeadLetter, Envelope, Mailbox, Reason, Task},
     settings,
     store::Store,
 };
+
+/// New queues of mailboxes of which it is asked one by one whether there were others before.
+const MOST_MADE: usize = 1_000;
 
 /// What RabbitMQ is held to.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +66,8 @@ pub(crate) struct RabbitMqLimits {
     pub(crate) deliveries: u32,
     /// How long an answer waits for the instance that has asked.
     pub(crate) answer_wait: Duration,
+    /// How long a deleted agent's mailbox is emptied.
+    pub(crate) linger: Duration,
 }
 
 /// Mailboxes and work queues in RabbitMQ.
@@ -78,8 +83,7 @@ pub(crate) struct RabbitMq {
     held: Arc<Mutex<Held>>,
     outgoing: Outgoing,
     work: Work,
-    /// The broker may be another than before, or have lost something.
-    has_connected: AtomicBool,
+    doubts: Mutex<Doubts>,
     mailboxes: Mutex<Mailboxes>,
     /// Held while a queue is made.
     declaring: tokio::sync::Mutex<()>,
@@ -97,6 +101,15 @@ struct Mailboxes {
     open: HashSet<Mailbox>,
     /// Their agents are gone, since when: they are emptied.
     deleted: HashMap<Mailbox, Instant>,
+}
+
+/// What the broker may have lost.
+#[derive(Debug, Default)]
+struct Doubts {
+    /// Anything: it may be another than before, or a queue was deleted.
+    is_any: bool,
+    /// What was in mailboxes before their queues were made here, just now: messages that came before these.
+    made: HashMap<Mailbox, i64>,
 }
 
 /// Between the local mailboxes and whoever is told of them.
@@ -146,7 +159,7 @@ impl RabbitMq {
             outgoing: Outgoing::new(limits.mailbox, settings.publish_buffer.0),
             settings,
             work: Work::default(),
-            has_connected: AtomicBool::new(false),
+            doubts: Mutex::default(),
             mailboxes: Mutex::default(),
             declaring: tokio::sync::Mutex::default(),
             changed: Notify::new(),
@@ -193,6 +206,26 @@ impl RabbitMq {
         }
     }
 
+    /// The broker may have lost something: it is compared soon what it has.
+    fn doubt(&self) {
+        lock(&self.doubts).is_any = true;
+    }
+
+    /// The queue of a mailbox had to be made: there was none before, or it was deleted with messages that came before this one.
+    fn has_made(&self, mailbox: &Mailbox, before: i64) {
+        let mut doubts = lock(&self.doubts);
+        if doubts.made.len() < MOST_MADE {
+            let first = doubts.made.entry(mailbox.agents()).or_insert(before);
+            *first = before.min(*first);
+        } else {
+            doubts.is_any = true;
+        }
+    }
+
+    fn take_doubts(&self) -> Doubts {
+        std::mem::take(&mut *lock(&self.doubts))
+    }
+
     /// Tasks cannot be published now: those that wait to be are their dispatchers' again.
     fn publish_no_tasks(&self) {
         let tasks = self.outgoing.close();
@@ -227,7 +260,7 @@ impl RabbitMq {
 
     /// The mailboxes to which nobody sends any more, since their agents have been gone for long enough.
     fn abandoned(&self) -> Vec<Mailbox> {
-        let is_old = |since: &Instant| since.elapsed() >= LINGER;
+        let is_old = |since: &Instant| since.elapsed() >= self.limits.linger;
         self.mailboxes().deleted.iter().filter(|(_, since)| is_old(since)).map(|(mailbox, _)| mailbox.clone()).collect()
     }
 
@@ -257,11 +290,11 @@ impl Transport for RabbitMq {
 
     fn readmit(&self, envelope: Arc<Envelope>, _deliveries: u32) {
         // The record counts them.
-        self.outgoing.push_again(envelope, false);
+        self.outgoing.push_again(envelope, None);
     }
 
-    fn revive(&self, envelope: Arc<Envelope>) {
-        self.outgoing.push_again(envelope, true);
+    fn revive(&self, envelope: Arc<Envelope>, at: Timestamp) {
+        self.outgoing.push_again(envelope, Some(at));
     }
 
     fn open(&self, mailbox: &Mailbox) {
@@ -328,6 +361,7 @@ mod tests {
     use domain::{AgentId, Namespace, SystemClock};
 
     use super::*;
+    use crate::transport::LINGER;
 
     #[test]
     fn the_mailbox_of_a_deleted_agent_stays_while_the_broker_is_away_and_as_long_as_ever_after() {
@@ -336,6 +370,7 @@ mod tests {
             queue: 1,
             deliveries: 1,
             answer_wait: Duration::ZERO,
+            linger: LINGER,
         };
         let rabbitmq = RabbitMq::new(settings::RabbitMq::default(), limits, Arc::new(SystemClock));
         let mailbox = Mailbox::of_agent(Namespace::default(), AgentId::from_parts(1, 1));

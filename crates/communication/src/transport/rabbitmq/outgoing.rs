@@ -20,10 +20,10 @@ use tokio::{sync::Notify, time::timeout};
 
 pub(super) use self::item::{Item, Original};
 use self::trust::Parked;
-use super::{link, properties::Identity};
+use super::{held::Life, link, properties::Identity};
 use crate::{
     app::{DeadLetter, Envelope, Mailbox, TaskId},
-    transport::{Full, MailboxLimits, Parcel, rooms::Rooms},
+    transport::{Full, MailboxLimits, Parcel, Publishing, rooms::Rooms},
 };
 
 /// Bytes that one wave has about.
@@ -111,13 +111,13 @@ impl Outgoing {
     pub(super) fn push(&self, envelope: Arc<Envelope>) {
         let mut state = self.lock();
         state.known.insert(envelope.sequence);
-        state.push(envelope, false);
+        state.push(envelope, None);
         drop(state);
         self.filled.notify_one();
     }
 
     /// Publishes a message that was accepted in another life, unless it is about to be.
-    pub(super) fn push_again(&self, envelope: Arc<Envelope>, is_revived: bool) {
+    pub(super) fn push_again(&self, envelope: Arc<Envelope>, life: Life) {
         let mut state = self.lock();
         if !state.known.insert(envelope.sequence) {
             return;
@@ -126,29 +126,31 @@ impl Outgoing {
         state.rooms.take(&envelope.message.mailbox(), bytes);
         state.reserved += 1;
         state.bytes += bytes;
-        state.push(envelope, is_revived);
+        state.push(envelope, life);
         drop(state);
         self.filled.notify_one();
     }
 
     /// Publishes a task, where the broker takes it now, and there is room.
-    pub(super) fn push_task(&self, parcel: Parcel) -> bool {
+    pub(super) fn push_task(&self, parcel: Parcel) -> Publishing {
         let bytes = parcel.task.input.len();
         let mut state = self.lock();
         if !state.is_open
             || state.tasks >= MOST_TASKS
             || (state.bytes > 0 && state.bytes + bytes > self.most_bytes)
             || state.is_full(|| link::work_queue(&parcel.queue()))
-            || state.is_outcast(|| Identity::Task(parcel.task.id.to_string()))
         {
-            return false;
+            return Publishing::NotNow;
+        }
+        if state.is_outcast(|| Identity::Task(parcel.task.id.to_string())) {
+            return Publishing::NotThis;
         }
         state.tasks += 1;
         state.bytes += bytes;
         state.waiting.push_back(Item::Task(parcel));
         drop(state);
         self.filled.notify_one();
-        true
+        Publishing::Begun
     }
 
     /// Publishes a copy of a dead letter, where there is room for it.
@@ -337,10 +339,10 @@ impl State {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    fn push(&mut self, envelope: Arc<Envelope>, is_revived: bool) {
+    fn push(&mut self, envelope: Arc<Envelope>, life: Life) {
         let parked = if self.parked.is_empty() { None } else { self.parked.get_mut(&envelope.message.mailbox()) };
         let line = parked.map_or(&mut self.waiting, |parked| &mut parked.items);
-        line.push_back(Item::Message { envelope, is_revived, refusals: 0 });
+        line.push_back(Item::Message { envelope, life, refusals: 0 });
     }
 
     fn is_outcast(&self, identity: impl FnOnce() -> Identity) -> bool {

@@ -10,7 +10,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use super::outgoing::Original;
+use super::{held::Life, outgoing::Original};
 use crate::{
     app::{DeadLetter, Envelope, MAX_PRIORITY, QueueKey, Target, Task},
     transport::Parcel,
@@ -20,6 +20,8 @@ use crate::{
 const SEQUENCE: &str = "troupe-sequence";
 /// Header: the message had died, and was replayed.
 const REVIVED: &str = "troupe-revived";
+/// Header: when it was replayed last, in microseconds.
+const REVIVED_AT: &str = "troupe-revived-at";
 /// Header: the id of a task.
 const TASK: &str = "troupe-task";
 /// Header: how often a task came back to the broker before it was published again.
@@ -76,9 +78,16 @@ pub(super) fn sequence_of(properties: &BasicProperties) -> Option<i64> {
     number(properties, SEQUENCE)
 }
 
-/// Had it died, and was replayed?
-pub(super) fn is_revived(properties: &BasicProperties) -> bool {
-    matches!(header(properties, REVIVED), Some(AMQPValue::Boolean(true)))
+/// Which life of a message it is of.
+pub(super) fn life_of(properties: &BasicProperties) -> Life {
+    match number(properties, REVIVED_AT) {
+        Some(at) => Some(Timestamp::from_micros(at)),
+        // Of a release that did not say when.
+        None if matches!(header(properties, REVIVED), Some(AMQPValue::Boolean(true))) => {
+            Some(Timestamp::from_micros(i64::MAX))
+        }
+        None => None,
+    }
 }
 
 /// Which message or task it is.
@@ -113,24 +122,27 @@ fn persistent(at: Timestamp) -> BasicProperties {
 }
 
 /// Of a message.
-pub(super) fn of_message(envelope: &Envelope, is_revived: bool, now: Timestamp) -> BasicProperties {
-    let properties = described(envelope, is_revived);
+pub(super) fn of_message(envelope: &Envelope, life: Life, now: Timestamp) -> BasicProperties {
+    let properties = described(envelope, life);
     let Some(at) = envelope.message.expires_at else { return properties };
     let left = at.since(now) + GRACE;
     properties.with_expiration(left.as_millis().to_string().into())
 }
 
 /// The same without its expiry.
-fn described(envelope: &Envelope, is_revived: bool) -> BasicProperties {
+fn described(envelope: &Envelope, life: Life) -> BasicProperties {
     let message = &envelope.message;
-    let headers = table([
+    let mut headers = table([
         (SEQUENCE, count(envelope.sequence)),
-        (REVIVED, AMQPValue::Boolean(is_revived)),
+        (REVIVED, AMQPValue::Boolean(life.is_some())),
         (NAMESPACE, text(&message.namespace)),
         ("troupe-agent", text(&message.agent)),
         ("troupe-sender", text(&message.sender.map(|sender| sender.to_string()).unwrap_or_default())),
         ("traceparent", text(&message.traceparent)),
     ]);
+    if let Some(revived_at) = life {
+        headers.insert(REVIVED_AT.into(), count(revived_at.as_micros()));
+    }
     let mut properties = persistent(message.created_at)
         .with_headers(headers)
         .with_message_id(message.id.to_string().into())
@@ -261,7 +273,7 @@ pub(super) fn parcel_of(arrival: &mut Arrival) -> Option<Parcel> {
 pub(super) fn of_letter(letter: &DeadLetter, original: &Original, queue: &str) -> BasicProperties {
     let properties = match original {
         // Nothing expires twice.
-        Original::Message(envelope) => described(envelope, false),
+        Original::Message(envelope) => described(envelope, None),
         Original::Task(task) => {
             let parcel = Parcel {
                 task: Arc::clone(task),

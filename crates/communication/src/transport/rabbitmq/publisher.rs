@@ -8,13 +8,7 @@
 //! has all the time that it takes. It is the connection that consumes which acknowledges, so that the broker can get rid of
 //! what it has.
 
-use std::{
-    collections::HashSet,
-    future::Future,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use lapin::{
     Confirmation, ConnectionStatus, PublisherConfirm,
@@ -110,7 +104,7 @@ async fn publish(transport: &RabbitMq, pause: &mut Duration, failures: &mut Fail
     link.declare_exchanges().await?;
     link.channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let status = link.connection_status();
-    transport.has_connected.store(true, Ordering::Release);
+    transport.doubt();
     transport.outgoing.begin_anew();
     let mut declared = HashSet::new();
     loop {
@@ -255,13 +249,13 @@ async fn send_one(
 ) -> Result<PublisherConfirm, LinkError> {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let (exchange, key, payload, properties) = match item {
-        Item::Message { envelope, is_revived, .. } => {
+        Item::Message { envelope, life, .. } => {
             let queue = link::mailbox_queue(&envelope.message.mailbox());
             if !declared.contains(&queue) {
-                link.declare_mailbox(&envelope.message.mailbox()).await?;
+                link.declare_mailbox(&envelope.message.mailbox(), envelope.sequence).await?;
                 declared.insert(queue.clone());
             }
-            let properties = properties::of_message(envelope, *is_revived, link.now());
+            let properties = properties::of_message(envelope, *life, link.now());
             ("", queue, &envelope.message.payload, properties)
         }
         Item::Task(parcel) => {

@@ -1,6 +1,6 @@
 //! What nobody looks after any more: messages whose replica has ended before it published them, messages that expire in the
-//! broker, or in the hands of somebody who is gone, where nobody sees the time pass, and, after each connection, messages that a
-//! broker has lost with its data.
+//! broker, or in the hands of somebody who is gone, where nobody sees the time pass, mail of deleted agents, and, after each
+//! connection, and where a queue was deleted, messages that a broker has lost with that or with all its data.
 //!
 //! Every replica looks, and two may find the same: a message that is published twice is seen by whoever consumes it, and one
 //! dies once in the record.
@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    RabbitMq,
+    Doubts, RabbitMq,
     link::{Link, LinkError, mailbox_queue},
 };
 use crate::{
@@ -67,28 +67,27 @@ struct Relay<'a> {
     store: &'a dyn Store,
     /// What was accepted before and is not with the broker was left.
     before: Timestamp,
-    /// Expired messages whose end is being recorded, with their hand-overs: one that lived on meanwhile has more.
+    /// Messages whose end is being recorded, with their hand-overs: one that lived on meanwhile has more.
     burying: HashSet<(i64, u32)>,
     /// How often it may still be looked what the broker has lost.
     comparisons: u32,
-    /// What was found to be lost since the last connection: it is on its way again.
-    found_lost: HashSet<Mailbox>,
 }
 
-/// Unfinished messages that are not here.
+/// Unfinished messages that are not here. Sequences are ascending.
 #[derive(Default)]
 struct Unfinished {
     counts: HashMap<Mailbox, Count>,
-    /// Theirs, ascending.
     sequences: Vec<i64>,
+    /// Those that have come to the broker, as far as is recorded.
+    arrived: Vec<i64>,
 }
 
-/// How many of a mailbox.
+/// How many of a mailbox the broker has.
 #[derive(Clone, Copy, Default)]
 struct Count {
-    /// That were there, and not here, when it was looked first.
-    old: u32,
-    new: u32,
+    at_least: u32,
+    /// These come to what was counted so when it was looked before.
+    at_most: u32,
 }
 
 /// What waits with the broker, and in which mailboxes.
@@ -100,14 +99,7 @@ struct Waiting {
 impl<'a> Relay<'a> {
     fn new(transport: &'a RabbitMq, store: &'a dyn Store) -> Self {
         // What was accepted before this replica began is none of its own.
-        Self {
-            transport,
-            store,
-            before: transport.began,
-            burying: HashSet::new(),
-            comparisons: 0,
-            found_lost: HashSet::new(),
-        }
+        Self { transport, store, before: transport.began, burying: HashSet::new(), comparisons: 0 }
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>> + Send) -> sqlx::Result<T> {
@@ -116,9 +108,8 @@ impl<'a> Relay<'a> {
 
     async fn round(&mut self) {
         let transport = self.transport;
-        if transport.has_connected.swap(false, Ordering::AcqRel) {
+        if self.has_doubts().await {
             self.comparisons = COMPARISONS;
-            self.found_lost.clear();
         }
         if self.comparisons > 0 {
             match self.compare().await {
@@ -130,7 +121,7 @@ impl<'a> Relay<'a> {
         }
         let now = transport.clock.now();
         let looked = async {
-            self.bury_expired(now).await?;
+            self.bury_unseen(now).await?;
             self.publish_left().await
         };
         match looked.await {
@@ -141,19 +132,52 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Says what has expired in the broker: each once, and none while more waits to be recorded than there is room for, since
-    /// until then the record has them as they were.
-    async fn bury_expired(&mut self, now: Timestamp) -> sqlx::Result<()> {
-        let Some(inbound) = self.transport.inbound.get().filter(|inbound| inbound.has_room()) else { return Ok(()) };
-        let mut buried = HashSet::new();
-        let unheld = self.in_time(self.store.expired(now - LATE, PAGE)).await?;
-        for (envelope, count) in unheld.into_iter().chain(self.left_held(now).await?) {
-            if self.transport.held().knows(envelope.sequence) {
-                continue;
+    /// May the broker have lost something since that was asked last? What was recorded to be in a mailbox whose queue had to be
+    /// made since is.
+    async fn has_doubts(&self) -> bool {
+        let Doubts { is_any, made } = self.transport.take_doubts();
+        if is_any {
+            return true;
+        }
+        for (mailbox, before) in made {
+            let was_there = |(envelope, _, status): &(Envelope, u32, Status)| {
+                envelope.sequence < before && *status != Status::Accepted
+            };
+            // Where the record does not answer, it is compared when it does.
+            if self.left_of(&mailbox).await.map_or(true, |left| left.iter().any(was_there)) {
+                return true;
             }
-            buried.insert((envelope.sequence, count));
-            if !self.burying.contains(&(envelope.sequence, count)) {
-                inbound.dead(Delivery { envelope: Arc::new(envelope), count }, Reason::Expired);
+        }
+        false
+    }
+
+    /// Unfinished messages of an agent that are not here.
+    async fn left_of(&self, mailbox: &Mailbox) -> sqlx::Result<Vec<(Envelope, u32, Status)>> {
+        let mut left = self.in_time(self.store.unfinished_of(mailbox, PAGE)).await?;
+        left.retain(|(envelope, ..)| !self.transport.has(envelope.sequence));
+        Ok(left)
+    }
+
+    /// Says what has died where nobody sees it: each once, and none while more waits to be recorded than there is room for, since
+    /// until then the record has them as they were.
+    async fn bury_unseen(&mut self, now: Timestamp) -> sqlx::Result<()> {
+        let Some(inbound) = self.transport.inbound.get().filter(|inbound| inbound.has_room()) else { return Ok(()) };
+        let expired = self.in_time(self.store.expired(now - LATE, PAGE)).await?.into_iter();
+        let expired =
+            expired.chain(self.left_held(now).await?).map(|(envelope, count)| (envelope, count, Reason::Expired));
+        let mut dead: Vec<_> =
+            expired.filter(|(envelope, ..)| !self.transport.held().knows(envelope.sequence)).collect();
+        for mailbox in self.transport.abandoned() {
+            // Another replica that has some of it may have ended, or the broker have lost it; an agent that deals with it
+            // still is none any more.
+            let left = self.left_of(&mailbox).await?.into_iter();
+            dead.extend(left.map(|(envelope, count, _)| (envelope, count, Reason::AgentDeleted)));
+        }
+        let mut buried = HashSet::new();
+        for (envelope, count, reason) in dead {
+            let is_new = buried.insert((envelope.sequence, count));
+            if is_new && !self.burying.contains(&(envelope.sequence, count)) {
+                inbound.dead(Delivery { envelope: Arc::new(envelope), count }, reason);
             }
         }
         self.burying = buried;
@@ -182,14 +206,14 @@ impl<'a> Relay<'a> {
         // While the broker is away, they would only fill memory.
         while outgoing.is_empty_within(EVERY).await {
             let page = self.in_time(self.store.unrelayed(self.before, after, PAGE)).await?;
-            for (envelope, is_revived) in page.rows {
+            for (envelope, life) in page.rows {
                 after = envelope.sequence;
                 let mailbox = envelope.message.mailbox();
                 if outgoing.is_outcast(&envelope) || left.contains(&mailbox) {
                     continue;
                 }
                 if outgoing.may_take(&mailbox) {
-                    outgoing.push_again(Arc::new(envelope), is_revived);
+                    outgoing.push_again(Arc::new(envelope), life);
                 } else {
                     left.insert(mailbox);
                 }
@@ -206,10 +230,12 @@ impl<'a> Relay<'a> {
     /// it sees what comes twice. A mailbox that only others consume is theirs to compare; one that is consumed here too is compared
     /// here, since each would leave it to the other.
     ///
-    /// Meanwhile messages come and go, so the record is read before and after: what was with the broker both times must be there,
-    /// and what was at one time may be. False where there is so much that the first may be missing all the same.
+    /// Meanwhile messages come and go, so the record is read before and after: what had arrived with the broker both times must be
+    /// there, and what was on its way, or came or went in between, may be. False where there is so much of that that some of the
+    /// first may be missing all the same; and where something was, as what has arrived may be recorded late: of what was
+    /// confirmed before it was lost, and of what is published again.
     async fn compare(&mut self) -> Result<bool, LinkError> {
-        let before = self.unfinished(&[]).await?;
+        let before = self.unfinished(&Unfinished::default()).await?;
         if before.counts.is_empty() {
             return Ok(true);
         }
@@ -219,44 +245,48 @@ impl<'a> Relay<'a> {
             waiting.extend(self.waiting(&mut link, &place, mailboxes).await?);
         }
         link.close().await?;
-        let after = self.unfinished(&before.sequences).await?;
+        let after = self.unfinished(&before).await?;
         let (mut lost, mut is_certain) = (HashSet::new(), true);
         for Waiting { count, mailboxes } in waiting {
             let sum = |unfinished: &Unfinished, of: fn(&Count) -> u32| -> u32 {
                 mailboxes.iter().filter_map(|mailbox| unfinished.counts.get(mailbox)).map(of).sum()
             };
-            let at_least = sum(&after, |count| count.old);
-            let at_most = sum(&before, |count| count.new) + sum(&after, |count| count.new);
+            let at_least = sum(&after, |count| count.at_least);
+            let at_most = sum(&before, |count| count.at_most) + sum(&after, |count| count.at_most);
             if count < at_least {
-                lost.extend(mailboxes.into_iter().filter(|mailbox| !self.found_lost.contains(mailbox)));
-            } else if count < at_most {
-                is_certain = false;
+                lost.extend(mailboxes);
             }
+            is_certain &= count >= at_most;
         }
         if !lost.is_empty() {
             tracing::warn!(mailboxes = ?lost, "messages are not with the broker: publishing them again");
             crash_point("communication.rabbitmq.lost.found");
             self.accept_again(&lost).await?;
-            self.found_lost.extend(lost);
+            self.comparisons = COMPARISONS;
         }
         Ok(is_certain)
     }
 
-    /// The unfinished messages that are not here; those that are not `known`, ascending, are new.
-    async fn unfinished(&self, known: &[i64]) -> sqlx::Result<Unfinished> {
+    /// The unfinished messages that are not here, of which some were so when it was looked before.
+    async fn unfinished(&self, before: &Unfinished) -> sqlx::Result<Unfinished> {
         let mut found = Unfinished::default();
         let mut after = 0;
         loop {
             let page = self.in_time(self.store.unfinished(after, PAGE)).await?;
-            for (envelope, _) in &page.rows {
-                after = envelope.sequence;
-                if self.transport.has(envelope.sequence) {
+            for (Envelope { sequence, message }, _, status) in &page.rows {
+                after = *sequence;
+                if self.transport.has(*sequence) {
                     continue;
                 }
-                found.sequences.push(envelope.sequence);
-                let count = found.counts.entry(envelope.message.mailbox()).or_default();
-                let is_old = known.binary_search(&envelope.sequence).is_ok();
-                *(if is_old { &mut count.old } else { &mut count.new }) += 1;
+                let has_arrived = *status != Status::Accepted;
+                let is_among = |sequences: &[i64]| sequences.binary_search(sequence).is_ok();
+                let count = found.counts.entry(message.mailbox()).or_default();
+                count.at_least += u32::from(has_arrived && is_among(&before.arrived));
+                count.at_most += u32::from(!is_among(&before.sequences));
+                found.sequences.push(*sequence);
+                if has_arrived {
+                    found.arrived.push(*sequence);
+                }
             }
             if page.is_last {
                 return Ok(found);
@@ -317,13 +347,13 @@ impl<'a> Relay<'a> {
             let is_lost = |envelope: &Envelope| {
                 lost.contains(&envelope.message.mailbox()) && !self.transport.has(envelope.sequence)
             };
-            let found = page.rows.iter().filter(|(envelope, _)| is_lost(envelope));
-            let updates = found.map(|(envelope, count)| accepted_again(envelope, *count, now)).collect();
+            let found = page.rows.iter().filter(|(envelope, ..)| is_lost(envelope));
+            let updates = found.map(|(envelope, count, _)| accepted_again(envelope, *count, now)).collect();
             let batch = Batch { updates, ..Batch::default() };
             self.in_time(self.store.write(&batch)).await?;
             crash_point("communication.rabbitmq.lost.recorded");
             match page.rows.last() {
-                Some((last, _)) if !page.is_last => after = last.sequence,
+                Some((last, ..)) if !page.is_last => after = last.sequence,
                 Some(_) | None => return Ok(()),
             }
         }

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
+    time::Instant,
 };
 
 use tokio::sync::Notify;
@@ -11,7 +12,7 @@ use tokio::sync::Notify;
 use super::{RabbitMq, held::Verdict, lock};
 use crate::{
     app::{QueueKey, TaskId},
-    transport::{Demand, Lot, Parcel, WorkQueues, WorkSink},
+    transport::{Demand, Lot, Parcel, Publishing, WorkQueues, WorkSink},
 };
 
 /// Queues that are looked at, or asked about, at once.
@@ -161,6 +162,18 @@ impl Work {
         }
     }
 
+    /// The queues of which tasks are remembered here.
+    pub(super) fn remembered(&self) -> Vec<Arc<QueueKey>> {
+        self.sink().map_or_else(Vec::new, |sink| sink.remembered())
+    }
+
+    /// A queue is empty, and was at this time.
+    pub(super) fn emptied(&self, key: &QueueKey, before: Instant) {
+        if let Some(sink) = self.sink() {
+            sink.emptied(key, before);
+        }
+    }
+
     /// How many tasks of a queue agents here wait for.
     pub(super) fn spare(&self, key: &QueueKey) -> u32 {
         self.sink().map_or(0, |sink| sink.spare(key))
@@ -195,7 +208,7 @@ impl WorkQueues for RabbitMq {
         let _ = self.work.sink.set(sink);
     }
 
-    fn publish(&self, parcel: Parcel) -> bool {
+    fn publish(&self, parcel: Parcel) -> Publishing {
         self.outgoing.push_task(parcel)
     }
 

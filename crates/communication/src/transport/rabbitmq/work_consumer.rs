@@ -1,7 +1,13 @@
 //! From the work queues to the sessions here: those that somebody takes from are consumed, as far as there is credit. The
 //! broker is told of a task when it is over.
+//!
+//! And what was put there is looked for: a queue that is empty at two looks has lost what nobody else has.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lapin::options::BasicQosOptions;
 use tokio::{
@@ -22,6 +28,11 @@ use crate::app::QueueKey;
 const EVERY: Duration = Duration::from_millis(50);
 /// Pause between connections.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks at a queue of which tasks are remembered: far longer than a task is on its way from there, so that by the
+/// second whoever has it says so.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+/// Of such queues, how many are looked at at once.
+const MOST_LOOKS: usize = 8;
 
 /// Until `over` turns true.
 pub(super) async fn run(transport: Arc<RabbitMq>, mut over: watch::Receiver<bool>) {
@@ -55,7 +66,8 @@ async fn consume(
         link = Link::open(transport, "consumes tasks") => link?,
         () = ended(over) => return Ok(()),
     };
-    let mut consuming = Consuming { transport, link, consumers: Consumers::new(), refused };
+    let (consumers, looks) = (Consumers::new(), Looks::default());
+    let mut consuming = Consuming { transport, link, consumers, looks, refused };
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     consuming.follow().await?;
@@ -82,11 +94,40 @@ struct Allowed {
     window: u16,
 }
 
+/// Looks at the queues of which tasks are remembered, over one connection.
+#[derive(Default)]
+struct Looks {
+    due: VecDeque<Arc<QueueKey>>,
+    /// When the last round has begun.
+    begun: Option<Instant>,
+    /// Queues that were empty or not there, and when that was seen last.
+    empty: HashMap<Arc<QueueKey>, Instant>,
+}
+
+impl Looks {
+    /// Those that are to be looked at now: a few, in turn.
+    fn next(&mut self, remembered: impl FnOnce() -> Vec<Arc<QueueKey>>) -> Vec<Arc<QueueKey>> {
+        if self.due.is_empty() && self.begun.is_none_or(|begun| begun.elapsed() >= BETWEEN_LOOKS) {
+            self.begun = Some(Instant::now());
+            self.due = remembered().into();
+            let due: HashSet<_> = self.due.iter().collect();
+            self.empty.retain(|key, _| due.contains(key));
+        }
+        self.due.drain(..self.due.len().min(MOST_LOOKS)).collect()
+    }
+
+    /// Since when a queue is empty, where it was before.
+    fn saw(&mut self, key: Arc<QueueKey>, at: Instant, is_empty: bool) -> Option<Instant> {
+        if is_empty { self.empty.insert(key, at) } else { self.empty.remove(&key).and(None) }
+    }
+}
+
 /// One connection's consumers.
 struct Consuming<'a> {
     transport: &'a RabbitMq,
     link: Link<'a>,
     consumers: Consumers<Arc<QueueKey>, Allowed>,
+    looks: Looks,
     refused: &'a mut Refused<Arc<QueueKey>>,
 }
 
@@ -166,15 +207,25 @@ impl Consuming<'_> {
             self.begin(key, credit, credit).await?;
         }
         for key in self.transport.work.next_looks() {
-            let found = match self.link.look_at(&link::work_queue(&key)).await {
-                // Whoever has it shares it with nobody.
-                Err(LinkError::Forbidden { .. }) => None,
-                found => found?,
-            };
-            let has_left = found.is_some_and(|queue| queue.message_count() > 0);
-            self.transport.work.looked(&key, has_left);
+            let waiting = self.waiting(&key).await?;
+            self.transport.work.looked(&key, waiting.is_some_and(|waiting| waiting > 0));
+        }
+        for key in self.looks.next(|| self.transport.work.remembered()) {
+            let at = Instant::now();
+            let Some(waiting) = self.waiting(&key).await? else { continue };
+            if let Some(before) = self.looks.saw(Arc::clone(&key), at, waiting == 0) {
+                self.transport.work.emptied(&key, before);
+            }
         }
         Ok(())
+    }
+
+    /// How much waits in a queue, in nobody's hands; none where whoever has it shares it with nobody.
+    async fn waiting(&mut self, key: &QueueKey) -> Result<Option<u32>, LinkError> {
+        match self.link.look_at(&link::work_queue(key)).await {
+            Err(LinkError::Forbidden { .. }) => Ok(None),
+            found => Ok(Some(found?.map_or(0, |queue| queue.message_count()))),
+        }
     }
 
     fn has(&self, key: &Arc<QueueKey>, credit: u32) -> bool {

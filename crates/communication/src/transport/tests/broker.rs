@@ -98,7 +98,7 @@ async fn what_a_broker_has_lost_with_its_data_is_published_again() {
     lost.until_queued(2).await;
     let recorded = store.unfinished(0, 10).await.unwrap().rows;
     let [first, second] = [0, 1].map(|place| {
-        let (Envelope { sequence, message }, _) = &recorded[place];
+        let (Envelope { sequence, message }, ..) = &recorded[place];
         Arc::new(Envelope { sequence: *sequence, message: message.clone() })
     });
     lost.write(&Delivery { envelope: first, count: 1 }, Status::Delivered).await;
@@ -284,7 +284,7 @@ async fn a_message_that_is_too_large_for_the_broker_holds_nobody_up() {
 }
 
 /// A message that has died.
-async fn died(replica: &Replica) -> (Delivery, DeadLetter) {
+pub(super) async fn died(replica: &Replica) -> (Delivery, DeadLetter) {
     replica.transport.open(&mailbox());
     replica.send(&["dead"]).await;
     let dead = replica.take().await;
@@ -318,12 +318,12 @@ async fn a_message_that_was_replayed_into_a_full_mailbox_comes_when_there_is_roo
     replica.transport.close(&mailbox());
     let full = replica.send(&[""; LIMITS.messages]).await;
     replica.until_queued(1 + LIMITS.messages).await;
-    for (envelope, _) in replica.store.unfinished(0, LIMITS.messages).await.unwrap().rows {
+    for (envelope, ..) in replica.store.unfinished(0, LIMITS.messages).await.unwrap().rows {
         replica.write(&Delivery { envelope: Arc::new(envelope), count: 0 }, Status::Queued).await;
     }
-    let revived = replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
-    for (_, envelope) in revived {
-        replica.transport.revive(Arc::new(envelope));
+    let now = SystemClock.now();
+    for (_, envelope) in replica.store.replay(&letter.namespace, &[letter.id], now).await.unwrap() {
+        replica.transport.revive(Arc::new(envelope), now);
     }
     let is_refused = |replica: &Replica| match replica.transport.reserve(&mailbox(), 0) {
         Ok(()) => {
@@ -360,8 +360,9 @@ async fn a_message_dies_into_the_queue_of_dead_letters_with_its_reason_and_can_l
     assert_eq!(reason, Some(&AMQPValue::LongString("rejected".into())));
     assert_eq!(copy.data, b"\"text\"");
 
-    let mut revived = replica.store.replay(&letter.namespace, &[letter.id], SystemClock.now()).await.unwrap();
-    replica.transport.revive(Arc::new(revived.remove(0).1));
+    let now = SystemClock.now();
+    let mut revived = replica.store.replay(&letter.namespace, &[letter.id], now).await.unwrap();
+    replica.transport.revive(Arc::new(revived.remove(0).1), now);
     assert_eq!(replica.drain(1).await, [delivery.envelope.sequence]);
 }
 

@@ -20,6 +20,8 @@ struct Heard {
     enqueued: Mutex<Vec<TaskId>>,
     not_enqueued: Mutex<Vec<TaskId>>,
     delivered: Mutex<Vec<(Parcel, Lot)>>,
+    remembered: Mutex<Vec<Arc<QueueKey>>>,
+    emptied: Mutex<Vec<QueueKey>>,
     disconnected: Mutex<usize>,
     /// What it says that agents wait for.
     spare: AtomicU32,
@@ -44,6 +46,15 @@ impl WorkSink for Heard {
 
     fn spare(&self, _: &QueueKey) -> u32 {
         self.spare.load(Ordering::Relaxed)
+    }
+
+    fn remembered(&self) -> Vec<Arc<QueueKey>> {
+        self.remembered.lock().unwrap().clone()
+    }
+
+    fn emptied(&self, queue: &QueueKey, _: Instant) {
+        self.emptied.lock().unwrap().push(queue.clone());
+        self.changed.notify_one();
     }
 
     fn disconnected(&self) {
@@ -84,7 +95,7 @@ impl Worker {
     /// Publishes as soon as the broker takes something, and waits for all of it to be there.
     async fn publish(&self, parcels: &[Parcel]) {
         for parcel in parcels {
-            self.until(|_| self.work.publish(parcel.clone()).then_some(())).await;
+            self.until(|_| (self.work.publish(parcel.clone()) == Publishing::Begun).then_some(())).await;
         }
         let wanted: BTreeSet<_> = parcels.iter().map(|parcel| Arc::clone(&parcel.task.id)).collect();
         self.until(|heard| {
@@ -232,6 +243,22 @@ async fn what_is_no_task_goes_to_the_dead_letters_alone() {
 }
 
 #[tokio::test]
+async fn a_queue_of_which_something_is_remembered_is_told_to_be_empty_when_it_is_gone_and_not_before() {
+    let host = Servers::shared().virtual_host();
+    let (_one, one) = Worker::new(&host, |_| {}).await;
+    one.publish(&[parcel("a", 0)]).await;
+    // There has never been such a queue.
+    let other = Arc::new(QueueKey { target: Target::AgentType("nobody".into()), ..(*clerks()).clone() });
+    *one.heard.remembered.lock().unwrap() = vec![clerks(), Arc::clone(&other)];
+    let is_told = |key: &QueueKey| one.heard.emptied.lock().unwrap().contains(key).then_some(());
+    one.until(|_| is_told(&other)).await;
+    assert_eq!(is_told(&clerks()), None);
+    let options = lapin::options::QueueDeleteOptions::default();
+    channel(&host).await.queue_delete("tasks.default.type.clerk".into(), options).await.unwrap();
+    one.until(|_| is_told(&clerks())).await;
+}
+
+#[tokio::test]
 async fn a_classic_work_queue_knows_priorities() {
     let host = Servers::shared().virtual_host();
     let classic = |settings: &mut RabbitMqSettings| {
@@ -297,7 +324,7 @@ async fn when_the_broker_restarts_tasks_are_kept_and_the_link_comes_back() {
     // Not killed: RabbitMQ 3.10 forgets a quorum queue that was made less than a second before.
     servers.control("stop", "rabbitmq");
     one.until(|heard| (*heard.disconnected.lock().unwrap() > 0).then_some(())).await;
-    one.until(|_| (!one.work.publish(parcel("refused", 0))).then_some(())).await;
+    one.until(|_| (one.work.publish(parcel("refused", 0)) == Publishing::NotNow).then_some(())).await;
     servers.control("start", "rabbitmq");
     one.work.settle(old);
     let (again, lot) = one.next().await;
@@ -323,7 +350,7 @@ async fn while_the_broker_blocks_nothing_is_published_and_what_was_delivered_is_
     one.publish(&[parcel("a", 0)]).await;
     servers.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
     let blocked = one.replica.send(&["3"]).await;
-    one.until(|_| (!one.work.publish(parcel("b", 0))).then_some(())).await;
+    one.until(|_| (one.work.publish(parcel("b", 0)) == Publishing::NotNow).then_some(())).await;
     // Acknowledgements flow: the next of the mailbox comes.
     one.replica.finish(&delivery).await;
     assert_eq!(one.replica.drain(1).await, before[1..]);
@@ -362,7 +389,7 @@ async fn a_queue_that_is_made_over_a_blocked_connection_keeps_nobody_from_consum
         one.replica.transport.reserve(&envelope.message.mailbox(), 1).unwrap();
         one.replica.transport.publish(envelope);
     }
-    one.until(|_| (!one.work.publish(parcel("refused", 0))).then_some(())).await;
+    one.until(|_| (one.work.publish(parcel("refused", 0)) == Publishing::NotNow).then_some(())).await;
     one.replica.transport.open(&mailbox());
     let delivery = one.replica.take().await;
     assert_eq!(delivery.envelope.sequence, first[0]);

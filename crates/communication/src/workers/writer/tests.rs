@@ -1,7 +1,7 @@
 //! What the writer does with what a database refuses, in a real PostgreSQL.
 
 use bytes::Bytes;
-use domain::{AgentId, Clock as _, MessageId, Namespace, SystemClock, Timestamp};
+use domain::{AgentId, Clock as _, MessageId, Namespace, SessionId, SystemClock, Timestamp};
 use lifecycle::{OnExit, Shutdown, Tasks};
 use settings::{Database, Secret};
 use testkit::{Network, Proxy, Servers};
@@ -10,9 +10,9 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     RabbitMqSettings,
-    app::{Broker, Limits},
+    app::{Broker, Limits, Opening, Outbox, Target, ToOrchestrator, What},
     store::{LetterFilter, Span, gated::Gated, open},
-    transport::{Delivery, Direct, MailboxLimits, RabbitMq, RabbitMqLimits, Settlement, Sink, Wanted},
+    transport::{Delivery, Direct, LINGER, MailboxLimits, RabbitMq, RabbitMqLimits, Settlement, Sink, Wanted},
 };
 
 async fn writer() -> Writer {
@@ -139,7 +139,7 @@ async fn what_died_before_the_broker_has_said_that_it_has_it_is_dead() {
     let sent = writer.journal.send(message(None)).unwrap();
     writer.write(writer.journal.take_now()).await.unwrap();
     sent.await.unwrap().unwrap();
-    let (envelope, count) = writer.store.unfinished(0, 1).await.unwrap().rows.remove(0);
+    let (envelope, count, _) = writer.store.unfinished(0, 1).await.unwrap().rows.remove(0);
     let delivery = Delivery { envelope: Arc::new(envelope), count };
     // One connection has brought it back sooner than the other has confirmed it.
     writer.hub.broker().bury_message(&delivery, Reason::AgentDeleted, "");
@@ -168,7 +168,8 @@ impl Replica {
     fn new(url: &str, store: &Arc<dyn Store>) -> Self {
         let settings = RabbitMqSettings { url: Some(Secret::new(url)), ..RabbitMqSettings::default() };
         let mailbox = MailboxLimits { messages: 100, bytes: 1_000 };
-        let limits = RabbitMqLimits { mailbox, queue: 100, deliveries: 5, answer_wait: Duration::from_secs(1) };
+        let limits =
+            RabbitMqLimits { mailbox, queue: 100, deliveries: 5, answer_wait: Duration::from_secs(1), linger: LINGER };
         let rabbitmq = Arc::new(RabbitMq::new(settings, limits, Arc::new(SystemClock)));
         let writer = writer_of(Arc::clone(&rabbitmq) as _, Arc::clone(store));
         let hub: Arc<dyn Sink> = Arc::clone(&writer.hub) as _;
@@ -268,4 +269,85 @@ async fn what_another_replica_has_meanwhile_dies_only_there() {
     assert_eq!(other.status(&held).await, (Status::Delivered, 0));
     other.end(&held, Status::Dead).await;
     assert_eq!(other.status(&held).await, (Status::Dead, 1));
+}
+
+/// A task that its agent rejects with these words; answers with the orchestrator's stream.
+fn reject(writer: &Writer, id: &str, reason: &str) -> Outbox<ToOrchestrator> {
+    let updates = Outbox::new(1_000);
+    let session = SessionId::from_parts(1, 1);
+    let opening = Opening {
+        session,
+        mailbox: message(None).mailbox(),
+        instance: None,
+        agent_type: "clerk".to_owned(),
+        capabilities: Vec::new(),
+        credits: 1,
+        config: Bytes::new(),
+    };
+    let task = Task {
+        id: id.into(),
+        namespace: Namespace::default(),
+        execution_id: String::new(),
+        step_id: String::new(),
+        index: None,
+        attempt: 1,
+        target: Target::AgentType("clerk".into()),
+        action: "sort".to_owned(),
+        input: Bytes::from_static(b"{}"),
+        priority: 0,
+        timeout_ms: 0,
+        heartbeat_timeout_ms: 0,
+        traceparent: String::new(),
+        epoch: 1,
+    };
+    let mut broker = writer.hub.broker();
+    broker.open(opening, Outbox::new(1_000));
+    let attachment = broker.attach("rep_1", updates.clone());
+    broker.dispatch(&attachment, task);
+    broker.reject(session, id, reason);
+    drop(broker);
+    updates
+}
+
+fn is_told_dead(updates: &Outbox<ToOrchestrator>) -> bool {
+    let is_dead =
+        |said| matches!(said, ToOrchestrator::Update(update) if matches!(update.what, What::DeadLettered { .. }));
+    updates.drain().into_iter().any(is_dead)
+}
+
+#[tokio::test]
+async fn a_task_that_is_rejected_with_what_is_no_text_for_the_database_is_a_dead_letter_without_it() {
+    let writer = writer().await;
+    let updates = reject(&writer, "e/a/1", "\0");
+    writer.write(writer.journal.take_now()).await.unwrap();
+    assert!(!is_told_dead(&updates));
+    writer.write(writer.journal.take_now()).await.unwrap();
+    assert!(is_told_dead(&updates));
+    let letters = writer.store.letters(&LetterFilter::default(), Span::NewestBefore(None), 9).await.unwrap().rows;
+    assert_eq!(letters.iter().map(|letter| letter.reason.as_str()).collect::<Vec<_>>(), ["rejected"]);
+}
+
+#[tokio::test]
+async fn a_task_whose_letter_the_database_refuses_in_any_case_is_told_to_be_dead() {
+    let writer = writer().await;
+    let updates = reject(&writer, "\0", "\0");
+    for _ in 0..2 {
+        assert!(!is_told_dead(&updates));
+        writer.write(writer.journal.take_now()).await.unwrap();
+    }
+    assert!(is_told_dead(&updates));
+    assert!(writer.journal.take_now().is_empty(), "nothing goes round");
+}
+
+#[tokio::test]
+async fn a_message_that_is_rejected_with_what_is_no_text_for_the_database_is_a_dead_letter_without_it() {
+    let store = open(&Database::postgres(Servers::shared().database().await)).await.unwrap();
+    let replica = Replica::new(&Servers::shared().virtual_host(), &store);
+    let held = replica.send().await;
+    replica.rabbitmq.settle(&held, Settlement::Done);
+    replica.writer.hub.broker().bury_message(&held, Reason::Rejected, "\0");
+    for _ in 0..2 {
+        replica.write().await;
+    }
+    assert_eq!(replica.status(&held).await, (Status::Dead, 1));
 }

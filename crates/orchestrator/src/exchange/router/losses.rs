@@ -19,7 +19,7 @@ const CONNECTION_AWAITED: Duration = Duration::from_secs(3);
 const ANSWER_AWAITED: Duration = Duration::from_secs(10);
 /// Between two looks at everything that is remembered.
 const SWEEP: Duration = Duration::from_secs(30);
-/// After so long with the broker a task is sought again: the broker may have lost its data.
+/// After so long with the broker a task is sought again: the broker may have lost it while whoever watched its queue was away.
 const LONG_ENQUEUED: Duration = Duration::from_mins(5);
 /// Of those, how many at one look.
 const SOUGHT_AT_ONCE: usize = 1_000;

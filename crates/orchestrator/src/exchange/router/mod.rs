@@ -4,7 +4,8 @@
 //! Invariants:
 //! - A task is given to one replica at a time. It is given again only when whoever may have it has said that it does not, or
 //!   cannot be asked.
-//! - A task that the broker has is left to the broker, whatever becomes of the replica that put it there.
+//! - A task that the broker has is left to the broker, whatever becomes of the replica that put it there, until a replica that knew
+//!   it there says that it is not.
 //! - Of two replicas whose sessions hold a task one lets go: the second, unless the first does not hold it any more.
 //! - A task is remembered until its end, which everybody hears who remembers it too.
 //! - While a replica is reached, what is nowhere is so only until its worker has heard of it.

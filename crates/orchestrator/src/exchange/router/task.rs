@@ -68,7 +68,7 @@ pub(super) enum Then {
     Withdraw(ReplicaId),
     /// A replica has answered that it does not have it.
     Answered,
-    /// Who had it does not have it.
+    /// Who had it, or had put it into the broker, does not have it.
     Seek,
     /// It is over, and nobody waits for an acknowledgement.
     Buried,
@@ -230,12 +230,15 @@ impl Known {
 
     fn unknown(&mut self, from: ReplicaId) -> Then {
         self.rival = self.rival.filter(|rival| *rival != from);
+        let was_there = self.elsewhere.contains(&from);
         let then = match &mut self.place {
             Place::Sought(search) => {
                 search.unanswered.retain(|replica| *replica != from);
                 Then::Answered
             }
             Place::Held(holder) if *holder == from => self.give_way(from).unwrap_or(Then::Seek),
+            // It is not in its queue any more: somebody has taken it from there, or it is lost.
+            Place::Enqueued { .. } if was_there => Then::Seek,
             // An answer to what was asked before it got the task.
             Place::Held(_) | Place::Given(_) | Place::Over(_) | Place::Enqueued { .. } | Place::Nowhere => {
                 Then::Nothing

@@ -315,6 +315,43 @@ fn a_task_that_was_lost_with_the_broker_is_dispatched_again() {
     assert_eq!(bench.dispatches("a"), 2);
 }
 
+/// A task that one replica has put into the broker; the other has no agents.
+fn enqueued() -> Bench {
+    let mut bench = Bench::new(2);
+    bench.serve(0, 1);
+    bench.serve(1, 0);
+    bench.dispatch("a");
+    bench.settle();
+    bench.publish(0, "a");
+    bench.settle();
+    bench
+}
+
+#[test]
+fn what_is_missing_where_it_was_put_is_dispatched_again() {
+    let mut bench = enqueued();
+    bench.look(0);
+    bench.settle();
+    assert_eq!(bench.dispatches("a"), 1, "it is there");
+    bench.broker.clear();
+    bench.look(0);
+    bench.settle();
+    assert_eq!(bench.dispatches("a"), 2);
+}
+
+#[test]
+fn what_is_missing_where_it_was_put_is_left_to_whoever_has_taken_it() {
+    let mut bench = enqueued();
+    bench.consume(1);
+    bench.hand_over(1, "a");
+    bench.look(0);
+    bench.settle();
+    assert_eq!((bench.at(1, "a"), bench.dispatches("a")), (Some(At::Held), 1));
+    bench.finish(1, "a");
+    bench.settle();
+    assert!(bench.is_all_over());
+}
+
 #[test]
 fn what_another_writes_now_is_forgotten() {
     let mut bench = Bench::new(1);

@@ -2,14 +2,14 @@
 //! comes when it says so, and it may say that a connection is lost, with what was on its way or without.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
 use super::{Bench, Broker, QueueKey};
 use crate::{
     app::model::TaskId,
-    transport::{Demand, Lot, Parcel, WorkQueues, WorkSink},
+    transport::{Demand, Lot, Parcel, Publishing, WorkQueues, WorkSink},
 };
 
 /// The message broker.
@@ -19,6 +19,8 @@ pub(super) struct Server(Mutex<State>);
 #[derive(Default)]
 struct State {
     is_away: bool,
+    /// Tasks that do harm to it.
+    unfit: HashSet<String>,
     /// Who published it, in order.
     published: VecDeque<(usize, Parcel)>,
     queues: HashMap<QueueKey, VecDeque<Parcel>>,
@@ -47,6 +49,20 @@ impl Server {
 
     pub(super) fn set_away(&self, is_away: bool) {
         self.lock().is_away = is_away;
+    }
+
+    pub(super) fn set_unfit(&self, id: &str, is_unfit: bool) {
+        let mut state = self.lock();
+        if is_unfit {
+            state.unfit.insert(id.to_owned())
+        } else {
+            state.unfit.remove(id)
+        };
+    }
+
+    /// Somebody deletes every queue.
+    pub(super) fn delete_queues(&self) {
+        self.lock().queues.clear();
     }
 
     /// Everything that a replica has published is there; it hears so, unless that gets lost.
@@ -130,6 +146,11 @@ impl Server {
         }
     }
 
+    /// Does anything wait in a queue, in nobody's hands?
+    pub(super) fn has_any(&self, key: &QueueKey) -> bool {
+        self.lock().queues.get(key).is_some_and(|queue| !queue.is_empty())
+    }
+
     /// Tasks in queues, in nobody's hands, in order.
     pub(super) fn waiting(&self) -> Vec<Parcel> {
         self.lock().queues.values().flatten().cloned().collect()
@@ -179,13 +200,16 @@ impl State {
 impl WorkQueues for Client {
     fn start(&self, _: Weak<dyn WorkSink>) {}
 
-    fn publish(&self, parcel: Parcel) -> bool {
+    fn publish(&self, parcel: Parcel) -> Publishing {
         let mut state = self.server.lock();
         if state.is_away {
-            return false;
+            return Publishing::NotNow;
+        }
+        if state.unfit.contains(&*parcel.task.id) {
+            return Publishing::NotThis;
         }
         state.published.push_back((self.replica, parcel));
-        true
+        Publishing::Begun
     }
 
     fn consume(&self, queue: &Arc<QueueKey>, demand: Demand) {

@@ -25,6 +25,7 @@ enum Step {
     Away(bool),
     Reorder,
     Later { replica: usize },
+    Look { replica: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -45,7 +46,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (replica.clone(), any::<bool>()).prop_map(|(replica, is_there)| Step::Kill { replica, is_there }),
         1 => any::<bool>().prop_map(Step::Away),
         1 => Just(Step::Reorder),
-        3 => replica.prop_map(|replica| Step::Later { replica }),
+        3 => replica.clone().prop_map(|replica| Step::Later { replica }),
+        2 => replica.prop_map(|replica| Step::Look { replica }),
     ];
     proptest::collection::vec(step, 1..80)
 }
@@ -129,6 +131,11 @@ impl World {
             Step::Reorder => self.server.reorder(),
             Step::Later { replica } => {
                 self.benches[replica].broker.advance(Instant::now() + Duration::from_hours(1));
+            }
+            Step::Look { replica } => {
+                let broker = &mut self.benches[replica].broker;
+                let empty = broker.remembered().into_iter().filter(|key| !self.server.has_any(key));
+                empty.for_each(|key| broker.emptied(&key, Instant::now()));
             }
         }
     }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use crate::{
     app::{DeadLetter, Envelope, Mailbox, Task, TaskId},
-    transport::{Parcel, rabbitmq::properties::Identity},
+    transport::{
+        Parcel,
+        rabbitmq::{held::Life, properties::Identity},
+    },
 };
 
 /// What a dead letter was.
@@ -18,7 +21,7 @@ pub(in crate::transport::rabbitmq) enum Original {
 #[derive(Clone, Debug)]
 pub(in crate::transport::rabbitmq) enum Item {
     /// Into its mailbox; it may have been there before, and died.
-    Message { envelope: Arc<Envelope>, is_revived: bool, refusals: u32 },
+    Message { envelope: Arc<Envelope>, life: Life, refusals: u32 },
     /// Into its work queue.
     Task(Parcel),
     /// A copy into the dead-letter queue.

@@ -154,7 +154,7 @@ async fn what_was_refused_often_is_given_up_and_the_next_is_tried() {
 async fn what_ends_the_connection_is_left_alone_for_longer_each_time() {
     let outgoing = outgoing();
     for times in 1..=3 {
-        outgoing.push_again(envelope(1, OTHER), false);
+        outgoing.push_again(envelope(1, OTHER), None);
         let wave = outgoing.next(1).await;
         outgoing.cast_out(&wave[0]);
         assert!(!outgoing.knows(1) && outgoing.is_outcast(&envelope(1, OTHER)));

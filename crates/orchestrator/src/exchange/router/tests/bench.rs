@@ -373,6 +373,16 @@ impl Bench {
         }
     }
 
+    /// It looks what the broker has, and remembers no more what is not there.
+    pub(super) fn look(&mut self, side: usize) {
+        let is_waiting = |task: &str| self.broker.iter().any(|copy| copy.task == *task && copy.taken_by.is_none());
+        let gone = self.sides[side].tasks.iter().filter(|(task, at)| **at == At::Enqueued && !is_waiting(task));
+        for task in gone.map(|(task, _)| task.clone()).collect::<Vec<_>>() {
+            self.sides[side].tasks.remove(&task);
+            self.tell(side, &task, News::Unknown);
+        }
+    }
+
     /// It loses the broker, which gives what it had taken to others.
     pub(super) fn lose_broker(&mut self, side: usize) {
         for copy in self.broker.iter_mut().filter(|copy| copy.taken_by == Some(side)) {
