@@ -96,9 +96,9 @@ async fn what_is_lost_before_it_is_recorded_to_have_arrived_is_found_when_it_is(
     proxy.set(Network::Cut);
     delete(&host, AGENT).await;
     delete(&host, other).await;
-    gated.writes.shut();
+    gated.written.shut();
     proxy.set(Network::Open);
-    timeout(PATIENCE, gated.writes.reached()).await.expect("something is found to be lost");
+    timeout(PATIENCE, gated.written.reached()).await.expect("something is found to be lost");
     let update = MessageUpdate {
         sequence: late[0].sequence,
         created_at: late[0].message.created_at,
@@ -111,7 +111,7 @@ async fn what_is_lost_before_it_is_recorded_to_have_arrived_is_found_when_it_is(
         history: Vec::new(),
     };
     store.write(&Batch { updates: vec![update], ..Batch::default() }).await.unwrap();
-    gated.writes.open();
+    gated.written.open();
     replica.transport.open(&mailbox());
     come(&replica, &[late[0].sequence]).await;
 }
