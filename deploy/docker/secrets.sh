@@ -39,7 +39,8 @@ printf 'default_user = troupe\ndefault_pass = %s\n' "$rabbitmq" | put rabbitmq/r
 # What Redis holds may be lost, and must not fill the machine.
 printf 'requirepass %s\nsave ""\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n' "$redis" |
     put redis/redis.conf 0444
-put prometheus/api-key 0444 <"$dir/troupe/api-key"
+# Metrics are all that it opens, of every process; an earlier release gave it the key of everything.
+rm -f "$dir/prometheus/api-key"
 put prometheus/metrics-token 0444 <"$dir/troupe/metrics-token"
 
 printf 'postgres://troupe:%s@postgres:5432/troupe' "$postgres" | put troupe/database-url 0440

@@ -215,7 +215,9 @@ async fn the_secrets_are_those_that_are_read_and_stay_as_they_are() {
         }
     }
     assert!(made["troupe/token"].len() >= 16 && made["troupe/api-key"].len() >= 16);
-    assert_eq!(made["prometheus/api-key"], made["troupe/api-key"]);
+    // Whoever reads metrics can do nothing else.
+    let of_prometheus: Vec<_> = made.iter().filter(|(path, _)| path.starts_with("prometheus/")).collect();
+    assert_eq!(of_prometheus, [(&"prometheus/metrics-token".to_owned(), &made["troupe/metrics-token"])]);
     assert!(made["rabbitmq/rabbitmq.conf"].contains(&made["rabbitmq/password"]));
     assert!(made["troupe/amqp-url"].contains(&made["rabbitmq/password"]));
     assert!(made["troupe/database-url"].contains(&made["postgres/password"]));
@@ -273,10 +275,10 @@ fn the_metrics_of_every_process_are_read() {
         let port = listen.rsplit(':').next().and_then(|port| port.parse().ok()).expect("it has a port");
         assert!(found(name, port), "{name} at {port}");
     }
-    assert!(jobs.iter().any(|job| job["http_headers"]["X-API-Key"].is_object()), "the gateway wants its key");
-    let has_token = |job: &Value| job["authorization"]["credentials_file"].is_string();
-    assert!(
-        jobs.iter().any(|job| job["job_name"] == "troupe" && has_token(job)),
-        "the others want the token of metrics"
-    );
+    for name in ["gateway", "troupe"] {
+        let job = jobs.iter().find(|job| job["job_name"] == name).expect("there is a job");
+        let file = &job["authorization"]["credentials_file"];
+        assert_eq!(file, "/run/secrets/troupe/metrics-token", "{name} wants the token of metrics");
+        assert!(job.get("http_headers").is_none(), "and no key: {job}");
+    }
 }

@@ -206,3 +206,60 @@ async fn at_home_nobody_needs_a_key_and_keys_outlive_a_kill() {
         verified.stderr
     );
 }
+
+/// What a key asks for is counted as that key's, also by the tokens that it was exchanged for.
+#[tokio::test]
+async fn what_is_asked_with_tokens_is_counted_for_the_key_that_was_exchanged() {
+    let settings = format!("api_key = {ADMIN:?}\n");
+    let cluster = Cluster::start(Setup { size: ONE_OF_EACH, settings: &settings, ..Setup::default() }).await;
+    let api = cluster.api();
+    let own = agent(&api, "own").await;
+    let of_agent = json!({ "name": "own", "role": "agent", "agent_id": own });
+    for body in [json!({ "name": "v", "role": "viewer" }), of_agent] {
+        let created = asked(&api, ADMIN, Method::POST, "/api/v1/auth/keys", &body).await.expect(201);
+        let text = |value: &Value| value.as_str().expect("it is there").to_owned();
+        let (secret, id) = (text(&created["secret"]), text(&created["key"]["id"]));
+        let exchange = json!({ "grant_type": "api_key" });
+        let tokens = asked(&api, &secret, Method::POST, "/api/v1/auth/token", &exchange).await.expect(200);
+        let renew = json!({ "grant_type": "refresh_token", "refresh_token": tokens["refresh_token"] });
+        let tokens = api.post("/api/v1/auth/token", &renew).await.expect(200);
+        for _ in 0..3 {
+            let request = api.request(Method::GET, "/api/v1/agents").bearer_auth(text(&tokens["access_token"]));
+            api.send(request).await.expect("an answer comes").expect(200);
+        }
+        asked(&api, &secret, Method::GET, "/api/v1/agents", &Value::Null).await.expect(200);
+        let metrics = api.request(Method::GET, "/metrics").header("X-API-Key", ADMIN).send().await;
+        let metrics = metrics.expect("an answer comes").text().await.expect("it is text");
+        let count = |route: &str| {
+            let of = |line: &&str| {
+                line.starts_with("gateway_key_requests_total{")
+                    && [format!("key=\"{id}\""), format!("endpoint=\"{route}\""), "status=\"2xx\"".to_owned()]
+                        .iter()
+                        .all(|label| line.contains(label))
+            };
+            metrics.lines().find(of).and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+        };
+        assert_eq!(count("/api/v1/agents").as_deref(), Some("4"), "{id}: {metrics}");
+        assert_eq!(count("/api/v1/auth/token").as_deref(), Some("2"), "{id}: {metrics}");
+    }
+}
+
+/// Whoever reads metrics needs no key that opens anything else.
+#[tokio::test]
+async fn the_token_of_metrics_opens_the_metrics_of_a_gateway_and_nothing_else() {
+    const METRICS: &str = "a-token-of-metrics-that-is-long-enough";
+    let settings = format!("api_key = {ADMIN:?}\n");
+    let mut cluster = Cluster::start(Setup { size: ONE_OF_EACH, settings: &settings, ..Setup::default() }).await;
+    let asked = async |cluster: &Cluster, path: &str, token: &str| {
+        let api = cluster.api();
+        api.request(Method::GET, path).bearer_auth(token).send().await.expect("an answer comes").status().as_u16()
+    };
+    // Where there is none, that of all processes opens nothing that clients can reach.
+    assert_eq!(asked(&cluster, "/metrics", testkit::TOKEN).await, 401);
+    cluster.kill("gateway-1").await;
+    assert!(cluster.restart_with("gateway-1", &[("TROUPE_SERVE__METRICS_TOKEN", METRICS)]).await);
+    assert_eq!(asked(&cluster, "/metrics", METRICS).await, 200);
+    for (path, token) in [("/metrics", testkit::TOKEN), ("/api/v1/agents", METRICS), ("/api/v1/auth/me", METRICS)] {
+        assert_eq!(asked(&cluster, path, token).await, 401, "{path}");
+    }
+}

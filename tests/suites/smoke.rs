@@ -113,7 +113,7 @@ async fn the_same_idempotency_key_means_the_same_execution() {
         .collect();
     assert_eq!(executions.len(), 1, "{executions:?}");
     let other = api.send(start("somebody else")).await.expect("the server answers");
-    assert!(matches!(other.status, 409 | 422), "{other:?}");
+    assert_eq!(other.status, 422, "{other:?}");
     assert_eq!(api.all("/api/v1/executions").await.len(), 1);
 }
 
@@ -138,6 +138,20 @@ async fn messages_are_delivered_and_their_history_is_kept() {
         message["history"].as_array().expect("it has a history").iter().map(|entry| entry["status"].clone()).collect();
     assert_eq!(states.first(), Some(&json!("accepted")), "{message:#}");
     assert_eq!(states.last(), Some(&json!("acked")), "{message:#}");
+
+    // Any that has the capability gets it, and the message says who that is.
+    let chosen = api.get("/api/v1/agents/select?of=capability:mail").await.expect(200);
+    assert_eq!(chosen["agents"][0]["id"], agent["id"], "{chosen}");
+    let sent = troupe(&server.url(), &["send", "capability:mail", "--payload", "1"]).await;
+    let id = sent.stdout.split(' ').next().expect("it says the message's id");
+    assert_eq!(
+        api.get(&format!("/api/v1/messages/{id}")).await.expect(200)["agent_id"],
+        agent["id"],
+        "{}",
+        sent.stderr
+    );
+    let nobody = api.post("/api/v1/messages", &json!({ "to": "type:nobody", "payload": 1 })).await;
+    assert_eq!(nobody.body["code"], "no_live_agent", "{nobody:?}");
 }
 
 #[tokio::test]

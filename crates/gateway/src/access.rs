@@ -28,6 +28,7 @@ const fn beyond(permission: Permission) -> Need {
 pub(crate) const ROUTES: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/agents", within(P::AgentsRead)),
     ("POST", "/api/v1/agents", within(P::AgentsWrite)),
+    ("GET", "/api/v1/agents/select", within(P::AgentsRead)),
     ("GET", "/api/v1/agents/{id}", within(P::AgentsRead)),
     ("PUT", "/api/v1/agents/{id}", within(P::AgentsWrite)),
     ("DELETE", "/api/v1/agents/{id}", within(P::AgentsWrite)),
@@ -61,6 +62,7 @@ pub(crate) const ROUTES: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/executions/{id}/verify", within(P::ExecutionsRead)),
     ("GET", "/api/v1/liveness", beyond(P::SystemRead)),
     ("GET", "/api/v1/messages", within(P::MessagesRead)),
+    ("POST", "/api/v1/messages", within(P::MessagesSend)),
     ("GET", "/api/v1/messages/{id}", within(P::MessagesRead)),
     ("POST", "/api/v1/topics/{topic}", within(P::TopicsPublish)),
     ("GET", "/api/v1/topics/{pattern}/events", within(P::TopicsRead)),

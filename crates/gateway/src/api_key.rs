@@ -58,6 +58,28 @@ impl ApiKey {
     }
 }
 
+/// What whoever reads metrics presents as `authorization: Bearer …`, and what opens nothing else. Only its hash is kept.
+#[derive(Clone)]
+pub struct MetricsToken(blake3::Hash);
+
+impl fmt::Debug for MetricsToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("MetricsToken")
+    }
+}
+
+impl MetricsToken {
+    /// Of its text.
+    pub fn new(text: &Secret) -> Self {
+        Self(blake3::hash(text.reveal().as_bytes()))
+    }
+
+    /// Is it what was presented? Hashes are compared in a time that does not tell where they differ.
+    pub(crate) fn is(&self, presented: &str) -> bool {
+        blake3::hash(presented.as_bytes()) == self.0
+    }
+}
+
 /// Writes a new key into a file that only its owner can read; nothing where another gateway has made the file meanwhile.
 ///
 /// The file gets its name when it is whole and on disk. So replicas that start together for the first time agree about the key,

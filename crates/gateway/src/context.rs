@@ -28,18 +28,29 @@ pub(crate) struct Ids {
     pub(crate) correlation: Arc<str>,
 }
 
-/// Where whoever finds out who asks notes it, for the audit log.
+/// Where whoever finds out who asks notes it, for the audit log and for the count of what each key asks for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Found(Arc<OnceLock<Arc<Principal>>>);
+pub(crate) struct Found(Arc<OnceLock<Who>>);
+
+/// Who asks, and with which key or what came of it.
+#[derive(Debug)]
+struct Who {
+    principal: Arc<Principal>,
+    key: Option<Arc<str>>,
+}
 
 impl Found {
-    /// It is they. The first counts.
-    pub(crate) fn note(&self, principal: Arc<Principal>) {
-        let _ = self.0.set(principal);
+    /// It is they, with this key or what came of it. The first counts.
+    pub(crate) fn note(&self, principal: Arc<Principal>, key: Option<Arc<str>>) {
+        let _ = self.0.set(Who { principal, key });
     }
 
     pub(crate) fn principal(&self) -> Option<&Arc<Principal>> {
-        self.0.get()
+        self.0.get().map(|who| &who.principal)
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.0.get()?.key.as_deref()
     }
 }
 

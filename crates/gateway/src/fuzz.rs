@@ -93,6 +93,7 @@ words_agree! {
     execution_ids_agree: words::ExecutionId, true;
     names_agree: words::Name, true;
     targets_agree: words::Target, true;
+    groups_agree: words::Group, true;
     topics_agree: words::Topic, true;
     patterns_agree: words::TopicPattern, true;
     titles_agree: words::Title, true;

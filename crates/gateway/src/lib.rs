@@ -10,6 +10,7 @@ mod connections;
 mod context;
 mod error;
 mod etag;
+mod examples;
 mod extract;
 mod fields;
 #[cfg(test)]
@@ -35,7 +36,7 @@ mod words;
 mod yaml;
 
 pub use access::matrix;
-pub use api_key::ApiKey;
+pub use api_key::{ApiKey, MetricsToken};
 pub use auth::{
     Credentials, SecretError, secret,
     tokens::{Algorithm, Issuer, IssuerError, Jwt, SigningError},

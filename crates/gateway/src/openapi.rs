@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use utoipa::{
     PartialSchema as _,
     openapi::{
@@ -18,7 +18,8 @@ use utoipa::{
 };
 
 use crate::{
-    api, problem,
+    access::{self, Need},
+    api, examples, problem,
     words::{EntityTags, Key, Name},
 };
 
@@ -87,9 +88,17 @@ pub(crate) fn base() -> OpenApi {
         .build()
 }
 
-/// The whole document.
+/// The whole document, as a gateway tells it that demands nothing of anybody.
 pub fn document() -> OpenApi {
+    document_of(true)
+}
+
+/// The whole document. Where a credential is demanded, none is no choice.
+pub(crate) fn document_of(is_open: bool) -> OpenApi {
     let mut document = api::router().into_openapi();
+    if !is_open {
+        document.security = Some([API_KEY, BEARER].map(|name| SecurityRequirement::new(name, [""; 0])).to_vec());
+    }
     let schema = Ref::from_schema_name(PROBLEM);
     let problem = ResponseBuilder::new()
         .description("a failure")
@@ -114,11 +123,31 @@ pub fn document() -> OpenApi {
             if let Some(operation) = operation {
                 complete(path, &method, operation);
                 cut(operation, &schemas);
+                examples::add(operation);
+                operation.security = unguarded(path, &method);
             }
         }
     }
     document
 }
+
+/// What is demanded where nobody has to be known: the key that is exchanged for a token, unless another token is.
+fn unguarded(path: &str, method: &HttpMethod) -> Option<Vec<SecurityRequirement>> {
+    let method = match method {
+        HttpMethod::Get => Method::GET,
+        HttpMethod::Post => Method::POST,
+        _ => return None,
+    };
+    match access::need(&method, path)? {
+        Need::Rule(_) => None,
+        Need::Nothing if path == TOKEN => {
+            Some(vec![SecurityRequirement::new(API_KEY, [""; 0]), SecurityRequirement::default()])
+        }
+        Need::Nothing => Some(Vec::new()),
+    }
+}
+
+const TOKEN: &str = "/api/v1/auth/token";
 
 /// Adds the headers and failures that every operation of its kind has.
 fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
@@ -133,8 +162,9 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if !path.starts_with("/health") {
         failures.push(StatusCode::TOO_MANY_REQUESTS);
     }
-    // A key may be for an agent that is not there.
-    if path.contains('{') || path == "/api/v1/auth/keys" && *method == HttpMethod::Post {
+    // A key or a message may be for an agent that is not there.
+    let is_for_an_agent = ["/api/v1/auth/keys", "/api/v1/messages"].contains(&path) && *method == HttpMethod::Post;
+    if path.contains('{') || is_for_an_agent {
         failures.push(StatusCode::NOT_FOUND);
     }
     if matches!(method, HttpMethod::Post | HttpMethod::Put) {
@@ -275,7 +305,7 @@ fn tagged(method: &HttpMethod, operation: &mut Operation) {
 
 /// Does the operation create something, so that it takes an `Idempotency-Key`?
 fn creates(path: &str, method: &HttpMethod) -> bool {
-    const LAST: [&str; 6] = ["agents", "message", "workflows", "execute", "{name}", "replay"];
+    const LAST: [&str; 7] = ["agents", "message", "messages", "workflows", "execute", "{name}", "replay"];
     *method == HttpMethod::Post && path.rsplit('/').next().is_some_and(|last| LAST.contains(&last))
 }
 

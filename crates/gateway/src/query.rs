@@ -1,13 +1,17 @@
 //! Queries: every parameter known, once, and of its type.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use serde::{
-    Deserializer,
+    Deserialize, Deserializer,
     de::{self, DeserializeOwned, IntoDeserializer, Visitor, value::MapDeserializer},
     forward_to_deserialize_any,
+};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ArrayBuilder, RefOr, Schema},
 };
 
 use crate::{app::App, json, problem::Problem};
@@ -45,9 +49,13 @@ pub(crate) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let path = error.path().to_string();
         let message = error.into_inner().to_string();
-        let unknown = message.starts_with("unknown field");
+        let (unknown, missing) = (message.starts_with("unknown field"), message.starts_with("missing field"));
         let name = if unknown || path == "." { json::quoted(&message) } else { &path };
-        let code = if unknown { "unknown_field" } else { "invalid_value" };
+        let code = match (unknown, missing) {
+            (true, _) => "unknown_field",
+            (_, true) => "missing_field",
+            (false, false) => "invalid_value",
+        };
         Problem::field(shown(name), code, message.chars().take(MOST_WORDS).collect::<String>())
     })
 }
@@ -74,6 +82,34 @@ fn is_percent_encoded_utf8(text: &str) -> bool {
     }
     std::str::from_utf8(&bytes).is_ok()
 }
+
+/// Some values, each once, with commas between them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Several<T>(pub(crate) Vec<T>);
+
+impl<'de, T: DeserializeOwned + PartialEq> Deserialize<'de> for Several<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        let mut found = Vec::new();
+        for word in text.split(',') {
+            let value: Result<T, D::Error> = T::deserialize(word.into_deserializer());
+            let value = value?;
+            if found.contains(&value) {
+                return Err(de::Error::custom("must name each value once"));
+            }
+            found.push(value);
+        }
+        Ok(Self(found))
+    }
+}
+
+impl<T: PartialSchema> PartialSchema for Several<T> {
+    fn schema() -> RefOr<Schema> {
+        ArrayBuilder::new().items(T::schema()).min_items(Some(1)).unique_items(true).into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Several<T> {}
 
 /// A parameter's text, read as what is asked for.
 struct Text(String);
@@ -134,10 +170,8 @@ impl<'de> Deserializer<'de> for Text {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
-    use crate::words::Limit;
+    use crate::words::{AgentId, Limit};
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(default, deny_unknown_fields)]
@@ -145,12 +179,39 @@ mod tests {
         limit: Option<Limit>,
         all: bool,
         name: Option<String>,
+        some: Option<Several<AgentId>>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Wanted {
+        #[expect(dead_code, reason = "it is there to be missing")]
+        name: String,
+    }
+
+    #[test]
+    fn what_must_be_there_is_named_where_it_is_not() {
+        let document = serde_json::to_value(parse::<Wanted>("").unwrap_err().document("req_1")).unwrap();
+        assert_eq!(document["errors"][0]["field"], "name", "{document}");
+        assert_eq!(document["errors"][0]["code"], "missing_field", "{document}");
+    }
+
+    #[test]
+    fn several_values_are_each_of_their_type_and_come_once() {
+        let id = |last| format!("agt_01jx4q3nd8e5r0cawm6n8gs3k{last}");
+        let known = parse::<Known>(&format!("some={},{}", id('a'), id('b'))).unwrap();
+        let ids: Vec<_> = known.some.unwrap().0.iter().map(ToString::to_string).collect();
+        assert_eq!(ids, [id('a'), id('b')]);
+        for wrong in [String::new(), ",".to_owned(), format!("{},", id('a')), format!("{},{}", id('a'), id('a'))] {
+            let problem = parse::<Known>(&format!("some={wrong}")).unwrap_err();
+            let document = serde_json::to_value(problem.document("req_1")).unwrap();
+            assert_eq!(document["errors"][0]["field"], "some", "{wrong}");
+        }
     }
 
     #[test]
     fn parameters_are_read_as_their_types() {
         let known = parse::<Known>("limit=7&all=true&name=a%20b").unwrap();
-        assert_eq!(known, Known { limit: Some(Limit(7)), all: true, name: Some("a b".to_owned()) });
+        assert_eq!(known, Known { limit: Some(Limit(7)), all: true, name: Some("a b".to_owned()), some: None });
         assert_eq!(parse::<Known>("").unwrap(), Known::default());
     }
 

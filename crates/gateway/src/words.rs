@@ -115,6 +115,16 @@ word! {
 }
 
 word! {
+    /// Whom to choose from: all of a type or with a capability.
+    Group(String),
+    |text| match text.split_once(':') {
+        Some(("type" | "capability", name)) if domain::check_name(name).is_ok() => Ok(text.to_owned()),
+        _ => Err("must be `type:` and a type, or `capability:` and a capability".to_owned()),
+    },
+    "^(type|capability):[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$", 6, 139, "capability:credit.score"
+}
+
+word! {
     /// Where something is published.
     Topic(String),
     |text| text.parse::<domain::Topic>().map(|_| text.to_owned()).map_err(|error| error.to_string()),
@@ -247,6 +257,9 @@ macro_rules! number {
 number!(
     /// How many items a page has at most.
     Limit, 1_u32, 500_u32, Some(store::PageSize::DEFAULT));
+number!(
+    /// How many are wanted.
+    Count, 1_u32, 1_000_u32, Some(1));
 number!(
     /// A status of HTTP.
     Status, 100_u32, 599_u32, None);

@@ -38,12 +38,32 @@ impl<S> Filter<S> for Events {
     }
 }
 
+/// What readers of logs take for the end of a line.
+const fn ends_line(char: char) -> bool {
+    matches!(char, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+/// Passes text on without what ends a line: who can say something that is logged writes no line of their own.
+struct OneLine<'a, 'writer>(&'a mut Writer<'writer>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(ends_line) {
+            match piece.char_indices().next_back().filter(|(_, last)| ends_line(*last)) {
+                Some((at, last)) => write!(self.0, "{}{}", &piece[..at], last.escape_default())?,
+                None => self.0.write_str(piece)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The fields of a line for people, followed by its ids.
 pub(crate) struct ReadableFields;
 
 impl<'writer> FormatFields<'writer> for ReadableFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
-        DefaultFields::new().format_fields(writer.by_ref(), fields)?;
+        DefaultFields::new().format_fields(Writer::new(&mut OneLine(&mut writer)), fields)?;
         let trace::Ids { trace, span, correlation } = trace::ids();
         if let Some(trace) = trace {
             write!(writer, " trace_id={trace}")?;
@@ -97,4 +117,67 @@ fn line(event: &Event<'_>) -> Result<Vec<u8>, serde_json::Error> {
     }
     map.end()?;
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const WORD: &str = "a\nb\r\nc\u{85}d\u{2028}e\u{2029}f\u{b}g\u{c}";
+
+    fn said(
+        log: impl FnOnce(Said) -> Box<dyn tracing_subscriber::Layer<tracing_subscriber::Registry> + Send + Sync>,
+    ) -> String {
+        let said = Said::default();
+        let subscriber = tracing_subscriber::registry().with(log(said.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(shown = %WORD, text = WORD, debug = ?WORD, "said {WORD}");
+        });
+        let bytes = said.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_for_people_is_one_line_whatever_is_in_it() {
+        use tracing_subscriber::Layer as _;
+        let said = said(|said| {
+            let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || said.clone());
+            layer.fmt_fields(ReadableFields).boxed()
+        });
+        let line = said.strip_suffix('\n').unwrap();
+        assert!(!line.contains(ends_line), "{line:?}");
+        assert!(line.contains(r"said a\nb\r\nc\u{85}d\u{2028}e\u{2029}f\u{b}g\u{c} shown=a\nb"), "{line}");
+    }
+
+    #[test]
+    fn a_line_for_machines_is_one_document_whatever_is_in_it() {
+        use tracing_subscriber::Layer as _;
+        let said =
+            said(|said| tracing_subscriber::fmt::layer().with_writer(move || said.clone()).event_format(Json).boxed());
+        let line = said.strip_suffix('\n').unwrap();
+        assert!(!line.contains(['\n', '\r']), "{line:?}");
+        let read: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&read["message"], &read["shown"]), (&format!("said {WORD}").into(), &WORD.into()));
+    }
 }

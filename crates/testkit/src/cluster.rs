@@ -52,6 +52,8 @@ pub struct Setup<'a> {
     pub shards: u32,
     /// Hand-overs of a task or message before it is a dead letter.
     pub delivery_limit: u32,
+    /// What the processes log, as `--log` has it, and how, as `--log-format` has it.
+    pub log: (&'a str, &'a str),
     /// Do connections go through proxies, so that they can be cut? It costs time.
     pub is_proxied: bool,
     /// Do the processes speak TLS with each other? See [`Cluster::certs`].
@@ -67,6 +69,7 @@ impl Default for Setup<'_> {
             lease: "2s",
             shards: 64,
             delivery_limit: 5,
+            log: ("info", "readable"),
             is_proxied: false,
             is_encrypted: false,
         }
@@ -96,7 +99,7 @@ impl Cluster {
         for (service, count) in setup.size {
             for number in 1..=*count {
                 let name = format!("{service}-{number}");
-                processes.insert(name.clone(), Member::new(service, own_address()));
+                processes.insert(name.clone(), Member::new(service, own_address(), setup.log));
                 order.push(name);
             }
         }
@@ -164,6 +167,11 @@ impl Cluster {
     pub fn logs(&self) -> String {
         let log = |name: &String| format!("--- {name}\n{}", self.log(name));
         self.order.iter().map(log).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The URL of the database that all of them have.
+    pub fn postgres(&self) -> &str {
+        self.servers.postgres()
     }
 
     /// What a process has logged so far.

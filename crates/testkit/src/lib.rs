@@ -20,7 +20,7 @@ pub use api::{Answer, Api};
 pub use cluster::{CERT_NAME, Cluster, Connections, ONE_OF_EACH, Setup, Size, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS};
 pub use command::{Output, binary, troupe, troupe_with, workspace};
 pub use proxy::{Network, Proxy};
-pub use scans::{Scans, fill};
+pub use scans::{Scans, behind_the_back, fill};
 pub use server::Server;
 pub use servers::Servers;
 pub use wait::{eventually, within};

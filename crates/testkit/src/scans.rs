@@ -56,6 +56,22 @@ impl Scans {
     }
 }
 
+/// Does something in a database behind the back of whoever owns it; answers with the database's refusal, where it refuses.
+///
+/// # Panics
+/// Where the database does not answer.
+pub async fn behind_the_back(url: &str, statements: &str) -> Result<(), String> {
+    let all = AssertSqlSafe(statements.to_owned());
+    let done = if url.starts_with("sqlite:") {
+        let mut connection = sqlx::SqliteConnection::connect(url).await.expect("the file is a database");
+        sqlx::raw_sql(all).execute(&mut connection).await.map(drop)
+    } else {
+        let mut connection = PgConnection::connect(url).await.expect("PostgreSQL answers");
+        sqlx::raw_sql(all).execute(&mut connection).await.map(drop)
+    };
+    done.map_err(|error| error.to_string())
+}
+
 /// Fills tables of a service's schema, and tells the planner how full they are.
 ///
 /// # Panics

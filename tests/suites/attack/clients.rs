@@ -45,9 +45,7 @@ async fn others_are_served_while_some_say_half_a_word(mut product: Product) {
 both_ways!(others_are_served_while_some_say_half_a_word);
 
 /// Requests that two parsers could read differently.
-#[tokio::test]
-async fn a_request_is_one_request() {
-    let mut product = Product::embedded().await;
+async fn a_request_is_one_request(mut product: Product) {
     let smuggled = "GET /api/v1/auth/keys HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let length = smuggled.len();
     for head in [
@@ -85,6 +83,8 @@ async fn a_request_is_one_request() {
     }
     product.is_well();
 }
+
+both_ways!(a_request_is_one_request);
 
 async fn a_hundred_requests_with_one_key_are_one_execution(mut product: Product) {
     let api = product.api();

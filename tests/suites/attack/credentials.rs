@@ -131,9 +131,7 @@ async fn wrong_ones_open_nothing(mut product: Product) {
 
 both_ways!(wrong_ones_open_nothing);
 
-#[tokio::test]
-async fn nobody_gives_themselves_what_is_not_theirs_to_give() {
-    let mut product = Product::embedded().await;
+async fn nobody_gives_themselves_what_is_not_theirs_to_give(mut product: Product) {
     let api = product.api();
     let more: [(&str, Value, &[&str]); 3] = [
         (
@@ -163,3 +161,5 @@ async fn nobody_gives_themselves_what_is_not_theirs_to_give() {
     }
     product.is_well();
 }
+
+both_ways!(nobody_gives_themselves_what_is_not_theirs_to_give);

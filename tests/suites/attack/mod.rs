@@ -26,6 +26,8 @@ mod clients;
 mod credentials;
 mod frames;
 mod handshakes;
+mod logs;
+mod records;
 mod slow;
 mod sockets;
 mod texts;
@@ -86,6 +88,20 @@ impl Product {
 
     fn address(&self) -> SocketAddr {
         self.api().url().trim_start_matches("http://").parse().expect("an address")
+    }
+
+    /// Does something in the gateway's database, which the product does not know of.
+    async fn behind_the_back(&self, statements: &str) -> Result<(), String> {
+        match self {
+            Self::Embedded(server) => {
+                let file = server.data_directory().join("gateway.db");
+                testkit::behind_the_back(&format!("sqlite:{}", file.display()), statements).await
+            }
+            Self::Cluster(cluster) => {
+                let statements = format!("SET search_path = gateway; {statements}");
+                testkit::behind_the_back(cluster.postgres(), &statements).await
+            }
+        }
     }
 
     /// Where agents are served.

@@ -110,7 +110,8 @@ async fn abuse_of_websockets_hurts_nobody(mut product: Product) {
     }
     until_counted(&product, NONE_OPEN).await;
     // Whose they were is counted, too.
-    let counted = "gateway_key_requests_total{key=\"configured\",status=\"1xx\"} 63";
+    let counted =
+        "gateway_key_requests_total{key=\"configured\",method=\"GET\",endpoint=\"/api/v1/ws\",status=\"1xx\"} 63";
     until_counted(&product, counted).await;
     let more = product.memory()[0].saturating_sub(before);
     assert!(more < MOST_MEMORY, "{more} bytes more");

@@ -20,7 +20,7 @@ const AT_ONCE: usize = 8;
 
 /// A request of the description, with a value for everything in it.
 #[derive(Clone, Debug)]
-struct Call {
+pub(super) struct Call {
     method: Method,
     /// With `{id}` and its like.
     path: String,
@@ -33,7 +33,7 @@ struct Call {
 
 /// Where a text stands in a call.
 #[derive(Clone, Debug)]
-enum Place {
+pub(super) enum Place {
     Inner(String),
     Query(String),
     Header(String),
@@ -42,7 +42,7 @@ enum Place {
 }
 
 impl Call {
-    fn places(&self) -> Vec<Place> {
+    pub(super) fn places(&self) -> Vec<Place> {
         let body = self.body.iter().flat_map(|body| {
             let is_text = |place: &String| body.pointer(place).is_some_and(Value::is_string);
             places(body).into_iter().filter(is_text).map(Place::Body).collect::<Vec<_>>()
@@ -53,7 +53,7 @@ impl Call {
     }
 
     /// With this word in one place; of the rest of a query only that.
-    fn with(&self, place: &Place, word: &str) -> Self {
+    pub(super) fn with(&self, place: &Place, word: &str) -> Self {
         let mut call = self.clone();
         call.query.clear();
         call.headers.clear();
@@ -70,7 +70,7 @@ impl Call {
     }
 
     /// The status, and the body where it is one that ends.
-    async fn send(&self, api: &Api) -> Option<(u16, Value)> {
+    pub(super) async fn send(&self, api: &Api) -> Option<(u16, Value)> {
         let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
         let path = self
             .inner
@@ -195,23 +195,29 @@ fn is_kept(asked: &Call, place: &Place, word: &str, answer: &Value) -> bool {
     is_of_now || asked.body.is_none() || is_there || said.is_none_or(|said| !said.is_string() || said == word)
 }
 
-async fn texts_are_kept_or_refused(mut product: Product) {
-    let api = product.api();
-    let made = admin(&api, Method::POST, "/api/v1/workflows", Some(&definition())).await.expect(201);
+/// Every operation of a product, on things that are made for it.
+pub(super) async fn all_calls(api: &Api) -> Vec<Call> {
+    let made = admin(api, Method::POST, "/api/v1/workflows", Some(&definition())).await.expect(201);
     let workflow = made["id"].as_str().expect("an id").to_owned();
     let agent = json!({ "agent_type": "echo", "name": "texts" });
-    let agent = admin(&api, Method::POST, "/api/v1/agents", Some(&agent)).await.expect(201);
+    let agent = admin(api, Method::POST, "/api/v1/agents", Some(&agent)).await.expect(201);
     let started = format!("/api/v1/workflows/{workflow}/execute");
-    let started = admin(&api, Method::POST, &started, Some(&json!({ "wait_ms": 60_000 }))).await.expect(200);
+    let started = admin(api, Method::POST, &started, Some(&json!({ "wait_ms": 60_000 }))).await.expect(200);
     let text = |value: &Value| value.as_str().expect("an id").to_owned();
     let ids = BTreeMap::from([
         ("workflows", workflow),
         ("agents", text(&agent["id"])),
         ("executions", text(&started["execution_id"])),
     ]);
-    let document = admin(&api, Method::GET, "/openapi.json", None).await.expect(200);
+    let document = admin(api, Method::GET, "/openapi.json", None).await.expect(200);
     let calls = calls(&document, &ids);
     assert!(calls.len() > 45, "{}", calls.len());
+    calls
+}
+
+async fn texts_are_kept_or_refused(mut product: Product) {
+    let api = product.api();
+    let calls = all_calls(&api).await;
 
     let all = calls.iter().flat_map(|call| {
         call.places().into_iter().flat_map(move |place| WORDS.iter().map(move |word| (call, place.clone(), *word)))

@@ -67,6 +67,14 @@ async fn is_a_word_in_a_path_and_a_query(api: &Api, word: &str) {
 
 both_ways!(words_are_words);
 
+/// Agents of kinds of the product's own, which a cluster has only where somebody registers them.
+async fn with_agents(api: &Api, kinds: &[&str]) {
+    for kind in kinds {
+        let agent = json!({ "agent_type": kind, "name": format!("of-{kind}") });
+        admin(api, Method::POST, "/api/v1/agents", Some(&agent)).await.expect(201);
+    }
+}
+
 fn deep(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
 }
@@ -128,10 +136,9 @@ fn no_json() -> Vec<Vec<u8>> {
 }
 
 /// In the manner of the JSON test suite: what is JSON (RFC 8259), and what is not.
-#[tokio::test]
-async fn what_is_no_json_is_refused_and_what_is_is_kept() {
-    let mut product = Product::embedded().await;
+async fn what_is_no_json_is_refused_and_what_is_is_kept(mut product: Product) {
     let api = product.api();
+    with_agents(&api, &["echo"]).await;
     let definition = json!({ "name": "echo", "steps": [{ "id": "a", "agent_type": "echo", "input": "${{ input }}" }], "output": "${{ steps.a.output }}" });
     let workflow = admin(&api, Method::POST, "/api/v1/workflows", Some(&definition)).await.expect(201);
     let execute = format!("/api/v1/workflows/{}/execute", workflow["id"].as_str().expect("an id"));
@@ -184,11 +191,12 @@ async fn what_is_no_json_is_refused_and_what_is_is_kept() {
     product.is_well();
 }
 
+both_ways!(what_is_no_json_is_refused_and_what_is_is_kept);
+
 /// Agents that are told to go where they should not.
-#[tokio::test]
-async fn agents_go_nowhere_that_nobody_has_allowed() {
-    let mut product = Product::embedded().await;
+async fn agents_go_nowhere_that_nobody_has_allowed(mut product: Product) {
     let api = product.api();
+    with_agents(&api, &["http", "data"]).await;
     let port = product.address().port();
     let run = async |step: &Value| {
         let definition = json!({ "name": format!("w{}", rand::random::<u64>()), "steps": [step] });
@@ -236,11 +244,12 @@ async fn agents_go_nowhere_that_nobody_has_allowed() {
     product.is_well();
 }
 
+both_ways!(agents_go_nowhere_that_nobody_has_allowed);
+
 /// Definitions that are small, and ask for more than there is.
-#[tokio::test]
-async fn no_definition_keeps_the_product_busy() {
-    let mut product = Product::embedded().await;
+async fn no_definition_keeps_the_product_busy(mut product: Product) {
     let api = product.api();
+    with_agents(&api, &["echo"]).await;
     let mut doubling: serde_json::Map<String, Value> = (0..60)
         .map(|level| {
             let next = json!({ "$ref": format!("#/$defs/{}", level + 1) });
@@ -281,3 +290,5 @@ async fn no_definition_keeps_the_product_busy() {
     }
     product.is_well();
 }
+
+both_ways!(no_definition_keeps_the_product_busy);

@@ -142,7 +142,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    fn from_wire(agent: Option<wire_api::Agent>) -> Result<Self, Problem> {
+    pub(super) fn from_wire(agent: Option<wire_api::Agent>) -> Result<Self, Problem> {
         let agent = agent.ok_or_else(|| app::lacking("an agent"))?;
         Ok(Self {
             id: agent.id,

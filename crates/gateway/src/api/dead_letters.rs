@@ -158,7 +158,11 @@ pub(crate) struct DeadLetterFilter {
 
 /// List dead letters.
 #[utoipa::path(get, path = "/api/v1/dead-letters", tag = "dead letters", params(DeadLetterFilter), responses(
-    (status = 200, description = "newest first", body = Page<DeadLetter>),
+    (status = 200, description = "newest first", body = Page<DeadLetter>, links(
+        ("get" = (operation_id = "get_dead_letter", parameters(("id" = "$response.body#/items/0/id")))),
+        ("replay" = (operation_id = "replay_dead_letter", parameters(("id" = "$response.body#/items/0/id")))),
+        ("purge" = (operation_id = "purge_dead_letter", parameters(("id" = "$response.body#/items/0/id")))),
+    )),
 ))]
 pub(crate) async fn list_dead_letters(
     State(app): State<Arc<App>>,

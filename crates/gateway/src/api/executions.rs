@@ -19,9 +19,9 @@ use crate::{
     extract::Path,
     fields::Fields,
     problem::Problem,
-    query::Query,
+    query::{Query, Several},
     reply::Reply,
-    words::{Cursor, ExecutionId, Limit, Moment, Title, WorkflowId},
+    words::{Cursor, ExecutionId, Instant, Limit, Moment, Title, WorkflowId},
 };
 
 /// Why a step or an execution failed.
@@ -283,6 +283,8 @@ impl Execution {
 /// What a list can tell of each.
 type ExecutionFields = Fields<ExecutionSummary>;
 
+type Statuses = Several<ExecutionStatus>;
+
 /// Which executions.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -294,9 +296,15 @@ pub(crate) struct ExecutionFilter {
     /// Of the workflows of this name.
     #[param(inline, required = false, nullable = false)]
     workflow_name: Option<Title>,
-    /// With this status.
+    /// With one of these statuses, with commas between them.
+    #[param(inline, style = Form, explode = false, required = false, nullable = false)]
+    status: Option<Statuses>,
+    /// Accepted then, or later.
     #[param(inline, required = false, nullable = false)]
-    status: Option<ExecutionStatus>,
+    created_after: Option<Instant>,
+    /// Accepted earlier.
+    #[param(inline, required = false, nullable = false)]
+    created_before: Option<Instant>,
     /// In which order; `-created_at` where absent.
     #[param(inline, required = false, nullable = false)]
     sort: Option<Sort>,
@@ -324,11 +332,12 @@ pub(crate) async fn list_executions(
         namespace: context.namespace.clone(),
         workflow_id: filter.workflow_id.map(|id| id.to_string()).unwrap_or_default(),
         workflow_name: filter.workflow_name.map(|name| name.0).unwrap_or_default(),
-        statuses: filter.status.map(i32::from).into_iter().collect(),
+        statuses: filter.status.into_iter().flat_map(|statuses| statuses.0).map(i32::from).collect(),
+        created_after: filter.created_after.map(|at| wire::timestamp(at.0)),
+        created_before: filter.created_before.map(|at| wire::timestamp(at.0)),
         page_size: filter.limit.map_or(0, |limit| limit.0),
         page_token: filter.cursor.map(|cursor| cursor.0).unwrap_or_default(),
         oldest_first: filter.sort == Some(Sort::Oldest),
-        ..wire_api::ListExecutionsRequest::default()
     };
     let page = app.call(app.executions().list_executions(context.request(request))).await?;
     let executions: Result<Vec<_>, _> = page.executions.into_iter().map(ExecutionSummary::from_wire).collect();

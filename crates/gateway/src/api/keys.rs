@@ -163,7 +163,11 @@ impl FromRequestParts<Arc<App>> for ToldOnce {
 /// An agent that it is to be for must be registered in its namespace. The secret is told once, so an `Idempotency-Key` is refused.
 #[utoipa::path(post, path = "/api/v1/auth/keys", tag = "access", request_body = NewKey, responses(
     (status = 201, description = "created; the secret is told this once", body = KeyWithSecret,
-     headers(("Location" = String, description = "its path"))),
+     headers(("Location" = String, description = "its path")), links(
+        ("get" = (operation_id = "get_key", parameters(("id" = "$response.body#/key/id")))),
+        ("rotate" = (operation_id = "rotate_key", parameters(("id" = "$response.body#/key/id")))),
+        ("revoke" = (operation_id = "revoke_key", parameters(("id" = "$response.body#/key/id")))),
+    )),
 ))]
 pub(crate) async fn create_key(
     _: ToldOnce,
@@ -292,7 +296,10 @@ pub(crate) async fn get_key(
 #[utoipa::path(post, path = "/api/v1/auth/keys/{id}/rotate", tag = "access",
     request_body = inline(Option<Rotation>),
     params(("id" = inline(ApiKeyId), Path, description = "the key")),
-    responses((status = 200, description = "the new secret is told this once", body = KeyWithSecret)))]
+    responses((status = 200, description = "the new secret is told this once", body = KeyWithSecret, links(
+        ("get" = (operation_id = "get_key", parameters(("id" = "$response.body#/key/id")))),
+        ("revoke" = (operation_id = "revoke_key", parameters(("id" = "$response.body#/key/id")))),
+    ))))]
 pub(crate) async fn rotate_key(
     _: ToldOnce,
     State(app): State<Arc<App>>,

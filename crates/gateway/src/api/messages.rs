@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use contracts::communication::v1 as wire_api;
+use contracts::communication::v1::{self as wire_api, message::Recipient};
 use domain::Payload;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use crate::{
     problem::Problem,
     query::Query,
     reply::Reply,
-    words::{AgentId, Cursor, Key, Lifetime, Limit, MessageId, Moment, Name, Priority},
+    words::{AgentId, Cursor, Key, Lifetime, Limit, MessageId, Moment, Name, Priority, Target},
 };
 
 /// A message to send.
@@ -47,6 +47,44 @@ pub(crate) struct NewMessage {
     /// Within a priority a mailbox keeps its order.
     #[serde(default)]
     priority: Option<Priority>,
+}
+
+/// A message to send, and whom to.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"to": "capability:greet", "payload": {"text": "hello"}, "type": "greeting"}))]
+pub(crate) struct AddressedMessage {
+    /// An agent's id, or `type:` and a type, or `capability:` and a capability: then a live agent is chosen.
+    to: Target,
+    /// Any JSON value; passed through unread.
+    payload: Any,
+    /// What kind of message this is, for the receiver; `message` unless said otherwise.
+    #[serde(rename = "type", default)]
+    kind: Option<Name>,
+    /// Ties an answer to its question.
+    #[serde(default)]
+    correlation_id: Option<Key>,
+    /// The agent that answers should go to.
+    #[serde(default)]
+    reply_to: Option<AgentId>,
+    /// Dead-lettered as `expired` where it was not delivered within this time.
+    #[serde(default)]
+    expires_in: Option<Lifetime>,
+    /// Within a priority a mailbox keeps its order.
+    #[serde(default)]
+    priority: Option<Priority>,
+}
+
+impl AddressedMessage {
+    fn split(self) -> (Recipient, NewMessage) {
+        let Self { to, payload, kind, correlation_id, reply_to, expires_in, priority } = self;
+        let to = match to.0.split_once(':') {
+            Some(("type", name)) => Recipient::AgentType(name.to_owned()),
+            Some((_, name)) => Recipient::Capability(name.to_owned()),
+            None => Recipient::AgentId(to.0),
+        };
+        (to, NewMessage { payload, kind, correlation_id, reply_to, expires_in, priority })
+    }
 }
 
 /// An accepted message.
@@ -118,8 +156,8 @@ impl Message {
             })
         };
         let agent_id = message.recipient.and_then(|recipient| match recipient {
-            wire_api::message::Recipient::AgentId(id) => Some(id),
-            wire_api::message::Recipient::Capability(_) | wire_api::message::Recipient::AgentType(_) => None,
+            Recipient::AgentId(id) => Some(id),
+            Recipient::Capability(_) | Recipient::AgentType(_) => None,
         });
         Ok(Self {
             id: message.id,
@@ -181,14 +219,34 @@ pub(crate) async fn send_message(
     Path(agent): Path<AgentId>,
     Body { value, bytes }: Body<NewMessage>,
 ) -> Result<Reply, Problem> {
+    send(&app, &context, Recipient::AgentId(agent.to_string()), value, &bytes).await
+}
+
+/// Send a message to an agent, or to one of a type or with a capability.
+///
+/// Of those that live, the less loaded of two that are taken at random gets it; the message says afterwards which one it was.
+#[utoipa::path(post, path = "/api/v1/messages", tag = "messages", request_body = AddressedMessage,
+    responses((status = 202, description = "recorded; it is delivered when the agent has room", body = SentMessage,
+        headers(("Location" = String, description = "where to follow it")),
+        links(("follow" = (operation_id = "get_message", parameters(("id" = "$response.body#/message_id"))))))))]
+pub(crate) async fn address_message(
+    State(app): State<Arc<App>>,
+    context: Context,
+    Body { value, bytes }: Body<AddressedMessage>,
+) -> Result<Reply, Problem> {
+    let (to, message) = value.split();
+    send(&app, &context, to, message, &bytes).await
+}
+
+/// Sends a message, once for each idempotency key.
+async fn send(app: &App, context: &Context, to: Recipient, value: NewMessage, bytes: &[u8]) -> Result<Reply, Problem> {
     let fresh = domain::MessageId::generate(&*app.clock);
-    let (app, context) = (&app, &context);
     let create = |id: domain::MessageId| async move {
         let expires_at = value.expires_in.map(|lifetime| wire::timestamp(app.clock.now() + lifetime.0));
         let message = wire_api::Message {
             id: id.to_string(),
             namespace: context.namespace.clone(),
-            recipient: Some(wire_api::message::Recipient::AgentId(agent.to_string())),
+            recipient: Some(to),
             r#type: value.kind.map_or_else(|| "message".to_owned(), |kind| kind.0),
             payload: value.payload.0.as_bytes().to_vec().into(),
             correlation_id: value.correlation_id.map(|id| id.0).unwrap_or_default(),
@@ -204,7 +262,7 @@ pub(crate) async fn send_message(
         let location = format!("/api/v1/messages/{}", answer.message_id);
         Ok(Reply::new(StatusCode::ACCEPTED, &SentMessage { message_id: answer.message_id, status })?.at(location))
     };
-    app.idempotency.once(context, &bytes, fresh, create).await
+    app.idempotency.once(context, bytes, fresh, create).await
 }
 
 /// A refusal of a message: its fields are the body's own.

@@ -15,6 +15,7 @@ mod liveness;
 mod messages;
 mod pages;
 mod replays;
+mod selection;
 mod signals;
 mod streams;
 mod tokens;
@@ -38,8 +39,9 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(agents::list_agents, agents::create_agent))
         .routes(routes!(agents::get_agent, agents::update_agent, agents::delete_agent))
+        .routes(routes!(selection::select_agents))
         .routes(routes!(messages::send_message))
-        .routes(routes!(messages::list_messages))
+        .routes(routes!(messages::list_messages, messages::address_message))
         .routes(routes!(messages::get_message))
         .routes(routes!(topics::publish))
         .routes(routes!(topics::watch_topics))

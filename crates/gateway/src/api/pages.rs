@@ -35,8 +35,10 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "operation",
     responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/json")))]
-pub(crate) async fn openapi_document() -> impl IntoResponse {
-    // Made once: it never changes while the process lives.
-    static TEXT: LazyLock<String> = LazyLock::new(|| openapi::document().to_json().unwrap_or_default());
-    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
+pub(crate) async fn openapi_document(State(app): State<Arc<App>>) -> impl IntoResponse {
+    // Made once each: they never change while the process lives.
+    static OPEN: LazyLock<String> = LazyLock::new(|| openapi::document_of(true).to_json().unwrap_or_default());
+    static GUARDED: LazyLock<String> = LazyLock::new(|| openapi::document_of(false).to_json().unwrap_or_default());
+    let text = if app.auth.is_open() { &OPEN } else { &GUARDED };
+    ([(header::CONTENT_TYPE, "application/json")], text.as_str())
 }

@@ -120,7 +120,10 @@ pub(crate) struct ManyPurged {
 #[utoipa::path(post, path = "/api/v1/dead-letters/{id}/replay", tag = "dead letters",
     request_body = inline(Option<Nothing>),
     params(("id" = inline(DeadLetterId), Path, description = "the dead letter")),
-    responses((status = 202, description = "queued again under the same message id, or retried", body = Replayed)))]
+    responses((status = 202, description = "queued again under the same message id, or retried", body = Replayed, links(
+        ("follow" = (operation_id = "get_message", parameters(("id" = "$response.body#/message_id")))),
+        ("look" = (operation_id = "get_execution", parameters(("id" = "$response.body#/execution_id")))),
+    ))))]
 pub(crate) async fn replay_dead_letter(
     State(app): State<Arc<App>>,
     context: Context,

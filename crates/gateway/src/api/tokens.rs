@@ -92,7 +92,11 @@ pub(crate) struct Identity {
 /// A refresh token is good once. One that comes twice was stolen, by whoever comes first or second: everything that comes of the same
 /// exchange is revoked then.
 #[utoipa::path(post, path = "/api/v1/auth/token", tag = "access", request_body = TokenRequest,
-    responses((status = 200, description = "the tokens", body = TokenPair)))]
+    responses((status = 200, description = "the tokens", body = TokenPair, links(
+        ("renew" = (operation_id = "issue_token",
+            request_body = json!({"grant_type": "refresh_token", "refresh_token": "$response.body#/refresh_token"}))),
+        ("revoke" = (operation_id = "revoke_token", request_body = json!({"token": "$response.body#/refresh_token"}))),
+    ))))]
 pub(crate) async fn issue_token(
     State(app): State<Arc<App>>,
     Extension(found): Extension<Found>,
@@ -114,7 +118,9 @@ pub(crate) async fn issue_token(
             let missing = || Problem::field("/refresh_token", "missing_field", "must be there");
             let token = value.refresh_token.ok_or_else(missing)?;
             let pair = app.auth.tokens.refresh(&token.0).await?.map_err(auth::refusal)?;
-            found.note(Arc::new(pair.principal.clone()));
+            // It is made out to whoever has exchanged the key.
+            let key = pair.principal.subject.as_str().into();
+            found.note(Arc::new(pair.principal.clone()), Some(key));
             pair
         }
     };

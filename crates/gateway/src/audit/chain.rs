@@ -62,6 +62,8 @@ impl std::str::FromStr for Known {
 
 /// What a check of the whole log has found.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+// What is found in an execution's log has the name already.
+#[schema(as = AuditVerification)]
 pub(crate) struct Verification {
     /// Entries that were read.
     entries: u64,

@@ -24,7 +24,7 @@ use self::{
     keys::{Closed, KeyStore, Keys},
     tokens::{Outside, Parts, Refused, TokenStore, Tokens},
 };
-use crate::{ApiKey, Settings, StartError, context, problem::Problem, store::over};
+use crate::{ApiKey, MetricsToken, Settings, StartError, context, problem::Problem, store::over};
 
 /// With what the gateway knows people again, and itself.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,8 @@ pub struct Credentials {
     pub secret: Option<RootSecret>,
     /// What processes sign with, for the tokens that agents show to communication.
     pub shared: Option<access::Keys>,
+    /// What opens `/metrics` besides, and nothing else.
+    pub metrics: Option<MetricsToken>,
 }
 
 /// The subject of whoever has the key of the settings.
@@ -45,6 +47,7 @@ pub(crate) const API_KEY: &str = "x-api-key";
 /// Knows people again.
 pub(crate) struct Auth {
     configured: Option<ApiKey>,
+    metrics: Option<MetricsToken>,
     pub(crate) keys: Keys,
     pub(crate) tokens: Tokens,
 }
@@ -54,6 +57,8 @@ pub(crate) struct Known {
     pub(crate) principal: Arc<Principal>,
     /// Names them where it is counted what they do; nothing where that is by their address.
     pub(crate) counted: Option<Arc<str>>,
+    /// The API key that they have, or that was exchanged for what they have.
+    pub(crate) key: Option<Arc<str>>,
     pub(crate) presented: Presented,
 }
 
@@ -85,7 +90,7 @@ impl Auth {
         database: &::store::Database,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let Credentials { api_key, secret, shared } = credentials;
+        let Credentials { api_key, secret, shared, metrics } = credentials;
         if let Some(secret) = &secret {
             agree(&*over!(AgreedStore, database), secret, settings.replaces_secret.as_deref()).await?;
         }
@@ -100,12 +105,18 @@ impl Auth {
             clock: Arc::clone(clock),
         };
         let tokens = Tokens::new(over!(TokenStore, database), parts)?;
-        Ok(Self { configured: api_key, keys, tokens })
+        Ok(Self { configured: api_key, metrics, keys, tokens })
     }
 
     /// Has nobody to say who they are? On loopback only; the start has checked that.
     pub(crate) const fn is_open(&self) -> bool {
         self.configured.is_none() && !self.tokens.has_outside()
+    }
+
+    /// Are metrics for whoever sends these headers, whoever that is?
+    pub(crate) fn opens_metrics(&self, headers: &HeaderMap) -> bool {
+        let presented = headers.get(header::AUTHORIZATION).and_then(bearer);
+        self.metrics.as_ref().zip(presented).is_some_and(|(token, presented)| token.is(presented))
     }
 
     /// Who sends these headers.
@@ -122,7 +133,7 @@ impl Auth {
             (None, Some(value)) => self.by_token(bearer(value).ok_or(Denied::Nobody)?).await,
             (None, None) if self.is_open() => {
                 let principal = Arc::new(Principal::anonymous());
-                Ok(Known { principal, counted: None, presented: Presented::default() })
+                Ok(Known { principal, counted: None, key: None, presented: Presented::default() })
             }
             (None, None) => Err(Denied::Nobody),
         }
@@ -132,11 +143,15 @@ impl Auth {
         if let Some(configured) = self.configured.as_ref().filter(|configured| configured.is(presented)) {
             let principal = Principal::of_role(Kind::Key, CONFIGURED, Role::Admin, Reach::Everything);
             let counted = Some(configured.fingerprint());
-            return Ok(Known { principal: Arc::new(principal), counted, presented: Presented::default() });
+            let key = Some(CONFIGURED.into());
+            return Ok(Known { principal: Arc::new(principal), counted, key, presented: Presented::default() });
         }
         let text = presented.to_str().unwrap_or_default();
         match self.keys.identify(text).await.map_err(Denied::Failed)? {
-            Ok((principal, presented)) => Ok(Known::of(principal, presented)),
+            Ok((principal, presented)) => {
+                let key = Some(principal.subject.as_str().into());
+                Ok(Known::of(principal, key, presented))
+            }
             Err(closed) => Err(Denied::Wrong(match closed {
                 Closed::Unknown => unauthenticated(),
                 Closed::Expired => denied("key_expired", "this API key has expired"),
@@ -147,16 +162,19 @@ impl Auth {
 
     async fn by_token(&self, token: &str) -> Result<Known, Denied> {
         match self.tokens.identify(token).await.map_err(Denied::Failed)? {
-            Ok((principal, until)) => Ok(Known::of(principal, Presented { secret: None, until })),
+            Ok((principal, until)) => {
+                let key = self.tokens.key_of(&principal, token).await.map_err(Denied::Failed)?;
+                Ok(Known::of(principal, key, Presented { secret: None, until }))
+            }
             Err(refused) => Err(Denied::Wrong(refusal(refused))),
         }
     }
 }
 
 impl Known {
-    fn of(principal: Principal, presented: Presented) -> Self {
+    fn of(principal: Principal, key: Option<Arc<str>>, presented: Presented) -> Self {
         let counted = Some(Arc::from(principal.to_string()));
-        Self { principal: Arc::new(principal), counted, presented }
+        Self { principal: Arc::new(principal), counted, key, presented }
     }
 }
 

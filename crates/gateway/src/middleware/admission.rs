@@ -32,6 +32,9 @@ fn is_open(path: &str) -> bool {
         || path.starts_with("/docs/")
 }
 
+/// Where metrics are.
+const METRICS: &str = "/metrics";
+
 /// Where a credential is presented in the body, so that who has none in a header may come too; and in which field.
 const IN_BODY: [(&str, &str); 2] = [("/api/v1/auth/token", "refresh_token"), ("/api/v1/auth/revoke", "token")];
 /// Bytes of such a body: a token has a thousand or two, and whoever sends more has not said yet who they are.
@@ -42,12 +45,13 @@ const MOST_IN_BODY: usize = 16 * 1024;
 /// Health, metrics and the pages of the documentation are not limited. Who presents wrong credentials is, whatever is asked for.
 pub(super) async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if is_open(path) {
+    // What reads metrics need not be able to do anything else.
+    if is_open(path) || path == METRICS && app.auth.opens_metrics(request.headers()) {
         return next.run(request).await;
     }
     let limited = path.starts_with("/api/").then(|| class(&request));
     let address = Caller::at(client(&app, &request));
-    let Known { principal, counted, presented } = match app.auth.identify(request.headers()).await {
+    let Known { principal, counted, key, presented } = match app.auth.identify(request.headers()).await {
         Ok(known) => known,
         Err(Denied::Nobody) => match IN_BODY.iter().find(|(place, _)| *place == path) {
             Some((_, field)) => return by_body(&app, &address, field, request, next).await,
@@ -56,7 +60,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, mut request: Request, nex
         Err(denied) => return refused(&app, &address, denied).await,
     };
     if let Some(found) = request.extensions().get::<Found>() {
-        found.note(Arc::clone(&principal));
+        found.note(Arc::clone(&principal), key);
     }
     let caller = counted.map_or(address, Caller::Key);
     // A socket asks for more, when this request is long answered.
@@ -169,7 +173,8 @@ fn class(request: &Request) -> Class {
         return Class::Read;
     }
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    if route.ends_with("/execute") || route.ends_with("/message") { Class::Start } else { Class::Write }
+    let starts = ["/execute", "/message", "/messages"].iter().any(|last| route.ends_with(last));
+    if starts { Class::Start } else { Class::Write }
 }
 
 fn too_many(verdict: &Verdict) -> Problem {

@@ -141,7 +141,7 @@ fn correlation_id(request: &Request) -> Result<Option<Arc<str>>, Problem> {
 }
 
 /// Clients can make up methods; labels must not grow with them.
-fn method_label(method: &Method) -> &'static str {
+pub(super) fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

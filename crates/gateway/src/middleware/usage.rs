@@ -1,24 +1,24 @@
-//! How much each API key asks for.
+//! How much each API key asks for, itself or by the tokens that it was exchanged for, and of which routes.
 //!
 //! Keys come and go, and metrics must not grow with them: the first [`MOST`] that this process meets are counted by their ids,
-//! and all others together.
+//! and all others together. Routes are as many as there are.
 
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use access::Kind;
 use axum::{
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::Response,
 };
 use http::StatusCode;
 
+use super::observe::method_label;
 use crate::{app::App, context::Found};
 
-/// Requests by `key` and `status` (its first digit).
+/// Requests by `key`, `method`, `endpoint` (the route's template) and `status` (its first digit).
 const REQUESTS: &str = "gateway_key_requests_total";
 /// Keys with a label of their own.
 const MOST: usize = 100;
@@ -47,10 +47,15 @@ impl Labels {
 /// Around whatever finds out who asks, and within what has [`Found`].
 pub(super) async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let found = request.extensions().get::<Found>().cloned().unwrap_or_default();
+    let method = method_label(request.method());
+    let endpoint = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    if let Some(principal) = found.principal().filter(|principal| principal.kind == Kind::Key) {
-        let key = app.labels.of(&principal.subject).to_string();
-        metrics::counter!(REQUESTS, "key" => key, "status" => class(response.status())).increment(1);
+    if let Some(key) = found.key() {
+        let key = app.labels.of(key).to_string();
+        let endpoint = endpoint.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
+        let status = class(response.status());
+        metrics::counter!(REQUESTS, "key" => key, "method" => method, "endpoint" => endpoint, "status" => status)
+            .increment(1);
     }
     response
 }

@@ -47,6 +47,10 @@ pub(crate) struct State {
     pub(crate) executions: BTreeMap<String, orchestrator::Execution>,
     /// By id.
     pub(crate) messages: BTreeMap<String, communication::Message>,
+    /// What was asked of lists of executions, in order.
+    pub(crate) listings: Vec<orchestrator::ListExecutionsRequest>,
+    /// Whom somebody wanted chosen, in order.
+    pub(crate) selections: Vec<registry::SelectAgentsRequest>,
     /// By id, dead letters of tasks; every other is a message's.
     pub(crate) task_letters: BTreeMap<String, communication::DeadLetter>,
     /// What was published, in order.
@@ -300,7 +304,8 @@ macro_rules! change {
                 request: Request<orchestrator::ListExecutionsRequest>,
             ) -> Result<Response<orchestrator::ListExecutionsResponse>, Status> {
                 let request = self.called("list_executions", request)?;
-                let state = self.state();
+                let mut state = self.state();
+                state.listings.push(request.clone());
                 let (executions, next_page_token) = page(&state.executions, &request.page_token, request.page_size, !request.oldest_first)?;
                 Ok(Response::new(orchestrator::ListExecutionsResponse { executions, next_page_token }))
             }

@@ -90,6 +90,7 @@ async fn one_request_too_many_is_refused_and_every_answer_says_what_is_left() {
     for (path, policy) in [
         (format!("{path}/message"), "\"start\";q=2;w=120"),
         ("/api/v1/workflows/wf_00000000000000000000000000/execute".to_owned(), "\"start\";q=2;w=120"),
+        ("/api/v1/messages".to_owned(), "\"start\";q=2;w=120"),
         (AGENTS.to_owned(), "\"write\";q=2;w=120"),
     ] {
         let answer = rig.send(asked(Method::POST, &path, &key, "192.0.2.1:1000")).await;

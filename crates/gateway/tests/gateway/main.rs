@@ -16,6 +16,7 @@ mod idempotency;
 mod lasting;
 mod limits;
 mod lists;
+mod reach;
 mod resources;
 mod rig;
 mod tls;

@@ -151,7 +151,7 @@ async fn try_start(
     shutdown: &Shutdown,
 ) -> Result<Gateway, StartError> {
     let secret = Some(RootSecret::new(&Secret::new("a-secret-of-the-tests-that-is-long")));
-    start_with(settings, Credentials { api_key: key, secret, shared: None }, backend, path, shutdown).await
+    start_with(settings, Credentials { api_key: key, secret, ..Credentials::default() }, backend, path, shutdown).await
 }
 
 pub(crate) async fn start_with(

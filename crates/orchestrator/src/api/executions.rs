@@ -58,7 +58,7 @@ impl Api {
         let workflow = match request.workflow {
             Some(Workflow::WorkflowId(id)) => WorkflowRef::Id(wire::workflow_id(&id)?),
             Some(Workflow::WorkflowName(name)) => WorkflowRef::Name(name),
-            None => return Err(Error::invalid_field("workflow", "required", "an id or a name is needed").into()),
+            None => return Err(Error::invalid_field("workflow", "missing_field", "an id or a name is needed").into()),
         };
         let wait = request.wait.map(Duration::try_from).transpose();
         let (namespace, id) = wire::execution_of(&request.namespace, &request.execution_id)?;

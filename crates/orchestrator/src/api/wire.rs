@@ -89,7 +89,7 @@ pub(super) fn status(status: Status) -> wire::ExecutionStatus {
 }
 
 pub(super) fn status_of(field: i32) -> Result<Status, Error> {
-    let invalid = || Error::invalid_field("statuses", "unknown_status", format!("{field} is not a status"));
+    let invalid = || Error::invalid_field("statuses", "unknown_value", format!("{field} is not a status"));
     match wire::ExecutionStatus::try_from(field).map_err(|_| invalid())? {
         wire::ExecutionStatus::Unspecified => Err(invalid()),
         wire::ExecutionStatus::Queued => Ok(Status::Queued),

@@ -52,7 +52,7 @@ impl WorkflowService for Api {
         let workflow = match request.workflow {
             Some(Workflow::WorkflowId(id)) => WorkflowRef::Id(wire::workflow_id(&id)?),
             Some(Workflow::Name(name)) => WorkflowRef::Name(name),
-            None => return Err(Error::invalid_field("workflow", "required", "an id or a name is needed").into()),
+            None => return Err(Error::invalid_field("workflow", "missing_field", "an id or a name is needed").into()),
         };
         let row = self.app.workflow(&namespace, &workflow, wire::non_zero(request.version)).await?;
         Ok(Response::new(GetWorkflowResponse { workflow: Some(wire::workflow(row)) }))

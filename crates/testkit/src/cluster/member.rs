@@ -14,12 +14,14 @@ pub(super) struct Member {
     pub(super) service: &'static str,
     /// Its gRPC, or the gateway's HTTP.
     pub(super) listen: SocketAddr,
+    /// What is logged, and how.
+    log: (String, String),
     process: Option<Process>,
 }
 
 impl Member {
-    pub(super) const fn new(service: &'static str, listen: SocketAddr) -> Self {
-        Self { service, listen, process: None }
+    pub(super) fn new(service: &'static str, listen: SocketAddr, log: (&str, &str)) -> Self {
+        Self { service, listen, log: (log.0.to_owned(), log.1.to_owned()), process: None }
     }
 
     pub(super) async fn start(&mut self, directory: &Path, name: &str) -> anyhow::Result<()> {
@@ -35,7 +37,8 @@ impl Member {
     ) -> anyhow::Result<()> {
         self.process = None;
         let mut command = Process::command(&log_path(directory, name))?;
-        command.args(["serve", self.service, "--log-format", "readable", "--log", "info", "--config"]);
+        let (what, how) = &self.log;
+        command.args(["serve", self.service, "--log-format", how, "--log", what, "--config"]);
         command.arg(directory.join(format!("{name}.toml"))).envs(more.iter().copied());
         self.process = Some(Process::start(command).await?.0);
         Ok(())

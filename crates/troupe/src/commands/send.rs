@@ -11,7 +11,7 @@ use crate::client::text;
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("content").args(["payload", "input"]).required(true)))]
 pub(crate) struct Args {
-    /// The agent's name or id
+    /// The agent's name or id; or type:TYPE or capability:CAPABILITY for one that lives
     agent: String,
     /// What the agent gets, as JSON
     #[arg(short, long, value_name = "JSON")]
@@ -32,8 +32,13 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Outcome {
     let payload = input::value(args.payload.as_deref(), args.input.as_ref())?.unwrap_or(Value::Null);
-    let agent = context.named(Named::Agent, &args.agent).await?;
-    let mut body = json!({ "payload": payload });
+    let is_group = args.agent.starts_with("type:") || args.agent.starts_with("capability:");
+    let to = if is_group {
+        args.agent.clone()
+    } else {
+        text(&context.named(Named::Agent, &args.agent).await?, "id").to_owned()
+    };
+    let mut body = json!({ "to": to, "payload": payload });
     let optional = [
         ("type", args.message_type.map(Value::from)),
         ("correlation_id", args.correlation_id.map(Value::from)),
@@ -44,7 +49,7 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Outcome {
             body[field] = value;
         }
     }
-    let answer = context.client.post(&["agents", text(&agent, "id"), "message"], &body).await?;
+    let answer = context.client.post(&["messages"], &body).await?;
     if context.output.is_json() {
         context.output.document(&answer)?;
     } else {

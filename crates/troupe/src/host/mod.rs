@@ -139,7 +139,7 @@ pub(crate) fn credentials(
         eprintln!("a new API key was made, and is kept in {}; clients present it as X-API-Key:\n{key}", file.display());
     };
     let api_key = gateway::ApiKey::of(settings, told)?;
-    Ok(gateway::Credentials { api_key, secret: gateway::secret(settings, secret)?, shared })
+    Ok(gateway::Credentials { api_key, secret: gateway::secret(settings, secret)?, shared, metrics: None })
 }
 
 /// An error with what to do about it, where that is known.

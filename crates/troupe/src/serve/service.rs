@@ -83,6 +83,7 @@ impl Service {
                 let listen = settings.listen;
                 gateway::check_listen(listen, settings.is_protected())?;
                 let mut credentials = crate::host::credentials(&settings, None, serve.keys()?)?;
+                credentials.metrics = serve.own_metrics_secret()?.as_ref().map(gateway::MetricsToken::new);
                 if credentials.secret.is_none() {
                     credentials.secret = serve.root_secret()?;
                 }

@@ -31,7 +31,8 @@ pub(crate) struct Settings {
     /// A file with the token.
     pub(crate) token_file: Option<PathBuf>,
     /// What is to be presented at `/metrics` of `http`, as `authorization: Bearer …`: at least 32 characters. Beyond loopback it is
-    /// needed, and the token counts where there is no other.
+    /// needed, and the token counts where there is no other. A gateway takes it at its `/metrics` too, besides credentials that may
+    /// read them.
     pub(crate) metrics_token: Option<Secret>,
     /// A file with that.
     pub(crate) metrics_token_file: Option<PathBuf>,
@@ -90,14 +91,21 @@ impl Settings {
         if self.http.is_none_or(|http| http.ip().to_canonical().is_loopback()) {
             return Ok(None);
         }
-        let secret = Secret::given(self.metrics_token.as_ref(), self.metrics_token_file.as_deref())?;
-        let own = secret.as_ref().map(Token::new).transpose().context("serve.metrics_token cannot be used")?;
+        let own = self.own_metrics_secret()?.as_ref().map(Token::new).transpose()?;
         own.map_or_else(|| self.token(), |own| Ok(Some(own)))
+    }
+
+    /// What opens metrics and nothing else, where it is set: also those of a gateway, which takes the token of all for nothing.
+    pub(crate) fn own_metrics_secret(&self) -> anyhow::Result<Option<Secret>> {
+        let own = Secret::given(self.metrics_token.as_ref(), self.metrics_token_file.as_deref())?;
+        // One that can be guessed is refused by every process.
+        own.as_ref().map(Token::new).transpose().context("serve.metrics_token cannot be used")?;
+        Ok(own)
     }
 
     /// The same as text, for whoever reads metrics.
     pub(crate) fn metrics_secret(&self) -> anyhow::Result<Option<Secret>> {
-        let own = Secret::given(self.metrics_token.as_ref(), self.metrics_token_file.as_deref())?;
+        let own = self.own_metrics_secret()?;
         let of_all = || Secret::given(self.token.as_ref(), self.token_file.as_deref());
         Ok(own.map_or_else(of_all, |own| Ok(Some(own)))?)
     }

@@ -173,6 +173,19 @@ impl Tokens {
         }
     }
 
+    /// The API key that was exchanged for a good token; none for one of another issuer. An agent's names the agent, so its family
+    /// says it.
+    pub(crate) async fn key_of(&self, principal: &Principal, token: &str) -> Result<Option<Arc<str>>, Error> {
+        if principal.kind != Kind::Token {
+            return Ok(None);
+        }
+        let Some((_, credential)) = principal.agent.and_then(|_| self.of_agent(token)) else {
+            return Ok(Some(principal.subject.as_str().into()));
+        };
+        let family = self.family(&credential.family).await?;
+        Ok(family.map(|family| family.key_id.split(':').next().unwrap_or_default().into()))
+    }
+
     /// The agent that an access token for communication is made out to.
     fn of_agent(&self, token: &str) -> Option<(Arc<Principal>, Credential)> {
         let known = self.shared.as_ref()?.agent(token).ok()?;

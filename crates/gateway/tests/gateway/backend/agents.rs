@@ -108,9 +108,20 @@ impl RegistryService for Backend {
 
     async fn select_agents(
         &self,
-        _: Request<registry::SelectAgentsRequest>,
+        request: Request<registry::SelectAgentsRequest>,
     ) -> Result<Response<registry::SelectAgentsResponse>, Status> {
-        Err(Status::unimplemented("not for the gateway"))
+        use registry::select_agents_request::Target;
+        let request = self.called("select_agents", request)?;
+        let is_one = |agent: &registry::Agent| match &request.target {
+            Some(Target::AgentType(wanted)) => agent.agent_type == *wanted,
+            Some(Target::Capability(wanted)) => agent.capabilities.contains(wanted),
+            None => false,
+        };
+        let mut agents: Vec<_> = self.state().agents.values().filter(|agent| is_one(agent)).cloned().collect();
+        agents.retain(|agent| !request.exclude_agent_ids.contains(&agent.id));
+        agents.truncate(request.count.max(1) as usize);
+        self.state().selections.push(request);
+        self.answered(registry::SelectAgentsResponse { agents })
     }
 
     async fn heartbeat(
