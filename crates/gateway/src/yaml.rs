@@ -33,6 +33,8 @@ pub(crate) fn convert(yaml: &[u8], limit: usize) -> Result<Bytes, Problem> {
             max_total_replayed_events: MAX_REPLAYED,
         },
         with_snippet: false,
+        // As YAML 1.2 has it: `NO` is a country, and `y` may be a name.
+        strict_booleans: true,
     };
     let value: Value = serde_saphyr::from_slice_with_options(yaml, options).map_err(|error| {
         let message: String = format!("not YAML: {error}").chars().take(500).collect();
@@ -61,6 +63,10 @@ mod tests {
             .unwrap();
         let expected = r#"{"name":"a","steps":[{"id":"x","timeout":"30s","input":[1,2.5,null,true,"1"]}]}"#;
         assert_eq!(json, expected);
+        assert_eq!(
+            convert(b"{ country: NO, y: yes, on: off }", 100).unwrap(),
+            r#"{"country":"NO","y":"yes","on":"off"}"#
+        );
     }
 
     #[test]

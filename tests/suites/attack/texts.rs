@@ -199,7 +199,7 @@ fn is_kept(asked: &Call, place: &Place, word: &str, answer: &Value) -> bool {
 pub(super) async fn all_calls(api: &Api) -> Vec<Call> {
     let made = admin(api, Method::POST, "/api/v1/workflows", Some(&definition())).await.expect(201);
     let workflow = made["id"].as_str().expect("an id").to_owned();
-    let agent = json!({ "agent_type": "echo", "name": "texts" });
+    let agent = json!({ "agent_type": "echo", "name": "texts", "capabilities": ["greet"] });
     let agent = admin(api, Method::POST, "/api/v1/agents", Some(&agent)).await.expect(201);
     let started = format!("/api/v1/workflows/{workflow}/execute");
     let started = admin(api, Method::POST, &started, Some(&json!({ "wait_ms": 60_000 }))).await.expect(200);
@@ -228,7 +228,9 @@ async fn texts_are_kept_or_refused(mut product: Product) {
             let asked = call.with(&place, word);
             let Some((status, answer)) = asked.send(api).await else { return 0 };
             let what = || format!("{} {} with {word:?} in {place:?}: {status} {answer}", call.method, call.path);
-            assert!(status < 500, "{}", what());
+            // What was said about the agent before has left nobody that a message to a capability could go to.
+            let is_of_nobody = answer["code"] == "no_live_agent" && call.path == "/api/v1/messages";
+            assert!(status < 500 || is_of_nobody, "{}", what());
             assert!(!answer.to_string().contains("root:x:"), "{}", what());
             if status < 300 {
                 assert!(is_kept(&asked, &place, word, &answer), "{}", what());

@@ -350,7 +350,7 @@ pub(super) const KINDS: &[Kind] = &[
     },
     Kind {
         // A loop in a block in a `for_each`, each round with its undo, which is then wanted.
-        name: "rounds",
+        name: "undone-rounds",
         definition: || {
             let mut one = echo("one", &json!("${{ item }}"));
             one["compensate"] = json!({ "agent_type": "echo", "action": "unone" });
@@ -366,10 +366,10 @@ pub(super) const KINDS: &[Kind] = &[
         events: &[("step_failed", 1), ("compensation_started", 1), ("step_compensated", 12), ("failed", 1)],
     },
     Kind {
-        name: "rounds-in-a-child",
+        name: "undone-in-a-child",
         definition: || {
             let input = json!({ "items": "${{ input.items }}" });
-            let child = json!({ "id": "child", "workflow": { "name": "rounds", "input": input },
+            let child = json!({ "id": "child", "workflow": { "name": "undone-rounds", "input": input },
                                 "retry": { "max_attempts": 1 }, "on_failure": { "fallback": "${{ input.n }}" } });
             json!({ "steps": [child], "output": "${{ steps.child.output }}" })
         },

@@ -299,7 +299,7 @@ async fn a_flood_of_strangers_is_cut_short_and_nobody_known_is() {
         log.note_later(entry(1), Bound::Stranger(at(1)));
         log.note_later(entry(4), Bound::Missing(Caller::Key("key:key_1".into())));
     }
-    log.note_later(entry(5), Bound::Stranger(at(2)));
+    log.note_later(Entry { at: entry(1).at, ..entry(5) }, Bound::Stranger(at(2)));
     log.note_later(entry(2), Bound::None);
     log.note(entry(3)).await.unwrap();
     let noted = async || {

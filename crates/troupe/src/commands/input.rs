@@ -39,7 +39,10 @@ pub(super) fn documents(text: &str, path: &Path) -> anyhow::Result<Vec<Value>> {
         Ok(document) => Ok(vec![document]),
         Err(error) if is_json => Err(error).with_context(|| format!("{} is not JSON", shown(path))),
         Err(_) => {
-            serde_saphyr::from_multiple(text).with_context(|| format!("{} is neither JSON nor YAML", shown(path)))
+            // As the gateway reads it: `NO` is a country, and no boolean.
+            let options = serde_saphyr::options! { strict_booleans: true };
+            serde_saphyr::from_multiple_with_options(text, options)
+                .with_context(|| format!("{} is neither JSON nor YAML", shown(path)))
         }
     }
 }

@@ -246,6 +246,7 @@ mod tests {
             )
         }
 
+        /// Each kind for itself on the heap: all of them in one are more than a thread's stack.
         fn frame() -> impl Strategy<Value = proto::AgentEvent> {
             let of_tasks = prop_oneof![
                 text().prop_map(|task_id| Event::Started(proto::TaskStarted { task_id })),
@@ -255,18 +256,20 @@ mod tests {
                 (text(), outcome(), text()).prop_map(|(task_id, outcome, traceparent)| {
                     Event::Result(proto::TaskResult { task_id, outcome, traceparent })
                 }),
-            ];
+            ]
+            .boxed();
             let of_deliveries = prop_oneof![
                 (text(), text(), any::<u32>()).prop_map(|(delivery_id, reason, delay_ms)| {
                     Event::Nack(proto::Nack { delivery_id, reason, delay_ms })
                 }),
                 (text(), text()).prop_map(|(delivery_id, reason)| Event::Reject(proto::Reject { delivery_id, reason })),
                 id("msg").prop_map(|message_id| Event::MessageAck(proto::MessageAck { message_id })),
-            ];
-            let send = (any::<u64>(), proptest::option::weighted(0.9, message()))
-                .prop_map(|(r#ref, message)| Event::Send(proto::Send { r#ref, message }));
-            let event =
-                prop_oneof![4 => of_tasks, 3 => of_deliveries, 3 => send, 1 => hello_frame().prop_map(Event::Hello)];
+            ]
+            .boxed();
+            let send = (any::<u64>(), proptest::option::weighted(0.9, message().boxed()))
+                .prop_map(|(r#ref, message)| Event::Send(proto::Send { r#ref, message }))
+                .boxed();
+            let event = prop_oneof![4 => of_tasks, 3 => of_deliveries, 3 => send, 1 => hello_frame().prop_map(Event::Hello).boxed()];
             proptest::option::weighted(0.9, event).prop_map(|event| proto::AgentEvent { event })
         }
 
