@@ -50,6 +50,7 @@ pub(crate) struct NewMessage {
 }
 
 /// A message to send, and whom to.
+// The fields of `NewMessage` again: serde refuses no unknown fields where a struct is flattened into another.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"to": "capability:greet", "payload": {"text": "hello"}, "type": "greeting"}))]

@@ -4,6 +4,7 @@
 mod compensation;
 mod control;
 mod decisions;
+mod explain;
 mod flow;
 mod groups;
 mod instances;
