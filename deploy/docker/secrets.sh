@@ -35,7 +35,8 @@ rabbitmq=$(cat "$dir/rabbitmq/password")
 redis=$(cat "$dir/redis/password")
 
 # Read by servers that have given up being root by then; nobody else has their volumes.
-printf 'default_user = troupe\ndefault_pass = %s\n' "$rabbitmq" | put rabbitmq/rabbitmq.conf 0444
+# What is taken is acknowledged when it is over, which may take days: a year, in milliseconds.
+printf 'default_user = troupe\ndefault_pass = %s\nconsumer_timeout = 31622400000\n' "$rabbitmq" | put rabbitmq/rabbitmq.conf 0444
 # What Redis holds may be lost, and must not fill the machine.
 printf 'requirepass %s\nsave ""\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n' "$redis" |
     put redis/redis.conf 0444

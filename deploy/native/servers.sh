@@ -111,7 +111,10 @@ rabbitmq() {
         case $1 in
             start)
                 [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && return
+                rm -f "$RABBITMQ_PID_FILE"
                 setsid nohup "$rabbitmq_lib/rabbitmq-server" >"$dir/rabbitmq/out" 2>&1 </dev/null &
+                # The tool fails where it finds the file, and nothing in it yet.
+                for _ in $(seq 900); do [ -s "$RABBITMQ_PID_FILE" ] && break; sleep 0.1; done
                 "$rabbitmq_lib/rabbitmqctl" wait --timeout 90 "$RABBITMQ_PID_FILE" >/dev/null
                 # A client that asks a quorum queue before it has elected can leave it without a leader for good in Debian's
                 # version (rabbitmq/rabbitmq-server#10070).

@@ -18,7 +18,8 @@ use testkit::{Api, Server, eventually, within};
 use crate::kill::{check_all, check_nothing_left, driver::Driver, prepare};
 
 /// What is written now: the version with which it was written first, and what is new in it. A change of what the databases have gets
-/// a name of its own here, so that it is kept as well.
+/// a name of its own here, so that it is kept as well. Of tables that is noticed below; of how events and packs are written, whoever
+/// changes it has to think of it.
 const FORMAT: &str = "0.1.0-keys";
 
 /// What makes the tables, a line each.

@@ -63,7 +63,7 @@ async fn play(api: &Api, desk: &Desk, workflow: &str, script: &Script) {
     for step in &script.moves {
         match step {
             Move::Out(wanted) => desk.wait_for(&execution, wanted, number).await,
-            Move::Done(unit, output) => desk.end(&execution, unit, output, number).await,
+            Move::Done(unit, output) => desk.end(api, &execution, unit, output, number).await,
             Move::Signal(name, payload) => {
                 let path = format!("/api/v1/executions/{execution}/signals/{name}");
                 let answer = api.post(&path, &json!({ "payload": payload })).await;
@@ -171,8 +171,10 @@ impl Desk {
         .await;
     }
 
-    /// Ends a task of a unit with an output, once it is out.
-    async fn end(&self, execution: &str, name: &str, output: &Value, pattern: u32) {
+    /// Ends a task of a unit with an output, once it is out. What follows from that has begun afterwards, as far as is recorded with
+    /// it, so that it is seen where nothing should.
+    async fn end(&self, api: &Api, execution: &str, name: &str, output: &Value, pattern: u32) {
+        let before = completed(api, execution).await;
         eventually(&format!("pattern {pattern}: {name} is out"), async || {
             let mut in_hand = self.in_hand();
             let found = in_hand.keys().find(|id| is_of(id, execution) && unit(id) == name).cloned();
@@ -182,7 +184,24 @@ impl Desk {
             work.send(output.clone()).map_err(|_| vec!["it was withdrawn".to_owned()])
         })
         .await;
+        eventually(&format!("pattern {pattern}: the end of {name} is recorded"), async || {
+            let now = completed(api, execution).await;
+            if now > before { Ok(()) } else { Err(now) }
+        })
+        .await;
     }
+}
+
+/// How many ends of its steps an execution has in its log.
+async fn completed(api: &Api, execution: &str) -> usize {
+    eventually("the child is there", async || {
+        let shown = api.get(&format!("/api/v1/executions/{execution}")).await;
+        if shown.status == 200 { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    let events = api.events(execution).await;
+    let kinds = events.iter().filter_map(|event| event["type"].as_str());
+    kinds.filter(|kind| ["step_completed", "step_repeated", "step_compensated"].contains(kind)).count()
 }
 
 /// The name of the unit that a task is of: `a` of `exe_…/a@2/1`.

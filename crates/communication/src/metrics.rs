@@ -10,8 +10,9 @@ const FRAMES: &str = "troupe_frames_total";
 pub(crate) const TASKS_QUEUED: &str = "troupe_tasks_queued";
 /// Counter: tasks that went to work queues of the message broker.
 pub(crate) const TASKS_ENQUEUED: &str = "troupe_tasks_enqueued_total";
-/// Counter: tasks that were put into work queues that are empty now, and are asked for everywhere.
-pub(crate) const TASKS_GIVEN_UP: &str = "troupe_tasks_given_up_total";
+/// Counter: tasks that were put into work queues that are empty now: other replicas have them, or they are lost, which is found
+/// out by asking everywhere.
+pub(crate) const TASKS_ASKED_FOR: &str = "troupe_tasks_asked_for_total";
 /// Counter: hand-overs of tasks to sessions.
 pub(crate) const TASK_DELIVERIES: &str = "troupe_task_deliveries_total";
 /// Histogram, seconds: from the hand-over of a task to its result, by `agent_type`.

@@ -63,6 +63,7 @@ pub(crate) struct ReadableFields;
 
 impl<'writer> FormatFields<'writer> for ReadableFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        // Without styles for the names: what comes in a value must not be taken for one.
         DefaultFields::new().format_fields(Writer::new(&mut OneLine(&mut writer)), fields)?;
         let trace::Ids { trace, span, correlation } = trace::ids();
         if let Some(trace) = trace {

@@ -301,7 +301,7 @@ fn tls_settings(directory: &Path, service: &str) -> String {
 
 /// An address of loopback that is nobody else's: no port that is chosen by the system for something else can be in the way, now
 /// or after a restart.
-fn own_address() -> SocketAddr {
+pub fn own_address() -> SocketAddr {
     static LAST: AtomicU8 = AtomicU8::new(0);
     let octet = |number: u32| u8::try_from(1 + number % 250).unwrap_or(1);
     let process = std::process::id();

@@ -17,7 +17,9 @@ mod wait;
 pub mod websocket;
 
 pub use api::{Answer, Api};
-pub use cluster::{CERT_NAME, Cluster, Connections, ONE_OF_EACH, Setup, Size, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS};
+pub use cluster::{
+    CERT_NAME, Cluster, Connections, ONE_OF_EACH, Setup, Size, TOKEN, TWO_OF_EACH, TWO_ORCHESTRATORS, own_address,
+};
 pub use command::{Output, binary, troupe, troupe_with, workspace};
 pub use proxy::{Network, Proxy};
 pub use scans::{Scans, behind_the_back, fill};

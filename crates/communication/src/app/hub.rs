@@ -30,12 +30,20 @@ pub(crate) struct Hub {
     open: watch::Sender<usize>,
     unreported: Mutex<Vec<Report>>,
     changed: Notify,
+    /// It is known of tasks that were on their way to the message broker whether they are there.
+    arrived: Notify,
 }
 
 impl Hub {
     pub(crate) fn new(broker: Broker) -> Self {
         let (open, _) = watch::channel(0);
-        Self { broker: Mutex::new(broker), open, unreported: Mutex::default(), changed: Notify::new() }
+        Self {
+            broker: Mutex::new(broker),
+            open,
+            unreported: Mutex::default(),
+            changed: Notify::new(),
+            arrived: Notify::new(),
+        }
     }
 
     /// The broker, for one or a batch of calls; never held across a wait.
@@ -72,6 +80,19 @@ impl Hub {
     pub(crate) async fn no_sessions(&self) {
         // The sender lives as long as `self`.
         let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    /// Puts no more tasks into work queues, and waits until it is known of those on their way whether they are there. For one
+    /// waiter; cancel-safe.
+    pub(crate) async fn nothing_leaves(&self) {
+        self.broker().enqueue_nothing();
+        loop {
+            let arrived = self.arrived.notified();
+            if !self.broker().is_anything_leaving() {
+                return;
+            }
+            arrived.await;
+        }
     }
 
     fn report_soon(&self, report: Option<Report>) {
@@ -132,10 +153,12 @@ impl Sink for Hub {
 impl WorkSink for Hub {
     fn enqueued(&self, tasks: &[TaskId]) {
         self.broker().enqueued(tasks);
+        self.arrived.notify_one();
     }
 
     fn not_enqueued(&self, tasks: &[TaskId]) {
         self.broker().not_enqueued(tasks);
+        self.arrived.notify_one();
     }
 
     fn delivered(&self, parcels: Vec<(Parcel, Lot)>) {

@@ -70,6 +70,25 @@ impl Direct {
         Self { sink: OnceLock::new(), limits, answer_wait, state: Mutex::default() }
     }
 
+    /// What stays away from its mailbox for a while, by sequence.
+    pub(super) fn delayed(&self) -> HashMap<Mailbox, Vec<i64>> {
+        let mut delayed: HashMap<_, Vec<_>> = HashMap::new();
+        for delivery in self.lock().delayed.values() {
+            delayed.entry(delivery.envelope.message.mailbox()).or_default().push(delivery.envelope.sequence);
+        }
+        delayed
+    }
+
+    /// Does a mailbox have less than its limits?
+    pub(super) fn has_room(&self, mailbox: &Mailbox) -> bool {
+        let mut state = self.lock();
+        let has_room = state.rooms.reserve(mailbox, 0, self.limits).is_ok();
+        if has_room {
+            state.rooms.release(mailbox, 0);
+        }
+        has_room
+    }
+
     /// Takes everything out of one mailbox that nobody holds.
     pub(super) fn clear(&self, mailbox: &Mailbox) -> Vec<Delivery> {
         self.lock().clear(mailbox)

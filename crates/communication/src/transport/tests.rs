@@ -30,7 +30,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    RabbitMqSettings,
+    QueueType, RabbitMqSettings,
     app::{Kind, Message, Status},
     store::{Batch, MessageUpdate, Store, open},
 };
@@ -295,6 +295,16 @@ macro_rules! every_transport {
             async fn $name() {
                 let (_folder, store) = super::store().await;
                 super::$name(super::Replica::rabbitmq(&super::Servers::shared().virtual_host(), store)).await;
+            })*
+        }
+        mod rabbitmq_classic {
+            $(#[tokio::test]
+            async fn $name() {
+                let (_folder, store) = super::store().await;
+                let classic =
+                    |settings: &mut super::RabbitMqSettings| settings.queues.mailboxes = super::QueueType::Classic;
+                let host = super::Servers::shared().virtual_host();
+                super::$name(super::Replica::with(&host, store, classic).0).await;
             })*
         }
     };

@@ -95,4 +95,6 @@ pub(crate) trait WorkQueues: Send + Sync + 'static {
     fn takers(&self, queue: &QueueKey) -> u32;
     /// A task that was delivered is over, or published again.
     fn settle(&self, lot: Lot);
+    /// Takes no task over any more: the replica stops. What is on its way is told of as ever.
+    fn close(&self);
 }

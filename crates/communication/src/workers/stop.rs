@@ -1,4 +1,5 @@
-//! How it stops: sessions are asked to leave and get time to finish; what is left is ended; then the last is recorded.
+//! How it stops: sessions are asked to leave and get time to finish; what is left is ended; then tasks on their way to work
+//! queues get there; then the last is recorded.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -9,6 +10,9 @@ use crate::{app::Hub, error::CommunicationError};
 
 /// How long ended sessions have to be closed by their tasks.
 const CLOSING: Duration = Duration::from_secs(1);
+/// How long the message broker has to say whether it has the tasks on their way to it. Of what it does not say so in time
+/// orchestrators take it that it is lost, and it is there twice.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// Waits for the drain, then goes through it; `over` turns true when no session is left.
 pub(super) async fn run(
@@ -24,6 +28,9 @@ pub(super) async fn run(
         hub.broker().end_sessions(&CommunicationError::Stopping.into());
         // Their tasks close them; whoever does not get to it is cut later.
         let _ = timeout(CLOSING, hub.no_sessions()).await;
+    }
+    if timeout(LEAVING, hub.nothing_leaves()).await.is_err() {
+        tracing::warn!("the message broker has not said in time which tasks it has");
     }
     hub.broker().finish();
     over.send_replace(true);

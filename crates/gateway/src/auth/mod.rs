@@ -128,7 +128,8 @@ impl Auth {
         if keys().count() + authorizations().filter(|value| is_bearer(value)).count() > 1 {
             return Err(Denied::Several);
         }
-        match (keys().next(), authorizations().next()) {
+        let token = authorizations().find(|value| is_bearer(value)).or_else(|| authorizations().next());
+        match (keys().next(), token) {
             (Some(key), _) => self.by_key(key).await,
             (None, Some(value)) => self.by_token(bearer(value).ok_or(Denied::Nobody)?).await,
             (None, None) if self.is_open() => {

@@ -17,7 +17,7 @@ use lifecycle::Shutdown;
 use store::{PageSize, PageToken};
 use tonic::{Request, Response, Status};
 
-use crate::app::{Change, Registration, Registry, Strategy};
+use crate::app::{Change, Registration, Registry, Snapshot, Strategy};
 
 /// Bytes of the configurations in one page.
 const MOST_BYTES: usize = contracts::MAX_MESSAGE_BYTES / 4;
@@ -35,6 +35,16 @@ impl Api {
     pub(crate) const fn new(registry: Arc<Registry>, edge: Shutdown) -> Self {
         Self { registry, edge }
     }
+}
+
+/// How many of these fit an answer, as their configurations may be large: at least one.
+fn fitting(agents: &[Snapshot]) -> usize {
+    let mut bytes = 0;
+    let fitting = agents.iter().take_while(|snapshot| {
+        bytes += snapshot.agent.config.as_str().len();
+        bytes <= MOST_BYTES
+    });
+    fitting.count().max(1)
 }
 
 #[tonic::async_trait]
@@ -97,13 +107,7 @@ impl RegistryService for Api {
                 && liveness.is_none_or(|liveness| liveness == snapshot.liveness)
         });
         let (mut rows, mut next) = size.cut(rows, |last| PageToken::after(last.agent.id));
-        // What the configurations take, and no more than fits an answer.
-        let mut bytes = 0;
-        let fitting = rows.iter().take_while(|snapshot| {
-            bytes += snapshot.agent.config.as_str().len();
-            bytes <= MOST_BYTES
-        });
-        let fitting = fitting.count().max(1);
+        let fitting = fitting(&rows);
         if fitting < rows.len() {
             rows.truncate(fitting);
             next = rows.last().map(|last| PageToken::after(last.agent.id)).unwrap_or_default();
@@ -138,7 +142,8 @@ impl RegistryService for Api {
         let exclude: Result<Vec<_>, Error> = request.exclude_agent_ids.iter().map(|id| wire::agent_id(id)).collect();
         let count = request.count.clamp(1, MAX_SELECTED) as usize;
         let target = wire::target(request.target)?;
-        let chosen = self.registry.select(&namespace, &target, count, &strategy, &exclude?);
+        let mut chosen = self.registry.select(&namespace, &target, count, &strategy, &exclude?);
+        chosen.truncate(fitting(&chosen));
         Ok(Response::new(SelectAgentsResponse { agents: chosen.into_iter().map(wire::agent).collect() }))
     }
 

@@ -1,11 +1,9 @@
 //! The load: a closed loop of a fixed number of calls out at once, or so many a second, each timed.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, time::Duration};
 
 use hdrhistogram::Histogram;
+use tokio::time::Instant;
 
 use super::{
     cost::{Before, Cost},
@@ -83,7 +81,7 @@ where
             next.set(number + 1);
             let due = begun + plan.due(number);
             let called = if plan.rate.is_some() {
-                tokio::time::sleep_until(due.into()).await;
+                tokio::time::sleep_until(due).await;
                 due
             } else {
                 Instant::now()
@@ -157,15 +155,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn with_a_rate_a_call_counts_from_when_it_was_due() {
         let plan = Plan { runs: 4, concurrency: 1, warmup: 0, rate: Some(10) };
-        let called = tokio::time::Instant::now();
         let measured = drive(4, plan, |_| async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             Ok(())
         })
         .await;
         // Due every 100 ms, and one at a time: each begins 200 ms later than the one before.
-        let elapsed = called.elapsed();
-        assert!(elapsed >= Duration::from_millis(1_200) && elapsed < Duration::from_millis(1_300), "{elapsed:?}");
-        assert_eq!(measured.latencies.len(), 4);
+        let latencies: Vec<_> = measured.latencies.iter_recorded().map(|value| value.value_iterated_to()).collect();
+        let expected = [300_000, 500_000, 700_000, 900_000];
+        assert_eq!(latencies.len(), expected.len(), "{latencies:?}");
+        for (latency, expected) in latencies.iter().zip(expected) {
+            // The clock has whole milliseconds, and the histogram three digits.
+            assert!(latency.abs_diff(expected) <= 4_000, "{latencies:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_rate_calls_begin_no_faster_than_that() {
+        let plan = Plan { runs: 4, concurrency: 4, warmup: 0, rate: Some(10) };
+        let measured = drive(4, plan, |_| async { Ok(()) }).await;
+        assert!(measured.elapsed >= Duration::from_millis(300), "{:?}", measured.elapsed);
     }
 }

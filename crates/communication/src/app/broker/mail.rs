@@ -91,7 +91,7 @@ impl Broker {
         }
         // One message at a time to the least loaded, so that it is shared out. Answers to one instance are not.
         while mailbox.instance.is_none()
-            && let Some(id) = self.pick(&key)
+            && let Some(id) = self.pick_with(&key, Session::has_room_for_mail)
             && self.pull_message(id, Wanted::Any)
         {}
         for id in ids {

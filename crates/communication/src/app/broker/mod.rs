@@ -227,7 +227,7 @@ impl Broker {
         touched.extend(session.fits.iter().cloned());
         self.return_messages(&session, why);
         session.mailboxes().for_each(|mailbox| self.close_unused(mailbox));
-        if let Some(id) = &session.awaits {
+        if let Some((id, _)) = &session.awaits {
             self.pass_on(id);
         }
         for key in &touched {
@@ -433,27 +433,34 @@ impl Broker {
     /// Tasks and messages in turn, while it has credit.
     fn fill(&mut self, id: SessionId) {
         while let Some(session) = self.sessions.get_mut(&id)
-            && session.has_room()
+            && session.has_room_for_mail()
         {
             session.mail_turn = !session.mail_turn;
             let mail_first = session.mail_turn;
             let handed = (mail_first && self.pull_message(id, Wanted::Any))
-                || self.pull_task(id)
-                || (!mail_first && self.has_room_for_more(id) && self.pull_message(id, Wanted::Any));
+                || (self.would_take(id, Session::has_room) && self.pull_task(id))
+                || (!mail_first
+                    && self.would_take(id, Session::has_room_for_mail)
+                    && self.pull_message(id, Wanted::Any));
             if !handed {
                 return self.relieve(id);
             }
         }
     }
 
-    fn has_room_for_more(&self, id: SessionId) -> bool {
-        self.sessions.get(&id).is_some_and(Session::has_room)
+    fn would_take(&self, id: SessionId, has_room: fn(&Session) -> bool) -> bool {
+        self.sessions.get(&id).is_some_and(has_room)
+    }
+
+    /// The session of a queue that has room for one of its tasks.
+    fn pick(&self, key: &QueueKey) -> Option<SessionId> {
+        self.pick_with(key, Session::has_room)
     }
 
     /// The least loaded session with free credit among those of a queue, and among equals the one idle for longest.
-    fn pick(&self, key: &QueueKey) -> Option<SessionId> {
+    fn pick_with(&self, key: &QueueKey, has_room: fn(&Session) -> bool) -> Option<SessionId> {
         let sessions = self.queues.sessions(key).iter().filter_map(|id| self.sessions.get(id));
-        let free = sessions.filter(|session| session.has_room());
+        let free = sessions.filter(|session| has_room(session));
         free.min_by_key(|session| (session.load(), session.last_turn)).map(|session| session.id)
     }
 }

@@ -121,7 +121,7 @@ impl Broker {
     /// hears so.
     pub(crate) fn emptied(&mut self, key: &QueueKey, before: Instant) {
         for (id, enqueued) in self.enqueued.take_older(key, before) {
-            ::metrics::counter!(metrics::TASKS_GIVEN_UP).increment(1);
+            ::metrics::counter!(metrics::TASKS_ASKED_FOR).increment(1);
             self.orchestrators.tell(Some(&enqueued.replica), Update::new(id, None, What::Unknown));
         }
     }

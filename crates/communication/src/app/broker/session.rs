@@ -49,8 +49,8 @@ pub(crate) struct Session {
     pub(crate) owed: usize,
     /// Tasks that sessions were lost with before, and how much it may hold together with each.
     pub(crate) suspects: Vec<(TaskId, usize)>,
-    /// Such a task in line that it is kept free for.
-    pub(crate) awaits: Option<TaskId>,
+    /// Such a task in line that it is kept free for, and how much it may hold together with it.
+    pub(crate) awaits: Option<(TaskId, usize)>,
     /// When it last got something, as a count: among equally loaded ones the idlest is next.
     pub(crate) last_turn: u64,
 }
@@ -73,6 +73,11 @@ impl Session {
     /// May it be given something?
     pub(crate) fn has_room(&self) -> bool {
         self.awaits.is_none() && self.could_take()
+    }
+
+    /// May it be given a message? While it is kept free, only as long as its tasks alone are too many.
+    pub(crate) fn has_room_for_mail(&self) -> bool {
+        self.awaits.as_ref().is_none_or(|(_, company)| self.tasks.len() >= *company) && self.could_take()
     }
 
     /// May it, if it is not kept free?

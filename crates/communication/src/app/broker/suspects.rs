@@ -2,8 +2,8 @@
 //! that holds little enough.
 //!
 //! Such a session does not come by itself where its other queues and its mailbox never run dry. So one is kept free for the task
-//! when its turn comes: it is given nothing else until it holds little enough. What waits behind the task goes to others
-//! meanwhile, and so does the task itself where another session is ready for it first.
+//! when its turn comes: it is given no other task until it holds little enough, and no message once those are what it waits for.
+//! What waits behind the task goes to others meanwhile, and so does the task itself where another session is ready for it first.
 //!
 //! Invariant: `awaited` and the sessions' `awaits` say the same, of tasks in line and of sessions that may take them.
 
@@ -51,17 +51,22 @@ impl Broker {
 
     /// Does a session hold little enough for a task?
     pub(super) fn may_join(&self, id: &str, session: SessionId) -> bool {
-        let lost = self.tasks.get(id).map_or(0, |entry| entry.lost);
-        let limit = self.limits.deliveries;
-        self.sessions
-            .get(&session)
-            .is_some_and(|session| !session.is_crowded_for(company(lost, session.credits, limit)))
+        let Some(company) = self.company_of(id, session) else { return false };
+        self.sessions.get(&session).is_some_and(|session| !session.is_crowded_for(company))
     }
 
-    /// A session is given nothing until it holds little enough for a task in line.
+    /// How much a session may hold together with a task.
+    fn company_of(&self, id: &str, session: SessionId) -> Option<usize> {
+        let lost = self.tasks.get(id).map_or(0, |entry| entry.lost);
+        self.sessions.get(&session).map(|session| company(lost, session.credits, self.limits.deliveries))
+    }
+
+    /// A session is given no other task until it holds little enough for a task in line.
     pub(super) fn keep_free(&mut self, session: SessionId, id: &TaskId) {
-        if let Some(kept) = self.sessions.get_mut(&session) {
-            kept.awaits = Some(Arc::clone(id));
+        if let Some(company) = self.company_of(id, session)
+            && let Some(kept) = self.sessions.get_mut(&session)
+        {
+            kept.awaits = Some((Arc::clone(id), company));
             self.awaited.insert(Arc::clone(id), session);
         }
     }
@@ -69,7 +74,7 @@ impl Broker {
     /// Gives a session the task that it is kept free for, once it holds little enough.
     pub(super) fn redeem(&mut self, session: SessionId) {
         let Some(kept) = self.sessions.get(&session).filter(|session| session.could_take()) else { return };
-        if let Some(id) = kept.awaits.clone()
+        if let Some((id, _)) = kept.awaits.clone()
             && self.may_join(&id, session)
             && let Some(entry) = self.tasks.get(&id)
             && let State::Queued { place, .. } = entry.state
@@ -92,7 +97,7 @@ impl Broker {
 
     /// A session may not take the task any more that it is kept free for: another has to.
     pub(super) fn wait_no_more(&mut self, session: SessionId) {
-        if let Some(id) = self.sessions.get_mut(&session).and_then(|session| session.awaits.take()) {
+        if let Some((id, _)) = self.sessions.get_mut(&session).and_then(|session| session.awaits.take()) {
             self.pass_on(&id);
         }
     }

@@ -45,7 +45,10 @@ impl Bench {
         }
         for (id, session) in &self.broker.awaited {
             let (task, session) = (&self.broker.tasks[id], &self.broker.sessions[session]);
-            assert!(session.awaits.as_ref() == Some(id) && session.fits.contains(&task.key), "{id} is awaited in vain");
+            assert!(
+                session.awaits.as_ref().is_some_and(|(awaited, _)| awaited == id) && session.fits.contains(&task.key),
+                "{id} is awaited in vain"
+            );
             assert!(matches!(task.state, State::Queued { .. }), "{id} is not in line");
         }
         let awaiting = self.broker.sessions.values().filter(|session| session.awaits.is_some());

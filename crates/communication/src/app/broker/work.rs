@@ -146,6 +146,18 @@ impl Broker {
         self.consume(key);
     }
 
+    /// No task goes to the message broker any more: the replica stops.
+    pub(crate) fn enqueue_nothing(&self) {
+        if let Some(work) = &self.work {
+            work.close();
+        }
+    }
+
+    /// Is a task on its way to the message broker?
+    pub(crate) fn is_anything_leaving(&self) -> bool {
+        self.tasks.values().any(|entry| matches!(entry.state, State::Leaving))
+    }
+
     /// Tasks are with the message broker.
     pub(crate) fn enqueued(&mut self, ids: &[TaskId]) {
         for id in ids {

@@ -2,6 +2,9 @@
 //!
 //! What the broker delivers is looked up in the record, which knows whether it is over, and how often it was handed over. The
 //! broker is told of a message when its end is recorded.
+//!
+//! What its agent has sent away for a while counts against the prefetch. Where a consumer has nothing else, another follows it, as
+//! long as the mailbox has less than it may hold: what is delayed lets others pass.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -56,7 +59,7 @@ async fn consume(transport: &RabbitMq, store: &dyn Store, refused: &mut Refused<
     let settings = &transport.settings;
     let link = Link::open(transport, "consumes").await?;
     link.channel.basic_qos(settings.prefetch, BasicQosOptions::default()).await?;
-    let mut consuming = Consuming { transport, store, link, consumers: Consumers::new(), refused };
+    let mut consuming = Consuming { transport, store, link, consumers: Consumers::new(), newest: 0, refused };
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     consuming.follow().await?;
@@ -84,7 +87,10 @@ struct Consuming<'a> {
     transport: &'a RabbitMq,
     store: &'a dyn Store,
     link: Link<'a>,
-    consumers: Consumers<Mailbox, ()>,
+    /// Each with the newest delivery when it began.
+    consumers: Consumers<Mailbox, u64>,
+    /// The newest delivery.
+    newest: u64,
     refused: &'a mut Refused<Mailbox>,
 }
 
@@ -115,7 +121,7 @@ impl Consuming<'_> {
             }
             declared => declared?,
         }
-        let begun = self.consumers.begin(&self.link.channel, mailbox.clone(), queue.clone(), ()).await;
+        let begun = self.consumers.begin(&self.link.channel, mailbox.clone(), queue.clone(), self.newest).await;
         consumed(&queue, begun).inspect_err(|error| {
             // That has closed the channel of all; over the next they go on without it.
             if matches!(error, LinkError::Forbidden { .. }) {
@@ -133,6 +139,7 @@ impl Consuming<'_> {
         let mut unknown = Vec::new();
         for (mailbox, arrival) in arrived.deliveries {
             let tag = arrival.delivery_tag;
+            self.newest = self.newest.max(tag);
             let Some(sequence) = properties::sequence_of(&arrival.properties) else {
                 // Somebody else has put it there.
                 self.transport.verdict(tag, Verdict::DeadLetter);
@@ -195,17 +202,34 @@ impl Consuming<'_> {
         if self.refused.forgive() {
             self.follow().await?;
         }
+        self.fetch_past_delayed().await?;
         for mailbox in self.transport.abandoned() {
             // What others have of it is lost with the queue: where it has not ended by then nobody would see its end.
             if self.consumers.get(&mailbox).is_some()
                 && !self.transport.held().has(&mailbox)
-                && self.link.waiting(&mailbox).await? == 0
+                && self.link.is_empty(&mailbox).await?
                 && self.transport.has_ended(self.store, &mailbox).await
             {
                 self.transport.forget(&mailbox);
                 self.follow().await?;
                 let delete = QueueDeleteOptions::default();
                 self.link.channel.queue_delete(mailbox_queue(&mailbox).into(), delete).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Consuming<'_> {
+    /// Fetches more where all that a consumer may have is delayed. Nothing is under way over such a one, so the order holds.
+    async fn fetch_past_delayed(&mut self) -> Result<(), LinkError> {
+        let most = usize::from(self.transport.settings.prefetch);
+        for (mailbox, sequences) in self.transport.local.delayed() {
+            let Some(began) = self.consumers.get(&mailbox) else { continue };
+            let is_full = self.transport.held().delivered_after(&sequences, *began) >= most;
+            if is_full && self.transport.local.has_room(&mailbox) {
+                self.consumers.end(&self.link.channel, &mailbox).await?;
+                self.begin(mailbox).await?;
             }
         }
         Ok(())

@@ -151,6 +151,12 @@ impl Held {
         self.instances.get(&key(envelope)).is_some_and(|instance| !instance.tags.is_empty())
     }
 
+    /// How many of these the broker has delivered after a delivery, over the present connection.
+    pub(super) fn delivered_after(&self, sequences: &[i64], tag: u64) -> usize {
+        let instances = sequences.iter().filter_map(|sequence| self.instances.get(self.by_sequence.get(sequence)?));
+        instances.filter(|instance| instance.tags.iter().any(|of| *of > tag)).count()
+    }
+
     /// Is a message here?
     pub(super) fn knows(&self, sequence: i64) -> bool {
         self.by_sequence.contains_key(&sequence)

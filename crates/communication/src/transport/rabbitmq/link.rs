@@ -10,7 +10,12 @@
 //! - `dlx`: where everything dead-letters to; `dlq.message` and `dlq.task` hold copies for those who watch the broker. The record
 //!   in the database is what dead letters are listed, replayed and purged from.
 
-use std::{future::Future, pin::pin, sync::atomic::Ordering, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use domain::Timestamp;
 use futures::future::try_join_all;
@@ -34,6 +39,8 @@ const TOPICS: &str = "topics";
 /// Seconds between heartbeats, where the URL says nothing: a replica that stands still must not keep a mailbox for minutes.
 const HEARTBEAT: u16 = 10;
 
+/// An answer about an empty queue that takes as long says nothing: less than the quarter of a second after which it is made up.
+pub(super) const NO_ANSWER: Duration = Duration::from_millis(200);
 /// How often it is looked whether the broker blocks.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
@@ -48,8 +55,8 @@ const MOST_DEAD_LETTERS: i64 = 100_000;
 /// round for ever.
 const BACKSTOP: i64 = 1_000_000;
 /// How long a delivery may stay without an acknowledgement before the broker closes the channel. What is taken is acknowledged when
-/// it is over, and a task may take days; for one that is stuck there are the timeouts of its step. RabbitMQ knows this argument from
-/// 3.12; before that, the `consumer_timeout` of the server says so for all.
+/// it is over, and a task may take days; for one that is stuck there are the timeouts of its step. RabbitMQ knows this argument
+/// from 3.12, of quorum queues; before that, and of classic ones, the `consumer_timeout` of the server says so for all.
 const LONGEST: Duration = Duration::from_hours(366 * 24);
 
 /// Why a connection has ended or cannot be made.
@@ -78,6 +85,17 @@ pub(super) enum LinkError {
 
 fn address(url: &str) -> Result<AMQPUri, LinkError> {
     url.parse().map_err(|_| LinkError::NoUrl)
+}
+
+/// What the broker says of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It is not there.
+    None,
+    /// It cannot say now.
+    Unsure,
+    /// So many wait in it, in nobody's hands, and so many take from it.
+    Queue { messages: u32, consumers: u32 },
 }
 
 /// A connection.
@@ -194,9 +212,13 @@ impl<'a> Link<'a> {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         match self.alone(self.declaring.queue_declare(queue.into(), durable, arguments)).await? {
             Ok(_) => Ok(()),
-            Err(error) if is(&error, AMQPSoftError::PRECONDITIONFAILED) => {
-                tracing::warn!(queue, "a queue was made with other settings, and is used as it is");
+            Err(source) if is(&source, AMQPSoftError::PRECONDITIONFAILED) => {
                 self.declaring = self.connection.create_channel().await?;
+                // The same is said of arguments that the broker does not have for such queues.
+                if self.look_at(queue).await?.is_none() {
+                    return Err(LinkError::Forbidden { queue: queue.to_owned(), source });
+                }
+                tracing::warn!(queue, "a queue was made with other settings, and is used as it is");
                 Ok(())
             }
             Err(source) if is_soft(&source) => {
@@ -234,10 +256,28 @@ impl<'a> Link<'a> {
         Err(LinkError::Silent(patience))
     }
 
-    /// How many messages wait in the queue of a mailbox, in nobody's hands.
-    pub(super) async fn waiting(&mut self, mailbox: &Mailbox) -> Result<u32, LinkError> {
-        let found = self.look_at(&mailbox_queue(mailbox)).await?;
-        Ok(found.map_or(0, |queue| queue.message_count()))
+    /// Does nothing wait in the queue of a mailbox, for certain?
+    pub(super) async fn is_empty(&mut self, mailbox: &Mailbox) -> Result<bool, LinkError> {
+        Ok(match self.count(&mailbox_queue(mailbox)).await? {
+            Found::Queue { messages, .. } => messages == 0,
+            Found::None => true,
+            Found::Unsure => false,
+        })
+    }
+
+    /// How much is in a queue, unless somebody has removed it. Of a quorum queue that has no leader, or an overloaded one, the
+    /// broker says after a quarter of a second that it is empty and nobody consumes it: that is no answer.
+    pub(super) async fn count(&mut self, queue: &str) -> Result<Found, LinkError> {
+        let asked = Instant::now();
+        Ok(match self.look_at(queue).await? {
+            Some(found)
+                if found.message_count() == 0 && found.consumer_count() == 0 && asked.elapsed() >= NO_ANSWER =>
+            {
+                Found::Unsure
+            }
+            Some(found) => Found::Queue { messages: found.message_count(), consumers: found.consumer_count() },
+            None => Found::None,
+        })
     }
 
     /// A queue, unless somebody has removed it.
@@ -287,11 +327,11 @@ fn holding(queue_type: QueueType, kind: Kind, most: usize) -> FieldTable {
     arguments.insert("x-dead-letter-routing-key".into(), text(kind.as_str()));
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::try_from(most).unwrap_or(i64::MAX)));
     arguments.insert("x-overflow".into(), text("reject-publish"));
-    arguments.insert("x-consumer-timeout".into(), millis(LONGEST));
     match queue_type {
         QueueType::Quorum => {
             arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
             arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(BACKSTOP));
+            arguments.insert("x-consumer-timeout".into(), millis(LONGEST));
         }
         QueueType::Classic => {
             arguments.insert("x-max-priority".into(), AMQPValue::LongInt(MAX_PRIORITY.into()));

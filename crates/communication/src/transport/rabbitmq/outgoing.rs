@@ -68,6 +68,8 @@ struct State {
     tasks: usize,
     /// Does the broker take something?
     is_open: bool,
+    /// No task is taken any more, whatever the broker takes.
+    is_over: bool,
     rooms: Rooms,
     reserved: usize,
     bytes: usize,
@@ -136,6 +138,7 @@ impl Outgoing {
         let bytes = parcel.task.input.len();
         let mut state = self.lock();
         if !state.is_open
+            || state.is_over
             || state.tasks >= MOST_TASKS
             || (state.bytes > 0 && state.bytes + bytes > self.most_bytes)
             || state.is_full(|| link::work_queue(&parcel.queue()))
@@ -192,6 +195,11 @@ impl Outgoing {
             state.done(item);
         }
         tasks.iter().filter_map(Item::task).collect()
+    }
+
+    /// Takes no task any more; those that are here are published still.
+    pub(super) fn refuse_tasks(&self) {
+        self.lock().is_over = true;
     }
 
     /// Does a message wait, or is on its way?

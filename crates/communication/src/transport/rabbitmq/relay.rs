@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Doubts, RabbitMq,
-    link::{Link, LinkError, mailbox_queue},
+    link::{Found, Link, LinkError, NO_ANSWER, mailbox_queue},
 };
 use crate::{
     app::{Envelope, Mailbox, Reason, Status},
@@ -36,6 +36,9 @@ const PAGE: usize = 1_000;
 /// How often it is looked after a connection what the broker has lost, until that is certain. Of a mailbox that is never quiet it
 /// never is.
 const COMPARISONS: u32 = 5;
+/// How often a mailbox is found to have lost something after one doubt: again since what has arrived may be recorded late, and no
+/// more since it may be that others hold it.
+const LOSSES: u32 = 2;
 /// How long a message may have expired before it is taken for one that nobody has fetched.
 const LATE: Duration = Duration::from_secs(5);
 
@@ -71,6 +74,8 @@ struct Relay<'a> {
     burying: HashSet<(i64, u32)>,
     /// How often it may still be looked what the broker has lost.
     comparisons: u32,
+    /// How often mailboxes were found to have lost something since the last doubt.
+    losses: HashMap<Mailbox, u32>,
 }
 
 /// Unfinished messages that are not here. Sequences are ascending.
@@ -99,7 +104,8 @@ struct Waiting {
 impl<'a> Relay<'a> {
     fn new(transport: &'a RabbitMq, store: &'a dyn Store) -> Self {
         // What was accepted before this replica began is none of its own.
-        Self { transport, store, before: transport.began, burying: HashSet::new(), comparisons: 0 }
+        let (burying, losses) = (HashSet::new(), HashMap::new());
+        Self { transport, store, before: transport.began, burying, comparisons: 0, losses }
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>> + Send) -> sqlx::Result<T> {
@@ -110,6 +116,7 @@ impl<'a> Relay<'a> {
         let transport = self.transport;
         if self.has_doubts().await {
             self.comparisons = COMPARISONS;
+            self.losses.clear();
         }
         if self.comparisons > 0 {
             match self.compare().await {
@@ -258,11 +265,13 @@ impl<'a> Relay<'a> {
             }
             is_certain &= count >= at_most;
         }
+        lost.retain(|mailbox| self.losses.get(mailbox).is_none_or(|losses| *losses < LOSSES));
         if !lost.is_empty() {
             tracing::warn!(mailboxes = ?lost, "messages are not with the broker: publishing them again");
             crash_point("communication.rabbitmq.lost.found");
             self.accept_again(&lost).await?;
             self.comparisons = COMPARISONS;
+            lost.into_iter().for_each(|mailbox| *self.losses.entry(mailbox).or_default() += 1);
         }
         Ok(is_certain)
     }
@@ -317,21 +326,24 @@ impl<'a> Relay<'a> {
         mailboxes.push(place.clone());
         let mut waiting = Waiting { count: 0, mailboxes: Vec::with_capacity(mailboxes.len()) };
         for mailbox in mailboxes {
-            let found = match link.look_at(&mailbox_queue(&mailbox)).await {
+            let found = match link.count(&mailbox_queue(&mailbox)).await {
                 Err(error @ LinkError::Forbidden { .. }) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "a mailbox cannot be compared");
                     return Ok(None);
                 }
-                found => found?.map(|queue| (queue.consumer_count(), queue.message_count())),
+                found => found?,
             };
             let is_ours = self.transport.mailboxes().open.contains(&mailbox);
             match found {
-                Some((1.., _)) if !is_ours && mailbox == *place => return Ok(None),
-                Some((1.., _)) if !is_ours => {}
-                found => {
-                    waiting.count += found.map_or(0, |(_, messages)| messages);
+                Found::Queue { consumers: 1.., .. } if !is_ours && mailbox == *place => return Ok(None),
+                Found::Queue { consumers: 1.., .. } if !is_ours => {}
+                // It is compared when the broker can say.
+                Found::Unsure => return Err(LinkError::Silent(NO_ANSWER)),
+                Found::Queue { messages, .. } => {
+                    waiting.count += messages;
                     waiting.mailboxes.push(mailbox);
                 }
+                Found::None => waiting.mailboxes.push(mailbox),
             }
         }
         Ok(Some(waiting))

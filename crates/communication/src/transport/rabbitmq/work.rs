@@ -212,6 +212,10 @@ impl WorkQueues for RabbitMq {
         self.outgoing.push_task(parcel)
     }
 
+    fn close(&self) {
+        self.outgoing.refuse_tasks();
+    }
+
     fn consume(&self, queue: &Arc<QueueKey>, demand: Demand) {
         let mut state = self.work.lock();
         if demand.credit == 0 {

@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     RabbitMq,
     consumers::{Arrived, Consumers, first_few},
-    link::{self, Link, LinkError},
+    link::{self, Found, Link, LinkError, NO_ANSWER},
     properties,
     refused::Refused,
 };
@@ -212,7 +212,12 @@ impl Consuming<'_> {
         }
         for key in self.looks.next(|| self.transport.work.remembered()) {
             let at = Instant::now();
-            let Some(waiting) = self.waiting(&key).await? else { continue };
+            let waiting = self.waiting(&key).await?;
+            if at.elapsed() >= NO_ANSWER {
+                // The others wait for another time, so that what comes does not.
+                break;
+            }
+            let Some(waiting) = waiting else { continue };
             if let Some(before) = self.looks.saw(Arc::clone(&key), at, waiting == 0) {
                 self.transport.work.emptied(&key, before);
             }
@@ -220,12 +225,16 @@ impl Consuming<'_> {
         Ok(())
     }
 
-    /// How much waits in a queue, in nobody's hands; none where whoever has it shares it with nobody.
+    /// How much waits in a queue, in nobody's hands; none where the broker cannot say, or whoever has it shares it with nobody.
     async fn waiting(&mut self, key: &QueueKey) -> Result<Option<u32>, LinkError> {
-        match self.link.look_at(&link::work_queue(key)).await {
-            Err(LinkError::Forbidden { .. }) => Ok(None),
-            found => Ok(Some(found?.map_or(0, |queue| queue.message_count()))),
-        }
+        Ok(match self.link.count(&link::work_queue(key)).await {
+            Err(LinkError::Forbidden { .. }) => None,
+            found => match found? {
+                Found::Queue { messages, .. } => Some(messages),
+                Found::None => Some(0),
+                Found::Unsure => None,
+            },
+        })
     }
 
     fn has(&self, key: &Arc<QueueKey>, credit: u32) -> bool {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use testkit::{Network, Proxy};
 
 use super::*;
-use crate::{QueueType, store::gated::Gated};
+use crate::store::gated::Gated;
 
 #[tokio::test]
 async fn what_a_lost_replica_held_comes_to_another_and_what_it_finished_does_not() {
@@ -449,4 +449,46 @@ async fn what_a_session_holds_over_a_reconnect_comes_to_another_replica_when_the
     assert_eq!((again.envelope.sequence, again.count), (held.envelope.sequence, 2));
     other.finish(&again).await;
     assert!(other.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_delayed_lets_others_pass_however_much_it_is() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let replica = Replica::with(&host, store, |settings| settings.prefetch = 2).0;
+    replica.transport.open(&mailbox());
+    let sent = replica.send(&["1", "2", "3", "4", "5"]).await;
+    let due = Instant::now() + Duration::from_hours(1);
+    for sequence in &sent[..4] {
+        let delivery = replica.take().await;
+        assert_eq!(delivery.envelope.sequence, *sequence);
+        replica.transport.settle(&delivery, Settlement::Return { not_before: Some(due) });
+    }
+    assert_eq!(replica.drain(1).await, sent[4..]);
+    // What is delayed stays with whoever has it.
+    assert_eq!(replica.transport.empty(&mailbox()).len(), 4);
+}
+
+#[tokio::test]
+async fn what_others_hold_is_not_published_round_after_round() {
+    let (_folder, store) = store().await;
+    let host = Servers::shared().virtual_host();
+    let holder = Replica::rabbitmq(&host, Arc::clone(&store));
+    holder.transport.open(&mailbox());
+    holder.send(&["held"]).await;
+    let held = holder.take().await;
+    holder.write(&held, Status::Delivered).await;
+    let other = Replica::rabbitmq(&host, Arc::clone(&store));
+    other.transport.open(&mailbox());
+    // It is looked twice, since what has arrived may be recorded late.
+    let again = async |count| {
+        other.until(|replica| (replica.told.queued.lock().unwrap().len() >= count).then_some(())).await;
+        other.write(&held, Status::Queued).await;
+    };
+    again(1).await;
+    again(2).await;
+    // Several rounds.
+    let third = timeout(LINGERING * 4, again(3)).await;
+    assert!(third.is_err(), "it goes on for ever");
+    holder.finish(&held).await;
 }

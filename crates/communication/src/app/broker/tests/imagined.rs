@@ -212,6 +212,8 @@ impl WorkQueues for Client {
         Publishing::Begun
     }
 
+    fn close(&self) {}
+
     fn consume(&self, queue: &Arc<QueueKey>, demand: Demand) {
         self.server.lock().demands.insert((self.replica, (**queue).clone()), demand);
     }

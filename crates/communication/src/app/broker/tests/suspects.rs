@@ -1,6 +1,36 @@
 //! Tasks that sessions were lost with, and the company that they get.
 
+use domain::MessageId;
+
 use super::*;
+use crate::app::model::{Envelope, Message};
+
+/// Sends the agent a message; answers with those that a session has been given since it was asked last.
+fn mail(bench: &mut Bench, session: SessionId, sequence: i64) -> Vec<MessageId> {
+    let message = Message {
+        id: MessageId::from_parts(0, sequence.unsigned_abs().into()),
+        namespace: Namespace::default(),
+        sender: None,
+        agent: AGENT,
+        instance: None,
+        kind: "message".to_owned(),
+        payload: Bytes::from_static(b"1"),
+        correlation_id: String::new(),
+        reply_to: None,
+        priority: 5,
+        expires_at: None,
+        created_at: bench.clock.now(),
+        traceparent: String::new(),
+    };
+    let mailbox = message.mailbox();
+    let transport = Arc::clone(&bench.broker.transport);
+    transport.reserve(&mailbox, 1).unwrap();
+    transport.publish(Arc::new(Envelope { sequence, message }));
+    bench.broker.wake_mailbox(&mailbox);
+    let events = bench.outboxes[&session].drain().into_iter();
+    let message = |event| if let ToAgent::Message { envelope, .. } = event { Some(envelope.message.id) } else { None };
+    events.filter_map(message).collect()
+}
 
 /// A task that two sessions were lost with.
 fn suspect(bench: &mut Bench) {
@@ -78,4 +108,24 @@ fn a_session_that_is_kept_free_goes_on_when_another_is_first_and_hands_on_its_tu
     assert_eq!(bench.given(other), Vec::<String>::new(), "now it is kept free");
     bench.finish(other, "next");
     assert_eq!(bench.given(other), ["suspect"]);
+}
+
+#[test]
+fn a_session_that_is_kept_free_has_mail_until_that_is_what_it_is_kept_free_of() {
+    let mut bench = Bench::new(16, 5);
+    suspect(&mut bench);
+    bench.dispatch("long", clerk(), 9);
+    let kept = bench.open(AGENT, 3);
+    assert_eq!(bench.given(kept), ["long"]);
+    let first = mail(&mut bench, kept, 1);
+    assert_eq!(first.len(), 1, "a long task keeps nobody from its mail");
+    bench.check_credit();
+    bench.finish(kept, "long");
+    bench.broker.acknowledge("long");
+    assert_eq!(mail(&mut bench, kept, 2), []);
+    bench.broker.message_acked(kept, first[0]);
+    assert_eq!(bench.given(kept), ["suspect"]);
+    bench.finish(kept, "suspect");
+    let events = bench.outboxes[&kept].drain();
+    assert!(events.iter().any(|event| matches!(event, ToAgent::Message { .. })), "{events:?}");
 }
