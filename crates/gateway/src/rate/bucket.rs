@@ -45,7 +45,7 @@ pub(super) struct Taken {
 
 impl Taken {
     pub(super) const fn judged(self, class: super::Class, bucket: Bucket) -> super::Verdict {
-        super::Verdict { class, bucket, owed: self.owed, is_admitted: self.is_admitted }
+        super::Verdict { class, bucket, owed: self.owed, locked: 0, is_admitted: self.is_admitted }
     }
 }
 
@@ -60,6 +60,11 @@ impl Bucket {
     /// Microseconds in which an empty one fills.
     pub(super) const fn room(self) -> i64 {
         self.interval * self.burst
+    }
+
+    /// When one would be full that has no token before this time, and one then.
+    pub(super) const fn full_of_one_at(self, time: i64) -> i64 {
+        time.saturating_add(self.room() - self.interval)
     }
 
     pub(super) const fn burst(self) -> i64 {
