@@ -143,14 +143,20 @@ struct Signing {
 
 impl Signing {
     fn new(kid: &str, algorithm: Algorithm, kind: &'static SignatureAlgorithm) -> Self {
-        let pem = KeyPair::generate_for(kind).expect("a pair").serialize_pem();
+        let pair = KeyPair::generate_for(kind).expect("a pair");
+        let pem = pair.serialize_pem();
         let private = match algorithm {
             Algorithm::EdDSA => EncodingKey::from_ed_pem(pem.as_bytes()),
             Algorithm::RS256 => EncodingKey::from_rsa_pem(pem.as_bytes()),
             _ => EncodingKey::from_ec_pem(pem.as_bytes()),
         };
         let private = private.expect("a key");
-        let mut public = Jwk::from_encoding_key(&private, algorithm).expect("a public key");
+        let mut public = if algorithm == Algorithm::EdDSA {
+            let x = super::credentials::encode(pair.public_key_raw());
+            serde_json::from_value(json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x })).expect("a key")
+        } else {
+            Jwk::from_encoding_key(&private, algorithm).expect("a public key")
+        };
         public.common.key_id = Some(kid.to_owned());
         Self { algorithm, private, public, kid: kid.to_owned() }
     }

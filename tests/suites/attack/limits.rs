@@ -113,7 +113,7 @@ async fn at_home_keys_and_addresses_are_limited_and_a_lockout_grows() {
         is_limited(&answers(&apis, &key, BURST + 2).await, BURST, 200);
     }
     let wrong = with("x-api-key", "a-wrong-key-that-is-long-enough");
-    // However fast guesses come back otherwise.
+    // However fast the bucket fills.
     let longest = testkit::eventually("a lockout of eight seconds", async || {
         let refused = answers(&apis, &wrong, 1).await.swap_remove(0);
         match refused.status {

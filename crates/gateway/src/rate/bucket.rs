@@ -62,11 +62,6 @@ impl Bucket {
         self.interval * self.burst
     }
 
-    /// When one would be full that has no token before this time, and one then.
-    pub(super) const fn full_of_one_at(self, time: i64) -> i64 {
-        time.saturating_add(self.room() - self.interval)
-    }
-
     pub(super) const fn burst(self) -> i64 {
         self.burst
     }

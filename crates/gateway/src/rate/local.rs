@@ -59,11 +59,6 @@ impl Kept {
         bucket.take(bucket.owed(full, now))
     }
 
-    /// Has no token before this time, and one then.
-    pub(super) fn empty_until(&self, bucket: Bucket, time: i64) {
-        self.0.store(bucket.full_of_one_at(time), Ordering::Relaxed);
-    }
-
     /// What a wish for a token would get.
     pub(super) fn look(&self, bucket: Bucket, now: i64) -> Taken {
         bucket.take(bucket.owed(self.0.load(Ordering::Relaxed), now))

@@ -1,8 +1,9 @@
 //! How long whoever goes on guessing is locked out: twice as long each time.
 //!
-//! An address that has used up its bucket of guesses is locked out for a second, and has one guess when that is over. With the next it
-//! is locked out for twice as long, up to [`LONGEST`]; an hour without that is forgotten. What it sends meanwhile makes nothing longer,
-//! so whoever waits as they are told gets on. Right credentials are looked at before, and always open.
+//! An address that has made as many guesses as its bucket holds, however slowly, is locked out for a second, and has one guess when that
+//! is over. With that it is locked out for twice as long, up to [`LONGEST`]; an hour without any guess, and all of it is forgotten. What
+//! it sends meanwhile makes nothing longer, so whoever waits as they are told gets on. Right credentials are looked at before, and
+//! always open.
 //!
 //! Each replica counts for itself, and forgets with its process: what replicas share is the bucket.
 
@@ -16,18 +17,20 @@ use super::Caller;
 /// In microseconds, as all here.
 const FIRST: i64 = 1_000_000;
 /// However often.
-pub(super) const LONGEST: i64 = 15 * 60 * FIRST;
-/// Without another one since the last was over.
+const LONGEST: i64 = 15 * 60 * FIRST;
+/// Without a guess since the last lockout was over.
 const FORGOTTEN: i64 = 60 * 60 * FIRST;
 /// So many are kept; beyond, those that were not heard of for the longest time are forgotten.
 const MOST: u64 = 100_000;
 
-/// Who is locked out.
+/// Who guesses, and who is locked out for it.
 pub(super) struct Lockouts(moka::sync::Cache<Caller, Arc<Mutex<Lockout>>>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Lockout {
+    guesses: i64,
     times: u32,
+    /// When the last is over, or the last guess was.
     until: i64,
 }
 
@@ -37,13 +40,14 @@ impl Lockout {
         Some(self.until.saturating_sub(now).min(LONGEST)).filter(|remains| *remains > 0)
     }
 
-    fn next(self, now: i64, least: i64) -> Self {
-        let is_forgotten = now.saturating_sub(self.until) > FORGOTTEN;
-        let times = if is_forgotten { 0 } else { self.times };
-        let lasts =
-            FIRST.checked_shl(times).filter(|lasts| *lasts > 0).map_or(LONGEST, |lasts| lasts.min(LONGEST)).max(least);
+    fn remembered(self, now: i64) -> Self {
+        if now.saturating_sub(self.until) > FORGOTTEN { Self::default() } else { self }
+    }
+
+    fn locked(self, now: i64, least: i64) -> Self {
+        let lasts = (FIRST << self.times).clamp(least.min(LONGEST), LONGEST);
         // Where it is the longest it grows no more.
-        Self { times: (times + 1).min(30), until: now.saturating_add(lasts) }
+        Self { times: (self.times + 1).min(30), until: now.saturating_add(lasts), ..self }
     }
 }
 
@@ -61,13 +65,27 @@ impl Lockouts {
         lockout.remains(now)
     }
 
-    /// Locks them out, at least until there would be a token, unless another request of theirs just has; and for how long.
-    pub(super) fn lock(&self, caller: &Caller, now: i64, least: i64) -> i64 {
+    /// Counts a guess that was let through. Where there were more than so many it is the last for as long as this says.
+    pub(super) fn count(&self, caller: &Caller, now: i64, most: i64) -> Option<i64> {
+        self.change(caller, now, |lockout| {
+            let guesses = lockout.guesses.saturating_add(1);
+            let counted = Lockout { guesses, until: now, ..lockout };
+            if guesses > most { counted.locked(now, 0) } else { counted }
+        })
+    }
+
+    /// Locks them out who have no guess left, at least for as long as they have none.
+    pub(super) fn lock(&self, caller: &Caller, now: i64, least: i64) -> Option<i64> {
+        self.change(caller, now, |lockout| lockout.locked(now, least))
+    }
+
+    /// Changes nothing of who is locked out, as by another request of theirs a moment ago.
+    fn change(&self, caller: &Caller, now: i64, change: impl FnOnce(Lockout) -> Lockout) -> Option<i64> {
         let kept = self.0.get_with(caller.clone(), Arc::default);
         let mut lockout = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        lockout.remains(now).unwrap_or_else(|| {
-            *lockout = lockout.next(now, least);
-            lockout.until - now
-        })
+        if lockout.remains(now).is_none() {
+            *lockout = change(lockout.remembered(now));
+        }
+        lockout.remains(now)
     }
 }

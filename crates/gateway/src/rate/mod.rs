@@ -147,15 +147,19 @@ impl Limiter {
             Some(refused) => refused,
             None => self.take(CLASS, caller).await?,
         };
-        if verdict.is_admitted || matches!(caller, Caller::Key(_)) {
+        if let Caller::Key(_) = caller {
             return Some(verdict);
         }
         let now = self.now();
-        let locked = self.lockouts.lock(caller, now, verdict.micros());
-        // When it is over there is one guess, and not as many as the time would have given.
-        self.local.kept(CLASS, caller).empty_until(bucket, now.saturating_add(locked));
-        tracing::debug!(%caller, locked.micros = locked, "an address that goes on guessing is locked out");
-        Some(Verdict { owed: bucket.room(), locked, ..verdict })
+        let locked = if verdict.is_admitted {
+            self.lockouts.count(caller, now, bucket.burst())
+        } else {
+            self.lockouts.lock(caller, now, verdict.micros())
+        };
+        Some(match locked {
+            Some(locked) => Verdict { owed: bucket.room(), locked, ..verdict },
+            None => verdict,
+        })
     }
 
     /// The refusal that a caller would get who has no token left, as far as this replica knows. Takes nothing.

@@ -215,6 +215,13 @@ async fn who_goes_on_guessing_is_locked_out_twice_as_long_each_time_and_up_to_a_
         assert!(guess().await.is_admitted, "it is forgotten");
     }
     assert_eq!(guess().await.wait(), Duration::from_secs(1));
+    // Nor does it help to guess as slowly as the bucket fills.
+    let slow = Caller::at([192, 0, 2, 3].into());
+    for _ in 0..4 {
+        assert!(limiter.guess(&slow).await.unwrap().is_admitted);
+        clock.advance(Duration::from_millis(600));
+    }
+    assert_eq!(limiter.guess(&slow).await.unwrap().wait(), Duration::from_millis(400));
     // Who renews too often guesses nothing.
     let renewing = Caller::Key("renewing".into());
     for _ in 0..3 {
