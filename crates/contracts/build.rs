@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
+    "troupe/access/v1/denial.proto",
     "troupe/agent_runner/v1/agent_runner.proto",
     "troupe/communication/v1/credential.proto",
     "troupe/communication/v1/message.proto",

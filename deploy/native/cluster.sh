@@ -93,6 +93,7 @@ write_settings() {
     {
         echo "[serve]"
         for service in registry communication orchestrator; do echo "$service = \"$(addresses "$service")\""; done
+        echo "agent_runner = \"$(addresses agent-runner)\""
         echo "token_file = \"$dir/token\""
         for service in "${services[@]}"; do section "$service"; done
     } >"$dir/troupe.toml"

@@ -25,7 +25,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("telemetry", set(&["settings", "trace"])),
         ("trace", set(&[])),
         ("store", set(&["domain", "errors", "lifecycle", "settings"])),
-        ("rpc", set(&["access", "contracts", "errors", "lifecycle", "settings"])),
+        ("rpc", set(&["access", "contracts", "domain", "errors", "lifecycle", "settings", "trace"])),
         // The engine is pure: it knows the words and nothing that could reach the outside.
         ("workflow", set(&["domain", "expressions"])),
         // Others build on it: no store and no settings of ours.

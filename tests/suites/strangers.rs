@@ -112,7 +112,7 @@ async fn called(
 }
 
 /// The status that a call has, where it is refused at once.
-async fn refused(
+pub(crate) async fn refused(
     client: &reqwest::Client,
     address: &str,
     path: &str,
@@ -177,6 +177,8 @@ fn service(path: &str) -> &'static str {
         "orchestrator" => "orchestrator",
         "communication" => "communication",
         "agent_runner" => "agent-runner",
+        // Every service has it.
+        "access" => "communication",
         other => panic!("{other} is no service"),
     }
 }

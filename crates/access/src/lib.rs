@@ -7,6 +7,7 @@ mod principal;
 mod role;
 mod rpcs;
 mod secret;
+mod sieve;
 mod token;
 
 pub use current::{acting_as, current, fence, fence_agent, fence_everything, going_on, speaking_as};
@@ -16,4 +17,5 @@ pub use principal::{Credential, Kind, Principal, Reach};
 pub use role::{Role, UnknownRole};
 pub use rpcs::{RPCS, Rule, rule};
 pub use secret::RootSecret;
+pub use sieve::{MOST_NOTED, MOST_NOTED_OF_ONE, Sieve, network};
 pub use token::{Keys, Known, Signer, TokenError};

@@ -25,6 +25,7 @@ impl Rule {
 
 /// Every RPC of the contracts.
 pub const RPCS: &[(&str, Rule)] = &[
+    ("/troupe.access.v1.DenialService/TakeDenials", Rule::beyond(P::Internal)),
     ("/troupe.agent_runner.v1.AgentRunnerService/ListHostedAgents", Rule::beyond(P::AgentsRead)),
     ("/troupe.agent_runner.v1.AgentRunnerService/LoadAgent", Rule::of(P::AgentsWrite)),
     ("/troupe.agent_runner.v1.AgentRunnerService/UnloadAgent", Rule::of(P::AgentsWrite)),

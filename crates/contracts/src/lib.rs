@@ -31,6 +31,11 @@ macro_rules! package {
 }
 
 package!(
+    /// What every service serves: what its door has refused.
+    access,
+    "troupe.access.v1"
+);
+package!(
     /// What an agent-runner serves.
     agent_runner,
     "troupe.agent_runner.v1"

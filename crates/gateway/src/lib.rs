@@ -8,6 +8,7 @@ mod audit;
 mod auth;
 mod connections;
 mod context;
+mod denials;
 mod error;
 mod etag;
 mod examples;

@@ -16,6 +16,7 @@ use crate::{
     audit::{AuditStore, Log},
     auth::Auth,
     connections::{self, Limits},
+    denials,
     idempotency::{self, Idempotency},
     middleware, peers, revocations, store,
     tls::Tls,
@@ -32,6 +33,8 @@ pub struct Peers {
     pub communication: Link,
     /// Every replica of it, since each has sessions of its own that end with their credentials.
     pub communications: Links,
+    /// Every replica of every service that has a port of its own, since what it refuses there waits in it for the audit log.
+    pub denials: Vec<Links>,
     /// The process's metrics, for `/metrics`; without, that page is empty.
     pub telemetry: Option<Telemetry>,
 }
@@ -64,6 +67,7 @@ pub async fn start(
     let checks = peers::checks(&peers).and(checks(&database, redis.as_ref()));
     let shutdown = tasks.shutdown().clone();
     let communications = peers.communications.clone();
+    let doors = peers.denials.clone();
     let parts = Parts { clock, shutdown: shutdown.clone(), idempotency, auth, audit, redis, checks };
     let app = Arc::new(App::new(settings, peers, parts));
     tasks.spawn("gateway.audit", OnExit::StopService, async move {
@@ -87,6 +91,15 @@ pub async fn start(
         tokio::select! {
             () = revocations::follow(&telling.auth.tokens, communications) => {}
             () = telling.shutdown.draining() => {}
+        }
+        Ok::<(), Infallible>(())
+    });
+    let noting = Arc::clone(&app);
+    tasks.spawn("gateway.denials", OnExit::StopService, async move {
+        // Both arms are cancel-safe, but for what was handed over a moment ago: it is lost, as in a crash.
+        tokio::select! {
+            () = denials::follow(&noting, doors) => {}
+            () = noting.shutdown.draining() => {}
         }
         Ok::<(), Infallible>(())
     });

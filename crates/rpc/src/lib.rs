@@ -3,6 +3,7 @@
 mod balance;
 mod client;
 mod deadline;
+mod denials;
 mod dial;
 mod guard;
 mod methods;
@@ -15,6 +16,7 @@ mod token;
 
 pub use client::{Caller, ConnectError};
 pub use deadline::{Deadlines, UnderDeadlines};
+pub use denials::Denials;
 pub use guard::{Door, Guard, Guarded};
 pub use replicas::{Replicas, ReplicasError};
 pub use tls::{Tls, TlsError, TlsSettings};

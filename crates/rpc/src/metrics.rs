@@ -11,3 +11,6 @@ pub(crate) const RETRIES: &str = "troupe_rpc_retries_total";
 pub(crate) const REFUSED: &str = "troupe_rpc_refused_total";
 /// Gauge: replicas by `service` and `circuit` (`closed`, `half_open`, `open`).
 pub(crate) const REPLICAS: &str = "troupe_rpc_replicas";
+/// Counter: calls that the door of this process has refused for who made them, by `outcome` (`noted`: on its way into the audit log;
+/// `omitted`: there were too many).
+pub(crate) const DENIED: &str = "troupe_rpc_denied_total";

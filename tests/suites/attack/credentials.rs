@@ -23,12 +23,12 @@ async fn operations(product: &Product) -> Vec<(Method, String)> {
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Base64 for URLs, without padding (RFC 4648, 5).
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &[u8]) -> String {
     let digits = |chunk: &[u8]| {
         let bits = chunk.iter().chain(&[0, 0]).take(3).fold(0_usize, |bits, byte| (bits << 8) | usize::from(*byte));
         (0..=chunk.len()).map(|place| char::from(DIGITS[(bits >> (18 - 6 * place)) & 63])).collect::<String>()
     };
-    text.as_bytes().chunks(3).map(digits).collect()
+    text.chunks(3).map(digits).collect()
 }
 
 fn decode(text: &str) -> String {
@@ -46,7 +46,7 @@ fn decode(text: &str) -> String {
 fn changed(part: &str, change: impl FnOnce(&mut Value)) -> String {
     let mut value = serde_json::from_str(&decode(part)).expect("an object");
     change(&mut value);
-    encode(&value.to_string())
+    encode(value.to_string().as_bytes())
 }
 
 /// Tokens that look like ours, and are not.

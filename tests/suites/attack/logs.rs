@@ -79,8 +79,12 @@ fn lines(log: &str) -> impl Iterator<Item = &str> {
 
 #[tokio::test]
 async fn words_write_no_line_of_a_log_for_people() {
-    let environment =
-        [("TROUPE_GATEWAY__API_KEY", ADMIN), ("TROUPE_GATEWAY__RATE_LIMIT__PER_MINUTE", "0"), ("TROUPE_LOG", ALL)];
+    let environment = [
+        ("TROUPE_GATEWAY__API_KEY", ADMIN),
+        ("TROUPE_GATEWAY__RATE_LIMIT__PER_MINUTE", "0"),
+        ("TROUPE_LOG", ALL),
+        ("TROUPE_SERVE__TOKEN", TOKEN),
+    ];
     let mut product = Product::Embedded(Box::new(Server::start_with(&environment).await));
     say(&product).await;
     product.is_well();

@@ -26,7 +26,10 @@ mod clients;
 mod credentials;
 mod frames;
 mod handshakes;
+mod issuers;
+mod limits;
 mod logs;
+mod ports;
 mod records;
 mod slow;
 mod sockets;
@@ -64,7 +67,8 @@ impl Product {
         };
         let mut all = vec![("api_key", ADMIN), ("rate_limit.per_minute", "0")];
         all.extend(settings);
-        let all: Vec<_> = all.iter().map(named).collect();
+        let mut all: Vec<_> = all.iter().map(named).collect();
+        all.push(("TROUPE_SERVE__TOKEN".to_owned(), TOKEN.to_owned()));
         let environment: Vec<_> = all.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         Self::Embedded(Box::new(Server::start_with(&environment).await))
     }

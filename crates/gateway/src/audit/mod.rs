@@ -8,7 +8,6 @@
 //! their places.
 
 mod chain;
-mod sieve;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -21,12 +20,12 @@ use std::{
     time::Duration,
 };
 
+use ::access::Sieve;
 use domain::{Clock, Timestamp};
 use errors::Error;
 use lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 
-use self::sieve::Sieve;
 pub(crate) use self::{
     chain::{Known, Verification},
     store::{AuditStore, Filter, Row},
@@ -106,8 +105,8 @@ struct Inner {
     is_failing: AtomicBool,
     /// Drains when nothing more will be noted.
     closed: Shutdown,
-    strangers: Sieve,
-    missing: Sieve,
+    strangers: Sieve<Caller>,
+    missing: Sieve<Caller>,
 }
 
 /// Writes what the [`Log`] takes.

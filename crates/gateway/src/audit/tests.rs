@@ -306,13 +306,13 @@ async fn a_flood_of_strangers_is_cut_short_and_nobody_known_is() {
         let rows = log.read(&Filter { limit: 500, ..Filter::default() }).await.unwrap();
         [1, 2, 3, 4, 5].map(|number| rows.iter().filter(|row| row.entry.request_id == entry(number).request_id).count())
     };
-    let few = sieve::MOST_OF_ONE;
+    let few = ::access::MOST_NOTED_OF_ONE;
     assert_eq!(noted().await, [few, 1, 1, few, 1], "of one address, not of all others");
     for number in 0..1_000 {
         log.note_later(entry(1), Bound::Stranger(at(number)));
     }
     log.note_later(entry(2), Bound::None);
     log.note(entry(3)).await.unwrap();
-    assert_eq!(noted().await, [sieve::MOST - 1, 2, 2, few, 1], "of all addresses together, too");
+    assert_eq!(noted().await, [::access::MOST_NOTED - 1, 2, 2, few, 1], "of all addresses together, too");
     database.close().await;
 }

@@ -114,7 +114,7 @@ async fn by_body(app: &App, address: &Caller, field: &str, request: Request, nex
         Err(problem) => return problem.into_response(),
     };
     let counted = shown(app, &body, field).map_or_else(|| address.clone(), Caller::Key);
-    match guess(app, &counted).await {
+    match app.limiter.guess(&counted).await {
         Some(verdict) if !verdict.is_admitted => with_verdict(too_many(&verdict), Some(verdict)),
         Some(_) | None => next.run(request).await,
     }
@@ -132,7 +132,7 @@ fn shown(app: &App, body: &[u8], field: &str) -> Option<Arc<str>> {
 async fn refused(app: &App, address: &Caller, denied: Denied) -> Response {
     match denied {
         Denied::Wrong(problem) => {
-            let verdict = guess(app, address).await;
+            let verdict = app.limiter.guess(address).await;
             let problem = match &verdict {
                 Some(verdict) if !verdict.is_admitted => too_many(verdict),
                 Some(_) | None => problem,
@@ -150,15 +150,6 @@ fn with_verdict(problem: Problem, verdict: Option<Verdict>) -> Response {
         verdict.write(response.headers_mut());
     }
     response
-}
-
-/// Counts a guess.
-async fn guess(app: &App, address: &Caller) -> Option<Verdict> {
-    // What this replica knows needs no question to Redis.
-    match app.limiter.refusal(Class::Unauthenticated, address) {
-        Some(verdict) => Some(verdict),
-        None => app.limiter.take(Class::Unauthenticated, address).await,
-    }
 }
 
 pub(super) fn client(app: &App, request: &Request) -> IpAddr {

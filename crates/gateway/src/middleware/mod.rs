@@ -36,6 +36,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use self::{
     audit::{Concerns, Denials},
+    observe::request_id,
     usage::Labels,
 };
 use crate::{app::App, problem::Problem};

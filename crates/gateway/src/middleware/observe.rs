@@ -129,7 +129,7 @@ fn written(mut response: Response, ids: &Ids) -> (Response, Option<String>) {
     (response, None)
 }
 
-fn request_id(app: &App) -> String {
+pub(crate) fn request_id(app: &App) -> String {
     let micros = app.clock.now().as_micros().max(0).unsigned_abs();
     let id = ulid::Ulid::from_datetime(std::time::UNIX_EPOCH + Duration::from_micros(micros));
     format!("req_{}", id.to_string().to_ascii_lowercase())

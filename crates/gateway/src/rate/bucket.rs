@@ -45,7 +45,7 @@ pub(super) struct Taken {
 
 impl Taken {
     pub(super) const fn judged(self, class: super::Class, bucket: Bucket) -> super::Verdict {
-        super::Verdict { class, bucket, owed: self.owed, is_admitted: self.is_admitted }
+        super::Verdict { class, bucket, owed: self.owed, locked: 0, is_admitted: self.is_admitted }
     }
 }
 

@@ -11,23 +11,19 @@
 
 mod bucket;
 mod local;
+mod lockout;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use domain::Clock;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use store::{Redis, RedisError};
 
 pub use self::settings::{Rate, RateLimit};
-use self::{bucket::Bucket, local::Local};
+use self::{bucket::Bucket, local::Local, lockout::Lockouts};
 
 /// Requests by `class`, `outcome` (`allowed`, `refused`) and `level`: what decided, `redis` or the `replica` by itself.
 const REQUESTS: &str = "gateway_rate_limited_requests_total";
@@ -69,15 +65,9 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
-    /// Whoever is at an address. One machine has as many addresses of IPv6 as it likes, in a network of 64 bits: that counts as one.
+    /// Whoever is at an address, or in its network.
     pub(crate) fn at(address: IpAddr) -> Self {
-        Self::Address(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let network = u128::from(address) >> 64 << 64;
-                IpAddr::V6(Ipv6Addr::from(network))
-            }
-            address @ IpAddr::V4(_) => address,
-        })
+        Self::Address(::access::network(address))
     }
 }
 
@@ -97,6 +87,8 @@ pub(crate) struct Verdict {
     bucket: Bucket,
     /// Microseconds until the bucket is full again.
     owed: i64,
+    /// Microseconds for which whoever goes on guessing is locked out.
+    locked: i64,
     pub(crate) is_admitted: bool,
 }
 
@@ -105,6 +97,7 @@ pub(crate) struct Limiter {
     /// In the order of [`CLASSES`]; none where there is no limit.
     buckets: [Option<Bucket>; CLASSES.len()],
     local: Local,
+    lockouts: Lockouts,
     redis: Option<Redis>,
     clock: Arc<dyn Clock>,
 }
@@ -114,7 +107,8 @@ impl Limiter {
     pub(crate) fn new(settings: &RateLimit, is_keyed: bool, redis: Option<Redis>, clock: Arc<dyn Clock>) -> Self {
         let buckets = CLASSES.map(|class| settings.bucket(class, is_keyed));
         let longest = buckets.iter().flatten().map(|bucket| bucket.room()).max().unwrap_or_default();
-        Self { buckets, local: Local::new(Duration::from_micros(longest.unsigned_abs())), redis, clock }
+        let local = Local::new(Duration::from_micros(longest.unsigned_abs()));
+        Self { buckets, local, lockouts: Lockouts::new(), redis, clock }
     }
 
     /// Takes a token of the caller's; nothing where there is no limit.
@@ -135,8 +129,37 @@ impl Limiter {
             }
         }
         let outcome = if verdict.is_admitted { "allowed" } else { "refused" };
-        metrics::counter!(REQUESTS, "class" => class.as_str(), "outcome" => outcome, "level" => level).increment(1);
+        count(class, outcome, level);
         Some(verdict)
+    }
+
+    /// Counts wrong credentials; nothing where there is no limit. An address that has used up its guesses is locked out, for
+    /// longer each time.
+    pub(crate) async fn guess(&self, caller: &Caller) -> Option<Verdict> {
+        const CLASS: Class = Class::Unauthenticated;
+        let bucket = self.buckets[CLASS as usize]?;
+        if let Some(locked) = self.lockouts.remains(caller, self.now()) {
+            count(CLASS, "refused", "replica");
+            return Some(Verdict { class: CLASS, bucket, owed: bucket.room(), locked, is_admitted: false });
+        }
+        // What this replica knows needs no question to Redis.
+        let verdict = match self.refusal(CLASS, caller) {
+            Some(refused) => refused,
+            None => self.take(CLASS, caller).await?,
+        };
+        if let Caller::Key(_) = caller {
+            return Some(verdict);
+        }
+        let now = self.now();
+        let locked = if verdict.is_admitted {
+            self.lockouts.count(caller, now, bucket.burst())
+        } else {
+            self.lockouts.lock(caller, now, verdict.micros())
+        };
+        Some(match locked {
+            Some(locked) => Verdict { owed: bucket.room(), locked, ..verdict },
+            None => verdict,
+        })
     }
 
     /// The refusal that a caller would get who has no token left, as far as this replica knows. Takes nothing.
@@ -146,14 +169,17 @@ impl Limiter {
         if seen.is_admitted {
             return None;
         }
-        metrics::counter!(REQUESTS, "class" => class.as_str(), "outcome" => "refused", "level" => "replica")
-            .increment(1);
+        count(class, "refused", "replica");
         Some(seen.judged(class, bucket))
     }
 
     fn now(&self) -> i64 {
         self.clock.now().as_micros()
     }
+}
+
+fn count(class: Class, outcome: &'static str, level: &'static str) {
+    metrics::counter!(REQUESTS, "class" => class.as_str(), "outcome" => outcome, "level" => level).increment(1);
 }
 
 /// Takes a token from the bucket that replicas share. The time is that of Redis, since all have to agree about it; tests say one.
@@ -175,7 +201,11 @@ async fn ask(
 impl Verdict {
     /// How long until there is one token more.
     pub(crate) fn wait(&self) -> Duration {
-        Duration::from_micros(self.bucket.wait(self.owed).unsigned_abs())
+        Duration::from_micros(self.micros().unsigned_abs())
+    }
+
+    fn micros(&self) -> i64 {
+        if self.locked > 0 { self.locked } else { self.bucket.wait(self.owed) }
     }
 
     /// Tells the client where it stands: draft-ietf-httpapi-ratelimit-headers, whose fields are structured (RFC 9651).
@@ -184,7 +214,7 @@ impl Verdict {
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         let (class, bucket) = (self.class.as_str(), self.bucket);
         let policy = format!("\"{class}\";q={};w={}", bucket.burst(), seconds(bucket.room()));
-        let (remaining, reset) = (bucket.remaining(self.owed), seconds(bucket.wait(self.owed)));
+        let (remaining, reset) = (bucket.remaining(self.owed), seconds(self.micros()));
         let state = format!("\"{class}\";r={remaining};t={reset}");
         for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
             if let Ok(value) = HeaderValue::try_from(value) {

@@ -184,6 +184,52 @@ fn classes_have_their_own_limits_or_the_general_ones_and_loopback_without_keys_h
     );
 }
 
+#[tokio::test]
+async fn who_goes_on_guessing_is_locked_out_twice_as_long_each_time_and_up_to_a_quarter_of_an_hour() {
+    let (limiter, clock) = limiter(&RateLimit { burst: Some(3), ..RateLimit::of(100) }, None);
+    let [caller, other] = [1, 2].map(|last| Caller::at([192, 0, 2, last].into()));
+    let guess = async || limiter.guess(&caller).await.unwrap();
+    for _ in 0..3 {
+        assert!(guess().await.is_admitted, "it may have been a mistake");
+    }
+    for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900] {
+        let refused = guess().await;
+        assert_eq!((refused.is_admitted, refused.wait()), (false, Duration::from_secs(expected)));
+        let mut headers = HeaderMap::new();
+        refused.write(&mut headers);
+        assert_eq!(headers["ratelimit"], format!("\"unauthenticated\";r=0;t={expected}"));
+        // What comes meanwhile makes it no longer.
+        clock.advance(Duration::from_secs(expected) - Duration::from_millis(1));
+        let still = guess().await;
+        assert_eq!((still.is_admitted, still.wait()), (false, Duration::from_millis(1)));
+        clock.advance(Duration::from_millis(1));
+        assert!(guess().await.is_admitted, "one, as it was told");
+    }
+    assert!(limiter.guess(&other).await.unwrap().is_admitted, "each address for itself");
+    assert!(!guess().await.is_admitted);
+    // A clock that is put back keeps nobody out for longer.
+    clock.set(Timestamp::from_micros(START));
+    assert_eq!(guess().await.wait(), Duration::from_mins(15));
+    clock.advance(Duration::from_hours(3));
+    for _ in 0..3 {
+        assert!(guess().await.is_admitted, "it is forgotten");
+    }
+    assert_eq!(guess().await.wait(), Duration::from_secs(1));
+    // Nor does it help to guess as slowly as the bucket fills.
+    let slow = Caller::at([192, 0, 2, 3].into());
+    for _ in 0..4 {
+        assert!(limiter.guess(&slow).await.unwrap().is_admitted);
+        clock.advance(Duration::from_millis(600));
+    }
+    assert_eq!(limiter.guess(&slow).await.unwrap().wait(), Duration::from_millis(400));
+    // Who renews too often guesses nothing.
+    let renewing = Caller::Key("renewing".into());
+    for _ in 0..3 {
+        assert!(limiter.guess(&renewing).await.unwrap().is_admitted);
+    }
+    assert_eq!(limiter.guess(&renewing).await.unwrap().wait(), Duration::from_millis(600));
+}
+
 #[test]
 fn a_network_of_ipv6_is_one_caller_and_an_address_of_ipv4_is_one() {
     let at = |address: &str| Caller::at(address.parse().unwrap());

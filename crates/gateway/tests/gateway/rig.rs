@@ -168,6 +168,7 @@ pub(crate) async fn start_with(
         orchestrator: link.clone(),
         communications: Links::one(link.clone()),
         communication: link,
+        denials: Vec::new(),
         telemetry: None,
     };
     let tasks = Tasks::new(shutdown.clone());

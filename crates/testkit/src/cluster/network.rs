@@ -91,7 +91,7 @@ impl Connections {
         let redis = format!("redis = {{ url = {:?} }}", server("redis", &servers.redis));
         let advertise = self.address("orchestrators", name, process.listen);
         format!(
-            "[serve]\nlisten = {:?}\nadvertise = {:?}\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\n\
+            "[serve]\nlisten = {:?}\nadvertise = {:?}\nregistry = {:?}\ncommunication = {:?}\norchestrator = {:?}\nagent_runner = {:?}\n\
              token = {TOKEN:?}\n\
              [registry]\n{database}\n\
              [orchestrator]\n{database}\n{redis}\nlease = {:?}\nshards = {}\n{}\n\
@@ -102,6 +102,7 @@ impl Connections {
             replicas("registry"),
             replicas("communication"),
             replicas("orchestrator"),
+            replicas("agent-runner"),
             setup.lease,
             setup.shards,
             setup.orchestrator,

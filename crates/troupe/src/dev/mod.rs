@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Outcome {
         output.document(&settings)?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Nothing asks for credentials on the gRPC port yet.
+    // It speaks no TLS, and secrets would travel as they are: for agents on other machines there is `serve`.
     gateway::check_listen(args.grpc, false)?;
     gateway::check_listen(settings.gateway.listen, settings.gateway.is_protected())?;
     let telemetry = args.log.install("troupe-dev", &settings.telemetry, LogFormat::Readable)?;
@@ -120,7 +120,7 @@ fn summary(
 ) {
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     let authentication = if gateway.is_protected() {
-        "HTTP wants a key or a token; gRPC wants none, and listens on loopback only."
+        "HTTP wants a key or a token; gRPC, on loopback only, an agent's token or that of serve.token."
     } else {
         "There is no authentication: everybody on this machine can do everything. It listens on loopback only."
     };

@@ -2,11 +2,12 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use access::{ActingAs, Authorize};
+use access::{ActingAs, Authorize, Keys};
 use anyhow::Context as _;
 use contracts::{Link, Links};
 use domain::{Clock, SystemClock};
 use lifecycle::OnExit;
+use rpc::{Denials, Door};
 use serde::Serialize;
 use settings::Settings as _;
 use telemetry::Telemetry;
@@ -19,6 +20,8 @@ use crate::host::{
     grpc::{self, Grpc},
 };
 
+/// What this process is as a service of a cluster: none.
+const DEV: &str = "dev";
 /// How long the databases may take to close.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,7 @@ pub(super) struct Settings {
     pub(super) agent_runner: agent_runner::Settings,
     pub(super) gateway: gateway::Settings,
     pub(super) telemetry: telemetry::Settings,
+    pub(super) serve: crate::serve::Settings,
 }
 
 impl Settings {
@@ -60,6 +64,29 @@ impl Settings {
             agent_runner: agent_runner::Settings::load(file)?,
             gateway: gateway::Settings::load(file)?,
             telemetry: telemetry::Settings::load(file)?,
+            serve: crate::serve::Settings::load(file)?,
+        })
+    }
+
+    /// What agents' tokens are signed with where gRPC asks for them: where the gateway asks for a credential, too. Made of the
+    /// token where one is set, as in a cluster, otherwise of the gateway's own secret.
+    fn keys(&self, clock: Arc<dyn Clock>) -> anyhow::Result<Option<Keys>> {
+        if !self.gateway.is_protected() {
+            return Ok(None);
+        }
+        let of_token = self.serve.root_secret()?;
+        let root = of_token.map_or_else(|| gateway::secret(&self.gateway, None), |root| Ok(Some(root)))?;
+        // Without keys nobody would be asked.
+        let root = root.context("the gateway has no secret to sign agents' tokens with")?;
+        Ok(Some(Keys::of(&root, clock)))
+    }
+
+    /// Who comes in there: agents with a token of theirs, and whoever has the token, where one is set. No process calls another here,
+    /// so what processes say is made out to nobody.
+    fn door(&self, keys: Keys) -> anyhow::Result<Door> {
+        Ok(match self.serve.token()? {
+            Some(token) => Door::new(token, keys, DEV),
+            None => Door::without_token(keys, DEV),
         })
     }
 
@@ -101,6 +128,9 @@ impl Services {
         grpc: TcpListener,
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let keys = settings.keys(Arc::clone(&clock))?;
+        let door = keys.clone().map(|keys| settings.door(keys)).transpose()?;
+        let denials = Denials::new(Arc::clone(&clock));
         let Stages { edge, core, .. } = stages;
         let draining = || edge.shutdown().clone();
         let registry = registry::start(settings.registry.clone(), Arc::clone(&clock), core, draining())
@@ -135,20 +165,27 @@ impl Services {
             communication: communication.link().under(&Authorize),
             communications: Links::one(communication.link()),
             orchestrator: orchestrator.link().under(&Authorize),
+            denials: vec![Links::one(Link::new(denials.server()))],
             telemetry: Some(telemetry),
         };
-        let credentials = crate::host::credentials(&settings.gateway, None, None)?;
+        let credentials = crate::host::credentials(&settings.gateway, None, keys.clone())?;
         let gateway = gateway::start(settings.gateway.clone(), credentials, peers, clock, edge)
             .await
             .context("cannot start the gateway")?;
         let services =
             Self { registry, communication, orchestrator, agent_runner, gateway, health: HealthReporter::new() };
-        services.listen(stages, http, grpc)?;
+        services.listen(stages, http, grpc, (door, denials))?;
         grpc::serving(&services.health, &grpc::ALL).await;
         Ok(services)
     }
 
-    fn listen(&self, stages: &Stages, http: TcpListener, grpc: TcpListener) -> anyhow::Result<()> {
+    fn listen(
+        &self,
+        stages: &Stages,
+        http: TcpListener,
+        grpc: TcpListener,
+        (door, denials): (Option<Door>, Denials),
+    ) -> anyhow::Result<()> {
         let shutdown = stages.edge.shutdown();
         let routes = [
             self.registry.routes(),
@@ -156,7 +193,8 @@ impl Services {
             self.orchestrator.routes(),
             self.agent_runner.routes(),
         ];
-        let server = Grpc::new(routes, &self.health).context("the contracts cannot be described")?;
+        let server = Grpc::new(routes, &self.health, &denials).context("the contracts cannot be described")?;
+        let server = server.guarded(door);
         stages.edge.spawn("grpc", OnExit::StopService, server.serve(grpc, shutdown.clone()));
         stages.edge.spawn("http", OnExit::StopService, self.gateway.serve(http, shutdown.clone()));
         Ok(())

@@ -4,6 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use contracts::{
     FILE_DESCRIPTOR_SET,
+    access::v1::denial_service_server,
     agent_runner::v1::agent_runner_service_server,
     communication::v1::{
         agent_session_service_server, credential_service_server, dead_letter_service_server, message_service_server,
@@ -13,7 +14,7 @@ use contracts::{
     registry::v1::registry_service_server,
 };
 use lifecycle::{Checks, HealthStatus, Shutdown, overall};
-use rpc::{Deadlines, Door, Guard, Tls};
+use rpc::{Deadlines, Denials, Door, Guard, Tls};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tonic::{
@@ -37,15 +38,17 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Grpc {
     routes: Routes,
-    guard: Guard,
+    denials: Denials,
+    door: Option<Door>,
     tls: Option<Tls>,
 }
 
 impl Grpc {
-    /// The services' routes, with reflection and health beside them. Says that it serves until `health` says otherwise.
+    /// The services' routes, with reflection, health and what was refused beside them. Says that it serves until `health` says otherwise.
     pub(crate) fn new(
         services: impl IntoIterator<Item = Routes>,
         health: &HealthReporter,
+        denials: &Denials,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let reflection = || {
             Reflection::configure()
@@ -56,17 +59,18 @@ impl Grpc {
         let own = Routes::new(tonic_health::pb::health_server::HealthServer::new(health))
             .add_service(reflection().build_v1()?)
             // Older tools know only this one.
-            .add_service(reflection().build_v1alpha()?);
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(denials.server());
         // Each has a fallback for unknown methods, and together they can have one.
         let merged = services
             .into_iter()
             .fold(own.into_axum_router(), |all, routes| all.merge(routes.into_axum_router().reset_fallback()));
-        Ok(Self { routes: Routes::from(merged).prepare(), guard: Guard::new(None), tls: None })
+        Ok(Self { routes: Routes::from(merged).prepare(), denials: denials.clone(), door: None, tls: None })
     }
 
     /// Lets in only whom the door does.
     pub(crate) fn guarded(self, door: Option<Door>) -> Self {
-        Self { guard: Guard::new(door), ..self }
+        Self { door, ..self }
     }
 
     /// Lets in only who shows a certificate of the same authority.
@@ -87,7 +91,7 @@ impl Grpc {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             // Whoever is not let in makes no spans.
-            .layer(self.guard)
+            .layer(Guard::new(self.door).noting(self.denials))
             .layer(trace::ServerLayer)
             .layer(Deadlines)
             .add_routes(self.routes)
@@ -97,19 +101,24 @@ impl Grpc {
 }
 
 /// What each process serves, by the names that health knows; the server as a whole is known besides.
-pub(crate) const REGISTRY: [&str; 1] = [registry_service_server::SERVICE_NAME];
-pub(crate) const COMMUNICATION: [&str; 6] = [
+pub(crate) const REGISTRY: [&str; 2] = [registry_service_server::SERVICE_NAME, denial_service_server::SERVICE_NAME];
+pub(crate) const COMMUNICATION: [&str; 7] = [
     agent_session_service_server::SERVICE_NAME,
     task_service_server::SERVICE_NAME,
     message_service_server::SERVICE_NAME,
     dead_letter_service_server::SERVICE_NAME,
     topic_service_server::SERVICE_NAME,
     credential_service_server::SERVICE_NAME,
+    denial_service_server::SERVICE_NAME,
 ];
-pub(crate) const ORCHESTRATOR: [&str; 2] =
-    [workflow_service_server::SERVICE_NAME, execution_service_server::SERVICE_NAME];
-pub(crate) const AGENT_RUNNER: [&str; 1] = [agent_runner_service_server::SERVICE_NAME];
-pub(crate) const ALL: [&str; 10] = [
+pub(crate) const ORCHESTRATOR: [&str; 3] = [
+    workflow_service_server::SERVICE_NAME,
+    execution_service_server::SERVICE_NAME,
+    denial_service_server::SERVICE_NAME,
+];
+pub(crate) const AGENT_RUNNER: [&str; 2] =
+    [agent_runner_service_server::SERVICE_NAME, denial_service_server::SERVICE_NAME];
+pub(crate) const ALL: [&str; 11] = [
     REGISTRY[0],
     COMMUNICATION[0],
     COMMUNICATION[1],
@@ -120,6 +129,7 @@ pub(crate) const ALL: [&str; 10] = [
     ORCHESTRATOR[0],
     ORCHESTRATOR[1],
     AGENT_RUNNER[0],
+    denial_service_server::SERVICE_NAME,
 ];
 /// Between two looks at how the service does.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -170,6 +180,7 @@ mod tests {
         },
     };
 
+    use domain::SystemClock;
     use lifecycle::{Complaint, OnExit, Tasks};
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -188,7 +199,8 @@ mod tests {
         let health = HealthReporter::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let grpc = Grpc::new([Routes::default(), Routes::default()], &health).unwrap();
+        let grpc =
+            Grpc::new([Routes::default(), Routes::default()], &health, &Denials::new(Arc::new(SystemClock))).unwrap();
         tasks.spawn("grpc", OnExit::StopService, grpc.serve(listener, tasks.shutdown().clone()));
 
         let channel = tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap();

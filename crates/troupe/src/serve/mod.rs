@@ -9,13 +9,14 @@ pub(crate) mod migrate;
 mod service;
 mod settings;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use ::settings::Settings as _;
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
+use domain::SystemClock;
 use lifecycle::OnExit;
-use rpc::{Caller, Door};
+use rpc::{Caller, Denials, Door};
 use serde_json::{Value, json};
 use telemetry::{LogFormat, Telemetry};
 use tonic_health::server::HealthReporter;
@@ -162,7 +163,8 @@ async fn serve(
     };
     let ready = match listener {
         Some(listener) => {
-            let server = Grpc::new([service.routes()], &health).context("the contracts cannot be described")?;
+            let server = Grpc::new([service.routes()], &health, &Denials::new(Arc::new(SystemClock)))
+                .context("the contracts cannot be described")?;
             let server = server
                 .guarded(token.zip(keys).map(|(token, keys)| Door::new(token, keys, name.as_str())))
                 .over_tls(tls)

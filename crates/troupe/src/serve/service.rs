@@ -87,7 +87,16 @@ impl Service {
                 if credentials.secret.is_none() {
                     credentials.secret = serve.root_secret()?;
                 }
+                let of_agent_runners = serve.agent_runner != Replicas::default();
+                let agent_runners = of_agent_runners.then(|| links("agent-runner", &serve.agent_runner)).transpose()?;
+                let denials = [
+                    Some(links("registry", &serve.registry)?),
+                    Some(links("communication", &serve.communication)?),
+                    Some(links("orchestrator", &serve.orchestrator)?),
+                    agent_runners,
+                ];
                 let peers = gateway::Peers {
+                    denials: denials.into_iter().flatten().collect(),
                     registry: registry()?,
                     communication: communication()?,
                     communications: links("communication", &serve.communication)?,

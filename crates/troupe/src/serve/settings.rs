@@ -26,6 +26,9 @@ pub(crate) struct Settings {
     pub(crate) communication: Replicas,
     /// Where orchestrators are.
     pub(crate) orchestrator: Replicas,
+    /// Where agent-runners are: gateways ask them what they have refused, for the audit log, and nobody calls them otherwise.
+    /// Default: what they refuse is not in it.
+    pub(crate) agent_runner: Replicas,
     /// What processes sign with, and agents and operators present: at least 32 characters. Without it nothing but loopback is listened on.
     pub(crate) token: Option<Secret>,
     /// A file with the token.
@@ -52,6 +55,7 @@ impl Default for Settings {
             registry: Replicas::default(),
             communication: Replicas::default(),
             orchestrator: Replicas::default(),
+            agent_runner: Replicas::default(),
             token: None,
             token_file: None,
             metrics_token: None,

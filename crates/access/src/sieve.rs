@@ -1,0 +1,84 @@
+//! How much is noted of what anybody can cause: so many a second, and few of one cause, so that whoever makes many hides neither their
+//! own first ones nor those of others, and fills no disk.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, PoisonError},
+};
+
+use domain::Timestamp;
+
+/// What is noted in a second, of all together.
+pub const MOST_NOTED: usize = 50;
+/// What is noted in a second of one cause.
+pub const MOST_NOTED_OF_ONE: usize = 5;
+
+/// Counts those of the present second, each for the one that has caused it.
+#[derive(Debug)]
+pub struct Sieve<K>(Mutex<Counted<K>>);
+
+#[derive(Debug)]
+struct Counted<K> {
+    second: i64,
+    all: usize,
+    /// Whoever is in it has one of those at least: so there are never more of them.
+    of: HashMap<K, usize>,
+}
+
+impl<K> Default for Sieve<K> {
+    fn default() -> Self {
+        Self(Mutex::new(Counted { second: 0, all: 0, of: HashMap::new() }))
+    }
+}
+
+impl<K: Eq + Hash> Sieve<K> {
+    /// Is there room for one more of theirs? Times must not go back and forth: each other second begins anew.
+    pub fn takes(&self, at: Timestamp, one: K) -> bool {
+        let second = at.as_micros().div_euclid(1_000_000);
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.second != second {
+            *counted = Counted { second, all: 0, of: HashMap::new() };
+        }
+        if counted.all >= MOST_NOTED {
+            return false;
+        }
+        let own = counted.of.entry(one).or_default();
+        if *own >= MOST_NOTED_OF_ONE {
+            return false;
+        }
+        *own += 1;
+        counted.all += 1;
+        true
+    }
+}
+
+/// Where whoever is at an address is counted: one machine has as many addresses of IPv6 as it likes, in a network of 64 bits, which
+/// counts as one.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn of_one_there_are_few_and_of_all_not_many_and_the_next_second_begins_anew() {
+        let sieve = Sieve::default();
+        let taken = |at: Timestamp, number: u32| (0..100).filter(|_| sieve.takes(at, number)).count();
+        for second in 0..3 {
+            let at = Timestamp::from_millis(1_700_000_000_000) + Duration::from_secs(second);
+            let of_each: Vec<_> = (0..1_000).map(|number| taken(at, number)).collect();
+            assert_eq!(of_each[0], MOST_NOTED_OF_ONE, "another's are not in its way");
+            assert_eq!(of_each.iter().sum::<usize>(), MOST_NOTED);
+            assert!(sieve.0.lock().unwrap().of.len() <= MOST_NOTED, "nor are they kept");
+        }
+    }
+}
