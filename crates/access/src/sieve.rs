@@ -1,4 +1,4 @@
-//! How much is noted of what anybody can cause: so many a second, and few of one cause, so that whoever makes many hides neither their
+//! How much is noted of what anybody can cause: so many in a period, and few of one cause, so that whoever makes many hides neither their
 //! own first ones nor those of others, and fills no disk.
 
 use std::{
@@ -6,40 +6,55 @@ use std::{
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use domain::Timestamp;
 
-/// What is noted in a second, of all together.
+/// What is noted in a period, of all together.
 pub const MOST_NOTED: usize = 50;
-/// What is noted in a second of one cause.
+/// What is noted in a period of one cause.
 pub const MOST_NOTED_OF_ONE: usize = 5;
 
-/// Counts those of the present second, each for the one that has caused it.
+/// Counts those of the present period, each for the one that has caused it.
 #[derive(Debug)]
-pub struct Sieve<K>(Mutex<Counted<K>>);
+pub struct Sieve<K> {
+    /// In microseconds.
+    period: i64,
+    counted: Mutex<Counted<K>>,
+}
 
 #[derive(Debug)]
 struct Counted<K> {
-    second: i64,
+    /// Its number.
+    period: i64,
     all: usize,
     /// Whoever is in it has one of those at least: so there are never more of them.
     of: HashMap<K, usize>,
 }
 
 impl<K> Default for Sieve<K> {
+    /// With periods of a second.
     fn default() -> Self {
-        Self(Mutex::new(Counted { second: 0, all: 0, of: HashMap::new() }))
+        Self::of_periods(Duration::from_secs(1))
+    }
+}
+
+impl<K> Sieve<K> {
+    /// With periods of this length, and of a microsecond at least.
+    pub fn of_periods(period: Duration) -> Self {
+        let period = i64::try_from(period.as_micros()).unwrap_or(i64::MAX).max(1);
+        Self { period, counted: Mutex::new(Counted { period: 0, all: 0, of: HashMap::new() }) }
     }
 }
 
 impl<K: Eq + Hash> Sieve<K> {
-    /// Is there room for one more of theirs? Times must not go back and forth: each other second begins anew.
+    /// Is there room for one more of theirs? Times must not go back and forth: each other period begins anew.
     pub fn takes(&self, at: Timestamp, one: K) -> bool {
-        let second = at.as_micros().div_euclid(1_000_000);
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.second != second {
-            *counted = Counted { second, all: 0, of: HashMap::new() };
+        let period = at.as_micros().div_euclid(self.period);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.period != period {
+            *counted = Counted { period, all: 0, of: HashMap::new() };
         }
         if counted.all >= MOST_NOTED {
             return false;
@@ -65,8 +80,6 @@ pub fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -78,7 +91,7 @@ mod tests {
             let of_each: Vec<_> = (0..1_000).map(|number| taken(at, number)).collect();
             assert_eq!(of_each[0], MOST_NOTED_OF_ONE, "another's are not in its way");
             assert_eq!(of_each.iter().sum::<usize>(), MOST_NOTED);
-            assert!(sieve.0.lock().unwrap().of.len() <= MOST_NOTED, "nor are they kept");
+            assert!(sieve.counted.lock().unwrap().of.len() <= MOST_NOTED, "nor are they kept");
         }
     }
 }

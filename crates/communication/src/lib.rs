@@ -61,12 +61,13 @@ pub struct Service {
 }
 
 /// Opens the database, puts every unfinished message back into its mailbox where no broker keeps it, and starts what runs by
-/// itself.
+/// itself. What records drains with `core`, to be asked for after `tasks` has ended: what is answered until then is recorded. What records drains with `core`, after all that is served here has ended.
 pub async fn start(
     settings: Settings,
     peers: Peers,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
+    core: &Tasks,
 ) -> Result<Service, StartError> {
     let store = store::open(&settings.database).await?;
     let (transport, rabbitmq) = transport(&settings, &clock);
@@ -130,7 +131,7 @@ pub async fn start(
         live,
         shown,
     };
-    workers::spawn(parts, writer, &settings, tasks);
+    workers::spawn(parts, writer, &settings, tasks, core);
     Ok(Service { store, redis, rabbitmq: broker, routes: api.routes() })
 }
 

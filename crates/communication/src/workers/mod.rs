@@ -45,10 +45,11 @@ pub(crate) struct Parts {
     pub(crate) shown: mpsc::Receiver<Shown>,
 }
 
-/// Starts them all.
-pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &Tasks) {
-    let (sessions_over, last) = watch::channel(false);
-    tasks.spawn("communication.writer", OnExit::StopService, writer.run(last));
+/// Starts them all; on `core` what drains after everything that makes entries has.
+pub(crate) fn spawn(parts: Parts, writer: Writer, settings: &Settings, tasks: &Tasks, core: &Tasks) {
+    let (sessions_over, _) = watch::channel(false);
+    // What is answered while the others stop is recorded, too.
+    core.spawn("communication.writer", OnExit::StopService, writer.run(core.shutdown().clone()));
     let Parts { hub, directory, registry, registries, transport, rabbitmq, store, clock, live, shown } = parts;
     if let Some(rabbitmq) = rabbitmq {
         let run = rabbitmq.run(Arc::clone(&store), sessions_over.subscribe());

@@ -1,5 +1,5 @@
 //! How it stops: sessions are asked to leave and get time to finish; what is left is ended; then tasks on their way to work
-//! queues get there; then the last is recorded.
+//! queues get there.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

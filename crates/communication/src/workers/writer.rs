@@ -15,8 +15,8 @@ use std::{
 };
 
 use ::store::Pace;
-use lifecycle::crash_point;
-use tokio::sync::{oneshot, watch};
+use lifecycle::{Shutdown, crash_point};
+use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::{
@@ -92,13 +92,13 @@ struct Unwritten {
 }
 
 impl Writer {
-    /// Until `last` turns true; then once more for all that waits.
-    pub(crate) async fn run(mut self, mut last: watch::Receiver<bool>) -> Result<(), sqlx::Error> {
+    /// Until the drain; then once more for all that waits.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), sqlx::Error> {
         loop {
             // Both arms are cancel-safe.
             let mut entries = tokio::select! {
                 entries = self.journal.take() => entries,
-                _ = last.wait_for(|last| *last) => break,
+                () = shutdown.draining() => break,
             };
             self.pace.gather(entries.len(), 1).await;
             entries.append(&mut self.journal.take_now());

@@ -30,6 +30,28 @@ pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 /// What an agent says.
 pub(crate) type Said = ReceiverStream<proto::OpenSessionRequest>;
 
+/// What runs of it, as in a process: the core drains after the edge.
+struct Running {
+    edge: Tasks,
+    core: Tasks,
+}
+
+impl Running {
+    async fn drain(self) {
+        self.edge.shutdown().drain();
+        self.edge.join(DEADLINE).await.unwrap();
+        self.core.shutdown().drain();
+        self.core.join(DEADLINE).await.unwrap();
+    }
+
+    async fn cut(self) {
+        self.edge.shutdown().cut();
+        self.core.shutdown().cut();
+        self.edge.join(Duration::ZERO).await.unwrap();
+        self.core.join(Duration::ZERO).await.unwrap();
+    }
+}
+
 /// What replicas share: a PostgreSQL database, a virtual host of RabbitMQ, and the registry.
 pub(crate) struct Shared {
     registry: FakeRegistry,
@@ -98,7 +120,7 @@ pub(crate) struct World {
     /// Every replica of it; where there are none, `registry` is the only one.
     replicas: Option<Links>,
     settings: Settings,
-    tasks: Tasks,
+    tasks: Running,
     service: Service,
 }
 
@@ -125,19 +147,18 @@ impl World {
         Self { directory, registry, replicas, settings, tasks, service }
     }
 
-    async fn open(settings: &Settings, registry: &FakeRegistry, replicas: Option<&Links>) -> (Tasks, Service) {
-        let tasks = Tasks::new(Shutdown::new());
+    async fn open(settings: &Settings, registry: &FakeRegistry, replicas: Option<&Links>) -> (Running, Service) {
+        let tasks = Running { edge: Tasks::new(Shutdown::new()), core: Tasks::new(Shutdown::new()) };
         let registries = replicas.cloned().unwrap_or_else(|| Links::one(registry.link()));
         let peers = Peers { registry: registry.link(), registries };
         let clock = std::sync::Arc::new(domain::SystemClock);
-        let service = communication::start(settings.clone(), peers, clock, &tasks).await.unwrap();
+        let service = communication::start(settings.clone(), peers, clock, &tasks.edge, &tasks.core).await.unwrap();
         (tasks, service)
     }
 
     pub(crate) async fn restart(self) -> Self {
         let Self { directory, registry, replicas, settings, tasks, service } = self;
-        tasks.shutdown().drain();
-        tasks.join(DEADLINE).await.unwrap();
+        tasks.drain().await;
         service.close().await;
         let (tasks, service) = Self::open(&settings, &registry, replicas.as_ref()).await;
         Self { directory, registry, replicas, settings, tasks, service }
@@ -145,23 +166,21 @@ impl World {
 
     /// Ends it as a crash would.
     pub(crate) async fn kill(self) {
-        self.tasks.shutdown().cut();
-        self.tasks.join(Duration::ZERO).await.unwrap();
+        self.tasks.cut().await;
         self.service.close().await;
     }
 
     /// Stops it as a crash would: nothing is finished.
     pub(crate) async fn crash(self) -> Self {
         let Self { directory, registry, replicas, settings, tasks, service } = self;
-        tasks.shutdown().cut();
-        tasks.join(Duration::ZERO).await.unwrap();
+        tasks.cut().await;
         service.close().await;
         let (tasks, service) = Self::open(&settings, &registry, replicas.as_ref()).await;
         Self { directory, registry, replicas, settings, tasks, service }
     }
 
     pub(crate) fn drain(&self) {
-        self.tasks.shutdown().drain();
+        self.tasks.edge.shutdown().drain();
     }
 
     /// As another service calls it.

@@ -76,8 +76,11 @@ pub(crate) struct Entry {
     pub(crate) request_id: String,
 }
 
-/// How many entries of its kind are written: a flood of them must not fill the disk. At most 50 a second of each kind, and 5 of one
-/// caller.
+/// The period of the entries about what is not found.
+const MISSING_EVERY: Duration = Duration::from_mins(1);
+
+/// How many entries of its kind are written: a flood of them must not fill the disk. At most 50 of each kind, and 5 of one caller, a
+/// second, or a minute of what is not found: whoever polls for what is not there yet, or not any more, means no harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
     /// All.
@@ -119,7 +122,8 @@ impl Log {
     /// A log over a store, and what has to run for it.
     pub(crate) fn new(store: Arc<dyn AuditStore>, clock: Arc<dyn Clock>) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
-        let (strangers, missing, is_failing) = (Sieve::default(), Sieve::default(), AtomicBool::new(false));
+        let (strangers, missing) = (Sieve::default(), Sieve::of_periods(MISSING_EVERY));
+        let is_failing = AtomicBool::new(false);
         let closed = Shutdown::new();
         let log = Self(Arc::new(Inner { store, clock, sender, is_failing, closed, strangers, missing }));
         (log.clone(), Writer { log, receiver })

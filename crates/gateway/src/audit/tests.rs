@@ -316,3 +316,36 @@ async fn a_flood_of_strangers_is_cut_short_and_nobody_known_is() {
     assert_eq!(noted().await, [::access::MOST_NOTED - 1, 2, 2, few, 1], "of all addresses together, too");
     database.close().await;
 }
+
+/// But for filters that nothing is sorted by, which read backwards from the newest.
+#[tokio::test]
+async fn no_statement_reads_all_entries_and_every_index_is_used() {
+    let url = testkit::Servers::shared().database().await;
+    let place = settings::Database::postgres(url.clone());
+    crate::store::open(&place).await.unwrap().close().await;
+    let many = "INSERT INTO audit_log (seq, at, actor, role, action, route, target, namespace, address, status, code,
+        correlation_id, request_id, hash) SELECT n, 'epoch', 'key:key_' || n % 500, '', '', '', '', 'n' || n % 500, '', 200, '', '',
+        'req_' || n, '' FROM generate_series(1, 20000) AS n";
+    testkit::fill(&url, "gateway", many).await;
+    let before = testkit::Scans::of(&url).await;
+    let database = crate::store::open(&place).await.unwrap();
+    let store = crate::store::over!(AuditStore, database);
+    store.append(&[&entry(1)], false).await.unwrap();
+    store.append(&[&entry(1)], true).await.unwrap();
+    let all = || Filter { limit: 10, ..Filter::default() };
+    let filters = [
+        (all(), 10),
+        (Filter { is_ascending: true, after: Some(9_000), ..all() }, 10),
+        (Filter { namespace: Some("n7".to_owned()), ..all() }, 10),
+        (Filter { actor: Some("key:key_7".to_owned()), ..all() }, 10),
+        (Filter { request_id: Some("req_7".to_owned()), ..all() }, 1),
+    ];
+    for (filter, found) in &filters {
+        assert_eq!(store.read(filter).await.unwrap().len(), *found, "{filter:?}");
+    }
+    database.close().await;
+    let after = testkit::Scans::of(&url).await;
+    assert_eq!(after.read_whole_since(&before), [].into());
+    let unused = after.unused_since(&before).into_iter().filter(|index| index.starts_with("audit_log"));
+    assert_eq!(unused.collect::<Vec<_>>(), [""; 0]);
+}

@@ -140,7 +140,7 @@ impl Services {
         let asks = |name: &'static str, link: Link| link.under(&Authorize).under(&ActingAs::service(name));
         let registries = asks("communication", registry.link());
         let peers = communication::Peers { registry: registries.clone(), registries: Links::one(registries) };
-        let communication = communication::start(settings.communication.clone(), peers, Arc::clone(&clock), edge)
+        let communication = communication::start(settings.communication.clone(), peers, Arc::clone(&clock), edge, core)
             .await
             .context("cannot start communication")?;
         let peers = orchestrator::Peers {

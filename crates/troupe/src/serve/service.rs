@@ -59,7 +59,7 @@ impl Service {
                 placed("communication", &settings.database)?;
                 let peers =
                     communication::Peers { registry: registry()?, registries: links("registry", &serve.registry)? };
-                Self::Communication(communication::start(settings, peers, clock, &stages.edge).await?)
+                Self::Communication(communication::start(settings, peers, clock, &stages.edge, &stages.core).await?)
             }
             Name::Orchestrator => {
                 let settings = orchestrator::Settings::load(file)?;

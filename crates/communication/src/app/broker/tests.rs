@@ -2,6 +2,7 @@
 
 mod imagined;
 mod lost;
+mod mail;
 mod properties;
 mod sharing;
 mod suspects;

@@ -155,7 +155,7 @@ struct Replica {
     writer: Writer,
     rabbitmq: Arc<RabbitMq>,
     tasks: Tasks,
-    _over: watch::Sender<bool>,
+    _over: tokio::sync::watch::Sender<bool>,
 }
 
 impl Drop for Replica {
@@ -174,7 +174,7 @@ impl Replica {
         let writer = writer_of(Arc::clone(&rabbitmq) as _, Arc::clone(store));
         let hub: Arc<dyn Sink> = Arc::clone(&writer.hub) as _;
         rabbitmq.start(Arc::downgrade(&hub));
-        let (over, last) = watch::channel(false);
+        let (over, last) = tokio::sync::watch::channel(false);
         let tasks = Tasks::new(Shutdown::new());
         tasks.spawn("rabbitmq", OnExit::StopService, Arc::clone(&rabbitmq).run(Arc::clone(store), last));
         rabbitmq.open(&message(None).mailbox());

@@ -19,8 +19,7 @@ use domain::{ApiKeyId, Clock, Timestamp};
 use errors::{Code, Error};
 use lifecycle::crash_point;
 
-use self::store::KeySecret;
-pub(crate) use self::store::{KeyStore, Record, Which};
+pub(crate) use self::store::{KeySecret, KeyStore, Record, Which};
 use super::{
     Presented,
     lookups::Lookups,

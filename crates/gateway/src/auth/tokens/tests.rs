@@ -1,5 +1,6 @@
 mod families;
 mod outside;
+mod plans;
 
 use std::path::PathBuf;
 

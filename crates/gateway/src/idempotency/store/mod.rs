@@ -140,4 +140,28 @@ mod tests {
         assert_eq!((kept.status, kept.body.as_slice()), (StatusCode::CREATED, b"1".as_slice()));
         database.close().await;
     }
+
+    #[tokio::test]
+    async fn no_statement_reads_all_records() {
+        let url = testkit::Servers::shared().database().await;
+        let place = settings::Database::postgres(url.clone());
+        crate::store::open(&place).await.unwrap().close().await;
+        let many = "INSERT INTO idempotency_records
+            (namespace, idempotency_key, route, body_hash, reserved_id, created_at, expires_at)
+            SELECT 'default', 'key ' || n, 'POST /api/v1/agents', '', n::text, 'epoch', 'epoch'::timestamptz + n * interval '1 s'
+            FROM generate_series(1, 10000) AS n";
+        testkit::fill(&url, "gateway", many).await;
+        let before = testkit::Scans::of(&url).await;
+        let database = crate::store::open(&place).await.unwrap();
+        let (store, at) = (over(&database), Timestamp::from_millis);
+        assert!(matches!(store.reserve(&binding("k"), "one", at(0), at(10)).await, Ok(Outcome::Reserved)));
+        assert!(matches!(store.reserve(&binding("key 9000"), "two", at(0), at(10)).await, Ok(Outcome::Other)));
+        let reply = Reply { status: StatusCode::CREATED, location: None, tag: None, age: None, body: Vec::new() };
+        assert!(store.keep(&binding("k"), "one", &reply).await.unwrap().is_none());
+        assert_eq!(store.remove_expired(at(100_000)).await.unwrap(), 101);
+        database.close().await;
+        let after = testkit::Scans::of(&url).await;
+        assert_eq!(after.read_whole_since(&before), [].into());
+        assert!(!after.unused_since(&before).contains(&"idempotency_records_expiry"));
+    }
 }

@@ -1,36 +1,6 @@
 //! Tasks that sessions were lost with, and the company that they get.
 
-use domain::MessageId;
-
-use super::*;
-use crate::app::model::{Envelope, Message};
-
-/// Sends the agent a message; answers with those that a session has been given since it was asked last.
-fn mail(bench: &mut Bench, session: SessionId, sequence: i64) -> Vec<MessageId> {
-    let message = Message {
-        id: MessageId::from_parts(0, sequence.unsigned_abs().into()),
-        namespace: Namespace::default(),
-        sender: None,
-        agent: AGENT,
-        instance: None,
-        kind: "message".to_owned(),
-        payload: Bytes::from_static(b"1"),
-        correlation_id: String::new(),
-        reply_to: None,
-        priority: 5,
-        expires_at: None,
-        created_at: bench.clock.now(),
-        traceparent: String::new(),
-    };
-    let mailbox = message.mailbox();
-    let transport = Arc::clone(&bench.broker.transport);
-    transport.reserve(&mailbox, 1).unwrap();
-    transport.publish(Arc::new(Envelope { sequence, message }));
-    bench.broker.wake_mailbox(&mailbox);
-    let events = bench.outboxes[&session].drain().into_iter();
-    let message = |event| if let ToAgent::Message { envelope, .. } = event { Some(envelope.message.id) } else { None };
-    events.filter_map(message).collect()
-}
+use super::{mail::mail, *};
 
 /// A task that two sessions were lost with.
 fn suspect(bench: &mut Bench) {
