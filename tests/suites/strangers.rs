@@ -175,10 +175,9 @@ fn service(path: &str) -> &'static str {
     match path.trim_start_matches("/troupe.").split('.').next().expect("its package") {
         "registry" => "registry",
         "orchestrator" => "orchestrator",
-        "communication" => "communication",
+        // What is of `access` every service has.
+        "communication" | "access" => "communication",
         "agent_runner" => "agent-runner",
-        // Every service has it.
-        "access" => "communication",
         other => panic!("{other} is no service"),
     }
 }

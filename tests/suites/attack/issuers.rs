@@ -18,6 +18,9 @@ use tokio::{
 
 use super::{ADMIN, Product, asked, with};
 
+/// What is changed of a token.
+type Change = fn(&mut Header, &mut Value);
+
 /// With a pair for each; HS256 has none.
 fn kinds() -> [(&'static str, Algorithm, &'static SignatureAlgorithm); 3] {
     [
@@ -184,7 +187,7 @@ async fn another_issuers_tokens_are_good_while_it_publishes_their_key(desk: Desk
     for key in &keys {
         let (found, who) = status(&product, &key.token(|_, _| ())).await;
         assert_eq!((found, &who["role"], &who["namespace"]), (200, &json!("viewer"), &json!("blue")), "{}", key.kid);
-        let wrong: [(&str, fn(&mut Header, &mut Value)); 7] = [
+        let wrong: [(&str, Change); 7] = [
             ("another audience", |_, claims| claims["aud"] = json!("elsewhere")),
             ("another issuer", |_, claims| claims["iss"] = json!("https://other.example")),
             ("its time is over", |_, claims| claims["exp"] = json!(1_700_000_000)),

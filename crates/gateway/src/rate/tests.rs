@@ -199,7 +199,7 @@ async fn who_goes_on_guessing_is_locked_out_twice_as_long_each_time_and_up_to_a_
         refused.write(&mut headers);
         assert_eq!(headers["ratelimit"], format!("\"unauthenticated\";r=0;t={expected}"));
         // What comes meanwhile makes it no longer.
-        clock.advance(Duration::from_secs(expected) - Duration::from_millis(1));
+        clock.advance(Duration::from_millis(expected * 1_000 - 1));
         let still = guess().await;
         assert_eq!((still.is_admitted, still.wait()), (false, Duration::from_millis(1)));
         clock.advance(Duration::from_millis(1));

@@ -178,7 +178,8 @@ impl RabbitMq {
         let relay = relay::run(Arc::clone(&self), Arc::clone(&store), over.clone());
         let tasks = work_consumer::run(Arc::clone(&self), over.clone());
         let sharing = sharing::run(Arc::clone(&self), over.clone());
-        futures::future::join5(publish, relay, tasks, sharing, consumer::run(self, store, over)).await;
+        let consume = Box::pin(consumer::run(self, store, over));
+        futures::future::join5(publish, relay, tasks, sharing, consume).await;
         Ok(())
     }
 

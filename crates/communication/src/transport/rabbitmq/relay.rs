@@ -271,7 +271,9 @@ impl<'a> Relay<'a> {
             crash_point("communication.rabbitmq.lost.found");
             self.accept_again(&lost).await?;
             self.comparisons = COMPARISONS;
-            lost.into_iter().for_each(|mailbox| *self.losses.entry(mailbox).or_default() += 1);
+            for mailbox in lost {
+                *self.losses.entry(mailbox).or_default() += 1;
+            }
         }
         Ok(is_certain)
     }
