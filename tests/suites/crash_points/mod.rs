@@ -2,7 +2,8 @@
 //! PostgreSQL and RabbitMQ; it is started again, and nothing that was accepted is lost, or has happened twice.
 //!
 //! - `TROUPE_CRASH_POINTS=all` dies at every point on both, and checks after each; unless it is set, at each point once on
-//!   SQLite, and at a few others each day on PostgreSQL. Anything else is a part of the names to try, on both.
+//!   SQLite, and at a few others each day on PostgreSQL. Anything else is parts of the names to try, on both, with commas
+//!   between them; a part of no name is an error.
 //! - `TROUPE_CRASH_ROUNDS` says how often at each point: three times, and once where nobody asks for all. What is under way there
 //!   differs each time, and so does how often a process has passed the point before.
 //! - `TROUPE_CRASH_POINTS_REPORT` is the file whose table is written.
@@ -42,14 +43,22 @@ const FEW: usize = 4;
 enum Wanted {
     Few,
     All,
-    Named(String),
+    /// Parts of names.
+    Named(Vec<String>),
 }
 
 fn wanted() -> Wanted {
     match std::env::var("TROUPE_CRASH_POINTS") {
         Err(_) => Wanted::Few,
         Ok(text) if text == "all" => Wanted::All,
-        Ok(text) => Wanted::Named(text),
+        Ok(text) => {
+            let parts: Vec<_> = text.split(',').map(str::to_owned).collect();
+            for part in &parts {
+                let is_one = !part.is_empty() && POINTS.iter().any(|point| point.name.contains(part));
+                assert!(is_one, "TROUPE_CRASH_POINTS: no point has {part:?} in its name");
+            }
+            Wanted::Named(parts)
+        }
     }
 }
 
@@ -66,7 +75,7 @@ impl Wanted {
     fn on_sqlite(&self) -> Vec<Point> {
         let named = |point: &Point| match self {
             Self::Few | Self::All => true,
-            Self::Named(part) => point.name.contains(part),
+            Self::Named(parts) => is_named(point, parts),
         };
         under_load().filter(Point::is_on_sqlite).filter(named).collect()
     }
@@ -75,7 +84,7 @@ impl Wanted {
         let points: Vec<_> = under_load().filter(Point::is_in_cluster).collect();
         match self {
             Self::All => points,
-            Self::Named(part) => points.into_iter().filter(|point| point.name.contains(part)).collect(),
+            Self::Named(parts) => points.into_iter().filter(|point| is_named(point, parts)).collect(),
             Self::Few => {
                 // Others each day: in two weeks all have had their turn.
                 let day = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() / 86_400);
@@ -84,6 +93,10 @@ impl Wanted {
             }
         }
     }
+}
+
+fn is_named(point: &Point, parts: &[String]) -> bool {
+    parts.iter().any(|part| point.name.contains(part))
 }
 
 /// Those that are passed while there is work.
